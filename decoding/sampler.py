@@ -1,0 +1,186 @@
+"""From rows of logits to tokens: greedy, or seeded sampling with the usual filters.
+
+Everything is vectorised over the rows of a step, and every row's token is a function of its own
+logits, parameters, history and position alone.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .gumbel import gumbel_noise, row_keys
+from .logit_rules import apply_rules, has_rules
+
+GREEDY_BELOW = 1e-5
+"""Temperatures below this are greedy: dividing by them would overflow."""
+
+_CANDIDATES = 1024
+"""Top-p first looks among so many best tokens, which nearly always suffices."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """Resolved sampling parameters of one choice; neutral values switch a rule off.
+
+    `suppressed_until_min`: stop tokens, forbidden until `min_tokens` are generated.
+    `bad_words`: token sequences that must not occur. `seed`: any 64-bit integer.
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    min_tokens: int = 0
+    suppressed_until_min: tuple[int, ...] = ()
+    bad_words: tuple[tuple[int, ...], ...] = ()
+    allowed_token_ids: tuple[int, ...] | None = None
+    seed: int = 0
+
+
+class Row(Protocol):
+    """What the sampler needs to know of a sequence whose next token it chooses."""
+
+    @property
+    def sampling(self) -> Sampling:
+        """The row's parameters."""
+        ...
+
+    @property
+    def tokens(self) -> Sequence[int]:
+        """Prompt and answer so far; the next token's position is its length."""
+        ...
+
+    @property
+    def prompt_length(self) -> int:
+        """How many of `tokens` are the prompt."""
+        ...
+
+
+@dataclass(slots=True)
+class _Packed:
+    """The parameters of a step's rows as tensors; kept while the same rows run."""
+
+    samplings: tuple[Sampling, ...]
+    all_greedy: bool
+    greedy: Tensor
+    temperature: Tensor
+    top_k: Tensor | None
+    max_top_k: int
+    top_p: Tensor | None
+    min_p: Tensor | None
+    seeds: np.ndarray
+    with_rules: list[int]
+
+
+class Sampler:
+    """Chooses one token per row. Keeps only what it can recompute: packed parameters, token ids."""
+
+    def __init__(self) -> None:
+        self._packed: _Packed | None = None
+        self._token_ids: Tensor | None = None
+
+    def sample(self, logits: Tensor, rows: Sequence[Row]) -> Tensor:
+        """Token ids, int64 `[R]`, for float `logits [R, V]`, which may be overwritten."""
+        packed = self._pack(rows, logits.device)
+        logits = logits.float()
+        if packed.with_rules:
+            apply_rules(logits, rows, packed.with_rules)
+        if packed.all_greedy:
+            return logits.argmax(dim=-1)
+        scores = logits / packed.temperature
+        if packed.min_p is not None:
+            floor = scores.amax(dim=-1, keepdim=True) + packed.min_p.log()
+            scores.masked_fill_(scores < floor, float("-inf"))
+        if packed.top_k is not None:
+            _keep_top_k(scores, packed.top_k, packed.max_top_k)
+        if packed.top_p is not None:
+            _keep_top_p(scores, packed.top_p)
+        scores += self._noise(packed, rows, logits)
+        sampled = scores.argmax(dim=-1)
+        return torch.where(packed.greedy, logits.argmax(dim=-1), sampled)
+
+    def _noise(self, packed: _Packed, rows: Sequence[Row], logits: Tensor) -> Tensor:
+        positions = np.fromiter((len(row.tokens) for row in rows), np.uint64, len(rows))
+        keys = torch.from_numpy(row_keys(packed.seeds, positions)).to(logits.device)
+        ids = self._token_ids
+        if ids is None or ids.numel() != logits.shape[1] or ids.device != logits.device:
+            ids = torch.arange(logits.shape[1], dtype=torch.int32, device=logits.device)
+            self._token_ids = ids
+        return gumbel_noise(keys, ids)
+
+    def _pack(self, rows: Sequence[Row], device: torch.device) -> _Packed:
+        samplings = tuple(row.sampling for row in rows)
+        packed = self._packed
+        if packed is None or not _same(packed.samplings, samplings):
+            packed = self._packed = _pack(samplings, device)
+        return packed
+
+
+def _same(a: tuple[Sampling, ...], b: tuple[Sampling, ...]) -> bool:
+    return len(a) == len(b) and all(x is y for x, y in zip(a, b, strict=True))
+
+
+def _pack(samplings: tuple[Sampling, ...], device: torch.device) -> _Packed:
+    def column(values: list[float]) -> Tensor:
+        return torch.tensor(values, dtype=torch.float32, device=device)[:, None]
+
+    greedy = [s.temperature < GREEDY_BELOW for s in samplings]
+    top_k = [s.top_k for s in samplings]
+    return _Packed(
+        samplings=samplings,
+        all_greedy=all(greedy),
+        greedy=torch.tensor(greedy, device=device),
+        temperature=column(
+            [1.0 if cold else s.temperature for s, cold in zip(samplings, greedy, strict=True)]
+        ),
+        top_k=torch.tensor(top_k, device=device)[:, None] if any(top_k) else None,
+        max_top_k=max(top_k, default=0),
+        top_p=column([s.top_p for s in samplings]) if any(s.top_p < 1 for s in samplings) else None,
+        min_p=column([s.min_p for s in samplings]) if any(s.min_p > 0 for s in samplings) else None,
+        seeds=np.array([s.seed & 0xFFFFFFFFFFFFFFFF for s in samplings], dtype=np.uint64),
+        with_rules=[i for i, s in enumerate(samplings) if has_rules(s)],
+    )
+
+
+def _keep_top_k(scores: Tensor, top_k: Tensor, max_top_k: int) -> None:
+    """Drop what is below the k-th best score; ties with it stay. top_k 0 keeps all."""
+    best = scores.topk(min(max_top_k, scores.shape[1]), dim=-1).values
+    kth = best.gather(1, (top_k - 1).clamp(0, best.shape[1] - 1))
+    kth.masked_fill_(top_k == 0, float("-inf"))
+    scores.masked_fill_(scores < kth, float("-inf"))
+
+
+def _keep_top_p(scores: Tensor, top_p: Tensor) -> None:
+    """Keep the best tokens whose probabilities reach top_p together (Holtzman et al. 2020).
+
+    The token that crosses the threshold stays, and so do ties with it.
+    """
+    active = top_p[:, 0] < 1
+    log_total = scores.logsumexp(dim=-1, keepdim=True)
+    best = scores.topk(min(_CANDIDATES, scores.shape[1]), dim=-1).values
+    reached = (best - log_total).exp().cumsum(dim=-1)
+    short = active & (reached[:, -1] < top_p[:, 0])
+    if best.shape[1] < scores.shape[1] and bool(short.any()):
+        # Flat distributions need the whole order; each row decides for itself which way it goes.
+        for i in short.nonzero()[:, 0].tolist():
+            _cut(scores[i : i + 1], log_total[i : i + 1], top_p[i : i + 1])
+        active &= ~short
+    below = (reached < top_p).sum(dim=-1, keepdim=True).clamp(max=best.shape[1] - 1)
+    floor = best.gather(1, below)
+    floor.masked_fill_(~active[:, None], float("-inf"))
+    scores.masked_fill_(scores < floor, float("-inf"))
+
+
+def _cut(scores: Tensor, log_total: Tensor, top_p: Tensor) -> None:
+    ordered = scores.sort(dim=-1, descending=True).values
+    reached = (ordered - log_total).exp().cumsum(dim=-1)
+    below = (reached < top_p).sum(dim=-1, keepdim=True).clamp(max=scores.shape[1] - 1)
+    scores.masked_fill_(scores < ordered.gather(1, below), float("-inf"))

@@ -1,0 +1,79 @@
+"""From step outputs to what a caller sees: one place for text, stop strings and usage."""
+
+from .detokenizer import Detokenizer
+from .request import ChoiceDelta, Request, StepOutput, TokenLogprobs, Usage
+from .tokenization import Tokenizer
+
+
+class Assembly:
+    """Collects one request's outputs, all choices.
+
+    After a delta with a stop string as its `stop_reason`, the engine still runs the choice:
+    whoever feeds the assembly must abort it there (`ended_by_text`).
+    """
+
+    def __init__(self, request: Request, tokenizer: Tokenizer) -> None:
+        self.request = request
+        self.usage = Usage(prompt_tokens=len(request.prompt_ids))
+        self.prompt_logprobs: tuple[TokenLogprobs, ...] | None = None
+        self._open = {
+            index: Detokenizer(
+                tokenizer,
+                request.prompt_ids,
+                stop_strings=request.stop_strings,
+                min_tokens=request.sampling.min_tokens,
+            )
+            for index in range(request.n)
+        }
+        self._eos = frozenset(tokenizer.eos_ids)
+
+    @property
+    def finished(self) -> bool:
+        """Whether every choice has ended."""
+        return not self._open
+
+    @property
+    def open_choices(self) -> int:
+        """Choices that have not ended."""
+        return len(self._open)
+
+    def feed(self, output: StepOutput) -> tuple[ChoiceDelta | None, bool]:
+        """The delta that `output` makes (None after the choice ended), and `ended_by_text`."""
+        detokenizer = self._open.get(output.index)
+        if detokenizer is None:
+            return None, False
+        if output.index == 0:
+            self.usage.cached_tokens = max(self.usage.cached_tokens, output.cached_tokens)
+            if output.prompt_logprobs is not None:
+                self.prompt_logprobs = output.prompt_logprobs
+        stop_token = output.finish_reason == "stop"
+        text = ""
+        taken = 0
+        for position, token in enumerate(output.token_ids, start=1):
+            taken = position
+            if not (stop_token and position == len(output.token_ids)):
+                text += detokenizer.push(token)
+            if detokenizer.stopped_by is not None:
+                break
+        self.usage.completion_tokens += taken
+        self.usage.steps += 1
+        by_text = detokenizer.stopped_by is not None
+        reason = "stop" if by_text else output.finish_reason
+        if reason is not None:
+            del self._open[output.index]
+            if not by_text:
+                text += detokenizer.flush()
+                by_text = detokenizer.stopped_by is not None
+                reason = "stop" if by_text else reason
+        stop_reason: int | str | None = detokenizer.stopped_by
+        if stop_reason is None and output.stop_reason not in self._eos:
+            stop_reason = output.stop_reason
+        delta = ChoiceDelta(
+            index=output.index,
+            text=text,
+            token_ids=output.token_ids[:taken],
+            logprobs=output.logprobs[:taken],
+            finish_reason=reason,
+            stop_reason=stop_reason,
+        )
+        return delta, by_text and output.finish_reason is None

@@ -1,0 +1,356 @@
+"""The engine in its own thread, behind `submit`, `abort` and `stats`.
+
+    event loop                                   engine thread
+    submit, abort   --- inbox (SimpleQueue) --->  Engine.add, Engine.abort
+    Generation      <-- one callback a step ----  Engine.step
+
+The loop side does text, admission and metrics; the thread does nothing but steps.
+"""
+
+import asyncio
+import logging
+import math
+import queue
+import threading
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Self
+
+from prometheus_client import CollectorRegistry
+
+from ..errors import EngineDeadError, OverloadedError, PenstockError, UnavailableError
+from .assembly import Assembly
+from .build import Built, build_engine
+from .config import EngineConfig
+from .engine import Engine, EngineStats
+from .intake import Intake
+from .loading import ModelInfo
+from .metrics import EngineCollector, RequestMetrics
+from .request import ChoiceDelta, Request, StepOutput, TokenLogprobs, Usage
+from .tokenization import Tokenizer
+
+logger = logging.getLogger(__name__)
+
+_JOIN_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Abort:
+    request_id: str
+    index: int | None = None
+
+
+class Generation(AsyncIterator[ChoiceDelta]):
+    """One running request: iterate it for deltas of all choices, in the order they come.
+
+    Iteration raises EngineDeadError or UnavailableError where the request cannot be finished.
+    """
+
+    def __init__(self, engine: "AsyncEngine", request: Request, submitted_s: float) -> None:
+        self.request = request
+        self.submitted_s = submitted_s
+        self.started_s: float | None = None
+        self.first_token_s: float | None = None
+        self.last_token_s: dict[int, float] = {}
+        self.assembly = Assembly(request, engine.tokenizer)
+        self.reason = "abort"
+        self._engine = engine
+        self._deltas: deque[ChoiceDelta] = deque()
+        self._wake = asyncio.Event()
+        self._error: PenstockError | None = None
+        self._closed = False
+
+    @property
+    def usage(self) -> Usage:
+        """Token counts so far."""
+        return self.assembly.usage
+
+    @property
+    def prompt_logprobs(self) -> tuple[TokenLogprobs, ...] | None:
+        """Known from the first delta on, where they were asked for."""
+        return self.assembly.prompt_logprobs
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> ChoiceDelta:
+        while not self._deltas:
+            if self._error is not None:
+                raise self._error
+            if self._closed:
+                raise StopAsyncIteration
+            self._wake.clear()
+            await self._wake.wait()
+        return self._deltas.popleft()
+
+    def ready(self) -> list[ChoiceDelta]:
+        """Further deltas that are there already; never waits."""
+        deltas = list(self._deltas)
+        self._deltas.clear()
+        return deltas
+
+    def abort(self) -> None:
+        """End it now and free everything; harmless when it has ended."""
+        self._engine.abort(self.request.id)
+
+    def push(self, delta: ChoiceDelta) -> None:
+        """A delta from the engine."""
+        self._deltas.append(delta)
+        self._wake.set()
+
+    def close(self, error: PenstockError | None = None) -> None:
+        """Nothing comes any more; `error` is raised once the deltas are consumed."""
+        self._closed = True
+        self._error = error
+        self._wake.set()
+
+
+class AsyncEngine:
+    """Serves one model to many concurrent callers on one event loop.
+
+    `clock` gives seconds from any fixed point; metrics go to the injected `registry`.
+    """
+
+    def __init__(
+        self,
+        built: Built,
+        config: EngineConfig,
+        *,
+        registry: CollectorRegistry,
+        clock: Callable[[], float],
+    ) -> None:
+        self.model: ModelInfo = built.info
+        self.intake: Intake = built.intake
+        self.tokenizer: Tokenizer = built.intake.tokenizer
+        self.config = config
+        self.metrics = RequestMetrics(registry)
+        registry.register(EngineCollector(self.stats))
+        self._engine: Engine = built.engine
+        self._clock = clock
+        self._inbox: queue.SimpleQueue[Request | _Abort | None] = queue.SimpleQueue()
+        self._live: dict[str, Generation] = {}
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._step_started_s: float | None = None
+        self._failure: str | None = None
+        self._draining = False
+        self._mean_request_s = 1.0
+
+    @classmethod
+    def load(
+        cls,
+        config: EngineConfig,
+        *,
+        registry: CollectorRegistry,
+        clock: Callable[[], float],
+    ) -> "AsyncEngine":
+        """Load model and engine; blocks for as long as that takes, needs no event loop.
+
+        Raises:
+            ConfigurationError: settings or model cannot be served.
+        """
+        return cls(build_engine(config, clock), config, registry=registry, clock=clock)
+
+    def start(self) -> None:
+        """Start the engine thread; call it on the event loop that will consume."""
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._thread.start()
+
+    async def stop(self, drain_s: float = 0.0) -> None:
+        """Refuse new requests, let running ones finish for `drain_s`, end the rest, stop."""
+        self._draining = True
+        if self._live and drain_s > 0:
+            try:
+                await asyncio.wait_for(self._idle.wait(), drain_s)
+            except TimeoutError:
+                logger.warning("%d requests did not finish within %g s", len(self._live), drain_s)
+        error = UnavailableError("the server is shutting down; the request was ended")
+        for generation in list(self._live.values()):
+            self._inbox.put(_Abort(generation.request.id))
+            self._end(generation, error)
+        self._inbox.put(None)
+        if self._thread is not None:
+            await asyncio.to_thread(self._thread.join, _JOIN_S)
+
+    def submit(self, request: Request) -> Generation:
+        """Queue a request.
+
+        Raises:
+            OverloadedError: the queue is full.
+            UnavailableError: shutting down, or the engine is dead.
+        """
+        self.check_health()
+        if self._draining:
+            raise UnavailableError("the server is shutting down")
+        self._check_queue(request)
+        generation = Generation(self, request, self._clock())
+        self._live[request.id] = generation
+        self._idle.clear()
+        label = _label(request)
+        self.metrics.n.labels(label).observe(request.n)
+        self.metrics.max_tokens.labels(label).observe(request.max_tokens)
+        self._inbox.put(request)
+        return generation
+
+    def abort(self, request_id: str) -> None:
+        """End a request now; unknown or finished ids are ignored."""
+        generation = self._live.get(request_id)
+        if generation is not None:
+            self._inbox.put(_Abort(request_id))
+            self._end(generation)
+
+    def stats(self) -> EngineStats:
+        """Counters and gauges as of the last step."""
+        return self._engine.stats()
+
+    def check_health(self) -> None:
+        """Raise EngineDeadError if the engine has failed or hangs in a step."""
+        if self._failure is not None:
+            raise EngineDeadError(f"the engine has failed: {self._failure}")
+        started = self._step_started_s
+        if started is not None and self._clock() - started > self.config.stall_s:
+            raise EngineDeadError(
+                f"the engine has been in one step for more than {self.config.stall_s:g} s"
+            )
+
+    @property
+    def draining(self) -> bool:
+        """Whether `stop` was called."""
+        return self._draining
+
+    def _check_queue(self, request: Request) -> None:
+        limit = self.config.max_running + self.config.max_queued_requests
+        live = sum(g.assembly.open_choices for g in self._live.values())
+        queued_tokens = sum(
+            g.usage.prompt_tokens for g in self._live.values() if g.first_token_s is None
+        )
+        retry_after_s = self._retry_after_s(live)
+        if live + request.n > limit:
+            raise OverloadedError(
+                f"{live} sequences are running or waiting and this request adds {request.n}; the "
+                f"limit is {limit}; try again in {retry_after_s} s",
+                retry_after_s=retry_after_s,
+            )
+        total = queued_tokens + len(request.prompt_ids)
+        if queued_tokens and total > self.config.max_queued_tokens:
+            raise OverloadedError(
+                f"{queued_tokens} prompt tokens are waiting and this request adds "
+                f"{len(request.prompt_ids)}; the limit is {self.config.max_queued_tokens}; try "
+                f"again in {retry_after_s} s",
+                retry_after_s=retry_after_s,
+            )
+
+    def _retry_after_s(self, live: int) -> int:
+        """Time until about one running batch has ended, from how long requests took lately."""
+        rounds = live / self.config.max_running
+        return min(60, max(1, math.ceil(self._mean_request_s * rounds)))
+
+    def _run(self) -> None:
+        """The engine thread."""
+        try:
+            while True:
+                if not self._take_messages(wait=not self._engine.has_work):
+                    return
+                self._step_started_s = self._clock()
+                outputs = self._engine.step()
+                self._step_started_s = None
+                if outputs:
+                    self._on_loop(self._deliver, outputs)
+        except Exception as error:  # noqa: BLE001, RUF100 - the thread's last words
+            logger.exception("the engine thread has failed")
+            self._failure = type(error).__name__
+            self._on_loop(self._fail)
+
+    def _take_messages(self, *, wait: bool) -> bool:
+        """Handle what is in the inbox; False when told to stop."""
+        while True:
+            try:
+                message = self._inbox.get(block=wait)
+            except queue.Empty:
+                return True
+            wait = False
+            if message is None:
+                return False
+            if isinstance(message, Request):
+                self._engine.add(message)
+            else:
+                self._engine.abort(message.request_id, message.index)
+
+    def _on_loop(self, callback: Callable[..., None], *args: object) -> None:
+        assert self._loop is not None
+        try:
+            self._loop.call_soon_threadsafe(callback, *args)
+        except RuntimeError:
+            logger.debug("the event loop is closed; outputs are dropped")
+
+    def _deliver(self, outputs: list[StepOutput]) -> None:
+        """A step's outputs, on the event loop."""
+        now_s = self._clock()
+        for output in outputs:
+            generation = self._live.get(output.request_id)
+            if generation is None:
+                continue
+            delta, ended_by_text = generation.assembly.feed(output)
+            if delta is None:
+                continue
+            if ended_by_text:
+                self._inbox.put(_Abort(output.request_id, output.index))
+            self._observe(generation, output, delta, now_s)
+            generation.push(delta)
+            if generation.assembly.finished:
+                generation.reason = delta.finish_reason or "stop"
+                self._end(generation)
+
+    def _fail(self) -> None:
+        error = EngineDeadError("the engine has failed; the request could not be finished")
+        for generation in list(self._live.values()):
+            self._end(generation, error)
+
+    def _observe(
+        self, generation: Generation, output: StepOutput, delta: ChoiceDelta, now_s: float
+    ) -> None:
+        label = _label(generation.request)
+        metrics = self.metrics
+        if generation.first_token_s is None:
+            generation.first_token_s = now_s
+            generation.started_s = output.first_scheduled_s
+            metrics.prompt_tokens.labels(label).inc(generation.usage.prompt_tokens)
+            metrics.first_token.labels(label).observe(now_s - generation.submitted_s)
+        last_s = generation.last_token_s.get(delta.index)
+        if last_s is not None:
+            metrics.inter_token.labels(label).observe(now_s - last_s)
+        generation.last_token_s[delta.index] = now_s
+        metrics.generation_tokens.labels(label).inc(len(delta.token_ids))
+
+    def _end(self, generation: Generation, error: PenstockError | None = None) -> None:
+        """The one place where a request leaves; metrics are written once, here."""
+        if self._live.pop(generation.request.id, None) is None:
+            return
+        if not self._live:
+            self._idle.set()
+        reason = "error" if error is not None else generation.reason
+        label = _label(generation.request)
+        metrics, now_s = self.metrics, self._clock()
+        metrics.success.labels(label, reason).inc()
+        elapsed_s = now_s - generation.submitted_s
+        metrics.end_to_end.labels(label).observe(elapsed_s)
+        started_s, first_s = generation.started_s, generation.first_token_s
+        if started_s is not None and first_s is not None:
+            metrics.queued.labels(label).observe(max(0.0, started_s - generation.submitted_s))
+            metrics.prefill.labels(label).observe(max(0.0, first_s - started_s))
+            metrics.decode.labels(label).observe(now_s - first_s)
+            later = generation.usage.completion_tokens - generation.request.n
+            if later > 0:
+                metrics.per_token.labels(label).observe((now_s - first_s) / later)
+        if reason in ("stop", "length"):
+            self._mean_request_s += 0.1 * (elapsed_s - self._mean_request_s)
+        generation.close(error)
+
+
+def _label(request: Request) -> str:
+    """Names of the decoding methods used: a closed set, since the registry knows them all."""
+    return "+".join(sorted(c.method.name for c in request.decoding.values())) or "plain"

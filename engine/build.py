@@ -1,0 +1,123 @@
+"""Puts an engine together from settings: sizes, pool, scheduler, intake."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from ..decoding.base import DecodingMethod
+from ..errors import ConfigurationError
+from ..kvcache.base import CachePolicy
+from ..kvcache.store import KVStore
+from ..registry import Registry
+from .config import EngineConfig
+from .engine import Engine
+from .intake import Intake
+from .loading import LoadedModel, ModelInfo, load_model
+from .memory import pool_pages
+from .runner import ModelRunner
+
+logger = logging.getLogger(__name__)
+
+_BATCH_TOKENS_CPU = 256
+_BATCH_TOKENS_GPU = 8192
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Built:
+    """An engine with everything that stands around it."""
+
+    engine: Engine
+    intake: Intake
+    info: ModelInfo
+    loaded: LoadedModel
+
+
+def build_engine(config: EngineConfig, clock: Callable[[], float]) -> Built:
+    """Load the model and size the engine for the machine.
+
+    Raises:
+        ConfigurationError: settings and model do not fit together.
+    """
+    loaded = load_model(config)
+    pages = pool_pages(
+        config,
+        loaded.layers,
+        dtype=loaded.dtype,
+        device=loaded.device,
+        max_length_tokens=loaded.info.max_length_tokens,
+    )
+    info = _fit_context(config, loaded.info, pages)
+    store = KVStore(
+        loaded.layers,
+        pages=pages,
+        page_size=config.page_size,
+        dtype=loaded.dtype,
+        device=loaded.device,
+    )
+    batch_tokens = _batch_tokens(config, loaded)
+    engine = Engine(
+        runner=ModelRunner(loaded.model, store, loaded.device),
+        store=store,
+        prefix_cache=config.prefix_cache,
+        max_running=config.max_running,
+        max_batch_tokens=batch_tokens,
+        chunk_tokens=config.chunk_tokens or batch_tokens,
+        clock=clock,
+    )
+    intake = Intake(
+        tokenizer=loaded.tokenizer,
+        max_length_tokens=info.max_length_tokens,
+        max_n=config.max_running,
+        vocab_size=info.vocab_size,
+        eos_token_ids=loaded.eos_token_ids,
+        defaults=loaded.sampling_defaults,
+        decoding=Registry[DecodingMethod].from_entry_points("decoding", "penstock.decoding"),
+        kv_cache=Registry[CachePolicy].from_entry_points("kv_cache", "penstock.kv_cache"),
+    )
+    tokens = pages * config.page_size
+    logger.info(
+        "%s (%s, %.1fM parameters), %s on %s; KV cache: %d tokens, %d MiB; "
+        "%.1f requests of the full context of %d tokens fit at once",
+        info.id,
+        info.architecture,
+        info.parameters / 1e6,
+        info.dtype,
+        info.device,
+        tokens,
+        store.bytes >> 20,
+        tokens / info.max_length_tokens,
+        info.max_length_tokens,
+    )
+    return Built(engine=engine, intake=intake, info=info, loaded=loaded)
+
+
+def _fit_context(config: EngineConfig, info: ModelInfo, pages: int) -> ModelInfo:
+    """One sequence alone must always fit, or it could neither run nor be preempted."""
+    tokens = pages * config.page_size
+    if tokens >= info.max_length_tokens:
+        return info
+    if config.max_model_len is not None:
+        raise ConfigurationError(
+            f"--max-model-len is {config.max_model_len} tokens but the KV cache holds only "
+            f"{tokens}; lower it or raise --kv-cache-memory"
+        )
+    logger.warning(
+        "the KV cache holds %d tokens, less than the model's context of %d: requests are limited "
+        "to %d tokens (raise --kv-cache-memory for more)",
+        tokens,
+        info.max_length_tokens,
+        tokens,
+    )
+    return replace(info, max_length_tokens=tokens)
+
+
+def _batch_tokens(config: EngineConfig, loaded: LoadedModel) -> int:
+    if config.max_batch_tokens is None:
+        default = _BATCH_TOKENS_CPU if loaded.device.type == "cpu" else _BATCH_TOKENS_GPU
+        return max(default, config.max_running)
+    if config.max_batch_tokens < config.max_running:
+        raise ConfigurationError(
+            f"--max-batch-tokens is {config.max_batch_tokens}, below --max-running "
+            f"({config.max_running}): every running sequence needs a row"
+        )
+    return config.max_batch_tokens

@@ -1,0 +1,36 @@
+"""Settings of the engine; the server's settings extend them."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class EngineConfig(BaseModel):
+    """How one engine runs one model.
+
+    `model`: folder of a transformers model, or its name on the Hub; None is the embedded one.
+    `kv_cache_memory`: fraction of the free memory (0 to 1], or bytes (above 1).
+    `max_batch_tokens`: rows of one step, prompt chunks and decoding together; None fits the device.
+    `chunk_tokens`: longest piece of one prompt in a step; None means the whole budget.
+    `max_queued_requests`, `max_queued_tokens`: admission bounds on what waits; beyond them 429.
+    `stall_s`: a step that takes longer counts as a dead engine in /health.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: str | None = None
+    served_model_name: str | None = None
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    trust_remote_code: bool = False
+    max_model_len: Annotated[int, Field(ge=16, le=2**24)] | None = None
+    kv_cache_memory: Annotated[float, Field(gt=0, le=2**50)] = 0.5
+    page_size: Annotated[int, Field(ge=1, le=512)] = 16
+    prefix_cache: bool = True
+    max_running: Annotated[int, Field(ge=1, le=4096)] = 64
+    max_batch_tokens: Annotated[int, Field(ge=1, le=2**20)] | None = None
+    chunk_tokens: Annotated[int, Field(ge=1, le=2**20)] | None = None
+    max_queued_requests: Annotated[int, Field(ge=0, le=2**20)] = 512
+    max_queued_tokens: Annotated[int, Field(ge=1, le=2**40)] = 1_000_000
+    threads: Annotated[int, Field(ge=1, le=1024)] | None = None
+    stall_s: Annotated[float, Field(gt=0, le=86_400)] = 60.0

@@ -1,0 +1,130 @@
+"""From tokens to text while they come: UTF-8 never split, stop strings never shown.
+
+Two ways to text. Byte-level tokenizers: a token is its bytes, an incremental UTF-8 decoder holds
+back what is unfinished. All others: decode a growing window and take what is new in it, because
+spaces depend on neighbours there (the two offsets that TGI and vLLM use).
+"""
+
+import codecs
+from typing import Protocol
+
+from .tokenization import Tokenizer
+
+_CONTEXT_TOKENS = 8
+"""Prompt tokens that a windowed decoding starts with, so that the first space is right."""
+_MAX_PENDING_TOKENS = 16
+"""A window that ends in U+FFFD for longer than any UTF-8 sequence takes really contains it."""
+
+
+class TextStream(Protocol):
+    """Turns tokens into text incrementally."""
+
+    def push(self, token_id: int) -> str:
+        """Text that has become final with this token."""
+        ...
+
+    def flush(self) -> str:
+        """What was held back; nothing comes after."""
+        ...
+
+
+class _ByteStream:
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+
+    def push(self, token_id: int) -> str:
+        if token_id in self._tokenizer.special_ids:
+            return ""
+        return self._decoder.decode(self._tokenizer.token_bytes(token_id))
+
+    def flush(self) -> str:
+        return self._decoder.decode(b"", final=True)
+
+
+class _WindowStream:
+    def __init__(self, tokenizer: Tokenizer, prompt_ids: tuple[int, ...]) -> None:
+        self._tokenizer = tokenizer
+        self._window = list(prompt_ids[-_CONTEXT_TOKENS:])
+        self._read = len(self._window)
+        self._known = tokenizer.decode(self._window)
+
+    def push(self, token_id: int) -> str:
+        self._window.append(token_id)
+        text = self._tokenizer.decode(self._window)
+        pending = len(self._window) - self._read
+        if len(text) <= len(self._known) or (
+            text.endswith("\ufffd") and pending < _MAX_PENDING_TOKENS
+        ):
+            return ""
+        new = text[len(self._known) :]
+        self._window = self._window[self._read :]
+        self._read = len(self._window)
+        self._known = self._tokenizer.decode(self._window)
+        return new
+
+    def flush(self) -> str:
+        text = self._tokenizer.decode(self._window)
+        new = text[len(self._known) :]
+        self._known = text
+        return new
+
+
+class Detokenizer:
+    """Text of one choice, cut at the first stop string.
+
+    `stop_strings` are not looked for before `min_tokens` tokens.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        prompt_ids: tuple[int, ...],
+        *,
+        stop_strings: tuple[str, ...] = (),
+        min_tokens: int = 0,
+    ) -> None:
+        self._stream: TextStream = (
+            _ByteStream(tokenizer)
+            if tokenizer.is_byte_level
+            else _WindowStream(tokenizer, prompt_ids)
+        )
+        self._stops = stop_strings
+        self._min_tokens = min_tokens
+        self._tokens = 0
+        self._held = ""
+        self.stopped_by: str | None = None
+
+    def push(self, token_id: int) -> str:
+        """Text that may be shown now; after a stop string was met, `stopped_by` names it."""
+        self._tokens += 1
+        return self._show(self._stream.push(token_id))
+
+    def flush(self) -> str:
+        """The rest, when the choice ended for another reason."""
+        text = self._show(self._stream.flush()) + self._held
+        self._held = ""
+        return text
+
+    def _show(self, new: str) -> str:
+        if not self._stops or self.stopped_by is not None:
+            return new if self.stopped_by is None else ""
+        text = self._held + new
+        if self._tokens > self._min_tokens or self._min_tokens == 0:
+            found = [(text.find(stop), stop) for stop in self._stops]
+            hits = [(at, stop) for at, stop in found if at >= 0]
+            if hits:
+                at, self.stopped_by = min(hits, key=lambda hit: hit[0])
+                self._held = ""
+                return text[:at]
+        keep = max(_overlap(text, stop) for stop in self._stops)
+        self._held = text[len(text) - keep :]
+        return text[: len(text) - keep]
+
+
+def _overlap(text: str, stop: str) -> int:
+    """Length of the longest end of `text` with which `stop` begins, short of all of it."""
+    for size in range(min(len(text), len(stop) - 1), 0, -1):
+        if text.endswith(stop[:size]):
+            return size
+    return 0

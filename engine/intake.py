@@ -1,0 +1,207 @@
+"""From what a caller said to a `Request` that the engine can run, or a clear refusal.
+
+Shared by the HTTP server and by `LLM`: whatever depends on the model (context length, vocabulary,
+generation_config) is checked here; what does not is checked by `SamplingParams`.
+"""
+
+import secrets
+from dataclasses import dataclass
+from typing import Any
+
+from ..decoding.base import DecodingMethod
+from ..decoding.sampler import Sampling
+from ..decoding.sampling_params import SamplingParams
+from ..errors import ContextLengthError, RequestError
+from ..kvcache.base import CachePolicy
+from ..registry import Registry, Spec
+from .request import Request
+from .tokenization import Tokenizer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Intake:
+    """Checks and completes requests for one model.
+
+    `max_length_tokens`: prompt plus answer. `max_n`: choices of one request.
+    `defaults`: sampling fields of the model's generation_config.
+    """
+
+    tokenizer: Tokenizer
+    max_length_tokens: int
+    max_n: int
+    vocab_size: int
+    eos_token_ids: frozenset[int]
+    defaults: dict[str, Any]
+    decoding: Registry[DecodingMethod]
+    kv_cache: Registry[CachePolicy]
+
+    def encode(
+        self, prompt: str | list[int], *, param: str, add_special_tokens: bool = True
+    ) -> tuple[int, ...]:
+        """Token ids of a prompt; a text too long for any tokenisation is refused unread."""
+        if isinstance(prompt, str):
+            limit = self.max_length_tokens * self.tokenizer.longest_token_chars
+            if len(prompt) > limit:
+                raise ContextLengthError(
+                    f"{param} has {len(prompt)} characters, which cannot fit into this model's "
+                    f"context of {self.max_length_tokens} tokens; shorten it",
+                    param=param,
+                )
+            ids = self.tokenizer.encode(prompt, add_special_tokens=add_special_tokens)
+        else:
+            ids = prompt
+            bad = next((i for i in ids if not 0 <= i < self.vocab_size), None)
+            if bad is not None:
+                raise RequestError(
+                    f"{param}: token id {bad} is outside the vocabulary (0 to "
+                    f"{self.vocab_size - 1})",
+                    param=param,
+                    code="invalid_token",
+                )
+        if not ids:
+            raise RequestError(
+                f"{param} is empty; give at least one token", param=param, code="empty_prompt"
+            )
+        return tuple(ids)
+
+    def prepare(
+        self,
+        *,
+        request_id: str,
+        prompt: str | list[int],
+        params: SamplingParams,
+        default_max_tokens: int | None = None,
+        add_special_tokens: bool = True,
+        prompt_param: str = "prompt",
+        logprobs: int | None = None,
+        prompt_logprobs: int | None = None,
+        truncate_prompt_tokens: int | None = None,
+        priority: int = 0,
+        cache_salt: str = "",
+        decoding: Spec = None,
+        kv_cache: Spec = None,
+    ) -> Request:
+        """Tokenise, check and complete one request.
+
+        `default_max_tokens`: used when `params.max_tokens` is None; None means all that is left.
+        `truncate_prompt_tokens`: keep only this many last prompt tokens.
+
+        Raises:
+            RequestError: a field asks for something that this model or server does not have.
+        """
+        if params.n > self.max_n:
+            raise RequestError(
+                f"n is {params.n} but this server runs at most {self.max_n} sequences at once; "
+                f"lower n or send several requests",
+                param="n",
+                code="invalid_parameter",
+            )
+        chosen_decoding = self.decoding.resolve(decoding)
+        chosen_kv_cache = self.kv_cache.resolve(kv_cache or "full")
+        ids = self.encode(prompt, param=prompt_param, add_special_tokens=add_special_tokens)
+        if truncate_prompt_tokens is not None:
+            ids = ids[-truncate_prompt_tokens:]
+        stop_ids = frozenset(params.stop_token_ids or ())
+        if not params.ignore_eos:
+            stop_ids |= self.eos_token_ids
+        return Request(
+            id=request_id,
+            prompt_ids=ids,
+            sampling=self._sampling(params, stop_ids),
+            max_tokens=self._max_tokens(params, len(ids), default_max_tokens, prompt_param),
+            n=params.n,
+            stop_strings=params.stop_strings,
+            stop_token_ids=stop_ids,
+            logprobs=logprobs,
+            prompt_logprobs=prompt_logprobs,
+            priority=priority,
+            cache_salt=cache_salt,
+            decoding=chosen_decoding,
+            kv_cache=chosen_kv_cache,
+        )
+
+    def _max_tokens(
+        self, params: SamplingParams, prompt_tokens: int, default: int | None, param: str
+    ) -> int:
+        room = self.max_length_tokens - prompt_tokens
+        asked = params.max_tokens
+        if room < (0 if asked == 0 else 1):
+            raise ContextLengthError(
+                f"{param} has {prompt_tokens} tokens and leaves no room for an answer in this "
+                f"model's context of {self.max_length_tokens} tokens; shorten it",
+                param=param,
+            )
+        if asked is not None and asked > room:
+            raise ContextLengthError(
+                f"the prompt has {prompt_tokens} tokens and max_tokens is {asked}, together "
+                f"{prompt_tokens + asked}, but this model's context is {self.max_length_tokens} "
+                f"tokens; lower max_tokens to {room} or shorten the prompt",
+                param="max_tokens",
+            )
+        if asked is None:
+            asked = room if default is None else min(default, room)
+        if params.min_tokens > asked:
+            raise RequestError(
+                f"min_tokens is {params.min_tokens} but at most {asked} tokens will be generated",
+                param="min_tokens",
+                code="invalid_parameter",
+            )
+        return asked
+
+    def _sampling(self, params: SamplingParams, stop_ids: frozenset[int]) -> Sampling:
+        def pick(name: str, neutral: float) -> Any:
+            value = getattr(params, name)
+            return self.defaults.get(name, neutral) if value is None else value
+
+        self._check_vocabulary("allowed_token_ids", params.allowed_token_ids)
+        self._check_vocabulary("stop_token_ids", params.stop_token_ids)
+        seed = params.seed if params.seed is not None else secrets.randbits(63)
+        return Sampling(
+            temperature=float(pick("temperature", 1.0)),
+            top_k=max(0, int(pick("top_k", 0))),
+            top_p=float(pick("top_p", 1.0)),
+            min_p=float(pick("min_p", 0.0)),
+            repetition_penalty=float(pick("repetition_penalty", 1.0)),
+            presence_penalty=params.presence_penalty,
+            frequency_penalty=params.frequency_penalty,
+            logit_bias=self._logit_bias(params),
+            min_tokens=params.min_tokens,
+            suppressed_until_min=tuple(sorted(stop_ids)) if params.min_tokens else (),
+            bad_words=self._bad_words(params),
+            allowed_token_ids=(
+                None if params.allowed_token_ids is None else tuple(params.allowed_token_ids)
+            ),
+            seed=seed,
+        )
+
+    def _check_vocabulary(self, param: str, ids: list[int] | None) -> None:
+        bad = next((i for i in ids or () if i >= self.vocab_size), None)
+        if bad is not None:
+            raise RequestError(
+                f"{param}: token id {bad} is outside the vocabulary (0 to {self.vocab_size - 1})",
+                param=param,
+                code="invalid_token",
+            )
+
+    def _logit_bias(self, params: SamplingParams) -> tuple[tuple[int, float], ...]:
+        pairs: list[tuple[int, float]] = []
+        for key, value in (params.logit_bias or {}).items():
+            if not (key.isascii() and key.isdigit() and len(key) <= 10):
+                raise RequestError(
+                    f"logit_bias: {key[:32]!r} is not a token id",
+                    param="logit_bias",
+                    code="invalid_token",
+                )
+            pairs.append((int(key), float(value)))
+        self._check_vocabulary("logit_bias", [token for token, _ in pairs])
+        return tuple(pairs)
+
+    def _bad_words(self, params: SamplingParams) -> tuple[tuple[int, ...], ...]:
+        words: set[tuple[int, ...]] = set()
+        for word in params.bad_words or ():
+            # A word inside a text is tokenised with the space before it: forbid both forms.
+            for form in (word, " " + word.lstrip()):
+                ids = tuple(self.tokenizer.encode(form, add_special_tokens=False))
+                if ids:
+                    words.add(ids)
+        return tuple(sorted(words))

@@ -1,0 +1,190 @@
+"""Offline batches in Python, on the same engine and with the same vocabulary as the server."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tqdm import tqdm
+
+from ..decoding.sampling_params import SamplingParams
+from ..registry import Spec
+from .assembly import Assembly
+from .build import build_engine
+from .config import EngineConfig
+from .engine import EngineStats
+from .request import FinishReason, Request, TokenLogprobs, Usage
+
+Prompt = str | list[int]
+Message = Mapping[str, Any]
+
+
+@dataclass(slots=True, kw_only=True)
+class Completion:
+    """One choice of an answer."""
+
+    index: int
+    text: str = ""
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[TokenLogprobs] = field(default_factory=list)
+    finish_reason: FinishReason | None = None
+    stop_reason: int | str | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class RequestOutput:
+    """The answer to one prompt: `choices` by index."""
+
+    prompt_token_ids: tuple[int, ...]
+    choices: list[Completion]
+    usage: Usage
+    prompt_logprobs: tuple[TokenLogprobs, ...] | None
+
+    @property
+    def text(self) -> str:
+        """Text of the first choice."""
+        return self.choices[0].text
+
+
+class LLM:
+    """A model for offline use; keyword arguments are the fields of `EngineConfig`.
+
+    >>> llm = LLM()                                    # the embedded model
+    >>> llm.generate("Once upon a time", SamplingParams(max_tokens=40, temperature=0))
+    """
+
+    def __init__(self, model: str | None = None, **settings: Any) -> None:
+        built = build_engine(EngineConfig(model=model, **settings), time.perf_counter)
+        self.info = built.info
+        self.tokenizer = built.intake.tokenizer
+        self._intake = built.intake
+        self._engine = built.engine
+        self._requests = 0
+
+    def generate(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        decoding: Spec = None,
+        kv_cache: Spec = None,
+        logprobs: int | None = None,
+        prompt_logprobs: int | None = None,
+        progress: bool = False,
+    ) -> list[RequestOutput]:
+        """Answer prompts (texts or lists of token ids) together; results in the order given.
+
+        `params`: one for all, or one for each prompt.
+
+        Raises:
+            RequestError: a prompt or parameter is refused; nothing has run then.
+        """
+        batch = _as_batch(prompts)
+        each = _spread(params, len(batch))
+        requests = [
+            self._intake.prepare(
+                request_id=self._next_id(),
+                prompt=prompt,
+                params=one,
+                decoding=decoding,
+                kv_cache=kv_cache,
+                logprobs=logprobs,
+                prompt_logprobs=prompt_logprobs,
+            )
+            for prompt, one in zip(batch, each, strict=True)
+        ]
+        return self._run(requests, progress)
+
+    def chat(
+        self,
+        messages: Sequence[Message] | Sequence[Sequence[Message]],
+        params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        decoding: Spec = None,
+        kv_cache: Spec = None,
+        logprobs: int | None = None,
+        progress: bool = False,
+    ) -> list[RequestOutput]:
+        """Answer one conversation, or several, through the model's chat template."""
+        several = [messages] if messages and isinstance(messages[0], Mapping) else messages
+        each = _spread(params, len(several))
+        requests = [
+            self._intake.prepare(
+                request_id=self._next_id(),
+                prompt=self.tokenizer.render_chat(conversation),  # type: ignore[arg-type]
+                params=one,
+                add_special_tokens=False,
+                prompt_param="messages",
+                decoding=decoding,
+                kv_cache=kv_cache,
+                logprobs=logprobs,
+            )
+            for conversation, one in zip(several, each, strict=True)
+        ]
+        return self._run(requests, progress)
+
+    def stats(self) -> EngineStats:
+        """Counters and gauges of the engine."""
+        return self._engine.stats()
+
+    @property
+    def kv_cache_bytes_per_token(self) -> int:
+        """Memory that one token's keys and values take, all layers together."""
+        return self._engine.bytes_per_token
+
+    def _next_id(self) -> str:
+        self._requests += 1
+        return f"llm-{self._requests}"
+
+    def _run(self, requests: list[Request], progress: bool) -> list[RequestOutput]:
+        assemblies = {r.id: Assembly(r, self.tokenizer) for r in requests}
+        answers = {r.id: [Completion(index=i) for i in range(r.n)] for r in requests}
+        for request in requests:
+            self._engine.add(request)
+        try:
+            with tqdm(total=len(requests), disable=not progress, unit="request") as bar:
+                while self._engine.has_work:
+                    for output in self._engine.step():
+                        assembly = assemblies[output.request_id]
+                        delta, ended_by_text = assembly.feed(output)
+                        if delta is None:
+                            continue
+                        if ended_by_text:
+                            self._engine.abort(output.request_id, output.index)
+                        answer = answers[output.request_id][delta.index]
+                        answer.text += delta.text
+                        answer.token_ids += delta.token_ids
+                        answer.logprobs += delta.logprobs
+                        answer.finish_reason = delta.finish_reason
+                        answer.stop_reason = delta.stop_reason
+                        bar.update(assembly.finished)
+        finally:
+            for request in requests:
+                self._engine.abort(request.id)
+        return [
+            RequestOutput(
+                prompt_token_ids=r.prompt_ids,
+                choices=answers[r.id],
+                usage=assemblies[r.id].usage,
+                prompt_logprobs=assemblies[r.id].prompt_logprobs,
+            )
+            for r in requests
+        ]
+
+
+def _as_batch(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
+    if isinstance(prompts, str):
+        return [prompts]
+    if prompts and isinstance(prompts[0], int):
+        return [prompts]  # type: ignore[list-item]
+    return list(prompts)  # type: ignore[arg-type]
+
+
+def _spread(
+    params: SamplingParams | Sequence[SamplingParams] | None, count: int
+) -> list[SamplingParams]:
+    if params is None or isinstance(params, SamplingParams):
+        return [params or SamplingParams()] * count
+    if len(params) != count:
+        raise ValueError(f"{len(params)} SamplingParams for {count} prompts")
+    return list(params)

@@ -1,0 +1,221 @@
+"""Loading: a model folder becomes a model, a tokenizer and what the engine must know of them.
+
+The only place that reads `models`.
+"""
+
+import logging
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+from ..errors import ConfigurationError, UnsupportedModelError
+from ..kvcache.store import LayerShape
+from .attention import NAME, probe_layers, register
+from .config import EngineConfig
+from .tokenization import Tokenizer
+
+logger = logging.getLogger(__name__)
+
+EMBEDDED_MODEL = Path(__file__).parent.parent / "models" / "nano" / "weights"
+_DEFAULT_CONTEXT = 2048
+_SAMPLING_DEFAULTS = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelInfo:
+    """What callers may know of the served model. `created`: Unix time in seconds."""
+
+    id: str
+    created: int
+    architecture: str
+    parameters: int
+    max_length_tokens: int
+    vocab_size: int
+    dtype: str
+    device: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedModel:
+    """A model ready to run. `layers`: shapes by the layer index that its attention reports."""
+
+    model: nn.Module
+    tokenizer: Tokenizer
+    info: ModelInfo
+    layers: list[LayerShape]
+    device: torch.device
+    dtype: torch.dtype
+    eos_token_ids: frozenset[int]
+    sampling_defaults: dict[str, Any]
+
+
+def load_model(config: EngineConfig) -> LoadedModel:
+    """Load weights, tokenizer and generation config; nothing is fetched for a local folder.
+
+    Raises:
+        ConfigurationError: not a model, or settings that do not fit it.
+        UnsupportedModelError: its attention bypasses the interface.
+    """
+    register()
+    source = str(EMBEDDED_MODEL) if config.model is None else config.model
+    name = config.served_model_name or ("nano" if config.model is None else Path(source).name)
+    if config.model is None and not (EMBEDDED_MODEL / "config.json").is_file():
+        raise ConfigurationError(
+            "the embedded model is missing from this installation; name a model folder"
+        )
+    if config.model is not None and _looks_local(source) and not Path(source).is_dir():
+        raise ConfigurationError(f"{source}: no such model folder")
+    device = _device(config)
+    dtype = _dtype(config, device)
+    _set_threads(config, device)
+    model = _load_weights(source, config, dtype).to(device).eval()
+    loaded_tokenizer = _from_pretrained(AutoTokenizer, source, config)
+    text_config = model.config.get_text_config()
+    vocab_size = int(model.get_output_embeddings().weight.shape[0])
+    layers = _layers(model, text_config, vocab_size)
+    generation = _generation_config(source, model)
+    eos = _eos_ids(generation, text_config, loaded_tokenizer)
+    return LoadedModel(
+        model=model,
+        tokenizer=Tokenizer(loaded_tokenizer, eos),
+        info=ModelInfo(
+            id=name,
+            created=int(time.time()),
+            architecture=type(model).__name__,
+            parameters=sum(p.numel() for p in model.parameters()),
+            max_length_tokens=_context(config, text_config),
+            vocab_size=vocab_size,
+            dtype=str(dtype).removeprefix("torch."),
+            device=str(device),
+        ),
+        layers=layers,
+        device=device,
+        dtype=dtype,
+        eos_token_ids=eos,
+        sampling_defaults={
+            key: value
+            for key, value in generation.to_diff_dict().items()
+            if key in _SAMPLING_DEFAULTS and value is not None
+        },
+    )
+
+
+def _looks_local(source: str) -> bool:
+    return source.startswith(("/", ".", "~")) or source.count("/") != 1
+
+
+def _device(config: EngineConfig) -> torch.device:
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigurationError("--device cuda, but torch sees no CUDA device; use --device cpu")
+    if config.device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(config.device)
+
+
+def _dtype(config: EngineConfig, device: torch.device) -> torch.dtype:
+    if config.dtype == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    return getattr(torch, config.dtype)
+
+
+def _set_threads(config: EngineConfig, device: torch.device) -> None:
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    if device.type == "cpu":
+        logger.info("torch uses %d threads", torch.get_num_threads())
+
+
+def _from_pretrained(auto: Any, source: str, config: EngineConfig, **options: Any) -> Any:
+    try:
+        return auto.from_pretrained(
+            source, trust_remote_code=config.trust_remote_code, **options
+        )
+    except (OSError, ValueError, KeyError) as error:
+        first_line = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        raise ConfigurationError(f"cannot load {source}: {first_line}") from error
+
+
+def _load_weights(source: str, config: EngineConfig, dtype: torch.dtype) -> Any:
+    model_config = _from_pretrained(AutoConfig, source, config)
+    kind = model_config.model_type
+    try:
+        return AutoModelForCausalLM.from_pretrained(
+            source,
+            config=model_config,
+            dtype=dtype,
+            attn_implementation=NAME,
+            use_safetensors=True,
+            trust_remote_code=config.trust_remote_code,
+        )
+    except (OSError, ValueError, KeyError) as error:
+        first_line = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        if "attn_implementation" in str(error) or "attention" in first_line.lower():
+            raise UnsupportedModelError(_refusal(kind, first_line)) from error
+        raise ConfigurationError(f"cannot load {source}: {first_line}") from error
+
+
+def _layers(model: Any, text_config: Any, vocab_size: int) -> list[LayerShape]:
+    """Shapes of all layers; refuses models whose layers do not all use the interface."""
+    kind = text_config.model_type
+    try:
+        found = probe_layers(model, vocab_size)
+    except (TypeError, ValueError, RuntimeError, AttributeError, NotImplementedError) as error:
+        raise UnsupportedModelError(
+            _refusal(kind, f"its forward pass failed without a cache ({type(error).__name__})")
+        ) from error
+    expected = int(text_config.num_hidden_layers)
+    if sorted(found) != list(range(expected)):
+        raise UnsupportedModelError(
+            _refusal(
+                kind,
+                f"{len(found)} of its {expected} layers go through transformers' attention "
+                "interface, and all have to",
+            )
+        )
+    return [found[i] for i in range(expected)]
+
+
+def _refusal(kind: str, reason: str) -> str:
+    return (
+        f"the architecture {kind!r} is not supported: {reason}. Penstock runs decoders that "
+        "compute all attention through transformers' attention interface"
+    )
+
+
+def _generation_config(source: str, model: Any) -> GenerationConfig:
+    try:
+        return GenerationConfig.from_pretrained(source)
+    except OSError:
+        return model.generation_config or GenerationConfig()
+
+
+def _eos_ids(generation: GenerationConfig, text_config: Any, tokenizer: Any) -> frozenset[int]:
+    declared = generation.eos_token_id
+    if declared is None:
+        declared = getattr(text_config, "eos_token_id", None)
+    if declared is None:
+        declared = tokenizer.eos_token_id
+    if declared is None:
+        return frozenset()
+    return frozenset(declared if isinstance(declared, list) else [int(declared)])
+
+
+def _context(config: EngineConfig, text_config: Any) -> int:
+    own = int(getattr(text_config, "max_position_embeddings", None) or _DEFAULT_CONTEXT)
+    # Chunked attention (Llama 4) equals plain causal attention up to the chunk size.
+    chunk = getattr(text_config, "attention_chunk_size", None)
+    if chunk and "chunked_attention" in (getattr(text_config, "layer_types", None) or ()):
+        own = min(own, int(chunk))
+    if config.max_model_len is None:
+        return own
+    if config.max_model_len > own:
+        raise ConfigurationError(
+            f"--max-model-len is {config.max_model_len}, but the model was made for at most "
+            f"{own} tokens"
+        )
+    return config.max_model_len

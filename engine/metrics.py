@@ -1,0 +1,79 @@
+"""Prometheus metrics of the engine, with vLLM's names and meanings under `penstock_`.
+
+Gauges and counters are read from the engine at scrape time; per-request times are observed once.
+"""
+
+from collections.abc import Callable, Iterator
+
+from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from .engine import EngineStats
+
+_SECONDS = (
+    (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5)
+    + (0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0, 160.0, 640.0)
+)
+_COUNTS = (1, 2, 4, 8, 16, 32, 64, 128)
+_TOKENS = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 65536, 262144)
+
+
+class EngineCollector(Collector):
+    """What `Engine.stats()` knows, as metrics."""
+
+    def __init__(self, stats: Callable[[], EngineStats]) -> None:
+        self._stats = stats
+
+    def collect(self) -> Iterator[Metric]:
+        """One consistent snapshot a scrape."""
+        s = self._stats()
+        gauges = (
+            ("num_requests_running", "Sequences that run.", s.running),
+            ("num_requests_waiting", "Sequences that wait.", s.waiting),
+            ("kv_cache_usage_ratio", "Pages in use, 0 to 1.", s.pages_in_use / s.pages_total),
+            ("kv_cache_pages_in_use", "Pages held by sequences.", s.pages_in_use),
+            ("kv_cache_pages_cached", "Pages kept for their prefix only.", s.pages_cached),
+            ("kv_cache_pages", "Pages of the pool.", s.pages_total),
+        )
+        for name, text, value in gauges:
+            yield GaugeMetricFamily(f"penstock_{name}", text, value=value)
+        counters = (
+            ("prefix_cache_queries", "Tokens looked up in the prefix cache.", s.prefix_queried_tokens),
+            ("prefix_cache_hits", "Tokens found in the prefix cache.", s.prefix_hit_tokens),
+            ("num_preemptions", "Sequences preempted for lack of pages.", s.preemptions),
+            ("engine_steps", "Steps of the engine.", s.steps),
+            ("iteration_tokens", "Rows computed in all steps.", s.rows),
+        )
+        for name, text, value in counters:
+            yield CounterMetricFamily(f"penstock_{name}", text, value=value)
+
+
+class RequestMetrics:
+    """Counters and histograms that a request fills; `decoding` names the methods it used."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        def histogram(name: str, text: str, buckets: tuple[float, ...] = _SECONDS) -> Histogram:
+            return Histogram(
+                f"penstock_{name}", text, ["decoding"], registry=registry, buckets=buckets
+            )
+
+        def counter(name: str, text: str, labels: tuple[str, ...]) -> Counter:
+            return Counter(f"penstock_{name}", text, labels, registry=registry)
+
+        self.prompt_tokens = counter("prompt_tokens", "Prompt tokens.", ("decoding",))
+        self.generation_tokens = counter("generation_tokens", "Tokens generated.", ("decoding",))
+        self.success = counter(
+            "request_success", "Requests that ended.", ("decoding", "finished_reason")
+        )
+        self.first_token = histogram("time_to_first_token_seconds", "Submission to first token.")
+        self.inter_token = histogram("inter_token_latency_seconds", "Between tokens of a choice.")
+        self.per_token = histogram(
+            "time_per_output_token_seconds", "Mean time a token after the first, per request."
+        )
+        self.end_to_end = histogram("e2e_request_latency_seconds", "Submission to the end.")
+        self.queued = histogram("request_queue_time_seconds", "Submission to first scheduling.")
+        self.prefill = histogram("request_prefill_time_seconds", "First scheduling to first token.")
+        self.decode = histogram("request_decode_time_seconds", "First token to the end.")
+        self.n = histogram("request_params_n", "Choices asked for.", _COUNTS)
+        self.max_tokens = histogram("request_params_max_tokens", "max_tokens in force.", _TOKENS)

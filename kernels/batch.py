@@ -1,0 +1,106 @@
+"""How the rows of one step map to pages: the argument that every kernel of a step shares.
+
+    rows      [ a a a a a | b | c c ]        T rows, ragged: query_starts = [0, 5, 6, 8]
+    keys      a: 37 = 32 cached + 5 new      kv_lengths   = [37, 130, 2]
+    pages     a: [4, 5, 9]                   tables       = [[4, 5, 9], [...], [...]]
+
+The last `query_starts[i+1] - query_starts[i]` keys of sequence i are the rows themselves: a row's
+own key is written before attention runs, and row j of a sequence sees the keys up to its own.
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+
+@dataclass(slots=True, kw_only=True)
+class PagedBatch:
+    """Geometry of one step's rows, built once and shared by all layers.
+
+    `query_starts`: S+1 row offsets, ascending from 0 to T.
+    `kv_lengths`: keys held per sequence, this step's rows included; a sequence may have no rows.
+    `tables`: page numbers per sequence, at least ceil(kv_length / page_size) each.
+    `slots`: int64 [T], where each row's key goes: page x page_size + offset.
+    """
+
+    page_size: int
+    query_starts: list[int]
+    kv_lengths: list[int]
+    tables: list[list[int]]
+    slots: Tensor
+    _spans: list["Span"] | None = field(default=None, repr=False)
+
+    @property
+    def spans(self) -> list["Span"]:
+        """One span per sequence that has rows, with what all layers reuse."""
+        if self._spans is None:
+            self._spans = [
+                Span.of(self, i)
+                for i in range(len(self.kv_lengths))
+                if self.query_starts[i + 1] > self.query_starts[i]
+            ]
+        return self._spans
+
+
+@dataclass(slots=True, kw_only=True)
+class Span:
+    """One sequence's rows `[start, stop)` and the pages of its keys.
+
+    `first_page`: set where the pages are consecutive, so that the keys are one strided view.
+    `page_ids`: int64, set where they are not, and keys have to be gathered.
+    """
+
+    start: int
+    stop: int
+    kv_length: int
+    page_size: int
+    first_page: int | None
+    page_ids: Tensor | None
+    _masks: dict[int | None, Tensor] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def of(cls, batch: PagedBatch, index: int) -> "Span":
+        kv_length = batch.kv_lengths[index]
+        count = -(-kv_length // batch.page_size)
+        pages = batch.tables[index][:count]
+        # Pages of one sequence are distinct, so equal ends and ascending order mean consecutive.
+        consecutive = pages[-1] - pages[0] == count - 1 and all(
+            b - a == 1 for a, b in zip(pages, pages[1:], strict=False)
+        )
+        return cls(
+            start=batch.query_starts[index],
+            stop=batch.query_starts[index + 1],
+            kv_length=kv_length,
+            page_size=batch.page_size,
+            first_page=pages[0] if consecutive else None,
+            page_ids=None if consecutive else torch.tensor(pages, device=batch.slots.device),
+        )
+
+    def keys(self, cache: Tensor) -> Tensor:
+        """Keys (or values) of this sequence: `[Hkv, kv_length, D]`.
+
+        `cache` is `[pages, Hkv, page, D]`. A view where the pages are consecutive and the cache is
+        stored head by head, a copy otherwise.
+        """
+        heads = cache.transpose(0, 1)
+        if self.first_page is not None:
+            run = heads[:, self.first_page : self.first_page + -(-self.kv_length // self.page_size)]
+        else:
+            assert self.page_ids is not None
+            run = heads.index_select(1, self.page_ids)
+        return run.reshape(run.shape[0], -1, run.shape[3])[:, : self.kv_length]
+
+    def mask(self, window: int | None) -> Tensor:
+        """Boolean `[rows, kv_length]`, true where a row sees a key; made once per step."""
+        mask = self._masks.get(window)
+        if mask is None:
+            rows = self.stop - self.start
+            device = self.page_ids.device if self.page_ids is not None else None
+            key = torch.arange(self.kv_length, device=device)
+            row = torch.arange(self.kv_length - rows, self.kv_length, device=device)[:, None]
+            mask = key <= row
+            if window is not None:
+                mask &= row - key < window
+            self._masks[window] = mask
+        return mask

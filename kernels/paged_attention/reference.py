@@ -1,0 +1,115 @@
+"""`paged_attention` in plain torch: the CPU path, and the oracle's neighbour.
+
+Formula, per row and head, over the keys that the row sees (see README.md):
+
+    s_j = scale * q . k_j;   s_j <- softcap * tanh(s_j / softcap)
+    out = sum_j exp(s_j) v_j / (sum_j exp(s_j) + exp(sink))
+
+Shape suffixes: T rows, H query heads, K KV heads, G = H / K, L keys, D head size.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..batch import PagedBatch, Span
+
+
+def paged_attention(
+    q_THD: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    batch: PagedBatch,
+    *,
+    scale: float,
+    window: int | None = None,
+    softcap: float | None = None,
+    sinks_H: Tensor | None = None,
+) -> Tensor:
+    """Attention of every row of a step over its own sequence's paged keys.
+
+    q_THD: `[T, H, D]`. k_cache, v_cache: `[pages, Hkv, page, D]`, this step's keys already
+    written. Returns `[T, H, Dv]` in q's dtype.
+
+    window: a row sees its own key and the `window - 1` before it. sinks_H: one logit a query
+    head that takes part in the softmax but has no value (Xiao et al. 2023; gpt-oss).
+    """
+    rows, heads, _ = q_THD.shape
+    out = q_THD.new_empty(rows, heads, v_cache.shape[3])
+    for span in batch.spans:
+        k_KLD, v_KLD = span.keys(k_cache), span.keys(v_cache)
+        q_RHD = q_THD[span.start : span.stop]
+        first = 0
+        if window is not None:
+            # Keys before the first row's window are seen by no row.
+            first = max(0, span.kv_length - (span.stop - span.start) - window + 1)
+            k_KLD, v_KLD = k_KLD[:, first:], v_KLD[:, first:]
+        if softcap is None and sinks_H is None:
+            result = _fused(q_RHD, k_KLD, v_KLD, span, scale, window, first)
+        else:
+            result = _explicit(
+                q_RHD, k_KLD, v_KLD, span, scale, window, first, softcap, sinks_H
+            )
+        out[span.start : span.stop] = result
+    return out
+
+
+def _fused(
+    q_RHD: Tensor,
+    k_KLD: Tensor,
+    v_KLD: Tensor,
+    span: Span,
+    scale: float,
+    window: int | None,
+    first: int,
+) -> Tensor:
+    """Softmax attention through torch's fused kernel; the GQA group is packed, never repeated."""
+    rows, heads, size = q_RHD.shape
+    kv_heads, keys, _ = k_KLD.shape
+    group = heads // kv_heads
+    if rows == 1:
+        # One row: the query heads of a group are the "rows" of their KV head, no mask needed.
+        q_KGD = q_RHD.view(kv_heads, group, size)
+        out = F.scaled_dot_product_attention(
+            q_KGD[None], k_KLD[None], v_KLD[None], scale=scale
+        )
+        return out.view(1, heads, -1)
+    q_KGRD = q_RHD.transpose(0, 1).reshape(kv_heads, group, rows, size)
+    k_KGLD = k_KLD[:, None].expand(kv_heads, group, keys, size)
+    v_KGLD = v_KLD[:, None].expand(kv_heads, group, keys, v_KLD.shape[2])
+    causal = rows == keys and window is None
+    mask = None if causal else span.mask(window)[:, first:]
+    out = F.scaled_dot_product_attention(
+        q_KGRD, k_KGLD, v_KGLD, attn_mask=mask, is_causal=causal, scale=scale
+    )
+    return out.reshape(heads, rows, -1).transpose(0, 1)
+
+
+def _explicit(
+    q_RHD: Tensor,
+    k_KLD: Tensor,
+    v_KLD: Tensor,
+    span: Span,
+    scale: float,
+    window: int | None,
+    first: int,
+    softcap: float | None,
+    sinks_H: Tensor | None,
+) -> Tensor:
+    """The formula step by step in float32, for what the fused kernel does not know."""
+    rows, heads, size = q_RHD.shape
+    kv_heads, keys, _ = k_KLD.shape
+    group = heads // kv_heads
+    q_KND = q_RHD.transpose(0, 1).reshape(kv_heads, group * rows, size).float()
+    scores = (q_KND @ k_KLD.transpose(1, 2).float()) * scale
+    if softcap is not None:
+        scores = softcap * torch.tanh(scores / softcap)
+    scores_HRL = scores.view(heads, rows, keys)
+    scores_HRL.masked_fill_(~span.mask(window)[:, first:], float("-inf"))
+    if sinks_H is not None:
+        sink = sinks_H.float()[:, None, None].expand(heads, rows, 1)
+        probs = torch.cat([scores_HRL, sink], dim=-1).softmax(dim=-1)[..., :-1]
+    else:
+        probs = scores_HRL.softmax(dim=-1)
+    out = probs.reshape(kv_heads, group * rows, keys) @ v_KLD.float()
+    return out.view(heads, rows, -1).transpose(0, 1).to(q_RHD.dtype)

@@ -1,0 +1,90 @@
+"""The prefix cache: full pages by the tokens that lead to them.
+
+A tree of pages. The key of a page is (key of the page before it, its own token ids); a dict
+finds it by hash and then compares the ids themselves, so two prefixes never collide. The root's
+key is the salt: prefixes are shared only within one salt.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .pages import PagePool
+
+Chain = int | str
+"""Identifies a prefix of whole pages: a node's number, or the salt for the empty prefix."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Node:
+    number: int
+    page: int
+    key: tuple[Chain, tuple[int, ...]]
+
+
+class PrefixCache:
+    """Finds pages that already hold the keys and values of a prompt's beginning.
+
+    Holds no references: a page in use by nobody stays findable until the pool reclaims it.
+    Leaves are reclaimed before the pages that lead to them, because tables release from the end.
+    """
+
+    def __init__(self, pool: PagePool, page_size: int, *, enabled: bool = True) -> None:
+        self.enabled = enabled
+        self._pool = pool
+        self._page_size = page_size
+        self._nodes: dict[tuple[Chain, tuple[int, ...]], _Node] = {}
+        self._by_page: dict[int, _Node] = {}
+        self._next_number = 0
+        self.queried_tokens = 0
+        self.hit_tokens = 0
+        pool.on_reclaim = self._forget
+
+    def __len__(self) -> int:
+        return len(self._nodes)
+
+    def match(self, tokens: Sequence[int], salt: str) -> tuple[list[int], Chain]:
+        """Longest run of cached pages that begins `tokens`, and its chain. Takes no reference."""
+        pages: list[int] = []
+        chain: Chain = salt
+        if not self.enabled:
+            return pages, chain
+        for start in range(0, len(tokens) - self._page_size + 1, self._page_size):
+            node = self._nodes.get((chain, tuple(tokens[start : start + self._page_size])))
+            if node is None:
+                break
+            pages.append(node.page)
+            chain = node.number
+        return pages, chain
+
+    def publish(self, page: int, tokens: Sequence[int], chain: Chain) -> Chain:
+        """Make a full, final page findable behind `chain`; returns the chain that it ends.
+
+        Where an equal prefix is published already, that one stays and `page` remains private.
+        """
+        if not self.enabled:
+            return chain
+        key = (chain, tuple(tokens))
+        node = self._nodes.get(key)
+        if node is None:
+            node = _Node(self._next_number, page, key)
+            self._next_number += 1
+            self._nodes[key] = node
+            self._by_page[page] = node
+            self._pool.keep(page)
+        return node.number
+
+    def count(self, *, queried: int, hit: int) -> None:
+        """Add one admitted sequence to the statistics, in tokens."""
+        if self.enabled:
+            self.queried_tokens += queried
+            self.hit_tokens += hit
+
+    def clear(self) -> None:
+        """Forget everything; pages without holders become free."""
+        for page in list(self._by_page):
+            self._forget(page)
+            self._pool.forget(page)
+
+    def _forget(self, page: int) -> None:
+        node = self._by_page.pop(page)
+        del self._nodes[node.key]

@@ -1,0 +1,67 @@
+"""The tensors that hold keys and values, one pair a layer.
+
+    logical   [pages, Hkv, page, D]      what kernels see; a (page, head) tile is contiguous
+    stored    [Hkv, pages, page, D]      consecutive pages of a head are one run of memory
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .table import PageCopy
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerShape:
+    """Heads and head sizes of one attention layer; keys and values may differ in size."""
+
+    kv_heads: int
+    key_size: int
+    value_size: int
+
+    def bytes_per_token(self, dtype: torch.dtype) -> int:
+        """Bytes that one token's key and value take in this layer."""
+        return self.kv_heads * (self.key_size + self.value_size) * dtype.itemsize
+
+
+class KVStore:
+    """Keys and values of all pages. Memory is reserved at once and touched when first written."""
+
+    def __init__(
+        self,
+        layers: Sequence[LayerShape],
+        *,
+        pages: int,
+        page_size: int,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        self.page_size = page_size
+        self.pages = pages
+        self.keys = [
+            _new_cache(layer.kv_heads, pages, page_size, layer.key_size, dtype, device)
+            for layer in layers
+        ]
+        self.values = [
+            _new_cache(layer.kv_heads, pages, page_size, layer.value_size, dtype, device)
+            for layer in layers
+        ]
+        self.bytes = sum(t.numel() * t.element_size() for t in (*self.keys, *self.values))
+
+    def copy_pages(self, copies: Sequence[PageCopy]) -> None:
+        """Copy whole pages in every layer (copy-on-write)."""
+        source = torch.tensor([copy.source for copy in copies], device=self.keys[0].device)
+        target = torch.tensor([copy.target for copy in copies], device=self.keys[0].device)
+        for cache in (*self.keys, *self.values):
+            heads = cache.transpose(0, 1)
+            heads.index_copy_(1, target, heads.index_select(1, source))
+
+
+def _new_cache(
+    heads: int, pages: int, page_size: int, size: int, dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    # Left as it comes: a slot is written before it is read, and memory not touched costs nothing.
+    stored = torch.empty(heads, pages, page_size, size, dtype=dtype, device=device)
+    return stored.transpose(0, 1)

@@ -1,0 +1,34 @@
+"""Penstock: an OpenAI-compatible inference server with decoding and caching per request.
+
+In Python:
+
+>>> from penstock import LLM, SamplingParams
+>>> LLM().generate("Once upon a time", SamplingParams(max_tokens=40))[0].text
+"""
+
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .decoding.sampling_params import SamplingParams
+    from .engine.llm import LLM, Completion, RequestOutput
+
+__all__ = ["LLM", "Completion", "RequestOutput", "SamplingParams", "__version__"]
+
+__version__ = version("penstock")
+
+_HOMES = {
+    "LLM": ".engine.llm",
+    "Completion": ".engine.llm",
+    "RequestOutput": ".engine.llm",
+    "SamplingParams": ".decoding.sampling_params",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import on first use: `penstock --help` must not wait for torch."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_HOMES[name], __name__), name)

@@ -1,0 +1,114 @@
+"""Methods by name: what a request's `decoding` and `kv_cache` objects may say.
+
+Built-ins and strangers register the same way, through entry points; a request can only choose a
+registered name and give it parameters, never code, a module path or a URL.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from typing import Any, Generic, Protocol, TypeVar, cast
+
+from pydantic import BaseModel, ValidationError
+
+from .errors import ConfigurationError, RequestError
+
+
+class Method(Protocol):
+    """What the registry needs of a method; the floors below define the rest."""
+
+    @property
+    def name(self) -> str:
+        """The word that requests use."""
+        ...
+
+    @property
+    def slot(self) -> str:
+        """Two methods of one slot cannot be combined in one request."""
+        ...
+
+    @property
+    def parameters(self) -> type[BaseModel]:
+        """Model of the parameters: every number bounded, unknown fields forbidden."""
+        ...
+
+
+M = TypeVar("M", bound=Method)
+
+Spec = str | list[str] | Mapping[str, Any] | None
+"""A name, several names (defaults for each), or names mapped to their parameters."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice(Generic[M]):
+    """A method that a request chose, with its validated parameters."""
+
+    method: M
+    parameters: BaseModel
+
+
+class Registry(Generic[M]):
+    """The methods of one request field (`decoding` or `kv_cache`)."""
+
+    def __init__(self, field: str, methods: Iterable[M]) -> None:
+        self.field = field
+        self.methods: dict[str, M] = {}
+        for method in methods:
+            if method.name in self.methods:
+                raise ConfigurationError(
+                    f"two installed packages register the {field} method {method.name!r}; "
+                    "uninstall one of them"
+                )
+            self.methods[method.name] = method
+
+    @classmethod
+    def from_entry_points(cls, field: str, group: str) -> "Registry[M]":
+        """All methods that installed packages register under the entry-point `group`."""
+        return cls(field, [cast(M, point.load()) for point in sorted(entry_points(group=group))])
+
+    def resolve(self, spec: Spec) -> dict[str, Choice[M]]:
+        """Check `spec` and return the chosen methods, keyed by slot.
+
+        Raises:
+            RequestError: unknown name or parameter, value out of bounds, or two in one slot.
+        """
+        chosen: dict[str, Choice[M]] = {}
+        for name, raw in self._entries(spec):
+            method = self.methods.get(name)
+            if method is None:
+                known = ", ".join(sorted(self.methods)) or "none"
+                raise RequestError(
+                    f"{self.field}: there is no method {name[:64]!r}; this server has: {known}",
+                    param=f"{self.field}.{name[:64]}",
+                    code="unknown_method",
+                )
+            if method.slot in chosen:
+                other = chosen[method.slot].method.name
+                raise RequestError(
+                    f"{self.field}: {other!r} and {name!r} both fill the {method.slot} slot; "
+                    "choose one of them",
+                    param=f"{self.field}.{name}",
+                    code="slot_conflict",
+                )
+            chosen[method.slot] = Choice(method=method, parameters=self._parse(method, raw))
+        return chosen
+
+    def _entries(self, spec: Spec) -> list[tuple[str, Any]]:
+        if spec is None:
+            return []
+        if isinstance(spec, str):
+            return [(spec, {})]
+        if isinstance(spec, Mapping):
+            return list(spec.items())
+        return [(name, {}) for name in spec]
+
+    def _parse(self, method: M, raw: Any) -> BaseModel:
+        try:
+            return method.parameters.model_validate({} if raw is None else raw, strict=True)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            path = ".".join([self.field, method.name, *(str(part) for part in first["loc"])])
+            value = str(first["input"])[:64]
+            raise RequestError(
+                f"{path}: {first['msg']} (got {value})", param=path, code="invalid_parameter"
+            ) from None

@@ -1,0 +1,57 @@
+"""Fixtures for all tests: fixed seeds, poisoned memory, and no page left behind."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from penstock.kvcache.pages import PagePool
+
+from tests.tiny import save_tiny
+
+TinyModel = Callable[[str], Path]
+
+
+@pytest.fixture(autouse=True)
+def fixed_seed() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def poisoned_memory() -> Iterator[None]:
+    """`torch.empty` gives NaN: whoever reads what nobody wrote will notice."""
+    previous = torch.utils.deterministic.fill_uninitialized_memory
+    algorithms = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    yield
+    torch.utils.deterministic.fill_uninitialized_memory = previous
+    torch.use_deterministic_algorithms(algorithms)
+
+
+@pytest.fixture(autouse=True)
+def no_page_leaked(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Every pool that a test makes must end with no page held."""
+    pools: list[PagePool] = []
+    make = PagePool.__init__
+
+    def noted(self: PagePool, count: int) -> None:
+        make(self, count)
+        pools.append(self)
+
+    monkeypatch.setattr(PagePool, "__init__", noted)
+    yield
+    assert [pool.in_use for pool in pools] == [0] * len(pools)
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> TinyModel:
+    """Folder of a tiny random model by architecture, made once a session."""
+    made: dict[str, Path] = {}
+
+    def get(kind: str) -> Path:
+        if kind not in made:
+            made[kind] = save_tiny(kind, tmp_path_factory.mktemp(kind))
+        return made[kind]
+
+    return get

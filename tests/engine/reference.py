@@ -1,0 +1,26 @@
+"""The oracle: naive generation by transformers with eager attention."""
+
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM
+
+
+def greedy(folder: Path, prompts: list[list[int]], new_tokens: int) -> list[list[int]]:
+    """`generate` one prompt at a time, greedy, without stopping."""
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, attn_implementation="eager", dtype=torch.float32
+    ).eval()
+    answers: list[list[int]] = []
+    for prompt in prompts:
+        ids = torch.tensor([prompt])
+        out = model.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=new_tokens,
+            do_sample=False,
+            eos_token_id=None,
+            pad_token_id=0,
+        )
+        answers.append(out[0, len(prompt) :].tolist())
+    return answers
