@@ -258,6 +258,7 @@ class AsyncEngine:
                 self._step_started_s = self._clock()
                 outputs = self._engine.step()
                 self._step_started_s = None
+                self.metrics.iteration_tokens.observe(self._engine.last_rows)
                 if outputs:
                     self._on_loop(self._deliver, outputs)
         except Exception as error:  # noqa: BLE001, RUF100 - the thread's last words

@@ -37,7 +37,6 @@ class EngineStats:
     prefix_hit_tokens: int = 0
     preemptions: int = 0
     steps: int = 0
-    rows: int = 0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -82,7 +81,7 @@ class Engine:
         self._generation_tokens = 0
         self._preemptions = 0
         self._steps = 0
-        self._rows = 0
+        self.last_rows = 0
 
     @property
     def has_work(self) -> bool:
@@ -123,6 +122,7 @@ class Engine:
     def step(self) -> list[StepOutput]:
         """Advance every scheduled sequence; returns what is new."""
         step = self.scheduler.schedule()
+        self.last_rows = step.rows
         self._preemptions += len(step.preempted)
         if not step.chunks:
             return []
@@ -144,7 +144,6 @@ class Engine:
             prefix_hit_tokens=self.prefix.hit_tokens,
             preemptions=self._preemptions,
             steps=self._steps,
-            rows=self._rows,
         )
 
     def _decode(self, step: Step, logits: Tensor) -> list[_Decoded]:
@@ -223,7 +222,6 @@ class Engine:
             sequence = chunk.sequence
             read = sequence.prompt_length - sequence.computed
             self._prompt_tokens += max(0, min(chunk.count, read))
-            self._rows += chunk.count
             sequence.computed += chunk.count
             sequence.table.publish(sequence.tokens, sequence.computed)
         outputs: list[StepOutput] = []

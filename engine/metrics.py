@@ -43,7 +43,6 @@ class EngineCollector(Collector):
             ("prefix_cache_hits", "Tokens found in the prefix cache.", s.prefix_hit_tokens),
             ("num_preemptions", "Sequences preempted for lack of pages.", s.preemptions),
             ("engine_steps", "Steps of the engine.", s.steps),
-            ("iteration_tokens", "Rows computed in all steps.", s.rows),
         )
         for name, text, value in counters:
             yield CounterMetricFamily(f"penstock_{name}", text, value=value)
@@ -65,6 +64,9 @@ class RequestMetrics:
         self.generation_tokens = counter("generation_tokens", "Tokens generated.", ("decoding",))
         self.success = counter(
             "request_success", "Requests that ended.", ("decoding", "finished_reason")
+        )
+        self.iteration_tokens = Histogram(
+            "penstock_iteration_tokens", "Rows of a step.", registry=registry, buckets=_TOKENS
         )
         self.first_token = histogram("time_to_first_token_seconds", "Submission to first token.")
         self.inter_token = histogram("inter_token_latency_seconds", "Between tokens of a choice.")

@@ -15,6 +15,7 @@ TinyModel = Callable[[str], Path]
 @pytest.fixture(autouse=True)
 def fixed_seed() -> None:
     torch.manual_seed(0)
+    torch.set_num_threads(1)  # tiny operations; more threads only wait for each other
 
 
 @pytest.fixture(autouse=True)

@@ -46,7 +46,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "smollm3": GQA,
     "glm4": GQA,
     "ernie4_5": GQA,
-    "exaone4": {**GQA, **WINDOW, "sliding_window_pattern": "LG"},
+    "exaone4": {**GQA, **WINDOW, "sliding_window_pattern": 2},
     "llama4_text": {
         **GQA,
         "intermediate_size_mlp": 96,
