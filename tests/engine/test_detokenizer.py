@@ -1,0 +1,114 @@
+"""Text while it comes: equal to decoding at once, never a split character, no stop string."""
+
+import random
+
+import pytest
+from penstock.engine.detokenizer import Detokenizer
+from penstock.engine.tokenization import Tokenizer
+from tokenizers import Tokenizer as Rust
+from tokenizers import decoders, models
+from transformers import PreTrainedTokenizerFast
+
+from tests.tiny import byte_tokenizer
+
+TEXT = "Grüße, 世界! 🎉👩‍👩‍👧 naïve café\n\tend"
+
+
+def sentencepiece_like() -> Tokenizer:
+    """Metaspace pieces with byte fallback, as in Llama 2 and Gemma."""
+    pieces = ["<unk>", "<s>", "</s>", *(f"<0x{i:02X}>" for i in range(256))]
+    pieces += ["▁the", "▁cat", "s", "▁", "a", "▁world"]
+    bpe = models.BPE(
+        vocab={p: i for i, p in enumerate(pieces)}, merges=[], byte_fallback=True, unk_token="<unk>"
+    )
+    rust = Rust(bpe)
+    rust.decoder = decoders.Sequence(  # type: ignore[assignment]
+        [
+            decoders.Replace("▁", " "),
+            decoders.ByteFallback(),
+            decoders.Fuse(),
+            decoders.Strip(" ", 1, 0),
+        ]
+    )
+    return Tokenizer(PreTrainedTokenizerFast(tokenizer_object=rust, eos_token="</s>"))
+
+
+def stream(tokenizer: Tokenizer, ids: list[int], **options: object) -> list[str]:
+    detokenizer = Detokenizer(tokenizer, (), **options)  # type: ignore[arg-type]
+    return [*(detokenizer.push(i) for i in ids), detokenizer.flush()]
+
+
+def test_bytes_come_as_whole_characters() -> None:
+    tokenizer = Tokenizer(byte_tokenizer())
+    pieces = stream(tokenizer, tokenizer.encode(TEXT))
+    assert "".join(pieces) == TEXT
+    assert not any("\ufffd" in piece for piece in pieces)
+    assert max(len(piece) for piece in pieces) == 1
+
+
+def test_broken_bytes_are_replaced_as_in_one_piece() -> None:
+    tokenizer = Tokenizer(byte_tokenizer())
+    chooser = random.Random(4)
+    table = {tokenizer.token_bytes(i): i for i in range(256)}
+    for _ in range(200):
+        raw = bytes(chooser.randrange(256) for _ in range(chooser.randrange(1, 30)))
+        ids = [table[bytes([byte])] for byte in raw]
+        assert "".join(stream(tokenizer, ids)) == raw.decode("utf-8", errors="replace")
+
+
+def test_window_equals_decoding_at_once() -> None:
+    tokenizer = sentencepiece_like()
+    vocab = tokenizer.hf.get_vocab()
+    words = [vocab[p] for p in ("▁the", "▁cat", "s", "▁", "▁world", "a")]
+    emoji = [vocab[f"<0x{byte:02X}>"] for byte in "🎉é".encode()]
+    chooser = random.Random(6)
+    for _ in range(100):
+        ids = [chooser.choice(words) for _ in range(8)] + emoji + [chooser.choice(words)]
+        pieces = stream(tokenizer, ids)
+        assert "".join(pieces) == tokenizer.decode(ids)
+        assert not any("\ufffd" in piece for piece in pieces)
+
+
+def test_first_space_depends_on_the_prompt() -> None:
+    tokenizer = sentencepiece_like()
+    vocab = tokenizer.hf.get_vocab()
+    after = Detokenizer(tokenizer, (vocab["▁the"],))
+    assert after.push(vocab["▁cat"]) == " cat"
+    assert Detokenizer(tokenizer, ()).push(vocab["▁cat"]) == "cat"
+
+
+def test_special_tokens_are_not_text() -> None:
+    tokenizer = Tokenizer(byte_tokenizer())
+    ids = [*tokenizer.encode("ab"), tokenizer.hf.eos_token_id, *tokenizer.encode("c")]
+    assert "".join(stream(tokenizer, ids)) == "abc"
+
+
+@pytest.mark.parametrize(
+    ("text", "stops", "shown", "stopped_by"),
+    [
+        ("hello END world", ("END",), "hello ", "END"),
+        ("aaab", ("aab",), "a", "aab"),
+        ("EN EN EN", ("END",), "EN EN EN", None),
+        ("one two", ("two", "one"), "", "one"),
+        ("x\n\ny", ("\n\n",), "x", "\n\n"),
+        ("Grüße", ("üß",), "Gr", "üß"),
+    ],
+)
+def test_stop_strings(text: str, stops: tuple[str, ...], shown: str, stopped_by: str) -> None:
+    tokenizer = Tokenizer(byte_tokenizer())
+    detokenizer = Detokenizer(tokenizer, (), stop_strings=stops)
+    out = ""
+    for token in tokenizer.encode(text):
+        out += detokenizer.push(token)
+        assert shown.startswith(out), "nothing of a stop string may leak"
+        if detokenizer.stopped_by:
+            break
+    if not detokenizer.stopped_by:
+        out += detokenizer.flush()
+    assert (out, detokenizer.stopped_by) == (shown, stopped_by)
+
+
+def test_stop_strings_wait_for_min_tokens() -> None:
+    tokenizer = Tokenizer(byte_tokenizer())
+    pieces = stream(tokenizer, tokenizer.encode("a.b.c."), stop_strings=(".",), min_tokens=3)
+    assert "".join(pieces) == "a.b"

@@ -1,0 +1,187 @@
+"""`paged_attention` and `kv_write` against dense attention in float64.
+
+Shape suffixes as in the kernel: T rows, H query heads, K KV heads, L keys, D head size.
+"""
+
+import random
+from dataclasses import dataclass
+
+import pytest
+import torch
+from penstock.kernels.batch import PagedBatch
+from penstock.kernels.kv_write.reference import kv_write
+from penstock.kernels.paged_attention.reference import paged_attention
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """(rows, keys) per sequence, and the options of the call."""
+
+    sizes: tuple[tuple[int, int], ...]
+    kv_heads: int = 2
+    group: int = 3
+    size: int = 16
+    value_size: int = 16
+    page: int = 16
+    scale: float = 0.3
+    window: int | None = None
+    softcap: float | None = None
+    sinks: bool = False
+    consecutive: bool = False
+
+
+MIXED = ((1, 1), (1, 63), (5, 5), (7, 40), (1, 130), (33, 33))
+CASES = {
+    "mixed": Case(sizes=MIXED),
+    "consecutive": Case(sizes=MIXED, consecutive=True),
+    "one-token": Case(sizes=((1, 1),)),
+    "decode-long": Case(sizes=((1, 1000), (1, 16), (1, 17)), consecutive=True),
+    "group-7": Case(sizes=MIXED, group=7),
+    "group-1": Case(sizes=MIXED, group=1, kv_heads=4),
+    "page-1": Case(sizes=((3, 9), (1, 4)), page=1),
+    "page-5": Case(sizes=MIXED, page=5),
+    "odd-head": Case(sizes=MIXED, size=20, value_size=12),
+    "window": Case(sizes=MIXED, window=8),
+    "window-1": Case(sizes=MIXED, window=1),
+    "window-wide": Case(sizes=MIXED, window=500, consecutive=True),
+    "softcap": Case(sizes=MIXED, softcap=2.0),
+    "sinks": Case(sizes=MIXED, sinks=True),
+    "all": Case(sizes=MIXED, window=20, softcap=2.0, sinks=True),
+    "no-rows": Case(sizes=((0, 12), (2, 20), (0, 3))),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """Tensors of a case, paged and dense."""
+
+    q_THD: Tensor
+    k_cache: Tensor
+    v_cache: Tensor
+    batch: PagedBatch
+    keys: list[Tensor]
+    values: list[Tensor]
+    sinks_H: Tensor | None
+
+
+def make(case: Case, dtype: torch.dtype) -> Data:
+    chooser = random.Random(3)
+    pages_needed = [-(-length // case.page) for _, length in case.sizes]
+    order = list(range(sum(pages_needed) + 8))
+    if not case.consecutive:
+        chooser.shuffle(order)
+    shape = (case.kv_heads, len(order), case.page)
+    k_cache = torch.empty(*shape, case.size, dtype=dtype).transpose(0, 1)
+    v_cache = torch.empty(*shape, case.value_size, dtype=dtype).transpose(0, 1)
+    starts, lengths, tables, slots = [0], [], [], []
+    keys, values, queries = [], [], []
+    for (rows, length), count in zip(case.sizes, pages_needed, strict=True):
+        table = [order.pop(0) for _ in range(count)]
+        k = torch.randn(length, case.kv_heads, case.size, dtype=torch.float64)
+        v = torch.randn(length, case.kv_heads, case.value_size, dtype=torch.float64)
+        at = [table[i // case.page] * case.page + i % case.page for i in range(length)]
+        kv_write(k.to(dtype), v.to(dtype), k_cache, v_cache, torch.tensor(at, dtype=torch.int64))
+        heads = case.kv_heads * case.group
+        queries.append(torch.randn(rows, heads, case.size, dtype=torch.float64))
+        starts.append(starts[-1] + rows)
+        lengths.append(length)
+        tables.append(table)
+        slots += at[length - rows :]
+        keys.append(k)
+        values.append(v)
+    return Data(
+        q_THD=torch.cat(queries).to(dtype),
+        k_cache=k_cache,
+        v_cache=v_cache,
+        batch=PagedBatch(
+            page_size=case.page,
+            query_starts=starts,
+            kv_lengths=lengths,
+            tables=tables,
+            slots=torch.tensor(slots),
+        ),
+        keys=keys,
+        values=values,
+        sinks_H=torch.randn(case.kv_heads * case.group, dtype=dtype) if case.sinks else None,
+    )
+
+
+def dense(case: Case, data: Data, dtype: torch.dtype) -> Tensor:
+    """The formula, one row and head at a time, in `dtype`."""
+    out = torch.zeros(data.q_THD.shape[0], data.q_THD.shape[1], case.value_size, dtype=dtype)
+    for i, (rows, length) in enumerate(case.sizes):
+        k, v = data.keys[i].to(dtype), data.values[i].to(dtype)
+        for row in range(rows):
+            at = data.batch.query_starts[i] + row
+            position = length - rows + row
+            first = 0 if case.window is None else max(0, position - case.window + 1)
+            for head in range(data.q_THD.shape[1]):
+                q = data.q_THD[at, head].to(dtype)
+                s = (k[first : position + 1, head // case.group] @ q) * case.scale
+                if case.softcap is not None:
+                    s = case.softcap * torch.tanh(s / case.softcap)
+                if data.sinks_H is not None:
+                    s = torch.cat([s, data.sinks_H[head : head + 1].to(dtype)])
+                p = s.softmax(0)[: position + 1 - first]
+                out[at, head] = p @ v[first : position + 1, head // case.group]
+    return out
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("name", CASES)
+def test_equals_dense(name: str, dtype: torch.dtype) -> None:
+    case = CASES[name]
+    data = make(case, dtype)
+    exact = dense(case, data, torch.float64)
+    out = paged_attention(
+        data.q_THD,
+        data.k_cache,
+        data.v_cache,
+        data.batch,
+        scale=case.scale,
+        window=case.window,
+        softcap=case.softcap,
+        sinks_H=data.sinks_H,
+    )
+    assert out.dtype == dtype
+    # At most twice the error of the same formula in the same precision, plus rounding.
+    bound = 2 * (dense(case, data, dtype).double() - exact).abs().max().item()
+    epsilon = {torch.float32: 1e-6, torch.bfloat16: 1e-2}[dtype]
+    assert (out.double() - exact).abs().max().item() <= bound + epsilon
+
+
+def test_neighbours_and_page_numbers_change_nothing() -> None:
+    """A row's result is the same bits alone, beside others, and in other pages."""
+    case = CASES["mixed"]
+    data = make(case, torch.float32)
+    together = paged_attention(
+        data.q_THD, data.k_cache, data.v_cache, data.batch, scale=case.scale
+    )
+    for i in range(len(case.sizes)):
+        start, stop = data.batch.query_starts[i : i + 2]
+        length = data.batch.kv_lengths[i]
+        k_cache = torch.empty(data.k_cache.shape).transpose(0, 1).contiguous().transpose(0, 1)
+        v_cache = torch.empty_like(k_cache)
+        table = list(range(len(data.batch.tables[i])))
+        for new, old in zip(table, data.batch.tables[i], strict=True):
+            k_cache[new], v_cache[new] = data.k_cache[old], data.v_cache[old]
+        alone = PagedBatch(
+            page_size=case.page,
+            query_starts=[0, stop - start],
+            kv_lengths=[length],
+            tables=[table],
+            slots=torch.arange(length - (stop - start), length),
+        )
+        out = paged_attention(data.q_THD[start:stop], k_cache, v_cache, alone, scale=case.scale)
+        assert torch.equal(out, together[start:stop])
+
+
+def test_write_touches_its_slots_only() -> None:
+    cache = torch.zeros(2, 4, 3, 5).transpose(0, 1)
+    values = torch.zeros(2, 4, 3, 6).transpose(0, 1)
+    rows = torch.randn(3, 2, 5)
+    kv_write(rows, torch.randn(3, 2, 6), cache, values, torch.tensor([7, 0, 11]))
+    for row, slot in enumerate((7, 0, 11)):
+        assert torch.equal(cache[slot // 3, :, slot % 3], rows[row])
+    assert int((cache != 0).sum()) == rows.numel()
