@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Genera
 
 from ..errors import ConfigurationError, UnsupportedModelError
 from ..kvcache.store import LayerShape
-from .attention import NAME, probe_layers, register
+from .attention import NAME, probe_model, register
 from .config import EngineConfig
 from .tokenization import Tokenizer
 
@@ -77,7 +77,7 @@ def load_model(config: EngineConfig) -> LoadedModel:
     loaded_tokenizer = _from_pretrained(AutoTokenizer, source, config)
     text_config = model.config.get_text_config()
     vocab_size = int(model.get_output_embeddings().weight.shape[0])
-    layers = _layers(model, text_config, vocab_size)
+    layers = _layers(model, text_config)
     generation = _generation_config(source, model)
     eos = _eos_ids(generation, text_config, loaded_tokenizer)
     return LoadedModel(
@@ -154,30 +154,38 @@ def _load_weights(source: str, config: EngineConfig, dtype: torch.dtype) -> Any:
         )
     except (OSError, ValueError, KeyError) as error:
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-        if "attn_implementation" in str(error) or "attention" in first_line.lower():
-            raise UnsupportedModelError(_refusal(kind, first_line)) from error
+        bypasses = isinstance(error, KeyError) and error.args == (NAME,)
+        if bypasses or "attn_implementation" in str(error):
+            reason = "it has attention classes of its own"
+            raise UnsupportedModelError(_refusal(kind, reason)) from error
         raise ConfigurationError(f"cannot load {source}: {first_line}") from error
 
 
-def _layers(model: Any, text_config: Any, vocab_size: int) -> list[LayerShape]:
-    """Shapes of all layers; refuses models whose layers do not all use the interface."""
+def _layers(model: Any, text_config: Any) -> list[LayerShape]:
+    """Shapes of all layers; refuses models that our attention would run wrongly."""
     kind = text_config.model_type
     try:
-        found = probe_layers(model, vocab_size)
+        found = probe_model(model)
     except (TypeError, ValueError, RuntimeError, AttributeError, NotImplementedError) as error:
         raise UnsupportedModelError(
             _refusal(kind, f"its forward pass failed without a cache ({type(error).__name__})")
         ) from error
     expected = int(text_config.num_hidden_layers)
-    if sorted(found) != list(range(expected)):
+    if sorted(found.layers) != list(range(expected)):
         raise UnsupportedModelError(
             _refusal(
                 kind,
-                f"{len(found)} of its {expected} layers go through transformers' attention "
+                f"{len(found.layers)} of its {expected} layers go through transformers' attention "
                 "interface, and all have to",
             )
         )
-    return [found[i] for i in range(expected)]
+    if found.mixes_elsewhere:
+        raise UnsupportedModelError(
+            _refusal(kind, "its tokens see each other outside attention (a state or a convolution)")
+        )
+    if found.ignores_positions:
+        raise UnsupportedModelError(_refusal(kind, "it ignores the positions it is given"))
+    return [found.layers[i] for i in range(expected)]
 
 
 def _refusal(kind: str, reason: str) -> str:

@@ -1,0 +1,72 @@
+"""What cannot be served is refused at start-up, by name and with the reason."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from penstock.engine.config import EngineConfig
+from penstock.engine.loading import EMBEDDED_MODEL, load_model
+from penstock.errors import ConfigurationError, UnsupportedModelError
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from tests.conftest import TinyModel
+from tests.tiny import byte_tokenizer
+
+BYPASSING: dict[str, dict[str, Any]] = {
+    "gptj": {"n_embd": 32, "n_layer": 2, "n_head": 2, "rotary_dim": 8, "n_positions": 64},
+    "bloom": {"hidden_size": 32, "n_layer": 2, "n_head": 2},
+    "mpt": {"d_model": 32, "n_layers": 2, "n_heads": 2, "max_seq_len": 64},
+    "codegen": {"n_embd": 32, "n_layer": 2, "n_head": 4, "rotary_dim": 4, "n_positions": 64},
+    "mamba": {"hidden_size": 32, "num_hidden_layers": 2, "state_size": 4},
+    "falcon_h1": {"hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 32},
+}
+
+
+@pytest.mark.parametrize("kind", BYPASSING)
+def test_architectures_that_bypass_the_interface(kind: str, tmp_path: Path) -> None:
+    config = AutoConfig.for_model(
+        kind, vocab_size=300, eos_token_id=1, bos_token_id=0, pad_token_id=0, **BYPASSING[kind]
+    )
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    byte_tokenizer().save_pretrained(tmp_path)
+    with pytest.raises(UnsupportedModelError, match=f"'{kind}' is not supported: .+"):
+        load_model(EngineConfig(model=str(tmp_path)))
+
+
+def test_missing_folder(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="no such model folder"):
+        load_model(EngineConfig(model=str(tmp_path / "nothing")))
+
+
+def test_folder_without_a_model(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="cannot load"):
+        load_model(EngineConfig(model=str(tmp_path)))
+
+
+def test_context_is_the_models_own_or_less(tiny_model: TinyModel) -> None:
+    folder = str(tiny_model("llama"))
+    assert load_model(EngineConfig(model=folder)).info.max_length_tokens == 512
+    shorter = EngineConfig(model=folder, max_model_len=100)
+    assert load_model(shorter).info.max_length_tokens == 100
+    with pytest.raises(ConfigurationError, match="at most 512"):
+        load_model(EngineConfig(model=folder, max_model_len=513))
+
+
+def test_dtype_follows_the_setting(tiny_model: TinyModel) -> None:
+    loaded = load_model(EngineConfig(model=str(tiny_model("llama")), dtype="bfloat16"))
+    assert loaded.dtype == torch.bfloat16
+    assert next(loaded.model.parameters()).dtype == torch.bfloat16
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_cuda_where_there_is_none(tiny_model: TinyModel) -> None:
+    with pytest.raises(ConfigurationError, match="no CUDA device"):
+        load_model(EngineConfig(model=str(tiny_model("llama")), device="cuda"))
+
+
+def test_the_embedded_model_is_there() -> None:
+    loaded = load_model(EngineConfig())
+    assert (EMBEDDED_MODEL / "model.safetensors").stat().st_size <= 20_000_000
+    assert loaded.info.id == "nano"
+    assert loaded.info.max_length_tokens >= 2048
