@@ -264,6 +264,7 @@ class AsyncEngine:
         except Exception as error:  # noqa: BLE001, RUF100 - the thread's last words
             logger.exception("the engine thread has failed")
             self._failure = type(error).__name__
+            self._engine.abort_all()
             self._on_loop(self._fail)
 
     def _take_messages(self, *, wait: bool) -> bool:

@@ -118,6 +118,11 @@ class Engine:
                 sequence.unborn = tuple(i for i in sequence.unborn if i != index)
         self._finish(gone)
 
+    def abort_all(self) -> None:
+        """End everything, also after a step has failed half-way; all pages are free then."""
+        self.scheduler.remove(self.scheduler.all())
+        self._by_request.clear()
+
     @torch.inference_mode()
     def step(self) -> list[StepOutput]:
         """Advance every scheduled sequence; returns what is new."""
