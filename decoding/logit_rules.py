@@ -114,9 +114,7 @@ def _counts(histories: Sequence[Sequence[int]], vocab: int, device: torch.device
     return counts.view(len(histories), vocab).float()
 
 
-def _with_base(
-    histories: Sequence[Sequence[int]], vocab: int
-) -> list[tuple[int, Sequence[int]]]:
+def _with_base(histories: Sequence[Sequence[int]], vocab: int) -> list[tuple[int, Sequence[int]]]:
     return [(row * vocab, ids) for row, ids in enumerate(histories)]
 
 

@@ -1,7 +1,8 @@
 """The engine: `step()` is schedule, run, decode, commit. Synchronous; knows no thread, no text."""
 
 import logging
-from collections.abc import Callable, Sequence as Sequenced
+from collections.abc import Callable
+from collections.abc import Sequence as Sequenced
 from dataclasses import dataclass, replace
 
 import torch
@@ -293,9 +294,7 @@ def _output(
     )
 
 
-def _token_logprobs(
-    logits: Tensor, token_ids: list[int], counts: list[int]
-) -> list[TokenLogprobs]:
+def _token_logprobs(logits: Tensor, token_ids: list[int], counts: list[int]) -> list[TokenLogprobs]:
     targets = torch.tensor(token_ids, dtype=torch.int64, device=logits.device)
     found = gather_logprobs(logits, targets, max(counts))
     return [

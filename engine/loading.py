@@ -132,9 +132,7 @@ def _set_threads(config: EngineConfig, device: torch.device) -> None:
 
 def _from_pretrained(auto: Any, source: str, config: EngineConfig, **options: Any) -> Any:
     try:
-        return auto.from_pretrained(
-            source, trust_remote_code=config.trust_remote_code, **options
-        )
+        return auto.from_pretrained(source, trust_remote_code=config.trust_remote_code, **options)
     except (OSError, ValueError, KeyError) as error:
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
         raise ConfigurationError(f"cannot load {source}: {first_line}") from error

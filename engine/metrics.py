@@ -11,9 +11,10 @@ from prometheus_client.registry import Collector
 
 from .engine import EngineStats
 
+# vLLM's buckets: milliseconds for tokens, minutes for requests.
 _SECONDS = (
-    (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5)
-    + (0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0, 160.0, 640.0)
+    *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75),
+    *(1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0, 160.0, 640.0),
 )
 _COUNTS = (1, 2, 4, 8, 16, 32, 64, 128)
 _TOKENS = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 65536, 262144)
@@ -39,7 +40,11 @@ class EngineCollector(Collector):
         for name, text, value in gauges:
             yield GaugeMetricFamily(f"penstock_{name}", text, value=value)
         counters = (
-            ("prefix_cache_queries", "Tokens looked up in the prefix cache.", s.prefix_queried_tokens),
+            (
+                "prefix_cache_queries",
+                "Tokens looked up in the prefix cache.",
+                s.prefix_queried_tokens,
+            ),
             ("prefix_cache_hits", "Tokens found in the prefix cache.", s.prefix_hit_tokens),
             ("num_preemptions", "Sequences preempted for lack of pages.", s.preemptions),
             ("engine_steps", "Steps of the engine.", s.steps),

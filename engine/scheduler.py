@@ -172,9 +172,7 @@ class Scheduler:
             try:
                 copy = sequence.table.extend(sequence.computed + count)
             except OutOfPages:
-                victim = max(
-                    (s for s in self.running if id(s) not in stopped), key=lambda s: s.key
-                )
+                victim = max((s for s in self.running if id(s) not in stopped), key=lambda s: s.key)
                 self._preempt(step, victim)
                 stopped.add(id(victim))
                 if victim is sequence:

@@ -9,6 +9,7 @@ own key is written before attention runs, and row j of a sequence sees the keys 
 """
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -61,12 +62,13 @@ class Span:
 
     @classmethod
     def of(cls, batch: PagedBatch, index: int) -> "Span":
+        """The span of sequence `index` of a batch."""
         kv_length = batch.kv_lengths[index]
         count = -(-kv_length // batch.page_size)
         pages = batch.tables[index][:count]
         # Pages of one sequence are distinct, so equal ends and ascending order mean consecutive.
         consecutive = pages[-1] - pages[0] == count - 1 and all(
-            b - a == 1 for a, b in zip(pages, pages[1:], strict=False)
+            b - a == 1 for a, b in pairwise(pages)
         )
         return cls(
             start=batch.query_starts[index],

@@ -1,8 +1,8 @@
 """The page pool: which pages are in use, by how many holders, and which may be reclaimed.
 
-    free       nobody holds it, nothing in it is worth keeping
-    held       one or more page tables hold it (reference count > 0)
-    cached     nobody holds it, but the prefix cache can still find it; reclaimed oldest first
+free       nobody holds it, nothing in it is worth keeping
+held       one or more page tables hold it (reference count > 0)
+cached     nobody holds it, but the prefix cache can still find it; reclaimed oldest first
 """
 
 from collections import OrderedDict

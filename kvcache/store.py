@@ -1,7 +1,7 @@
 """The tensors that hold keys and values, one pair a layer.
 
-    logical   [pages, Hkv, page, D]      what kernels see; a (page, head) tile is contiguous
-    stored    [Hkv, pages, page, D]      consecutive pages of a head are one run of memory
+logical   [pages, Hkv, page, D]      what kernels see; a (page, head) tile is contiguous
+stored    [Hkv, pages, page, D]      consecutive pages of a head are one run of memory
 """
 
 from collections.abc import Sequence

@@ -1,8 +1,8 @@
 """A sequence's page table: which pages hold its keys and values, in order.
 
-    tokens   |<------------------ length -------------->|
-    pages    [ 4 ][ 5 ][ 9 ][ 10, partly filled . . . . ]
-             `--- published ---'
+tokens   |<------------------ length -------------->|
+pages    [ 4 ][ 5 ][ 9 ][ 10, partly filled . . . . ]
+         `--- published ---'
 """
 
 from collections.abc import Sequence

@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from penstock.kvcache.pages import PagePool
 
+from penstock.kvcache.pages import PagePool
 from tests.tiny import save_tiny
 
 TinyModel = Callable[[str], Path]
@@ -21,12 +22,13 @@ def fixed_seed() -> None:
 @pytest.fixture(autouse=True)
 def poisoned_memory() -> Iterator[None]:
     """`torch.empty` gives NaN: whoever reads what nobody wrote will notice."""
-    previous = torch.utils.deterministic.fill_uninitialized_memory
+    deterministic: Any = torch.utils.deterministic
+    fill = deterministic.fill_uninitialized_memory
     algorithms = torch.are_deterministic_algorithms_enabled()
     torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = True
+    deterministic.fill_uninitialized_memory = True
     yield
-    torch.utils.deterministic.fill_uninitialized_memory = previous
+    deterministic.fill_uninitialized_memory = fill
     torch.use_deterministic_algorithms(algorithms)
 
 

@@ -47,9 +47,7 @@ def paged_attention(
         if softcap is None and sinks_H is None:
             result = _fused(q_RHD, k_KLD, v_KLD, span, scale, window, first)
         else:
-            result = _explicit(
-                q_RHD, k_KLD, v_KLD, span, scale, window, first, softcap, sinks_H
-            )
+            result = _explicit(q_RHD, k_KLD, v_KLD, span, scale, window, first, softcap, sinks_H)
         out[span.start : span.stop] = result
     return out
 
@@ -70,9 +68,7 @@ def _fused(
     if rows == 1:
         # One row: the query heads of a group are the "rows" of their KV head, no mask needed.
         q_KGD = q_RHD.view(kv_heads, group, size)
-        out = F.scaled_dot_product_attention(
-            q_KGD[None], k_KLD[None], v_KLD[None], scale=scale
-        )
+        out = F.scaled_dot_product_attention(q_KGD[None], k_KLD[None], v_KLD[None], scale=scale)
         return out.view(1, heads, -1)
     q_KGRD = q_RHD.transpose(0, 1).reshape(kv_heads, group, rows, size)
     k_KGLD = k_KLD[:, None].expand(kv_heads, group, keys, size)

@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 import torch
-from penstock.decoding.gumbel import derive_seed, gumbel_noise, row_keys
 
+from penstock.decoding.gumbel import derive_seed, gumbel_noise, row_keys
 
 KNOWN = [
     [-1.148461, 1.536813, 0.708058, 2.439458],

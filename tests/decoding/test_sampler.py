@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pytest
 import torch
+
 from penstock.decoding.gumbel import gumbel_noise, row_keys
 from penstock.decoding.sampler import Sampler, Sampling
 

@@ -1,6 +1,7 @@
 """The oracle: naive generation by transformers with eager attention."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM
@@ -8,7 +9,7 @@ from transformers import AutoModelForCausalLM
 
 def greedy(folder: Path, prompts: list[list[int]], new_tokens: int) -> list[list[int]]:
     """`generate` one prompt at a time, greedy, without stopping."""
-    model = AutoModelForCausalLM.from_pretrained(
+    model: Any = AutoModelForCausalLM.from_pretrained(
         folder, attn_implementation="eager", dtype=torch.float32
     ).eval()
     answers: list[list[int]] = []

@@ -3,8 +3,8 @@
 import random
 
 import pytest
-from penstock import LLM, SamplingParams
 
+from penstock import LLM, SamplingParams
 from tests.conftest import TinyModel
 from tests.engine.reference import greedy
 from tests.tiny import ARCHITECTURES

@@ -8,6 +8,9 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
+from prometheus_client import CollectorRegistry
+from torch import Tensor
+
 from penstock import LLM, SamplingParams
 from penstock.engine.async_engine import AsyncEngine, Generation
 from penstock.engine.build import build_engine
@@ -16,9 +19,6 @@ from penstock.engine.request import Request
 from penstock.engine.runner import ModelRunner
 from penstock.engine.scheduler import Step
 from penstock.errors import EngineDeadError, OverloadedError, UnavailableError
-from prometheus_client import CollectorRegistry
-from torch import Tensor
-
 from tests.conftest import TinyModel
 
 DEADLINE_S = 60.0
@@ -30,9 +30,8 @@ def serve(tiny_model: TinyModel) -> Callable[..., None]:
     """Run a coroutine against a started engine and stop it afterwards."""
 
     def go(body: Body, **settings: Any) -> None:
-        config = EngineConfig(
-            model=str(tiny_model("llama")), **{"kv_cache_memory": 0.01, **settings}
-        )
+        defaults: dict[str, Any] = {"model": str(tiny_model("llama")), "kv_cache_memory": 0.01}
+        config = EngineConfig(**defaults | settings)
         engine = AsyncEngine.load(config, registry=CollectorRegistry(), clock=time.perf_counter)
 
         async def main() -> None:
@@ -53,7 +52,8 @@ _ids = itertools.count()
 
 
 def request(engine: AsyncEngine, prompt: str = "hello", **fields: Any) -> Request:
-    params = SamplingParams(**{"ignore_eos": True, "seed": 1, "max_tokens": 8, **fields})
+    defaults: dict[str, Any] = {"ignore_eos": True, "seed": 1, "max_tokens": 8}
+    params = SamplingParams(**defaults | fields)
     return engine.intake.prepare(request_id=f"q{next(_ids)}", prompt=prompt, params=params)
 
 
@@ -64,7 +64,9 @@ async def read(generation: Generation) -> list[str]:
     return texts
 
 
-def test_many_at_once_equal_one_at_a_time(serve: Callable[..., None], tiny_model: TinyModel) -> None:
+def test_many_at_once_equal_one_at_a_time(
+    serve: Callable[..., None], tiny_model: TinyModel
+) -> None:
     llm = LLM(str(tiny_model("llama")), kv_cache_memory=0.01)
     prompts = [f"prompt number {i}" for i in range(64)]
     expected = [
@@ -73,9 +75,7 @@ def test_many_at_once_equal_one_at_a_time(serve: Callable[..., None], tiny_model
     ]
 
     async def body(engine: AsyncEngine) -> None:
-        generations = [
-            engine.submit(request(engine, p, seed=i)) for i, p in enumerate(prompts)
-        ]
+        generations = [engine.submit(request(engine, p, seed=i)) for i, p in enumerate(prompts)]
         texts = await asyncio.gather(*(read(g) for g in generations))
         assert [t for (t,) in texts] == expected
 

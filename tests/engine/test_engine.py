@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
+
 from penstock import LLM, SamplingParams
 from penstock.engine.build import Built, build_engine
 from penstock.engine.config import EngineConfig
 from penstock.engine.request import Request
-from transformers import AutoModelForCausalLM
-
 from tests.conftest import TinyModel
 from tests.engine.reference import greedy
 
@@ -30,7 +30,8 @@ def ask(built: Built) -> Ask:
     ids = itertools.count()
 
     def make(prompt: list[int], priority: int = 0, **fields: Any) -> Request:
-        params = SamplingParams(**{"temperature": 0, "ignore_eos": True, **fields})
+        defaults: dict[str, Any] = {"temperature": 0, "ignore_eos": True}
+        params = SamplingParams(**defaults | fields)
         return built.intake.prepare(
             request_id=f"r{next(ids)}", prompt=prompt, params=params, priority=priority
         )

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
 from penstock.engine.config import EngineConfig
 from penstock.engine.loading import EMBEDDED_MODEL, load_model
 from penstock.errors import ConfigurationError, UnsupportedModelError
-from transformers import AutoConfig, AutoModelForCausalLM
-
 from tests.conftest import TinyModel
 from tests.tiny import byte_tokenizer
 

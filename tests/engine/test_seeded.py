@@ -1,10 +1,11 @@
 """Same seed, same tokens: batch, chunking, cache and preemption never change the text."""
 
 import random
+from typing import Any
 
 import pytest
-from penstock import LLM, SamplingParams
 
+from penstock import LLM, SamplingParams
 from tests.conftest import TinyModel
 
 NEW_TOKENS = 30
@@ -21,7 +22,7 @@ def prompts() -> list[list[int]]:
 
 
 def params() -> list[SamplingParams]:
-    base = {"max_tokens": NEW_TOKENS, "ignore_eos": True}
+    base: dict[str, Any] = {"max_tokens": NEW_TOKENS, "ignore_eos": True}
     return [
         SamplingParams(**base, temperature=1.0, seed=1),
         SamplingParams(**base, temperature=0.7, top_p=0.9, seed=2),

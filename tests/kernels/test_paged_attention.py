@@ -8,10 +8,11 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from torch import Tensor
+
 from penstock.kernels.batch import PagedBatch
 from penstock.kernels.kv_write.reference import kv_write
 from penstock.kernels.paged_attention.reference import paged_attention
-from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,9 +156,7 @@ def test_neighbours_and_page_numbers_change_nothing() -> None:
     """A row's result is the same bits alone, beside others, and in other pages."""
     case = CASES["mixed"]
     data = make(case, torch.float32)
-    together = paged_attention(
-        data.q_THD, data.k_cache, data.v_cache, data.batch, scale=case.scale
-    )
+    together = paged_attention(data.q_THD, data.k_cache, data.v_cache, data.batch, scale=case.scale)
     for i in range(len(case.sizes)):
         start, stop = data.batch.query_starts[i : i + 2]
         length = data.batch.kv_lengths[i]

@@ -4,6 +4,7 @@ import random
 
 import pytest
 import torch
+
 from penstock.kvcache.pages import OutOfPages, PagePool
 from penstock.kvcache.prefix import PrefixCache
 from penstock.kvcache.store import KVStore, LayerShape
@@ -130,8 +131,13 @@ def test_truncated_into_a_published_page_it_is_copied_before_writing() -> None:
 
 
 def test_copied_pages_are_equal_in_every_layer() -> None:
-    layers = [LayerShape(kv_heads=2, key_size=3, value_size=5), LayerShape(kv_heads=1, key_size=4, value_size=4)]
-    store = KVStore(layers, pages=4, page_size=PAGE, dtype=torch.float32, device=torch.device("cpu"))
+    layers = [
+        LayerShape(kv_heads=2, key_size=3, value_size=5),
+        LayerShape(kv_heads=1, key_size=4, value_size=4),
+    ]
+    store = KVStore(
+        layers, pages=4, page_size=PAGE, dtype=torch.float32, device=torch.device("cpu")
+    )
     for cache in (*store.keys, *store.values):
         cache.normal_()
     before = [c.clone() for c in (*store.keys, *store.values)]
