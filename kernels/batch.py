@@ -31,6 +31,9 @@ class PagedBatch:
     tables: list[list[int]]
     slots: Tensor
     _spans: list["Span"] | None = field(default=None, repr=False)
+    _splits: dict[int, tuple[list["ShortGroup"], list["Span"]]] = field(
+        default_factory=dict, repr=False
+    )
 
     @property
     def spans(self) -> list["Span"]:
@@ -42,6 +45,22 @@ class PagedBatch:
                 if self.query_starts[i + 1] > self.query_starts[i]
             ]
         return self._spans
+
+    def split(self, short_tokens: int) -> tuple[list["ShortGroup"], list["Span"]]:
+        """Single rows over at most `short_tokens` keys, grouped; and all other spans."""
+        found = self._splits.get(short_tokens)
+        if found is None:
+            groups: dict[int, list[Span]] = {}
+            others: list[Span] = []
+            for span in self.spans:
+                padded = _padded(span.kv_length)
+                if span.stop - span.start == 1 and padded <= short_tokens:
+                    groups.setdefault(padded, []).append(span)
+                else:
+                    others.append(span)
+            short = [ShortGroup.of(spans, padded) for padded, spans in groups.items()]
+            found = self._splits[short_tokens] = (short, others)
+        return found
 
 
 @dataclass(slots=True, kw_only=True)
@@ -56,6 +75,8 @@ class Span:
     stop: int
     kv_length: int
     page_size: int
+    pages: list[int]
+    device: torch.device
     first_page: int | None
     page_ids: Tensor | None
     _masks: dict[int | None, Tensor] = field(default_factory=dict, repr=False)
@@ -75,6 +96,8 @@ class Span:
             stop=batch.query_starts[index + 1],
             kv_length=kv_length,
             page_size=batch.page_size,
+            pages=pages,
+            device=batch.slots.device,
             first_page=pages[0] if consecutive else None,
             page_ids=None if consecutive else torch.tensor(pages, device=batch.slots.device),
         )
@@ -98,11 +121,69 @@ class Span:
         mask = self._masks.get(window)
         if mask is None:
             rows = self.stop - self.start
-            device = self.page_ids.device if self.page_ids is not None else None
-            key = torch.arange(self.kv_length, device=device)
-            row = torch.arange(self.kv_length - rows, self.kv_length, device=device)[:, None]
+            key = torch.arange(self.kv_length, device=self.device)
+            row = key[self.kv_length - rows :, None]
             mask = key <= row
             if window is not None:
                 mask &= row - key < window
             self._masks[window] = mask
         return mask
+
+
+@dataclass(slots=True, kw_only=True)
+class ShortGroup:
+    """Single rows over few keys, gathered and attended in one call.
+
+    The padded length is a function of a row's own number of keys, so that its result does not
+    depend on the others. Padding repeats the row's own first key, never a stranger's memory.
+
+    `rows`: int64 [B]. `slots`: int64 [B x padded]. `kv_lengths`: int64 [B].
+    """
+
+    padded: int
+    rows: Tensor
+    slots: Tensor
+    kv_lengths: Tensor
+    _masks: dict[int | None, Tensor] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def of(cls, spans: list[Span], padded: int) -> "ShortGroup":
+        """The group of these spans."""
+        page_size, device = spans[0].page_size, spans[0].device
+        count = -(-padded // page_size)
+        pages = [span.pages + span.pages[:1] * (count - len(span.pages)) for span in spans]
+        first_slots = torch.tensor(pages, device=device)[:, :, None] * page_size
+        slots = (first_slots + torch.arange(page_size, device=device)).flatten(1)[:, :padded]
+        lengths = torch.tensor([span.kv_length for span in spans], device=device)
+        inside = torch.arange(padded, device=device) < lengths[:, None]
+        return cls(
+            padded=padded,
+            rows=torch.tensor([span.start for span in spans], device=device),
+            slots=torch.where(inside, slots, slots[:, :1]).flatten(),
+            kv_lengths=lengths,
+        )
+
+    def keys(self, cache: Tensor) -> Tensor:
+        """Keys (or values) of all rows: `[B, Hkv, padded, D]`, a copy."""
+        heads = cache.transpose(0, 1)
+        flat = heads.view(heads.shape[0], -1, heads.shape[3])
+        found = flat.index_select(1, self.slots)
+        return found.view(heads.shape[0], -1, self.padded, heads.shape[3]).transpose(0, 1)
+
+    def mask(self, window: int | None, dtype: torch.dtype) -> Tensor:
+        """Additive `[B, 1, 1, padded]`: 0 where a row sees a key, else minus infinity."""
+        mask = self._masks.get(window)
+        if mask is None:
+            key = torch.arange(self.padded, device=self.kv_lengths.device)
+            last = self.kv_lengths[:, None]
+            seen = key < last
+            if window is not None:
+                seen &= key >= last - window
+            mask = torch.zeros_like(seen, dtype=dtype).masked_fill_(~seen, float("-inf"))
+            mask = self._masks[window] = mask[:, None, None]
+        return mask
+
+
+def _padded(length: int) -> int:
+    """The next power of two, at least 64."""
+    return max(64, 1 << (length - 1).bit_length())

@@ -12,7 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..batch import PagedBatch, Span
+from ..batch import PagedBatch, ShortGroup, Span
+
+_SHORT_ELEMENTS = 16_384
+"""Keys of a sequence (heads x tokens x size) up to which gathering all of them costs less than a
+call for each (measured: one call about 25 us, one gathered element about 0.6 ns)."""
 
 
 def paged_attention(
@@ -36,7 +40,13 @@ def paged_attention(
     """
     rows, heads, _ = q_THD.shape
     out = q_THD.new_empty(rows, heads, v_cache.shape[3])
-    for span in batch.spans:
+    spans = batch.spans
+    if softcap is None and sinks_H is None:
+        per_token = k_cache.shape[1] * k_cache.shape[3]
+        groups, spans = batch.split(_SHORT_ELEMENTS // per_token)
+        for group in groups:
+            out[group.rows] = _short(q_THD, k_cache, v_cache, group, scale, window)
+    for span in spans:
         k_KLD, v_KLD = span.keys(k_cache), span.keys(v_cache)
         q_RHD = q_THD[span.start : span.stop]
         first = 0
@@ -50,6 +60,23 @@ def paged_attention(
             result = _explicit(q_RHD, k_KLD, v_KLD, span, scale, window, first, softcap, sinks_H)
         out[span.start : span.stop] = result
     return out
+
+
+def _short(
+    q_THD: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    group: ShortGroup,
+    scale: float,
+    window: int | None,
+) -> Tensor:
+    """Many single rows over few keys each, in one fused call."""
+    k_BKLD, v_BKLD = group.keys(k_cache), group.keys(v_cache)
+    q_BKGD = q_THD[group.rows].unflatten(1, (k_cache.shape[1], -1))
+    out = F.scaled_dot_product_attention(
+        q_BKGD, k_BKLD, v_BKLD, attn_mask=group.mask(window, q_THD.dtype), scale=scale
+    )
+    return out.flatten(1, 2)
 
 
 def _fused(
