@@ -6,6 +6,7 @@ In Python:
 >>> LLM().generate("Once upon a time", SamplingParams(max_tokens=40))[0].text
 """
 
+import os
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,11 @@ if TYPE_CHECKING:
 __all__ = ["LLM", "Completion", "RequestOutput", "SamplingParams", "__version__"]
 
 __version__ = version("penstock")
+
+# Before torch is loaded: its OpenMP threads would spin for milliseconds between operations and
+# take the core that HTTP needs (docs/decisions/0009). Whoever sets either variable decides.
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
 _HOMES = {
     "LLM": ".engine.llm",
