@@ -33,4 +33,4 @@ class EngineConfig(BaseModel):
     max_queued_requests: Annotated[int, Field(ge=0, le=2**20)] = 512
     max_queued_tokens: Annotated[int, Field(ge=1, le=2**40)] = 1_000_000
     threads: Annotated[int, Field(ge=1, le=1024)] | None = None
-    stall_s: Annotated[float, Field(gt=0, le=86_400)] = 60.0
+    stall_s: Annotated[float, Field(gt=0, le=86_400)] = 300.0

@@ -5,6 +5,7 @@ generation_config) is checked here; what does not is checked by `SamplingParams`
 """
 
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,14 +51,8 @@ class Intake:
             ids = self.tokenizer.encode(prompt, add_special_tokens=add_special_tokens)
         else:
             ids = prompt
-            bad = next((i for i in ids if not 0 <= i < self.vocab_size), None)
-            if bad is not None:
-                raise RequestError(
-                    f"{param}: token id {bad} is outside the vocabulary (0 to "
-                    f"{self.vocab_size - 1})",
-                    param=param,
-                    code="invalid_token",
-                )
+        # A tokenizer may know more tokens than the model has embeddings for.
+        self._check_vocabulary(param, ids)
         if not ids:
             raise RequestError(
                 f"{param} is empty; give at least one token", param=param, code="empty_prompt"
@@ -174,8 +169,8 @@ class Intake:
             seed=seed,
         )
 
-    def _check_vocabulary(self, param: str, ids: list[int] | None) -> None:
-        bad = next((i for i in ids or () if i >= self.vocab_size), None)
+    def _check_vocabulary(self, param: str, ids: Sequence[int] | None) -> None:
+        bad = next((i for i in ids or () if not 0 <= i < self.vocab_size), None)
         if bad is not None:
             raise RequestError(
                 f"{param}: token id {bad} is outside the vocabulary (0 to {self.vocab_size - 1})",
@@ -202,6 +197,7 @@ class Intake:
             # A word inside a text is tokenised with the space before it: forbid both forms.
             for form in (word, " " + word.lstrip()):
                 ids = tuple(self.tokenizer.encode(form, add_special_tokens=False))
+                self._check_vocabulary("bad_words", ids)
                 if ids:
                     words.add(ids)
         return tuple(sorted(words))

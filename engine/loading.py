@@ -79,7 +79,7 @@ def load_model(config: EngineConfig) -> LoadedModel:
     vocab_size = int(model.get_output_embeddings().weight.shape[0])
     layers = _layers(model, text_config)
     generation = _generation_config(source, model)
-    eos = _eos_ids(generation, text_config, loaded_tokenizer)
+    eos = _eos_ids(generation, text_config, loaded_tokenizer, vocab_size)
     return LoadedModel(
         model=model,
         tokenizer=Tokenizer(loaded_tokenizer, eos),
@@ -200,15 +200,19 @@ def _generation_config(source: str, model: Any) -> GenerationConfig:
         return model.generation_config or GenerationConfig()
 
 
-def _eos_ids(generation: GenerationConfig, text_config: Any, tokenizer: Any) -> frozenset[int]:
-    declared = generation.eos_token_id
-    if declared is None:
-        declared = getattr(text_config, "eos_token_id", None)
-    if declared is None:
-        declared = tokenizer.eos_token_id
-    if declared is None:
-        return frozenset()
-    return frozenset(declared if isinstance(declared, list) else [int(declared)])
+def _eos_ids(
+    generation: GenerationConfig, text_config: Any, tokenizer: Any, vocab_size: int
+) -> frozenset[int]:
+    """What ends an answer, from the first place that says so; ids the model cannot emit are out."""
+    for declared in (
+        generation.eos_token_id,
+        getattr(text_config, "eos_token_id", None),
+        tokenizer.eos_token_id,
+    ):
+        if declared is not None:
+            ids = declared if isinstance(declared, list) else [declared]
+            return frozenset(int(i) for i in ids if 0 <= int(i) < vocab_size)
+    return frozenset()
 
 
 def _context(config: EngineConfig, text_config: Any) -> int:

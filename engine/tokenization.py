@@ -22,7 +22,8 @@ class Tokenizer:
         self.eos_ids = frozenset(eos_ids)
         self._bytes: dict[int, bytes] = {}
         self.backend: Any = getattr(hf, "backend_tokenizer", None)
-        self.special_ids: frozenset[int] = frozenset(int(i) for i in hf.all_special_ids)
+        marked = (i for i, token in hf.added_tokens_decoder.items() if token.special)
+        self.special_ids = frozenset(int(i) for i in (*hf.all_special_ids, *marked))
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Token ids of `text`."""

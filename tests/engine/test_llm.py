@@ -1,10 +1,13 @@
 """The Python entry: shapes of input and output, one vocabulary with the server."""
 
+from pathlib import Path
+
 import pytest
+
 from penstock import LLM, SamplingParams
 from penstock.errors import ContextLengthError, RequestError
-
 from tests.conftest import TinyModel
+from tests.tiny import save_tiny
 
 
 @pytest.fixture
@@ -18,7 +21,8 @@ def test_texts_and_token_ids(llm: LLM) -> None:
     ids = llm.generate([llm.tokenizer.encode("abc")], params)
     flat = llm.generate(llm.tokenizer.encode("abc"), params)
     assert text[0].choices == ids[0].choices == flat[0].choices
-    assert [out.text for out in llm.generate(["abc", "xyz"], params)][0] == text[0].text
+    pair = llm.generate(["abc", "xyz"], params)
+    assert pair[0].text == text[0].text
     assert text[0].usage.completion_tokens == 5
 
 
@@ -102,3 +106,13 @@ def test_bad_words_do_not_appear(llm: LLM) -> None:
     assert word in llm.generate("x", free)[0].text
     without = free.model_copy(update={"bad_words": [word]})
     assert word not in llm.generate("x", without)[0].text
+
+
+def test_tokens_that_the_model_has_no_embedding_for(tmp_path: Path) -> None:
+    """A tokenizer larger than the model must not crash the engine."""
+    folder = save_tiny("llama", tmp_path, vocab_size=100, eos_token_id=5)
+    llm = LLM(str(folder), kv_cache_memory=0.01)
+    high = llm.tokenizer.decode([200, 201])
+    for fields in ({}, {"bad_words": [high]}):
+        with pytest.raises(RequestError, match="outside the vocabulary"):
+            llm.generate(high if not fields else [1, 2], SamplingParams(**fields))  # type: ignore[arg-type]
