@@ -1,0 +1,58 @@
+"""API keys: every route but /health needs one, where any is set."""
+
+import hmac
+from collections.abc import Iterable
+from hashlib import sha256
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from .errors import HttpError, error_response
+
+OPEN_PATHS = frozenset({"/health"})
+
+
+class ApiKeys:
+    """Knows keys by their digests only."""
+
+    def __init__(self, keys: Iterable[str]) -> None:
+        self._digests = [sha256(key.encode()).digest() for key in keys]
+
+    def __bool__(self) -> bool:
+        return bool(self._digests)
+
+    def accept(self, key: bytes) -> bool:
+        """Whether it is one of the keys; takes as long for a wrong key as for a right one."""
+        digest = sha256(key).digest()
+        return sum(hmac.compare_digest(digest, known) for known in self._digests) > 0
+
+
+class AuthMiddleware:
+    """Answers 401 to requests without a right `Authorization: Bearer KEY`."""
+
+    def __init__(self, app: ASGIApp, *, keys: ApiKeys) -> None:
+        self._app = app
+        self._keys = keys
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on, or refuse it."""
+        if (
+            scope["type"] != "http"
+            or scope["path"] in OPEN_PATHS
+            or self._keys.accept(_presented(Headers(scope=scope)))
+        ):
+            await self._app(scope, receive, send)
+            return
+        refusal = HttpError(
+            401,
+            "the API key is missing or wrong; send Authorization: Bearer KEY with a key of this "
+            "server",
+            code="invalid_api_key",
+            headers={"WWW-Authenticate": 'Bearer realm="penstock"'},
+        )
+        await error_response(refusal)(scope, receive, send)
+
+
+def _presented(headers: Headers) -> bytes:
+    scheme, _, key = headers.get("authorization", "").partition(" ")
+    return key.strip().encode("latin-1") if scheme.lower() == "bearer" else b""

@@ -1,0 +1,176 @@
+"""How a command's settings are read: flags > PENSTOCK_* environment > --config YAML > defaults."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar, cast
+
+import yaml
+from pydantic import BaseModel, SecretStr, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_settings import (
+    BaseSettings,
+    CliApp,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
+
+from penstock.errors import ConfigurationError
+
+ENVIRONMENT_PREFIX = "PENSTOCK_"
+
+
+def split_commas(value: Any) -> Any:
+    """A list from what flags, environment and YAML give: strings may hold several, by commas."""
+    if not isinstance(value, str | list):
+        return value
+    items = [value] if isinstance(value, str) else cast("list[Any]", value)
+    parts: list[Any] = []
+    for item in items:
+        if isinstance(item, str):
+            parts += [part.strip() for part in item.split(",") if part.strip()]
+        else:
+            parts.append(item)
+    return parts
+
+
+class YamlFile(PydanticBaseSettingsSource):
+    """The file that `--config` or PENSTOCK_CONFIG names."""
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        """Unused: the file is read as a whole."""
+        raise NotImplementedError
+
+    def __call__(self) -> dict[str, Any]:
+        """The file's settings.
+
+        Raises:
+            ConfigurationError: it cannot be read, or is not a mapping.
+        """
+        path = self.current_state.get("config")
+        if path is None:
+            return {}
+        try:
+            content: Any = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigurationError(
+                f"--config {path} cannot be read: {type(error).__name__}"
+            ) from error
+        except yaml.YAMLError as error:
+            raise ConfigurationError(f"--config {path} is not valid YAML: {error}") from error
+        if content is None:
+            return {}
+        if not isinstance(content, dict):
+            raise ConfigurationError(f"--config {path} must hold `name: value` lines")
+        named = {
+            str(name).replace("-", "_"): value
+            for name, value in cast("dict[Any, Any]", content).items()
+        }
+        own = self.settings_cls.model_fields
+        others: set[str] = set()
+        if issubclass(self.settings_cls, CommandSettings):
+            others = {
+                name for other in self.settings_cls.file_neighbours for name in other.model_fields
+            }
+        return {name: value for name, value in named.items() if name in own or name not in others}
+
+
+class CommandSettings(BaseSettings):
+    """Base of every command's settings.
+
+    The help text of a flag is its line in the docstring of the settings that declare it.
+
+    `config`: YAML file with settings, `name: value` a line, named as the flags.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENVIRONMENT_PREFIX,
+        env_ignore_empty=True,
+        cli_kebab_case=True,
+        cli_implicit_flags=True,
+        cli_hide_none_type=True,
+        cli_avoid_json=True,
+        cli_parse_none_str="none",
+        hide_input_in_errors=True,
+    )
+
+    config: Path | None = None
+
+    file_neighbours: ClassVar[tuple[type[BaseModel], ...]] = ()
+    """Settings of other commands that may stand in the same file; skipped here."""
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        super().__pydantic_init_subclass__(**kwargs)
+        for owner in reversed(cls.__mro__):
+            for names, text in _DOCUMENTED.findall(owner.__doc__ or ""):
+                for name in re.findall(r"`(\w+)`", names):
+                    field = cls.model_fields.get(name)
+                    if field is not None and field.description is None:
+                        field.description = " ".join(text.split())
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flags come first by themselves; no .env files and no secret folders are read."""
+        return init_settings, env_settings, YamlFile(settings_cls)
+
+
+# "`a`, `b`: text" up to the next such line, a blank line or the end.
+_DOCUMENTED = re.compile(
+    r"^ *((?:`\w+`, )*`\w+`): (.*?)(?=\n *(?:`\w+`, )*`\w+`: |\n *\n|\Z)", re.MULTILINE | re.DOTALL
+)
+
+S = TypeVar("S", bound=BaseModel)
+
+
+def read_settings(model: type[S], arguments: Sequence[str], *, program: str) -> S:
+    """Settings from flags, environment, file and defaults, in that order of precedence.
+
+    `model` may be any pydantic model. `program` is its name in messages, as in "penstock serve".
+
+    Raises:
+        ConfigurationError: a value is wrong; names the setting, not a secret's value.
+        SystemExit: help was asked for, or a flag is unknown (2).
+    """
+    bases = (model,) if issubclass(model, CommandSettings) else (model, CommandSettings)
+    summary = (model.__doc__ or "").partition("\n\n")[0]
+    settings_class: type[Any] = type(
+        model.__name__,
+        bases,
+        {
+            "__doc__": summary,
+            "__module__": model.__module__,
+            "model_config": SettingsConfigDict(cli_prog_name=program),
+        },
+    )
+    try:
+        return CliApp.run(settings_class, cli_args=list(arguments))
+    except ValidationError as error:
+        raise ConfigurationError(_explain(error, settings_class)) from None
+    except SettingsError as error:
+        raise ConfigurationError(str(error)) from None
+
+
+def _explain(error: ValidationError, model: type[BaseModel]) -> str:
+    lines: list[str] = []
+    for details in error.errors(include_url=False):
+        name = str(details["loc"][0]) if details["loc"] else "settings"
+        flag = f"--{name.replace('_', '-')}"
+        if details["type"] == "extra_forbidden":
+            lines.append(f"{name}: there is no such setting; see --help")
+            continue
+        secret = name in model.model_fields and SecretStr.__name__ in str(
+            model.model_fields[name].annotation
+        )
+        got = "" if secret else f" (got {str(details['input'])[:64]!r})"
+        message = details["msg"].removeprefix("Value error, ")
+        lines.append(f"{flag}: {message}{got}")
+    return "; ".join(dict.fromkeys(lines))

@@ -1,0 +1,132 @@
+"""One HTTP/1.1 connection: its refusals in the contract's shape, and its own bounds.
+
+uvicorn answers malformed requests in plain text, has no deadline for the head of a request, and
+no bound on requests per connection; these are added here.
+"""
+
+import asyncio
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+import h11
+from uvicorn.config import Config
+from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
+from uvicorn.server import ServerState
+
+from .errors import HEAD_TOO_LARGE, JSON_MEDIA_TYPE, render_error
+
+_MESSAGES = {
+    431: HEAD_TOO_LARGE,
+    400: "the request is not valid HTTP/1.1",
+}
+
+
+@dataclass(slots=True)
+class ConnectionUse:
+    """How many requests a connection may still bring after the present one."""
+
+    left: int
+
+    @property
+    def is_last(self) -> bool:
+        """Whether the present request is the last one."""
+        return self.left <= 0
+
+
+class Connection(H11Protocol):
+    """uvicorn's connection with the bounds above. `connection_class` sets them."""
+
+    head_timeout_s: float
+    max_requests: int
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        self._use = ConnectionUse(self.max_requests)
+        super().__init__(config, server_state, {**app_state, "connection_use": self._use}, _loop)
+        self._head_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Expect the first request in time."""
+        super().connection_made(transport)
+        self._expect_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the timer."""
+        super().connection_lost(exc)
+        self._stop_timer()
+
+    def handle_events(self) -> None:
+        """Handle what came; expect the rest of a head that has begun in time."""
+        before = self._current
+        super().handle_events()
+        if self._current is not before:
+            self._use.left -= 1
+        if self.is_answering:
+            self._stop_timer()
+        elif self._head_timer is None:
+            self._expect_head()
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is no HTTP, or too much of it; 431 where the head is too large."""
+        answering = self.is_answering and self.cycle.response_started
+        if answering or self.conn.our_state not in {h11.IDLE, h11.SEND_RESPONSE}:
+            self.transport.close()  # in the middle of an answer there is no room for another
+            return
+        error = sys.exception()
+        status = error.error_status_hint if isinstance(error, h11.RemoteProtocolError) else 400
+        status = status if status in _MESSAGES else 400
+        body = render_error(status, _MESSAGES[status], code="invalid_http")
+        for event in (
+            h11.Response(
+                status_code=status,
+                headers=[
+                    ("content-type", JSON_MEDIA_TYPE),
+                    ("content-length", str(len(body))),
+                    ("connection", "close"),
+                ],
+            ),
+            h11.Data(data=body),
+            h11.EndOfMessage(),
+        ):
+            self.transport.write(self.conn.send(event) or b"")
+        self.transport.close()
+
+    @property
+    def _current(self) -> RequestResponseCycle | None:
+        return self.cycle  # uvicorn declares it as always there, but it begins as None
+
+    @property
+    def is_answering(self) -> bool:
+        """Whether a request's answer has not left yet."""
+        current = self._current
+        return current is not None and not current.response_complete
+
+    def _expect_head(self) -> None:
+        self._head_timer = self.loop.call_later(self.head_timeout_s, self._head_is_late)
+
+    def _head_is_late(self) -> None:
+        self._head_timer = None
+        if not self.transport.is_closing() and not self.is_answering:
+            self.transport.close()
+
+    def _stop_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+
+def connection_class(*, head_timeout_s: float, max_requests: int) -> type[Connection]:
+    """The class that uvicorn makes connections of, with its bounds."""
+    seconds, requests = head_timeout_s, max_requests
+
+    class BoundConnection(Connection):
+        head_timeout_s = seconds
+        max_requests = requests
+
+    return BoundConnection

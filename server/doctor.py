@@ -1,0 +1,77 @@
+"""`penstock doctor`: what this machine offers, and whether the kernels compute what they should."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from penstock import __version__
+
+from .command_settings import CommandSettings
+from .doctor_checks import CHECKS
+
+Row = tuple[str, str]
+_PACKAGES = ("torch", "triton", "transformers", "tokenizers", "fastapi", "uvicorn", "pydantic")
+_EMBEDDED = Path(__file__).parent.parent / "models" / "nano" / "weights"
+
+
+class DoctorSettings(CommandSettings):
+    """Show device, kernels, memory and versions, and check the kernels."""
+
+
+def run_doctor(settings: DoctorSettings) -> int:
+    """Print the report; 0 where every check passed, 1 otherwise."""
+    del settings
+    write = sys.stdout.write
+    for name, value in _report():
+        write(f"{name:<24} {value}\n")
+    failed = 0
+    for name, check in CHECKS.items():
+        problem = check()
+        failed += problem is not None
+        write(f"{'check ' + name:<24} {'ok' if problem is None else 'FAILED: ' + problem}\n")
+    return 1 if failed else 0
+
+
+def _report() -> Iterator[Row]:
+    yield "penstock", __version__
+    yield "python", platform.python_version()
+    yield "machine", f"{platform.system()} {platform.machine()}"
+    for package in _PACKAGES:
+        yield package, _version(package)
+    yield from _hardware()
+    yield "kernels", "torch reference (paged_attention, kv_write)"
+    yield "embedded model", _embedded()
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _hardware() -> Iterator[Row]:
+    import psutil
+    import torch
+
+    if torch.cuda.is_available():
+        for index in range(torch.cuda.device_count()):
+            free, total = torch.cuda.mem_get_info(index)
+            name = torch.cuda.get_device_name(index)
+            yield f"device cuda:{index}", f"{name}, {free >> 20} of {total >> 20} MiB free"
+    else:
+        yield "device", "cpu (torch sees no CUDA device)"
+    yield "threads", f"{torch.get_num_threads()} of {psutil.cpu_count() or 1} processors"
+    memory = psutil.virtual_memory()
+    yield "memory", f"{memory.available >> 20} of {memory.total >> 20} MiB free"
+
+
+def _embedded() -> str:
+    files = list(_EMBEDDED.glob("*.safetensors")) if _EMBEDDED.is_dir() else []
+    if not files:
+        return "missing: serve needs a MODEL"
+    return f"nano, {sum(file.stat().st_size for file in files) / 1e6:.1f} MB"

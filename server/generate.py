@@ -1,0 +1,95 @@
+"""`penstock generate`: stream one answer to the terminal, on the engine that serves."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from typing import TYPE_CHECKING, ClassVar
+
+from prometheus_client import CollectorRegistry
+from pydantic import BaseModel, ConfigDict
+from pydantic_settings import CliPositionalArg
+
+from penstock.errors import ConfigurationError
+
+from ..decoding.sampling_params import SamplingParams
+from ..engine.config import EngineConfig
+from .command_settings import CommandSettings
+from .loading import load_engine
+from .log import configure_logging
+from .settings import ServeSettings
+
+if TYPE_CHECKING:
+    from ..engine.async_engine import AsyncEngine
+
+
+class GenerateSettings(SamplingParams, EngineConfig, CommandSettings):
+    """Continue a prompt, or answer it as a chat, and stream the text to standard output.
+
+    `prompt`: the text; - reads it from standard input.
+    `chat`: the prompt is a user's message; the default where the model has a chat template.
+    `raw`: the prompt is continued as it is.
+    `max_tokens`: the default is all that the model's context leaves.
+    `temperature`: 0 always takes the most probable token.
+    `seed`: same seed, same text.
+    `stop`: end before this text.
+    """
+
+    # Flags are text: "5" is a fine integer here, and in JSON it is not.
+    model_config = ConfigDict(strict=False, frozen=True, extra="forbid")
+
+    file_neighbours: ClassVar[tuple[type[BaseModel], ...]] = (ServeSettings,)
+
+    prompt: CliPositionalArg[str]
+    chat: bool = False
+    raw: bool = False
+
+    @property
+    def sampling(self) -> SamplingParams:
+        """The sampling part."""
+        return SamplingParams(**{name: getattr(self, name) for name in SamplingParams.model_fields})
+
+    @property
+    def engine_config(self) -> EngineConfig:
+        """The engine's part."""
+        return EngineConfig(**{name: getattr(self, name) for name in EngineConfig.model_fields})
+
+
+def run_generate(settings: GenerateSettings) -> int:
+    """Generate; returns the exit status.
+
+    Raises:
+        ConfigurationError: settings or model cannot be used.
+        RequestError: the prompt or a sampling parameter does not fit the model.
+    """
+    if settings.chat and settings.raw:
+        raise ConfigurationError("--chat and --raw contradict each other; give one of them")
+    if settings.n != 1:
+        raise ConfigurationError(f"-n is {settings.n}, but a terminal shows one answer")
+    configure_logging("warning")
+    prompt = sys.stdin.read() if settings.prompt == "-" else settings.prompt
+    engine = load_engine(settings.engine_config, registry=CollectorRegistry(), clock=time.monotonic)
+    asyncio.run(_stream(engine, settings, prompt))
+    return 0
+
+
+async def _stream(engine: AsyncEngine, settings: GenerateSettings, prompt: str) -> None:
+    tokenizer = engine.tokenizer
+    as_chat = settings.chat or (not settings.raw and tokenizer.hf.chat_template is not None)
+    request = engine.intake.prepare(
+        request_id="generate",
+        prompt=(
+            tokenizer.render_chat([{"role": "user", "content": prompt}]) if as_chat else prompt
+        ),
+        params=settings.sampling,
+        add_special_tokens=not as_chat,
+    )
+    engine.start()
+    try:
+        async for delta in engine.submit(request):
+            sys.stdout.write(delta.text)
+            sys.stdout.flush()
+        sys.stdout.write("\n")
+    finally:
+        await engine.stop(0.0)

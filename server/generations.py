@@ -1,0 +1,85 @@
+"""The generations of one HTTP request: submitted together, consumed together, freed together."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from .protocol.plan import ChoiceResult
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Generator, Sequence
+
+    from ..engine.request import ChoiceDelta, Request
+    from .backend import Backend, Generation
+
+
+@contextmanager
+def submitted(engine: Backend, requests: Sequence[Request]) -> Generator[list[Generation]]:
+    """All requests running, or none; whatever has not ended on the way out is aborted.
+
+    Raises:
+        OverloadedError, UnavailableError: as `submit`.
+    """
+    generations: list[Generation] = []
+    try:
+        for request in requests:
+            generations.append(engine.submit(request))  # noqa: PERF401 - the rest must be aborted
+        yield generations
+    finally:
+        for generation in generations:
+            generation.abort()
+
+
+async def collect(generations: Sequence[Generation]) -> list[list[ChoiceResult]]:
+    """Everything that every choice of every generation brings."""
+    results: list[list[ChoiceResult]] = []
+    for generation in generations:  # one after the other: each keeps what comes meanwhile
+        choices = [ChoiceResult() for _ in range(generation.request.n)]
+        async for delta in generation:
+            choices[delta.index].add(delta)
+        results.append(choices)
+    return results
+
+
+async def merged(
+    generations: Sequence[Generation],
+) -> AsyncIterator[list[tuple[int, ChoiceDelta]]]:
+    """What has come, as soon as anything has: (number of the generation, delta) pairs."""
+    if len(generations) == 1:
+        only = generations[0]
+        async for delta in only:
+            yield [(0, delta), *((0, later) for later in only.ready())]
+        return
+    arrived: asyncio.Queue[tuple[int, ChoiceDelta] | Exception | None] = asyncio.Queue()
+
+    async def forward(number: int, generation: Generation) -> None:
+        try:
+            async for delta in generation:
+                arrived.put_nowait((number, delta))
+            arrived.put_nowait(None)
+        except Exception as error:
+            arrived.put_nowait(error)
+
+    tasks = [asyncio.create_task(forward(*pair)) for pair in enumerate(generations)]
+    try:
+        open_ones = len(tasks)
+        while open_ones:
+            batch: list[tuple[int, ChoiceDelta]] = []
+            items = [await arrived.get()]
+            while not arrived.empty():
+                items.append(arrived.get_nowait())
+            for item in items:
+                if isinstance(item, Exception):
+                    raise item
+                if item is None:
+                    open_ones -= 1
+                else:
+                    batch.append(item)
+            if batch:
+                yield batch
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

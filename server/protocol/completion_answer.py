@@ -1,0 +1,149 @@
+"""Answers of /v1/completions, whole and as a stream."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from .logprobs import CompletionLogprobs, join_logprobs, prompt_logprobs
+from .plan import usages
+from .usage import usage_object
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ...engine.request import ChoiceDelta
+    from .completion_body import CompletionBody
+    from .plan import Answered, ChoiceResult, Plan
+
+
+def completion_answer(
+    plan: Plan[CompletionBody],
+    results: Sequence[Sequence[ChoiceResult]],
+    answered: Sequence[Answered],
+) -> bytes:
+    """The whole answer as JSON; choice number = prompt number * n + number within the prompt."""
+    body = plan.body
+    choices: list[dict[str, Any]] = []
+    for prompt, of_prompt in enumerate(results):
+        for index, result in enumerate(of_prompt):
+            logprobs = None
+            if body.logprobs is not None:
+                lists = CompletionLogprobs(plan.spelling)
+                parts = _echoed_logprobs(plan, prompt, lists, answered[prompt])
+                logprobs = join_logprobs([*parts, lists.of(result.logprobs, body.logprobs)])
+            choice: dict[str, Any] = {
+                "index": prompt * body.n + index,
+                "text": (plan.echo[prompt] if plan.echo else "") + result.text,
+                "logprobs": logprobs,
+                "finish_reason": result.finish_reason,
+                "stop_reason": result.stop_reason,
+            }
+            if body.return_token_ids:
+                choice["prompt_token_ids"] = plan.requests[prompt].prompt_ids
+                choice["token_ids"] = result.token_ids
+            if body.prompt_logprobs is not None:
+                choice["prompt_logprobs"] = prompt_logprobs(
+                    answered[prompt].prompt_logprobs or (), body.prompt_logprobs, plan.spelling
+                )
+            choices.append(choice)
+    return orjson.dumps(
+        {
+            "id": plan.id,
+            "object": "text_completion",
+            "created": plan.created,
+            "model": plan.model,
+            "choices": choices,
+            "usage": usage_object(usages(answered)),
+        }
+    )
+
+
+class CompletionStream:
+    """Chunks of a completion. The plain path joins ready-made bytes around one JSON string."""
+
+    def __init__(self, plan: Plan[CompletionBody]) -> None:
+        self._plan = plan
+        self._full = plan.body.logprobs is not None or plan.body.return_token_ids
+        self._begun: set[int] = set()
+        self._lists: dict[int, CompletionLogprobs] = {}
+        common = orjson.dumps(
+            {
+                "id": plan.id,
+                "object": "text_completion",
+                "created": plan.created,
+                "model": plan.model,
+            }
+        )[:-1]
+        self._head = b"data: " + common + b',"choices":[{"index":'
+        self._empty = b"data: " + common + b',"choices":[]'
+        self._tail = b',"usage":null}\n\n' if plan.body.include_usage else b"}\n\n"
+        self._text_end = b',"logprobs":null,"finish_reason":null}]' + self._tail
+
+    def opening(self) -> bytes:
+        """Nothing: an echoed prompt comes with its choice's first chunk."""
+        return b""
+
+    def events(self, prompt: int, delta: ChoiceDelta, answered: Answered) -> bytes:
+        """A chunk of text; the last one of a choice carries the finish reason."""
+        index = prompt * self._plan.body.n + delta.index
+        echo = self._begin(prompt, index, answered)
+        head = self._head + b"%d" % index
+        if delta.finish_reason is not None or (self._full and delta.token_ids):
+            return echo + head + b"," + self._full_chunk(index, delta) + b"]" + self._tail
+        if not delta.text:
+            return echo
+        return echo + head + b',"text":' + orjson.dumps(delta.text) + self._text_end
+
+    def closing(self, answered: Sequence[Answered]) -> bytes:
+        """The usage chunk, where it was asked for."""
+        if not self._plan.body.include_usage:
+            return b""
+        usage = orjson.dumps(usage_object(usages(answered)))
+        return self._empty + b',"usage":' + usage + b"}\n\n"
+
+    def _begin(self, prompt: int, index: int, answered: Answered) -> bytes:
+        """The echoed prompt, once for each choice, and the prompt's ids where asked for."""
+        if index in self._begun:
+            return b""
+        self._begun.add(index)
+        plan = self._plan
+        lists = self._lists[index] = CompletionLogprobs(plan.spelling)
+        if not plan.echo and not plan.body.return_token_ids:
+            return b""
+        choice: dict[str, Any] = {
+            "text": plan.echo[prompt] if plan.echo else "",
+            "logprobs": None,
+            "finish_reason": None,
+        }
+        if plan.echo and plan.body.logprobs is not None:
+            choice["logprobs"] = join_logprobs(_echoed_logprobs(plan, prompt, lists, answered))
+        if plan.body.return_token_ids:
+            choice["prompt_token_ids"] = plan.requests[prompt].prompt_ids
+        rest = orjson.dumps(choice)[1:]
+        return self._head + b"%d" % index + b"," + rest + b"]" + self._tail
+
+    def _full_chunk(self, index: int, delta: ChoiceDelta) -> bytes:
+        body = self._plan.body
+        choice: dict[str, Any] = {
+            "text": delta.text,
+            "logprobs": None,
+            "finish_reason": delta.finish_reason,
+        }
+        if delta.finish_reason is not None:
+            choice["stop_reason"] = delta.stop_reason
+        if body.logprobs is not None:
+            choice["logprobs"] = self._lists[index].of(delta.logprobs, body.logprobs)
+        if body.return_token_ids:
+            choice["token_ids"] = delta.token_ids
+        return orjson.dumps(choice)[1:]
+
+
+def _echoed_logprobs(
+    plan: Plan[CompletionBody], prompt: int, lists: CompletionLogprobs, answered: Answered
+) -> list[dict[str, Any]]:
+    if not plan.echo or plan.body.logprobs is None:
+        return []
+    first = lists.without(plan.requests[prompt].prompt_ids[0])
+    return [first, lists.of(answered.prompt_logprobs or (), plan.body.logprobs)]

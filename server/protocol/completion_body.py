@@ -1,0 +1,73 @@
+"""The body of /v1/completions."""
+
+from typing import Annotated, Any
+
+from pydantic import Discriminator, Field, Tag
+
+from penstock.errors import RequestError
+
+from ...decoding.sampling_params import MAX_LOGPROBS, MAX_N
+from .fields import MAX_PROMPTS, TokenIds
+from .generation import GenerationBody
+
+
+def _prompt_kind(value: Any) -> str | None:
+    # The first item decides, so that one branch is validated and not four.
+    if isinstance(value, str):
+        return "text"
+    if not isinstance(value, list):
+        return None
+    match value:
+        case [str(), *_]:
+            return "texts"
+        case [list(), *_]:
+            return "id_lists"
+        case _:
+            return "ids"
+
+
+Prompt = Annotated[
+    Annotated[str, Tag("text")]
+    | Annotated[list[str], Field(fail_fast=True, max_length=MAX_PROMPTS), Tag("texts")]
+    | Annotated[TokenIds, Field(min_length=1), Tag("ids")]
+    | Annotated[list[TokenIds], Field(fail_fast=True, max_length=MAX_PROMPTS), Tag("id_lists")],
+    Discriminator(
+        _prompt_kind,
+        custom_error_type="prompt_kind",
+        custom_error_message=(
+            "it must be a string, a list of strings, a list of token ids, or a list of those"
+        ),
+    ),
+]
+
+
+class CompletionBody(GenerationBody):
+    """A completion request; `logprobs` is the number of alternatives, as in OpenAI's first API."""
+
+    prompt: Prompt
+    echo: bool = False
+    logprobs: int | None = Field(default=None, ge=0, le=MAX_LOGPROBS)
+    best_of: int | None = Field(default=None, ge=1, le=MAX_N)
+    add_special_tokens: bool = True
+
+    @property
+    def prompts(self) -> list[str] | list[list[int]]:
+        """The prompts as a batch, also where there is one."""
+        match self.prompt:
+            case str():
+                return [self.prompt]
+            case [int(), *_]:
+                return [self.prompt]  # pyright: ignore[reportReturnType] -- one item tells all
+            case _:
+                return self.prompt  # pyright: ignore[reportReturnType]
+
+    def check_together(self) -> None:
+        """Raise RequestError where fields that are right alone contradict each other."""
+        super().check_together()
+        if self.best_of is not None and self.best_of != self.n:
+            raise RequestError(
+                f"best_of is {self.best_of} and n is {self.n}: choosing among more answers than "
+                "are returned is not supported yet by this server; leave best_of out",
+                param="best_of",
+                code="unsupported_parameter",
+            )

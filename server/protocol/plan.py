@@ -1,0 +1,96 @@
+"""A request on its way through the server: what was asked, and what the engine will get."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from ...engine.request import ChoiceDelta, FinishReason, Request, TokenLogprobs, Usage
+    from .generation import GenerationBody
+    from .spelling import Spelling
+
+B = TypeVar("B", bound="GenerationBody")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan(Generic[B]):
+    """One HTTP request, checked and tokenised.
+
+    `id`: of the answer. `created`: Unix time in seconds. `model`: the served name.
+    `requests`: one for each prompt of the batch.
+    `echo`: the prompts' texts where they are sent back, else empty.
+    `ignored`: names of the fields that nothing here knows.
+    """
+
+    id: str
+    created: int
+    model: str
+    body: B
+    requests: tuple[Request, ...]
+    spelling: Spelling
+    echo: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()
+
+
+class Answered(Protocol):
+    """What an answer is built from, once a generation has begun."""
+
+    @property
+    def usage(self) -> Usage:
+        """Token counts."""
+        ...
+
+    @property
+    def prompt_logprobs(self) -> tuple[TokenLogprobs, ...] | None:
+        """Where they were asked for."""
+        ...
+
+
+@dataclass(slots=True)
+class ChoiceResult:
+    """Everything that one choice brought."""
+
+    parts: list[str] = field(default_factory=list[str])
+    token_ids: list[int] = field(default_factory=list[int])
+    logprobs: list[TokenLogprobs] = field(default_factory=list)
+    finish_reason: FinishReason | None = None
+    stop_reason: int | str | None = None
+
+    def add(self, delta: ChoiceDelta) -> None:
+        """Take in the next delta."""
+        if delta.text:
+            self.parts.append(delta.text)
+        self.token_ids.extend(delta.token_ids)
+        self.logprobs.extend(delta.logprobs)
+        if delta.finish_reason is not None:
+            self.finish_reason = delta.finish_reason
+            self.stop_reason = delta.stop_reason
+
+    @property
+    def text(self) -> str:
+        """The text so far."""
+        return "".join(self.parts)
+
+
+class StreamWriter(Protocol):
+    """Turns deltas into server-sent events; each method returns whole events, or nothing."""
+
+    def opening(self) -> bytes:
+        """Events that come before all text."""
+        ...
+
+    def events(self, prompt: int, delta: ChoiceDelta, answered: Answered) -> bytes:
+        """Events of one delta of the batch's prompt number `prompt`."""
+        ...
+
+    def closing(self, answered: Sequence[Answered]) -> bytes:
+        """Events that come after all text, `[DONE]` not included."""
+        ...
+
+
+def usages(answered: Iterable[Answered]) -> list[Usage]:
+    """The counts of each prompt."""
+    return [one.usage for one in answered]

@@ -1,0 +1,33 @@
+"""The bodies of /tokenize and /detokenize, as vLLM has them."""
+
+from pydantic import BaseModel
+
+from .chat_body import Conversation
+from .fields import STRICT, Name, TokenIds
+
+
+class TokenizeTextBody(BaseModel):
+    """Tokenise a text."""
+
+    model_config = STRICT
+
+    model: Name | None = None
+    prompt: str
+    add_special_tokens: bool = True
+    return_token_strs: bool = False
+
+
+class TokenizeChatBody(Conversation):
+    """Tokenise a chat as /v1/chat/completions would."""
+
+    model: Name | None = None
+    return_token_strs: bool = False
+
+
+class DetokenizeBody(BaseModel):
+    """Text of token ids."""
+
+    model_config = STRICT
+
+    model: Name | None = None
+    tokens: TokenIds

@@ -1,0 +1,23 @@
+"""Token counts as OpenAI has them, with ours beside them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ...engine.request import Usage
+
+
+def usage_object(usages: Sequence[Usage]) -> dict[str, Any]:
+    """The counts of all prompts of one HTTP request together."""
+    prompt = sum(usage.prompt_tokens for usage in usages)
+    completion = sum(usage.completion_tokens for usage in usages)
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+        "prompt_tokens_details": {"cached_tokens": sum(usage.cached_tokens for usage in usages)},
+        "penstock": {"steps": sum(usage.steps for usage in usages)},
+    }

@@ -1,0 +1,75 @@
+"""What the routes share: their services, their bodies, their headers."""
+
+from __future__ import annotations
+
+import logging
+import re
+import secrets
+from typing import TYPE_CHECKING, Any, cast
+
+import orjson
+from starlette.responses import Response
+
+from penstock.errors import NotFoundError
+
+from ..errors import JSON_MEDIA_TYPE
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pydantic import BaseModel
+    from starlette.requests import Request
+
+    from ..app import Services
+    from ..backend import Backend
+
+logger = logging.getLogger(__name__)
+
+IGNORED_HEADER = "X-Penstock-Ignored"
+_MAX_NAMED = 16
+
+
+def services_of(request: Request) -> Services:
+    """What `create_app` made."""
+    return cast("Services", request.app.state.services)
+
+
+def check_model(engine: Backend, name: str | None) -> None:
+    """Raise NotFoundError unless the name is served; no name means the one model."""
+    if name is not None and name != engine.model.id:
+        raise NotFoundError(
+            f"the model {name[:128]!r} does not exist; this server has: {engine.model.id}",
+            param="model",
+            code="model_not_found",
+        )
+
+
+def answer_id(kind: str) -> str:
+    """A fresh id, as in cmpl-0123."""
+    return f"{kind}-{secrets.token_hex(16)}"
+
+
+def json_response(content: object, headers: dict[str, str] | None = None) -> Response:
+    """JSON with status 200."""
+    body = content if isinstance(content, bytes) else orjson.dumps(content)
+    return Response(body, media_type=JSON_MEDIA_TYPE, headers=headers)
+
+
+def ignored_headers(request: Request, ignored: Sequence[str]) -> dict[str, str]:
+    """Names the fields that were ignored, in the answer and in the log."""
+    if not ignored:
+        return {}
+    names = [re.sub(r"[^A-Za-z0-9_.-]", "?", name)[:64] for name in ignored[:_MAX_NAMED]]
+    if len(ignored) > _MAX_NAMED:
+        names.append(f"and-{len(ignored) - _MAX_NAMED}-more")
+    listed = ", ".join(names)
+    logger.info("request %s: ignored %s", request.state.request_id, listed)
+    return {IGNORED_HEADER: listed}
+
+
+def documented(*bodies: type[BaseModel]) -> dict[str, Any]:
+    """The body's part of the OpenAPI description; the routes read bodies themselves."""
+    # With an id of its own, a schema's references are resolved within itself.
+    schemas = [{"$id": f"urn:penstock:{b.__name__}", **b.model_json_schema()} for b in bodies]
+    schema = schemas[0] if len(schemas) == 1 else {"anyOf": schemas}
+    return {"requestBody": {"required": True, "content": {JSON_MEDIA_TYPE: {"schema": schema}}}}

@@ -1,0 +1,125 @@
+"""POST /v1/completions."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from penstock.errors import RequestError
+
+from ..disconnect import until_disconnect
+from ..generations import collect, submitted
+from ..protocol.completion_answer import CompletionStream, completion_answer
+from ..protocol.completion_body import CompletionBody
+from ..protocol.parse import parse_body
+from ..protocol.plan import Plan
+from ..protocol.spelling import Spelling
+from ..streaming import EventStream
+from .common import (
+    answer_id,
+    check_model,
+    documented,
+    ignored_headers,
+    json_response,
+    services_of,
+)
+
+if TYPE_CHECKING:
+    from ...engine.request import Request as EngineRequest
+    from ..backend import Backend
+
+router = APIRouter()
+
+DEFAULT_MAX_TOKENS = 16  # OpenAI's
+MAX_CHOICES = 1024
+
+
+@router.post("/v1/completions", openapi_extra=documented(CompletionBody))
+async def create_completion(request: Request) -> Response:
+    """Continue one prompt or several."""
+    services = services_of(request)
+    engine = services.lifecycle.engine
+    make_plan = partial(plan_completion, created=int(services.wall_clock()))
+    async with services.bodies.read(request) as raw:
+        plan = await services.offload.run(make_plan, engine, raw)
+    headers = ignored_headers(request, plan.ignored)
+    if plan.body.stream:
+        return EventStream(
+            engine,
+            plan.requests,
+            CompletionStream(plan),
+            headers,
+            heartbeat_s=services.settings.heartbeat_s,
+        )
+    with submitted(engine, plan.requests) as generations:
+        results = await until_disconnect(request.receive, collect(generations))
+        return json_response(completion_answer(plan, results, generations), headers)
+
+
+def plan_completion(engine: Backend, raw: bytes, *, created: int) -> Plan[CompletionBody]:
+    """Check and tokenise a request; runs off the event loop.
+
+    Raises:
+        RequestError: it is refused.
+    """
+    body, ignored = parse_body(CompletionBody, raw)
+    check_model(engine, body.model)
+    body.check_together()
+    prompts = body.prompts
+    if len(prompts) * body.n > MAX_CHOICES:
+        raise RequestError(
+            f"{len(prompts)} prompts with n = {body.n} make {len(prompts) * body.n} choices; "
+            f"the limit is {MAX_CHOICES}; send several requests",
+            param="prompt",
+            code="invalid_parameter",
+        )
+    identity = answer_id("cmpl")
+    requests = tuple(
+        _prepare(engine, body, prompt, request_id=f"{identity}-{number}")
+        for number, prompt in enumerate(prompts)
+    )
+    echo: tuple[str, ...] = ()
+    if body.echo:
+        echo = tuple(
+            # A truncated prompt is echoed as the model saw it.
+            prompt
+            if isinstance(prompt, str) and body.truncate_prompt_tokens is None
+            else engine.tokenizer.decode(prepared.prompt_ids)
+            for prompt, prepared in zip(prompts, requests, strict=True)
+        )
+    return Plan(
+        id=identity,
+        created=created,
+        model=engine.model.id,
+        body=body,
+        requests=requests,
+        spelling=Spelling(engine.tokenizer),
+        echo=echo,
+        ignored=ignored,
+    )
+
+
+def _prepare(
+    engine: Backend, body: CompletionBody, prompt: str | list[int], *, request_id: str
+) -> EngineRequest:
+    prompt_logprobs = body.prompt_logprobs
+    if body.echo and body.logprobs is not None:
+        prompt_logprobs = max(body.logprobs, prompt_logprobs or 0)
+    return engine.intake.prepare(
+        request_id=request_id,
+        prompt=prompt,
+        params=body,
+        default_max_tokens=DEFAULT_MAX_TOKENS,
+        add_special_tokens=body.add_special_tokens,
+        logprobs=body.logprobs,
+        prompt_logprobs=prompt_logprobs,
+        truncate_prompt_tokens=body.truncate_prompt_tokens,
+        priority=body.priority,
+        cache_salt=body.cache_salt or "",
+        decoding=body.decoding,
+        kv_cache=body.kv_cache,
+    )

@@ -1,0 +1,67 @@
+"""GET /health, /metrics, /version and /v1/decoding: about the server itself."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from fastapi import APIRouter
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from starlette.requests import Request
+from starlette.responses import Response
+
+from penstock import __version__
+
+from .common import json_response, services_of
+
+if TYPE_CHECKING:
+    from penstock.registry import Registry
+
+    from ...decoding.base import DecodingMethod
+    from ...kvcache.base import CachePolicy
+
+router = APIRouter()
+
+
+@router.api_route("/health", methods=["GET", "HEAD"])
+async def health(request: Request) -> Response:
+    """Whether requests can be served: 200, or 503 with the reason."""
+    services_of(request).lifecycle.check()
+    return json_response({"status": "ok"})
+
+
+@router.get("/metrics")
+async def metrics(request: Request) -> Response:
+    """Everything in the registry, in Prometheus' text format."""
+    body = generate_latest(services_of(request).registry)
+    return Response(body, headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+
+@router.get("/version")
+async def version() -> Response:
+    """The version of Penstock."""
+    return json_response({"version": __version__})
+
+
+@router.get("/v1/decoding")
+async def methods(request: Request) -> Response:
+    """The methods that `decoding` and `kv_cache` may name, with the schemas of their parameters."""
+    intake = services_of(request).lifecycle.engine.intake
+    return json_response(
+        {
+            "object": "list",
+            "decoding": _described(intake.decoding),
+            "kv_cache": _described(intake.kv_cache),
+        }
+    )
+
+
+def _described(registry: Registry[DecodingMethod] | Registry[CachePolicy]) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": method.name,
+            "slot": method.slot,
+            "summary": method.summary,
+            "parameters": method.parameters.model_json_schema(),
+        }
+        for method in registry.methods.values()
+    ]

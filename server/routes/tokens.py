@@ -1,0 +1,96 @@
+"""POST /tokenize and /detokenize, as vLLM has them."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import orjson
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from ..protocol.parse import parse_body
+from ..protocol.token_bodies import DetokenizeBody, TokenizeChatBody, TokenizeTextBody
+from .common import check_model, documented, ignored_headers, json_response, services_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+
+    from ..backend import Backend
+
+router = APIRouter()
+
+Answer = tuple[dict[str, Any], tuple[str, ...]]
+
+
+@router.post("/tokenize", openapi_extra=documented(TokenizeTextBody, TokenizeChatBody))
+async def tokenize(request: Request) -> Response:
+    """Token ids of a text or a chat."""
+    allowed = services_of(request).settings.chat_template_kwarg
+    return await _answer(request, partial(_tokenize, allowed=allowed))
+
+
+@router.post("/detokenize", openapi_extra=documented(DetokenizeBody))
+async def detokenize(request: Request) -> Response:
+    """Text of token ids."""
+    return await _answer(request, _detokenize)
+
+
+async def _answer(request: Request, work: Callable[[Backend, bytes], Answer]) -> Response:
+    services = services_of(request)
+    engine = services.lifecycle.engine
+    async with services.bodies.read(request) as raw:
+        content, ignored = await services.offload.run(work, engine, raw)
+    return json_response(content, ignored_headers(request, ignored))
+
+
+def _tokenize(engine: Backend, raw: bytes, *, allowed: Collection[str]) -> Answer:
+    tokens: tuple[int, ...]
+    if _is_chat(raw):
+        chat, ignored = parse_body(TokenizeChatBody, raw)
+        check_model(engine, chat.model)
+        chat.check_template(allowed)
+        text = engine.tokenizer.render_chat(
+            chat.template_messages(),
+            add_generation_prompt=chat.starts_answer,
+            continue_final_message=chat.continue_final_message,
+            template_kwargs=chat.template_kwargs(),
+        )
+        tokens = engine.intake.encode(text, param="messages", add_special_tokens=False)
+        with_strings = chat.return_token_strs
+    else:
+        body, ignored = parse_body(TokenizeTextBody, raw)
+        check_model(engine, body.model)
+        # An empty text is no mistake here, only nothing to generate from.
+        tokens = (
+            engine.intake.encode(
+                body.prompt, param="prompt", add_special_tokens=body.add_special_tokens
+            )
+            if body.prompt
+            else ()
+        )
+        with_strings = body.return_token_strs
+    content: dict[str, Any] = {
+        "count": len(tokens),
+        "max_model_len": engine.model.max_length_tokens,
+        "tokens": tokens,
+    }
+    if with_strings:
+        content["token_strs"] = [engine.tokenizer.token_text(token) for token in tokens]
+    return content, ignored
+
+
+def _is_chat(raw: bytes) -> bool:
+    try:
+        parsed: Any = orjson.loads(raw)
+    except orjson.JSONDecodeError:
+        return False
+    return isinstance(parsed, dict) and "messages" in parsed
+
+
+def _detokenize(engine: Backend, raw: bytes) -> Answer:
+    body, ignored = parse_body(DetokenizeBody, raw)
+    check_model(engine, body.model)
+    ids = engine.intake.encode(body.tokens, param="tokens") if body.tokens else ()
+    return {"prompt": engine.tokenizer.decode(ids)}, ignored

@@ -1,0 +1,128 @@
+"""Settings of the commands: one declaration gives flags, environment, file and bounds."""
+
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field, SecretStr, field_validator
+from pydantic_settings import CliPositionalArg, NoDecode
+
+from penstock.errors import ConfigurationError
+
+from ..engine.config import EngineConfig
+from .command_settings import CommandSettings, split_commas
+
+RESERVED_TEMPLATE_KWARGS = frozenset(
+    {
+        "add_generation_prompt",
+        "chat_template",
+        "continue_final_message",
+        "conversation",
+        "documents",
+        "load_audio_from_video",
+        "max_length",
+        "messages",
+        "padding",
+        "processor_kwargs",
+        "return_assistant_tokens_mask",
+        "return_dict",
+        "return_tensors",
+        "sanitize_control_tokens",
+        "tokenize",
+        "tokenizer_kwargs",
+        "tools",
+        "truncation",
+    }
+)
+"""Words that change what rendering returns or where its template comes from."""
+
+Words = Annotated[list[str], NoDecode, BeforeValidator(split_commas)]
+Secrets = Annotated[list[SecretStr], NoDecode, BeforeValidator(split_commas)]
+Seconds = Annotated[float, Field(gt=0, le=86_400)]
+
+
+class ServeSettings(EngineConfig, CommandSettings):
+    """Serve a model to OpenAI clients.
+
+    `host`: address to listen on; the default is reachable from this machine only.
+    `port`: 0 takes a free one and logs it.
+    `api_key`: required from every caller; repeat the flag for several, commas in the environment.
+    `api_key_file`: further keys, one a line; lines that begin with # are comments.
+    `cors_origin`: web pages of these origins may call; repeat the flag for several, * is all.
+    `chat_template_kwarg`: names that requests may pass to the chat template.
+    `max_body_bytes`: longest request body; beyond it 413.
+    `max_header_bytes`: longest head of a request; beyond it 431.
+    `max_connection_requests`: requests that one connection may bring before it is closed.
+    `body_timeout_s`, `head_timeout_s`: time that a caller has to send them.
+    `heartbeat_s`: silence on a stream after which a comment is sent, for the proxies' sake.
+    `intake_threads`: threads for chat templates and tokenisation.
+    `max_pending_intake`: requests that may wait for those threads; beyond it 429.
+    `shutdown_timeout_s`: how long running requests may take to finish after SIGTERM.
+    `stats_interval_s`: seconds between lines with throughput in the log.
+    `access_log`: one line in the log for each request.
+    """
+
+    model: CliPositionalArg[str | None] = None
+    host: str = "127.0.0.1"
+    port: int = Field(default=8000, ge=0, le=65_535)
+    api_key: Secrets = Field(default=[])
+    api_key_file: Path | None = None
+    cors_origin: Words = Field(default=[])
+    chat_template_kwarg: Words = Field(default=["enable_thinking"])
+    max_body_bytes: int = Field(default=4 * 2**20, ge=1024, le=2**30)
+    max_header_bytes: int = Field(default=32 * 2**10, ge=1024, le=2**20)
+    max_connection_requests: int = Field(default=10_000, ge=1, le=2**31 - 1)
+    body_timeout_s: Seconds = 60.0
+    head_timeout_s: Seconds = 30.0
+    heartbeat_s: Seconds = 15.0
+    intake_threads: int = Field(default=2, ge=1, le=64)
+    max_pending_intake: int = Field(default=512, ge=1, le=2**20)
+    shutdown_timeout_s: float = Field(default=30.0, ge=0, le=86_400)
+    stats_interval_s: Seconds = 10.0
+    access_log: bool = True
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @field_validator("chat_template_kwarg")
+    @classmethod
+    def _harmless(cls, names: list[str]) -> list[str]:
+        for name in names:
+            if name in RESERVED_TEMPLATE_KWARGS:
+                raise ValueError(
+                    f"names {name!r}, which requests must never set; leave it out of the list"
+                )
+        return names
+
+    @property
+    def engine_config(self) -> EngineConfig:
+        """The engine's part, without the secrets."""
+        return EngineConfig(**{name: getattr(self, name) for name in EngineConfig.model_fields})
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can connect."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+    def read_api_keys(self) -> list[str]:
+        """All keys: flag, environment or YAML, and file.
+
+        Raises:
+            ConfigurationError: the file cannot be read, or holds no key.
+        """
+        keys = [key.get_secret_value() for key in self.api_key]
+        if self.api_key_file is not None:
+            try:
+                lines = self.api_key_file.read_text(encoding="utf-8").splitlines()
+            except (OSError, UnicodeDecodeError) as error:
+                raise ConfigurationError(
+                    f"--api-key-file {self.api_key_file} cannot be read: {type(error).__name__}"
+                ) from error
+            found = [line.strip() for line in lines if line.strip() and line.strip()[0] != "#"]
+            if not found:
+                raise ConfigurationError(f"--api-key-file {self.api_key_file} holds no key")
+            keys += found
+        return keys

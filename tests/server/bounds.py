@@ -1,0 +1,106 @@
+"""Every bounded number and length of the request bodies: the one table that tests read.
+
+A row: field, values that are the bounds, values just beyond them, other fields it needs.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+BIG = 2**31 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    name: str
+    inside: tuple[Any, ...]
+    outside: tuple[Any, ...]
+    needs: dict[str, Any] = field(default_factory=dict[str, Any])
+
+
+SHARED = (
+    Bound("n", (1, 128), (0, 129)),
+    Bound("max_tokens", (0, BIG), (-1, BIG + 1)),
+    Bound("min_tokens", (0, BIG), (-1, BIG + 1)),
+    Bound("temperature", (0, 2), (-0.001, 2.001)),
+    Bound("top_p", (1e-9, 1), (0, 1.001)),
+    Bound("top_k", (-1, BIG), (-2, BIG + 1)),
+    Bound("min_p", (0, 1), (-0.001, 1.001)),
+    Bound("repetition_penalty", (1e-9, 10), (0, 10.001)),
+    Bound("presence_penalty", (-2, 2), (-2.001, 2.001)),
+    Bound("frequency_penalty", (-2, 2), (-2.001, 2.001)),
+    Bound("seed", (-(2**63), 2**63 - 1), (-(2**63) - 1, 2**63)),
+    Bound("logit_bias", ({"5": -100}, {"5": 100}), ({"5": -100.5}, {"5": 100.5})),
+    Bound(
+        "logit_bias", ({}, {str(i): 1 for i in range(1024)}), ({str(i): 1 for i in range(1025)},)
+    ),
+    Bound("stop", ("x", "x" * 256, [], ["x"] * 16), ("", "x" * 257, ["x"] * 17, [""])),
+    Bound("stop_token_ids", ([], [0] * 16, [BIG]), ([0] * 17, [-1], [BIG + 1])),
+    Bound("bad_words", ([], ["x" * 256] * 256), (["x"] * 257, [""], ["x" * 257])),
+    Bound("allowed_token_ids", ([0], [0] * 16_384, [BIG]), ([], [0] * 16_385, [-1], [BIG + 1])),
+    Bound("prompt_logprobs", (0, 20), (-1, 21)),
+    Bound("truncate_prompt_tokens", (1, BIG), (0, BIG + 1)),
+    Bound("priority", (-BIG, BIG), (-BIG - 1, BIG + 1)),
+    Bound("cache_salt", ("x", "x" * 256), ("", "x" * 257)),
+    Bound("model", ("x", "x" * 256), ("", "x" * 257)),
+    Bound("user", ("", "x" * 512), ("x" * 513,)),
+    Bound("decoding", ("x", ["x"] * 16, {str(i): 1 for i in range(16)}), ("", ["x"] * 17, [""])),
+    Bound("decoding", ({"a": [1] * 4000},), ({"a": [1] * 5000}, {str(i): 1 for i in range(17)})),
+    Bound("kv_cache", ("x", ["x"] * 16), ("", ["x"] * 17, {"a": [1] * 5000})),
+)
+
+COMPLETION = (
+    *SHARED,
+    Bound("logprobs", (0, 20), (-1, 21)),
+    Bound("best_of", (1, 128), (0, 129)),
+    Bound("prompt", ("", ["x"] * 256, [0], [BIG], [[1]] * 256), (["x"] * 257, [], [-1], [BIG + 1])),
+    Bound("prompt", (), ([[-1]], [[1]] * 257)),
+)
+
+_HELLO = {"role": "user", "content": "x"}
+
+CHAT = (
+    *SHARED,
+    Bound("max_completion_tokens", (0, BIG), (-1, BIG + 1)),
+    Bound("top_logprobs", (0, 20), (-1, 21), {"logprobs": True}),
+    Bound("messages", ([_HELLO], [_HELLO] * 4096), ([], [_HELLO] * 4097)),
+    Bound(
+        "messages",
+        ([{**_HELLO, "name": "x" * 256}],),
+        ([{**_HELLO, "name": ""}], [{**_HELLO, "name": "x" * 257}]),
+    ),
+    Bound(
+        "messages",
+        ([{**_HELLO, "content": [{"type": "text", "text": "x"}] * 1024}],),
+        ([{**_HELLO, "content": [{"type": "text", "text": "x"}] * 1025}],),
+    ),
+    Bound(
+        "chat_template_kwargs",
+        ({}, {"enable_thinking": "x" * 1024}),
+        ({"enable_thinking": "x" * 1025}, {str(i): 1 for i in range(17)}),
+    ),
+)
+
+VALID = {
+    "completion": {"prompt": "x", "max_tokens": 1},
+    "chat": {"messages": [_HELLO], "max_tokens": 1},
+}
+TABLES = {"completion": COMPLETION, "chat": CHAT}
+PATHS = {"completion": "/v1/completions", "chat": "/v1/chat/completions"}
+
+
+def cases(side: str) -> list[tuple[str, Bound, Any]]:
+    """(kind of request, row, value) for every value `inside` or `outside` the bounds."""
+    return [
+        (kind, bound, value)
+        for kind, table in TABLES.items()
+        for bound in table
+        for value in getattr(bound, side)
+    ]
+
+
+def case_id(case: Any) -> str | None:
+    """A readable name for a parameter."""
+    if isinstance(case, Bound):
+        return case.name
+    text = repr(case)
+    return text if len(text) < 24 else f"{text[:16]}...{len(text)}"

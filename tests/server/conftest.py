@@ -1,0 +1,59 @@
+"""One real server for the session, and the official client for it."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import openai
+import pytest
+
+from tests.server.process import ServeProcess
+from tests.tiny import save_tiny
+
+MODEL = "tiny"
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in os.environ:
+        if name.startswith("PENSTOCK_"):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session")
+def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny("llama", tmp_path_factory.mktemp("server") / "llama")
+
+
+@pytest.fixture(scope="session")
+def server(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServeProcess]:
+    """`penstock serve` with a tiny random Llama and one token a byte."""
+    arguments = [str(tiny_llama), "--served-model-name", MODEL, "--threads", "1"]
+    arguments += ["--kv-cache-memory", "8000000", "--stats-interval-s", "1"]
+    log = tmp_path_factory.mktemp("log") / "server.log"
+    with ServeProcess(arguments, log) as running:
+        yield running
+
+
+@pytest.fixture
+def http(server: ServeProcess) -> Iterator[httpx.Client]:
+    with server.client() as client:
+        yield client
+
+
+@pytest.fixture
+def client(server: ServeProcess) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(
+        base_url=f"{server.url}/v1", api_key="unused", max_retries=0, timeout=60
+    ) as sdk:
+        yield sdk
+
+
+@pytest.fixture(autouse=True)
+def leaves_nothing_behind(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Whoever used the server leaves it with nothing running and no page held."""
+    yield
+    if "server" in request.fixturenames:
+        running: ServeProcess = request.getfixturevalue("server")
+        running.wait_idle()

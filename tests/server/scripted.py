@@ -1,0 +1,254 @@
+"""An engine that says what a test tells it to, behind the real server, in this process.
+
+For what a real engine does not do on command: fail half-way, be full, hang. The tokenizer, the
+intake, uvicorn and the connections are the real ones.
+"""
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Generator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+import openai
+import uvicorn
+from prometheus_client import CollectorRegistry
+
+from penstock.decoding.base import DecodingMethod
+from penstock.decoding.plain import PLAIN
+from penstock.engine.intake import Intake
+from penstock.engine.request import ChoiceDelta, Request, TokenLogprobs, Usage
+from penstock.engine.tokenization import Tokenizer
+from penstock.errors import PenstockError
+from penstock.kvcache.base import CachePolicy
+from penstock.kvcache.full import FULL
+from penstock.registry import Registry
+from penstock.server.app import create_app
+from penstock.server.backend import Backend
+from penstock.server.connection import connection_class
+from penstock.server.serve import Server
+from penstock.server.settings import ServeSettings
+from tests.tiny import EOS, VOCAB, byte_tokenizer
+
+MODEL = "scripted"
+CONTEXT = 512
+DEADLINE_S = 20.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    id: str = MODEL
+    created: int = 1_700_000_000
+    max_length_tokens: int = CONTEXT
+
+
+@dataclass(slots=True, kw_only=True)
+class Stats:
+    running: int = 0
+    waiting: int = 0
+    pages_in_use: int = 0
+    pages_total: int = 8
+    prompt_tokens: int = 0
+    generation_tokens: int = 0
+    prefix_queried_tokens: int = 0
+    prefix_hit_tokens: int = 0
+
+
+@dataclass(slots=True)
+class Script:
+    """What every request is answered with.
+
+    `deltas`: sent one after another. `error`: raised after them. `forever`: instead of an end,
+    wait to be aborted. `refuse`: submissions beyond the first `accept` raise it.
+    """
+
+    deltas: list[ChoiceDelta] = field(default_factory=list[ChoiceDelta])
+    error: Exception | None = None
+    forever: bool = False
+    refuse: PenstockError | None = None
+    accept: int = 0
+    prompt_logprobs: tuple[TokenLogprobs, ...] | None = None
+
+
+class ScriptedGeneration:
+    def __init__(self, request: Request, script: Script) -> None:
+        self.request = request
+        self.usage = Usage(prompt_tokens=len(request.prompt_ids))
+        self.prompt_logprobs = script.prompt_logprobs
+        self.aborted = asyncio.Event()
+        self.ended = False
+        self.script = script
+
+    async def __aiter__(self) -> AsyncIterator[ChoiceDelta]:
+        for delta in self.script.deltas:
+            await asyncio.sleep(0)
+            if self.aborted.is_set():
+                return
+            self.usage.completion_tokens += len(delta.token_ids)
+            self.usage.steps += 1
+            yield delta
+        if self.script.error is not None:
+            raise self.script.error
+        if self.script.forever:
+            await self.aborted.wait()
+        self.ended = True
+
+    def ready(self) -> list[ChoiceDelta]:
+        return []
+
+    def abort(self) -> None:
+        self.aborted.set()
+
+
+class ScriptedEngine:
+    def __init__(self, script: Script) -> None:
+        self.script = script
+        self.model = Model()
+        self.tokenizer = Tokenizer(byte_tokenizer(), [EOS])
+        self.intake = Intake(
+            tokenizer=self.tokenizer,
+            max_length_tokens=CONTEXT,
+            max_n=64,
+            vocab_size=VOCAB,
+            eos_token_ids=frozenset([EOS]),
+            defaults={},
+            decoding=Registry[DecodingMethod]("decoding", [PLAIN]),
+            kv_cache=Registry[CachePolicy]("kv_cache", [FULL]),
+        )
+        self.generations: list[ScriptedGeneration] = []
+        self.snapshot = Stats()
+        self.unhealthy: PenstockError | None = None
+
+    def start(self) -> None:
+        pass
+
+    async def stop(self, drain_s: float) -> None:
+        del drain_s
+        for generation in self.generations:
+            generation.abort()
+
+    def submit(self, request: Request) -> ScriptedGeneration:
+        if self.script.refuse is not None and len(self.generations) >= self.script.accept:
+            raise self.script.refuse
+        generation = ScriptedGeneration(request, self.script)
+        self.generations.append(generation)
+        return generation
+
+    def stats(self) -> Stats:
+        return self.snapshot
+
+    def check_health(self) -> None:
+        if self.unhealthy is not None:
+            raise self.unhealthy
+
+
+class ScriptedServer:
+    """The real server around a scripted engine, on a thread of this process."""
+
+    def __init__(
+        self,
+        script: Script | None = None,
+        *,
+        load: Callable[[], Backend] | None = None,
+        **settings: Any,
+    ) -> None:
+        self.engine = ScriptedEngine(script or Script())
+        self.registry = CollectorRegistry()
+        self.settings = ServeSettings(port=0, **settings)
+        self.app = create_app(
+            self.settings,
+            load or (lambda: self.engine),
+            registry=self.registry,
+            clock=time.monotonic,
+            wall_clock=lambda: 1_700_000_000.5,
+        )
+        self.server = Server(
+            uvicorn.Config(
+                self.app,
+                port=0,
+                http=connection_class(
+                    head_timeout_s=self.settings.head_timeout_s,
+                    max_requests=self.settings.max_connection_requests,
+                ),
+                ws="none",
+                lifespan="on",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                h11_max_incomplete_event_size=self.settings.max_header_bytes,
+                timeout_graceful_shutdown=2,
+            ),
+            self.app.state.services.lifecycle,
+            drain_timeout_s=0.0,
+        )
+        self._thread = threading.Thread(target=self.server.run, name="scripted server")
+
+    @property
+    def port(self) -> int:
+        return int(self.server.servers[0].sockets[0].getsockname()[1])
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def client(self, **options: Any) -> httpx.Client:
+        return httpx.Client(
+            base_url=self.url, timeout=DEADLINE_S, trust_env=False, verify=False, **options
+        )
+
+    def sdk(self) -> openai.OpenAI:
+        return openai.OpenAI(base_url=f"{self.url}/v1", api_key="x", max_retries=0, timeout=20)
+
+    def wait(self) -> None:
+        """Wait for the server to end by itself."""
+        self._thread.join(DEADLINE_S)
+        assert not self._thread.is_alive()
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        until(lambda: self.server.started)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.server.should_exit = True
+        self.wait()
+
+
+def until(condition: Callable[[], object], *, deadline_s: float = DEADLINE_S) -> None:
+    """Poll until the condition holds; fail after the deadline."""
+    end_s = time.monotonic() + deadline_s
+    while not condition():
+        assert time.monotonic() < end_s, "it did not happen in time"
+        time.sleep(0.005)
+
+
+@contextmanager
+def scripted(script: Script | None = None, **options: Any) -> Generator[ScriptedServer]:
+    """A ready server for the length of a block."""
+    with ScriptedServer(script, **options) as server:
+        with server.client() as client:
+            until(lambda: client.get("/health").status_code == 200)
+        yield server
+
+
+def text_deltas(*texts: str, index: int = 0, end: str = "stop") -> list[ChoiceDelta]:
+    """One delta a text, with the byte tokenizer's ids; the last one ends the choice."""
+    tokenizer = byte_tokenizer()
+    return [
+        ChoiceDelta(
+            index=index,
+            text=text,
+            token_ids=tuple(tokenizer.encode(text)),
+            finish_reason=end if number == len(texts) else None,  # type: ignore[arg-type]
+        )
+        for number, text in enumerate(texts, start=1)
+    ]

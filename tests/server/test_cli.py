@@ -1,0 +1,137 @@
+"""The command itself: help, mistakes, and the commands that are not the server."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from penstock import __version__
+from penstock.server import cli, doctor, doctor_checks
+from tests.server.process import PENSTOCK
+from tests.tiny import save_tiny
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([PENSTOCK, *arguments], capture_output=True, text=True, timeout=60)
+
+
+def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
+    for word in ("--help", "-h", "help"):
+        assert cli.main([word]) == 0
+        out = capsys.readouterr().out
+        assert all(name in out for name in ("serve", "generate", "bench", "doctor"))
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"penstock {__version__}\n"
+    assert cli.main([]) == 2
+    assert "serve" in capsys.readouterr().err
+
+
+def test_help_does_not_wait_for_torch() -> None:
+    program = (
+        "import sys; from penstock.server.cli import main; main(['--help']); "
+        "from penstock.server.settings import ServeSettings; "
+        "sys.exit(any(name in sys.modules for name in ('torch', 'transformers', 'fastapi')))"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, timeout=60)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nope"], "there is no command 'nope'"),
+        (["serv"], "did you mean 'serve'?"),
+        (["serve", "--port", "99999"], "penstock serve: --port"),
+        (["generate", "x", "--chat", "--raw"], "penstock generate: --chat and --raw"),
+        (["generate", "x", "-n", "2"], "penstock generate: -n is 2"),
+        (["generate", "x", "--model", "/nowhere"], "no such model folder"),
+    ],
+    ids=["unknown", "close", "bound", "contradiction", "n", "model"],
+)
+def test_mistakes_are_one_line_and_status_2(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    assert cli.main(arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_unknown_flags_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        cli.main(["serve", "--nope"])
+    assert end.value.code == 2
+    assert "--nope" in capsys.readouterr().err
+
+
+def test_taken_port_is_one_line() -> None:
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        ended = run("serve", "--port", str(port))
+    assert ended.returncode == 2
+    assert f"cannot listen on 127.0.0.1 port {port}" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny("llama", tmp_path_factory.mktemp("generate"))
+
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PENSTOCK_THREADS", "1")
+    monkeypatch.setenv("PENSTOCK_KV_CACHE_MEMORY", "8000000")
+
+
+def test_generate(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    call = ["generate", "Hello", "--model", str(folder), "--max-tokens", "12", "--ignore-eos"]
+    greedy = [*call, "--temperature", "0", "--allowed-token-ids", "60,61,62,63"]
+    assert cli.main([*greedy, "--raw"]) == 0
+    raw = capsys.readouterr().out
+    assert len(raw) == 13
+    assert cli.main([*greedy, "--raw", "--stop", raw[4:6]]) == 0
+    assert capsys.readouterr().out == raw[: raw.index(raw[4:6])] + "\n"
+    assert cli.main([*greedy, "--chat"]) == 0
+    chat = capsys.readouterr().out
+    assert cli.main(greedy) == 0
+    assert capsys.readouterr().out == chat
+
+
+def test_generate_reads_standard_input(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import io
+
+    monkeypatch.setattr(sys, "stdin", io.StringIO("x" * 600))
+    assert cli.main(["generate", "-", "--model", str(folder), "--raw"]) == 1
+    error = capsys.readouterr().err
+    assert "600 tokens" in error
+    assert "Traceback" not in error
+
+
+def test_doctor(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert cli.main(["doctor"]) == 0
+    out = capsys.readouterr().out
+    for word in ("torch", "transformers", "device", "threads", "memory", "kernels", "embedded"):
+        assert word in out
+    assert "check paged_attention    ok" in out
+    monkeypatch.setattr(doctor, "CHECKS", {"sums": lambda: "1 + 1 is not 3"})
+    assert cli.main(["doctor"]) == 1
+    assert "FAILED: 1 + 1 is not 3" in capsys.readouterr().out
+
+
+def test_the_kernels_check_sees_a_wrong_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setattr(doctor_checks, "TOLERANCE", -1.0)
+    assert doctor_checks.check_paged_attention() is not None
+    monkeypatch.undo()
+
+    def poisoned(*_: object, **__: object) -> torch.Tensor:
+        return torch.full((11, 4, 16), torch.nan)
+
+    monkeypatch.setattr("penstock.kernels.paged_attention.reference.paged_attention", poisoned)
+    assert doctor_checks.check_paged_attention() is not None

@@ -1,0 +1,139 @@
+"""The official client's asynchronous face: many at once, and leaving in the middle."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import openai
+import pytest
+
+from tests.server.conftest import MODEL
+from tests.server.process import ServeProcess
+from tests.tiny import byte_tokenizer
+
+ASCII = [byte_tokenizer().encode(chr(c))[0] for c in range(32, 127)]
+PLAIN: dict[str, Any] = {"allowed_token_ids": ASCII, "ignore_eos": True}
+LONG: dict[str, Any] = {"model": MODEL, "max_tokens": 480, "extra_body": PLAIN}
+STREAMS = 64
+
+
+@asynccontextmanager
+async def connected(server: ServeProcess) -> AsyncGenerator[openai.AsyncOpenAI]:
+    async with openai.AsyncOpenAI(
+        base_url=f"{server.url}/v1", api_key="unused", max_retries=0, timeout=60
+    ) as client:
+        yield client
+
+
+def test_many_streams_say_what_one_alone_says(server: ServeProcess, client: openai.OpenAI) -> None:
+    def call(number: int) -> dict[str, Any]:
+        return {
+            "model": MODEL,
+            "prompt": f"Prompt {number}: " + "x" * number,
+            "max_tokens": 8 + number % 7,
+            "temperature": 0.0 if number % 2 else 1.2,
+            "seed": number,
+            "extra_body": PLAIN,
+        }
+
+    async def one(sdk: openai.AsyncOpenAI, number: int) -> str:
+        stream = await sdk.completions.create(stream=True, **call(number))
+        return "".join([chunk.choices[0].text async for chunk in stream])
+
+    async def all_at_once() -> list[str]:
+        async with connected(server) as sdk:
+            return await asyncio.gather(*(one(sdk, number) for number in range(STREAMS)))
+
+    together = asyncio.run(all_at_once())
+    alone = [client.completions.create(**call(n)).choices[0].text for n in range(STREAMS)]
+    assert together == alone
+
+
+def test_chats_and_completions_mix(server: ServeProcess) -> None:
+    async def mixed() -> None:
+        async with connected(server) as sdk:
+            chats = [
+                sdk.chat.completions.create(
+                    model=MODEL,
+                    messages=[{"role": "user", "content": "Hello"}],
+                    max_tokens=8,
+                    temperature=0,
+                    extra_body=PLAIN,
+                )
+                for _ in range(8)
+            ]
+            texts = [
+                sdk.completions.create(
+                    model=MODEL, prompt="Hello", max_tokens=8, temperature=0, extra_body=PLAIN
+                )
+                for _ in range(8)
+            ]
+            answers = await asyncio.gather(*chats, *texts)
+            assert len({a.choices[0].message.content for a in answers[:8]}) == 1  # type: ignore[union-attr]
+
+    asyncio.run(mixed())
+
+
+@pytest.mark.parametrize("kind", ["completion", "chat"])
+def test_leaving_a_stream_frees_everything(server: ServeProcess, kind: str) -> None:
+    async def leave() -> None:
+        async with connected(server) as sdk:
+            if kind == "chat":
+                stream: Any = await sdk.chat.completions.create(
+                    messages=[{"role": "user", "content": "x"}], n=4, stream=True, **LONG
+                )
+            else:
+                stream = await sdk.completions.create(prompt=["x", "y"], n=2, stream=True, **LONG)
+            for _ in range(6):
+                await anext(stream)
+            assert server.metrics()["penstock_num_requests_running"] > 0
+            await stream.close()
+            # The connection is gone, the client lives on.
+            await asyncio.to_thread(server.wait_idle)
+
+    asyncio.run(leave())
+
+
+@pytest.mark.parametrize("kind", ["completion", "chat"])
+def test_leaving_a_whole_answer_frees_everything(server: ServeProcess, kind: str) -> None:
+    async def leave() -> None:
+        async with connected(server) as sdk:
+            if kind == "chat":
+                call = sdk.chat.completions.create(
+                    messages=[{"role": "user", "content": "x"}], n=4, **LONG
+                )
+            else:
+                call = sdk.completions.create(prompt=["x", "y"], n=2, **LONG)
+            task = asyncio.create_task(call)  # type: ignore[arg-type]
+            while (await asyncio.to_thread(server.metrics))["penstock_num_requests_running"] == 0:
+                assert not task.done()
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+            before = server.metrics()["penstock_engine_steps_total"]
+            await asyncio.to_thread(server.wait_idle)
+            # Aborted, not finished: a run to the end would take hundreds of steps.
+            assert server.metrics()["penstock_engine_steps_total"] - before < 200
+
+    asyncio.run(leave())
+
+
+def test_leaving_while_waiting_in_the_queue(server: ServeProcess) -> None:
+    """More than may run at once: those that wait can leave as well."""
+
+    async def leave() -> None:
+        async with connected(server) as sdk:
+            tasks = [
+                asyncio.create_task(sdk.completions.create(prompt="x", n=40, **LONG))
+                for _ in range(4)
+            ]
+            while (await asyncio.to_thread(server.metrics))["penstock_num_requests_waiting"] == 0:
+                assert not any(task.done() for task in tasks)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.to_thread(server.wait_idle)
+
+    asyncio.run(leave())

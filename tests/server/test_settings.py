@@ -1,0 +1,224 @@
+"""Flags over environment over file over defaults, from one declaration."""
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel, Field
+from transformers import PreTrainedTokenizerBase
+
+from penstock.engine.config import EngineConfig
+from penstock.errors import ConfigurationError
+from penstock.server.command_settings import read_settings
+from penstock.server.generate import GenerateSettings
+from penstock.server.settings import RESERVED_TEMPLATE_KWARGS, ServeSettings
+
+
+def serve(*arguments: str) -> ServeSettings:
+    return read_settings(ServeSettings, arguments, program="penstock serve")
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "config.yaml"
+    path.write_text("port: 3\nhost: from-file\npage_size: 3\nserved-model-name: from-file\n")
+    return path
+
+
+def test_defaults() -> None:
+    settings = serve()
+    assert (settings.host, settings.port, settings.model) == ("127.0.0.1", 8000, None)
+    assert settings.engine_config == EngineConfig()
+    assert settings.is_loopback
+
+
+def test_each_source_wins_over_the_next(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PENSTOCK_PORT", "2")
+    monkeypatch.setenv("PENSTOCK_HOST", "from-environment")
+    settings = serve("--config", str(file), "--port", "1")
+    assert settings.port == 1
+    assert settings.host == "from-environment"
+    assert settings.served_model_name == "from-file"
+    assert settings.page_size == 3
+    assert settings.max_running == EngineConfig().max_running
+
+
+def test_file_may_be_named_in_the_environment(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PENSTOCK_CONFIG", str(file))
+    assert serve().port == 3
+    assert serve("--port", "1").port == 1
+
+
+def test_every_engine_setting_is_a_flag_and_a_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    examples: dict[str, tuple[str, Any]] = {
+        "model": ("folder", "folder"),
+        "served_model_name": ("x", "x"),
+        "device": ("cpu", "cpu"),
+        "dtype": ("bfloat16", "bfloat16"),
+        "trust_remote_code": ("true", True),
+        "max_model_len": ("64", 64),
+        "kv_cache_memory": ("0.25", 0.25),
+        "page_size": ("8", 8),
+        "prefix_cache": ("false", False),
+        "max_running": ("7", 7),
+        "max_batch_tokens": ("99", 99),
+        "chunk_tokens": ("9", 9),
+        "max_queued_requests": ("5", 5),
+        "max_queued_tokens": ("55", 55),
+        "threads": ("1", 1),
+        "stall_s": ("3.5", 3.5),
+    }
+    assert set(EngineConfig.model_fields) <= set(examples)
+    for name, (text, value) in examples.items():
+        flag = [text] if name == "model" else [f"--{name.replace('_', '-')}", text]
+        if value is True:
+            flag = flag[:1]
+        elif value is False:
+            flag = [f"--no-{name.replace('_', '-')}"]
+        assert getattr(serve(*flag).engine_config, name) == value
+        with monkeypatch.context() as only:
+            only.setenv(f"PENSTOCK_{name.upper()}", text)
+            assert getattr(serve().engine_config, name) == value
+
+
+def test_lists_come_from_every_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def keys(*arguments: str) -> list[str]:
+        return serve(*arguments).read_api_keys()
+
+    assert keys("--api-key", "a", "--api-key", "b") == ["a", "b"]
+    file = tmp_path / "config.yaml"
+    file.write_text("api_key: [a, b]\ncors_origin: https://a.example, https://b.example\n")
+    assert keys("--config", str(file)) == ["a", "b"]
+    assert serve("--config", str(file)).cors_origin == ["https://a.example", "https://b.example"]
+    monkeypatch.setenv("PENSTOCK_API_KEY", "c, d")
+    assert keys("--config", str(file)) == ["c", "d"]
+    monkeypatch.setenv("PENSTOCK_API_KEY", "")
+    assert keys() == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--port", "65536"], "--port.*65535.*65536"),
+        (["--port", "-1"], "--port"),
+        (["--port", "x"], "--port"),
+        (["--page-size", "0"], "--page-size"),
+        (["--max-body-bytes", "1"], "--max-body-bytes"),
+        (["--device", "tpu"], "--device"),
+        (["--chat-template-kwarg", "tokenize"], "tokenize"),
+        (["--config", "/nowhere.yaml"], "--config /nowhere.yaml"),
+        (["--shutdown-timeout-s", "-1"], "--shutdown-timeout-s"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,  # type: ignore[arg-type]
+)
+def test_wrong_values_are_explained(arguments: list[str], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message) as refusal:
+        serve(*arguments)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("prot: 5\n", "prot: there is no such setting"),
+        ("port: many\n", "--port"),
+        ("- a\n- b\n", "name: value"),
+        ("a: [\n", "not valid YAML"),
+    ],
+    ids=["unknown", "wrong", "list", "broken"],
+)
+def test_wrong_files_are_explained(tmp_path: Path, content: str, message: str) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text(content)
+    with pytest.raises(ConfigurationError, match=message):
+        serve("--config", str(file))
+
+
+def test_empty_file_says_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text("# nothing\n")
+    assert serve("--config", str(file)).port == 8000
+
+
+def test_secret_values_are_not_repeated_in_refusals(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text("api_key: {hush: 1}\n")
+    with pytest.raises(ConfigurationError) as refusal:
+        serve("--config", str(file))
+    assert "hush" not in str(refusal.value)
+
+
+def test_one_file_serves_several_commands(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text("port: 5\nthreads: 1\ntemperature: 0.5\n")
+    arguments = ["Hello", "--config", str(file)]
+    settings = read_settings(GenerateSettings, arguments, program="penstock generate")
+    assert settings.engine_config.threads == 1
+    assert settings.sampling.temperature == 0.5
+
+
+def test_sampling_flags_have_the_bounds_of_requests() -> None:
+    def generate(*arguments: str) -> GenerateSettings:
+        return read_settings(GenerateSettings, ["Hello", *arguments], program="penstock generate")
+
+    settings = generate("--temperature", "2", "--seed", "-1", "--stop", "x", "--top-k", "5")
+    assert settings.sampling.temperature == 2
+    assert settings.sampling.stop_strings == ("x",)
+    assert settings.sampling.seed == -1
+    for arguments in (["--temperature", "2.1"], ["--top-p", "0"], ["--stop", "x" * 257]):
+        with pytest.raises(ConfigurationError, match=arguments[0]):
+            generate(*arguments)
+
+
+def test_any_model_becomes_a_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Plain(BaseModel):
+        """Something else.
+
+        `size`: how large it is.
+        """
+
+        size: int = Field(default=1, ge=1, le=5)
+
+    monkeypatch.setenv("PENSTOCK_SIZE", "3")
+    assert read_settings(Plain, [], program="penstock plain").size == 3
+    assert isinstance(read_settings(Plain, ["--size", "4"], program="penstock plain"), Plain)
+
+
+def test_help_is_the_docstring(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        serve("--help")
+    assert end.value.code == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "usage: penstock serve" in text
+    assert "--shutdown-timeout-s" in text
+    assert "how long running requests may take to finish after SIGTERM" in text
+    assert "fraction of the free memory" in text
+
+
+def test_every_setting_is_explained() -> None:
+    own = set(ServeSettings.model_fields) - set(EngineConfig.model_fields) - {"log_level"}
+    assert not [name for name in own if not ServeSettings.model_fields[name].description]
+
+
+def test_what_templates_must_not_be_told_covers_transformers() -> None:
+    """Every parameter of `apply_chat_template`, and what templates take from their caller."""
+    signature = inspect.signature(PreTrainedTokenizerBase.apply_chat_template)
+    assert set(signature.parameters) - {"self", "kwargs"} <= RESERVED_TEMPLATE_KWARGS
+
+
+@pytest.mark.parametrize(
+    ("host", "loopback"),
+    [
+        ("127.0.0.1", True),
+        ("127.9.9.9", True),
+        ("::1", True),
+        ("localhost", True),
+        ("0.0.0.0", False),
+        ("::", False),
+        ("10.0.0.1", False),
+        ("example.org", False),
+    ],
+)
+def test_loopback(host: str, loopback: bool) -> None:
+    assert serve("--host", host).is_loopback is loopback
