@@ -1,0 +1,102 @@
+# What people and CI run. `make help` lists it; everything sets up what it needs first.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PIP := pip --disable-pip-version-check
+INSTALL := $(PIP) install --quiet --constraint constraints.txt
+NEW_ENOUGH := import sys; sys.exit(None if sys.version_info >= (3, 11) else \
+	"Penstock needs Python 3.11 or later; say which: make PYTHON=python3.12")
+
+help: ## list these targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) \
+		| awk -F ':.*## ' '{ printf "  make %-14s %s\n", $$1, $$2 }'
+
+setup: $(STAMP) ## create .venv with everything pinned in constraints.txt
+
+# torch comes first, so that nothing else can choose another build of it. pyright brings its own
+# node, which it would otherwise fetch by itself.
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c '$(NEW_ENOUGH)'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/$(INSTALL) setuptools torch
+	$(BIN)/$(INSTALL) --no-build-isolation --editable '.[dev]' 'pyright[nodejs]'
+	@touch $@
+
+serve: setup ## serve the embedded model on 127.0.0.1:8000 (ARGS="MODEL --flags" for others)
+	@$(BIN)/penstock serve $(ARGS)
+
+test: setup ## run the tests (ARGS="tests/engine -k seeded" for some)
+	$(BIN)/pytest $(ARGS)
+
+check: setup ## format, lint, types, spelling
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright
+	$(BIN)/codespell $(filter-out build dist out,$(wildcard *)) .ci
+
+format: setup ## format, and mend what ruff can mend
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+docs: setup ## write the flags of `penstock serve` into docs/configuration.md
+	$(BIN)/python docs/configuration.py
+
+bench: setup ## measure the engine's steps, and the server beside transformers'
+	$(BIN)/$(INSTALL) accelerate
+	$(BIN)/python benchmarks/engine_step.py $(ARGS)
+	$(BIN)/python benchmarks/serving.py $(ARGS)
+
+load: setup ## drive a server of its own with Locust; fails on a missed objective
+	$(BIN)/python loadtest/run.py $(ARGS)
+
+NANO_STEPS ?= 12000
+nano: setup ## train the embedded model again (ARGS="--resume" to go on)
+	$(BIN)/python -m penstock.models.nano.train --steps $(NANO_STEPS) --out models/nano/weights $(ARGS)
+
+nano-eval: setup ## evaluate the embedded model
+	$(BIN)/python -m penstock.models.nano.evaluate $(ARGS)
+
+wheel: setup ## build the wheel into dist/
+	rm -rf build dist
+	$(BIN)/$(PIP) wheel --quiet --no-build-isolation --no-deps --wheel-dir dist .
+
+# The image. The Dockerfile runs these three targets and nothing else; wheel-check runs the same
+# three elsewhere, so that CI needs no container engine.
+PREFIX ?= out/installed
+TORCH_INDEX ?=
+
+image-deps: ## into PREFIX: the dependencies (TORCH_INDEX: where to find another build of torch)
+	@$(PYTHON) -c '$(NEW_ENOUGH)'
+	test -x $(PREFIX)/bin/python || $(PYTHON) -m venv $(PREFIX)
+	$(PREFIX)/bin/$(INSTALL) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) setuptools torch
+	$(PREFIX)/bin/python -c 'import tomllib; \
+		project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+		print(*project["dependencies"], sep="\n")' > $(PREFIX)/requirements.txt
+	$(PREFIX)/bin/$(INSTALL) --requirement $(PREFIX)/requirements.txt
+
+image-install: ## into PREFIX: the wheel, built here
+	rm -rf build dist
+	$(PREFIX)/bin/$(PIP) wheel --quiet --no-build-isolation --no-deps --wheel-dir dist .
+	$(PREFIX)/bin/$(INSTALL) --no-deps --force-reinstall dist/*.whl
+	$(PREFIX)/bin/$(PIP) check
+
+image-check: ## in PREFIX: command line, import, generate, serve, all from /
+	$(PREFIX)/bin/python deploy/check_install.py
+
+wheel-check: image-deps image-install image-check ## build the wheel, install it elsewhere, use it
+
+image: ## build the container image (IMAGE_ARGS="--build-arg BASE=ubuntu:24.04" for CPU)
+	docker build $(IMAGE_ARGS) --tag penstock .
+
+clean: ## remove caches and build products; .venv stays
+	rm -rf build dist out .pytest_cache .ruff_cache .hypothesis
+	find . -path ./$(VENV) -prune -o -name __pycache__ -print0 | xargs -0 rm -rf
+
+.PHONY: help setup serve test check format docs bench load nano nano-eval wheel \
+	image-deps image-install image-check wheel-check image clean

@@ -1,0 +1,100 @@
+from itertools import islice
+from typing import cast
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from penstock.models.nano.corpus import documents
+from penstock.models.nano.evaluate import WEIGHTS
+from penstock.models.nano.tokenizer import sample_text, train_tokenizer
+
+# Special tokens are recognised in text, so text that spells one is not text any more.
+_TEXT = st.text(st.characters(exclude_categories=["Cs"])).filter(lambda text: "<|" not in text)
+TOKENIZER = cast(
+    "PreTrainedTokenizerBase", AutoTokenizer.from_pretrained(WEIGHTS, local_files_only=True)
+)
+
+
+def _ids(text: str) -> list[int]:
+    return cast("list[int]", TOKENIZER(text, add_special_tokens=False)["input_ids"])
+
+
+def _pieces(text: str) -> list[str]:
+    return [cast("str", TOKENIZER.decode([token])) for token in _ids(text)]
+
+
+@given(_TEXT)
+def test_roundtrip(text: str) -> None:
+    assert TOKENIZER.decode(_ids(text)) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param("".join(map(chr, range(256))), id="latin-1"),
+        pytest.param("👩‍👩‍👧‍👦 🇫🇷 \N{COMBINING ACUTE ACCENT}", id="emoji"),
+        pytest.param("  two  spaces\n\n\t tab \r\n", id="spaces"),
+        pytest.param('I can \'t . " stop " , he said !', id="no-clean-up-of-spaces"),
+        pytest.param("漢字 кот גמל", id="other-scripts"),
+    ],
+)
+def test_roundtrip_of_odd_text(text: str) -> None:
+    assert TOKENIZER.decode(_ids(text)) == text
+
+
+def test_every_byte_has_a_token() -> None:
+    from tokenizers.pre_tokenizers import ByteLevel
+
+    assert set(ByteLevel.alphabet()) <= set(TOKENIZER.get_vocab())
+
+
+def test_digits_and_signs_stand_alone() -> None:
+    assert _pieces("1234+56*7=") == ["1", "2", "3", "4", "+", "5", "6", "*", "7", "="]
+    assert _pieces('{"a":[1]}') == ["{", '"', "a", '"', ":", "[", "1", "]", "}"]
+
+
+def test_common_words_are_one_token() -> None:
+    assert _pieces("Once upon a time") == ["Once", " upon", " a", " time"]
+
+
+def test_the_vocabulary_is_full() -> None:
+    assert len(TOKENIZER) == TOKENIZER.vocab_size == 4096
+    assert sorted(TOKENIZER.get_vocab().values()) == list(range(4096))
+
+
+def test_a_text_starts_with_the_document_marker() -> None:
+    ids = cast("list[int]", TOKENIZER("Hello")["input_ids"])
+    assert ids == [TOKENIZER.bos_token_id, *_ids("Hello")]
+    assert TOKENIZER.pad_token_id == TOKENIZER.bos_token_id != TOKENIZER.eos_token_id
+
+
+def test_the_template_writes_what_the_corpus_holds() -> None:
+    conversations = (d.text for d in documents(0) if "<|im_start|>" in d.text)
+    for text in islice(conversations, 100):
+        turns = text.removesuffix("<|im_end|>").split("<|im_end|>\n")
+        parted = [turn.removeprefix("<|im_start|>").partition("\n") for turn in turns]
+        messages = [{"role": role, "content": content} for role, _, content in parted]
+        written = TOKENIZER.apply_chat_template(messages, tokenize=False)
+        assert written == f"<|endoftext|>{text}\n"
+        encoded = TOKENIZER.apply_chat_template(messages, return_dict=False)
+        assert encoded == TOKENIZER(f"{text}\n")["input_ids"]
+
+
+def test_generation_prompt_and_continued_message() -> None:
+    user = {"role": "user", "content": "Write a story."}
+    asked = "<|endoftext|><|im_start|>user\nWrite a story.<|im_end|>\n<|im_start|>assistant\n"
+    prompt = TOKENIZER.apply_chat_template([user], tokenize=False, add_generation_prompt=True)
+    assert prompt == asked
+    begun = [user, {"role": "assistant", "content": "Once upon a"}]
+    continued = TOKENIZER.apply_chat_template(begun, tokenize=False, continue_final_message=True)
+    assert continued == f"{asked}Once upon a"
+
+
+def test_training_is_reproducible() -> None:
+    first, second = (
+        train_tokenizer(sample_text(0, 200), vocab_size=600).get_vocab() for _ in range(2)
+    )
+    assert first == second
+    assert len(first) == 600

@@ -1,0 +1,74 @@
+"""Documents that can be checked are: links, versions, flags, architectures."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from docs import configuration
+from tests.tiny import ARCHITECTURES
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = sorted(
+    path
+    for pattern in ("*.md", "docs/**/*.md", "*/README.md", "kernels/*/README.md")
+    for path in ROOT.glob(pattern)
+)
+FENCED = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
+
+
+def prose(document: Path) -> str:
+    return FENCED.sub("", document.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_somewhere(document: Path) -> None:
+    for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", prose(document)):
+        if "://" not in target:
+            assert (document.parent / target).exists(), f"{document.name} links to {target}"
+
+
+def test_the_changelog_knows_the_version() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    released = re.findall(r"^## \[(\d[^\]]*)\]", changelog, re.MULTILINE)
+    assert released[0] == project["version"]
+
+
+def test_the_table_of_flags_is_current() -> None:
+    text = configuration.DOCUMENT.read_text(encoding="utf-8")
+    assert configuration.document(text) == text, "run make docs"
+
+
+def test_the_tree_of_the_readme_is_the_tree() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    tree = next(block for block in FENCED.findall(text) if "server/" in block)
+    named = set(re.findall(r"^([\w.]+)/", tree, re.MULTILINE))
+    assert all((ROOT / name).is_dir() for name in named)
+    code = {path.name for path in (ROOT / "src" / "penstock").iterdir() if path.is_symlink()}
+    assert code <= named
+
+
+def test_the_table_of_models_is_what_is_tested() -> None:
+    text = (ROOT / "docs" / "supported-models.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE)
+    assert listed == sorted(ARCHITECTURES)
+
+
+def test_files_that_documents_name_exist() -> None:
+    for document in DOCUMENTS:
+        for name in re.findall(r"`((?:[\w.-]+/)+[\w.-]+\.(?:py|toml|json|yaml))`", prose(document)):
+            places = (ROOT, ROOT / "src" / "penstock", document.parent, document.parent.parent)
+            assert any((place / name).exists() for place in places), f"{document.name}: {name}"
+
+
+def test_methods_that_documents_name_exist() -> None:
+    """`Class.method` in a document is in the code."""
+    folders = ("server", "engine", "decoding", "kvcache", "kernels")
+    files = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
+    code = "\n".join(path.read_text(encoding="utf-8") for path in files)
+    for document in DOCUMENTS:
+        for owner, method in re.findall(r"`([A-Z]\w+)\.(\w+)`", prose(document)):
+            found = re.search(rf"class {owner}\b", code) and re.search(rf"def {method}\b", code)
+            assert found, f"{document.name}: {owner}.{method}"

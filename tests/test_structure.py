@@ -1,0 +1,107 @@
+"""The house's rules that an import or a file name can break (docs/architecture.md)."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "src" / "penstock"
+
+BELOW: dict[str, set[str]] = {
+    "server": {"engine", "decoding", "kvcache", "kernels"},
+    "engine": {"decoding", "kvcache", "kernels"},
+    "decoding": {"kernels"},
+    "kvcache": {"kernels"},
+    "kernels": set(),
+    "models": set(),
+}
+"""Which floors each floor may import; `models` is data, which the engine reads by path."""
+
+EVERYWHERE = {"errors", "registry"}
+"""Modules of src/penstock that every floor but `models` may import."""
+
+BESIDE = ("tests", "benchmarks", "loadtest", "docs", "deploy")
+
+
+def sources(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*.py") if "__pycache__" not in path.parts)
+
+
+def imports(path: Path, package: str) -> Iterator[str]:
+    """Absolute names that a module imports, wherever in it; `package` is the one it lies in."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            parents = package.split(".")
+            base = parents[: len(parents) - node.level + 1] if node.level else []
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            yield from (f"{module}.{alias.name}" for alias in node.names)
+
+
+def package_of(path: Path) -> str:
+    return ".".join(["penstock", *path.relative_to(ROOT).parent.parts])
+
+
+@pytest.mark.parametrize("floor", BELOW)
+def test_imports_only_go_down(floor: str) -> None:
+    common = EVERYWHERE if floor != "models" else set[str]()
+    allowed = {floor} | BELOW[floor] | common
+    for path in sources(ROOT / floor):
+        for name in imports(path, package_of(path)):
+            words = name.split(".")
+            if words[0] == "penstock" and name != "penstock.__version__":
+                assert words[1] in allowed, f"{path.relative_to(ROOT)} imports {name}"
+
+
+def test_what_every_floor_needs_needs_no_floor() -> None:
+    for name in EVERYWHERE:
+        for imported in imports(PACKAGE / f"{name}.py", "penstock"):
+            words = imported.split(".")
+            assert words[0] != "penstock" or words[1] in EVERYWHERE
+
+
+def test_clients_see_what_a_client_sees() -> None:
+    """`penstock bench` and the load tests measure from outside; they share that client only."""
+    client = ("penstock.server.bench.", "penstock.errors.")
+    for path in [*sources(ROOT / "server" / "bench"), *sources(ROOT / "loadtest")]:
+        for name in imports(path, package_of(path)):
+            ours = name.startswith("penstock.") and not name.startswith("penstock.loadtest.")
+            assert not ours or name.startswith(client), f"{path.relative_to(ROOT)} imports {name}"
+
+
+def test_no_folder_is_imported_by_its_plain_name() -> None:
+    folders = [*BELOW, *BESIDE, "src"]
+    for path in (path for folder in folders for path in sources(ROOT / folder)):
+        for name in imports(path, package_of(path)):
+            assert name.split(".")[0] not in BELOW, f"{path.relative_to(ROOT)} imports {name}"
+
+
+def test_links_and_no_packages_of_their_own() -> None:
+    links = {link.name: link for link in PACKAGE.iterdir() if link.is_symlink()}
+    assert set(links) == set(BELOW)
+    assert all(link.readlink() == Path("../..") / name for name, link in links.items())
+    # A plain `kernels` package would shadow the one of Hugging Face (docs/decisions/0001).
+    assert not [path for floor in BELOW for path in (ROOT / floor).rglob("__init__.py")]
+
+
+def test_every_folder_says_what_it_is_for() -> None:
+    folders = [ROOT / name for name in (*BELOW, *BESIDE)]
+    folders += [path.parent for path in (ROOT / "kernels").glob("*/reference.py")]
+    assert not [str(folder) for folder in folders if not (folder / "README.md").is_file()]
+
+
+@pytest.mark.parametrize("floor", BELOW)
+def test_no_state_in_modules(floor: str) -> None:
+    """Mutable values of a module are constants (in capitals), and nothing rebinds them."""
+    mutable = (ast.List, ast.Dict, ast.Set, ast.ListComp, ast.DictComp, ast.SetComp)
+    for path in sources(ROOT / floor):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        assert not [node for node in ast.walk(tree) if isinstance(node, ast.Global)], path
+        for node in tree.body:
+            if isinstance(node, ast.Assign | ast.AnnAssign) and isinstance(node.value, mutable):
+                targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+                names = [target.id for target in targets if isinstance(target, ast.Name)]
+                assert all(name.isupper() or name == "__all__" for name in names), (path, names)
