@@ -19,13 +19,12 @@ help: ## list these targets
 
 setup: $(STAMP) ## create .venv with everything pinned in constraints.txt
 
-# torch comes first, so that nothing else can choose another build of it. pyright brings its own
-# node, which it would otherwise fetch by itself.
+# torch comes first, so that nothing else can choose another build of it.
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c '$(NEW_ENOUGH)'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/$(INSTALL) setuptools torch
-	$(BIN)/$(INSTALL) --no-build-isolation --editable '.[dev]' 'pyright[nodejs]'
+	$(BIN)/$(INSTALL) --no-build-isolation --editable '.[dev]'
 	@touch $@
 
 serve: setup ## serve the embedded model on 127.0.0.1:8000 (ARGS="MODEL --flags" for others)

@@ -8,31 +8,16 @@ from penstock.server.settings import ServeSettings
 DOCUMENT = Path(__file__).with_name("configuration.md")
 BEGIN, END = "<!-- flags: begin (make docs) -->\n", "<!-- flags: end -->\n"
 
-# Words for what the settings' own docstrings do not explain.
-MEANINGS = {
-    "served_model_name": "name that requests use; default: the folder's name.",
-    "device": "where the model runs; auto takes CUDA where there is some.",
-    "dtype": "of weights and cache; auto is bfloat16 on CUDA, float32 on a CPU.",
-    "trust_remote_code": "run Python code that comes with the model; only for models you trust.",
-    "max_model_len": "longest prompt plus answer in tokens; default: the model's own context.",
-    "page_size": "tokens of one KV cache page.",
-    "prefix_cache": "reuse the keys and values of prompts that begin alike.",
-    "max_running": "sequences that run at once; also the largest n.",
-    "threads": "CPU threads of torch; default: torch's own choice.",
-    "log_level": "lowest level that is logged.",
-}
-
-
 def table() -> str:
     """The flags of `penstock serve` as a Markdown table."""
     properties = ServeSettings.model_json_schema()["properties"]
     rows = ["| flag | default | values | meaning |", "| --- | --- | --- | --- |"]
     for name, field in ServeSettings.model_fields.items():
         schema = properties[name]
-        meaning = (field.description or MEANINGS[name]).rstrip(".")
+        meaning = (field.description or "").rstrip(".")
         rows.append(
             f"| {_flag(name, schema)} | {_default(field.default)} | {_values(schema)} "
-            f"| {meaning[0].upper()}{meaning[1:]}. |"
+            f"| {meaning[:1].upper()}{meaning[1:]}. |"
         )
     return "\n".join(rows) + "\n"
 

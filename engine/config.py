@@ -9,10 +9,19 @@ class EngineConfig(BaseModel):
     """How one engine runs one model.
 
     `model`: folder of a transformers model, or its name on the Hub; None is the embedded one.
+    `served_model_name`: name that requests use; default: the folder's name.
+    `device`: where the model runs; auto takes CUDA where there is some.
+    `dtype`: of weights and cache; auto is bfloat16 on CUDA, float32 on a CPU.
+    `trust_remote_code`: run Python code that comes with the model; only for models you trust.
+    `max_model_len`: longest prompt plus answer in tokens; default: the model's own context.
     `kv_cache_memory`: fraction of the free memory (0 to 1], or bytes (above 1).
+    `page_size`: tokens of one KV cache page.
+    `prefix_cache`: reuse the keys and values of prompts that begin alike.
+    `max_running`: sequences that run at once; also the largest n.
     `max_batch_tokens`: rows of one step, prompt chunks and decoding together; None fits the device.
     `chunk_tokens`: longest piece of one prompt in a step; None means the whole budget.
     `max_queued_requests`, `max_queued_tokens`: admission bounds on what waits; beyond them 429.
+    `threads`: CPU threads of torch; default: torch's own choice.
     `stall_s`: a step that takes longer counts as a dead engine in /health.
     """
 

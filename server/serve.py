@@ -92,10 +92,15 @@ class Server(uvicorn.Server):
         """Begin to end at the first signal; hurry at the second."""
         del frame
         # Not remembered for uvicorn to raise again: a wanted end is exit status 0.
-        logger.info("received %s", signal.Signals(sig).name)
-        if self.should_exit and self._loop is not None:
-            self._loop.call_soon_threadsafe(self._hurry.set)
+        again, loop = self.should_exit, self._loop
         self._stop()
+        if loop is None:
+            return
+        # Only what cannot fail stands in a signal handler: it may have interrupted a write to the
+        # log, which cannot be entered twice.
+        loop.call_soon_threadsafe(logger.info, "received %s", signal.Signals(sig).name)
+        if again:
+            loop.call_soon_threadsafe(self._hurry.set)
 
     def _stop(self) -> None:
         self.should_exit = True

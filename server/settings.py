@@ -60,6 +60,7 @@ class ServeSettings(EngineConfig, CommandSettings):
     `shutdown_timeout_s`: how long running requests may take to finish after SIGTERM.
     `stats_interval_s`: seconds between lines with throughput in the log.
     `access_log`: one line in the log for each request.
+    `log_level`: lowest level that is logged.
     """
 
     model: CliPositionalArg[str | None] = None

@@ -2,10 +2,12 @@
 
 import asyncio
 import contextlib
+import random
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import httpx
 import openai
 import pytest
 
@@ -137,3 +139,46 @@ def test_leaving_while_waiting_in_the_queue(server: ServeProcess) -> None:
             await asyncio.to_thread(server.wait_idle)
 
     asyncio.run(leave())
+
+
+def test_callers_come_and_go(server: ServeProcess) -> None:
+    """Many at once, of all kinds; some leave at odd moments. No 5xx, and nothing is left behind."""
+    dice = random.Random(5)
+    bodies: list[dict[str, Any]] = [
+        {
+            "prompt": ["p" * dice.randint(1, 300) for _ in range(dice.randint(1, 3))],
+            "max_tokens": dice.randint(1, 100),
+            "n": dice.randint(1, 3),
+            "stream": dice.random() < 0.6,
+            "echo": dice.random() < 0.3,
+            "logprobs": dice.choice([None, 3]),
+            "temperature": dice.random(),
+            "ignore_eos": True,
+        }
+        for _ in range(120)
+    ]
+    patience_s = [dice.choice([0.01, 0.1, 0.5, 60, 60]) for _ in bodies]
+    statuses: list[int] = []
+
+    async def one(client: httpx.AsyncClient, body: dict[str, Any], wait_s: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with (
+                asyncio.timeout(wait_s),
+                client.stream("POST", "/v1/completions", json=body) as answer,
+            ):
+                statuses.append(answer.status_code)
+                content = await answer.aread()
+                assert not body["stream"] or content.endswith(b"data: [DONE]\n\n")
+
+    async def all_at_once() -> None:
+        limits = httpx.Limits(max_connections=50)
+        async with httpx.AsyncClient(base_url=server.url, timeout=60, limits=limits) as client:
+            await asyncio.gather(
+                *(one(client, *pair) for pair in zip(bodies, patience_s, strict=True))
+            )
+
+    asyncio.run(all_at_once())
+    assert set(statuses) == {200}
+    assert len(statuses) > 20
+    server.wait_idle()
+    assert "Traceback" not in server.log
