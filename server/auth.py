@@ -1,4 +1,8 @@
-"""API keys: every route but /health needs one, where any is set."""
+"""API keys: every route but /health needs one, where any is set.
+
+A key is also a tenant: prefixes in the cache are shared only between requests of one key, since
+how long an answer takes would tell what others have asked.
+"""
 
 import hmac
 from collections.abc import Iterable
@@ -21,10 +25,11 @@ class ApiKeys:
     def __bool__(self) -> bool:
         return bool(self._digests)
 
-    def accept(self, key: bytes) -> bool:
-        """Whether it is one of the keys; takes as long for a wrong key as for a right one."""
+    def accept(self, key: bytes) -> str | None:
+        """The tenant of a right key, None for a wrong one; both take as long."""
         digest = sha256(key).digest()
-        return sum(hmac.compare_digest(digest, known) for known in self._digests) > 0
+        known = sum(hmac.compare_digest(digest, each) for each in self._digests)
+        return digest.hex() if known else None
 
 
 class AuthMiddleware:
@@ -36,11 +41,12 @@ class AuthMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or refuse it."""
-        if (
-            scope["type"] != "http"
-            or scope["path"] in OPEN_PATHS
-            or self._keys.accept(_presented(Headers(scope=scope)))
-        ):
+        if scope["type"] != "http" or scope["path"] in OPEN_PATHS:
+            await self._app(scope, receive, send)
+            return
+        tenant = self._keys.accept(_presented(Headers(scope=scope)))
+        if tenant is not None:
+            scope.setdefault("state", {})["tenant"] = tenant
             await self._app(scope, receive, send)
             return
         refusal = HttpError(

@@ -24,6 +24,7 @@ from .common import (
     ignored_headers,
     json_response,
     services_of,
+    tenant_of,
 )
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ async def create_chat_completion(request: Request) -> Response:
     make_plan = partial(
         plan_chat,
         created=int(services.wall_clock()),
+        tenant=tenant_of(request),
         allowed_template_kwargs=services.settings.chat_template_kwarg,
     )
     async with services.bodies.read(request) as raw:
@@ -61,7 +63,12 @@ async def create_chat_completion(request: Request) -> Response:
 
 
 def plan_chat(
-    engine: Backend, raw: bytes, *, created: int, allowed_template_kwargs: Collection[str]
+    engine: Backend,
+    raw: bytes,
+    *,
+    created: int,
+    tenant: str,
+    allowed_template_kwargs: Collection[str],
 ) -> Plan[ChatBody]:
     """Check, render and tokenise a request; runs off the event loop.
 
@@ -89,7 +96,7 @@ def plan_chat(
         prompt_logprobs=body.prompt_logprobs,
         truncate_prompt_tokens=body.truncate_prompt_tokens,
         priority=body.priority,
-        cache_salt=body.cache_salt or "",
+        cache_salt=tenant + (body.cache_salt or ""),
         decoding=body.decoding,
         kv_cache=body.kv_cache,
     )

@@ -34,6 +34,11 @@ def services_of(request: Request) -> Services:
     return cast("Services", request.app.state.services)
 
 
+def tenant_of(request: Request) -> str:
+    """Whose prefixes the request may share: those of its API key, or everybody's without keys."""
+    return getattr(request.state, "tenant", "")
+
+
 def check_model(engine: Backend, name: str | None) -> None:
     """Raise NotFoundError unless the name is served; no name means the one model."""
     if name is not None and name != engine.model.id:

@@ -26,6 +26,7 @@ from .common import (
     ignored_headers,
     json_response,
     services_of,
+    tenant_of,
 )
 
 if TYPE_CHECKING:
@@ -43,7 +44,9 @@ async def create_completion(request: Request) -> Response:
     """Continue one prompt or several."""
     services = services_of(request)
     engine = services.lifecycle.engine
-    make_plan = partial(plan_completion, created=int(services.wall_clock()))
+    make_plan = partial(
+        plan_completion, created=int(services.wall_clock()), tenant=tenant_of(request)
+    )
     async with services.bodies.read(request) as raw:
         plan = await services.offload.run(make_plan, engine, raw)
     headers = ignored_headers(request, plan.ignored)
@@ -60,7 +63,9 @@ async def create_completion(request: Request) -> Response:
         return json_response(completion_answer(plan, results, generations), headers)
 
 
-def plan_completion(engine: Backend, raw: bytes, *, created: int) -> Plan[CompletionBody]:
+def plan_completion(
+    engine: Backend, raw: bytes, *, created: int, tenant: str
+) -> Plan[CompletionBody]:
     """Check and tokenise a request; runs off the event loop.
 
     Raises:
@@ -79,7 +84,7 @@ def plan_completion(engine: Backend, raw: bytes, *, created: int) -> Plan[Comple
         )
     identity = answer_id("cmpl")
     requests = tuple(
-        _prepare(engine, body, prompt, request_id=f"{identity}-{number}")
+        _prepare(engine, body, prompt, request_id=f"{identity}-{number}", tenant=tenant)
         for number, prompt in enumerate(prompts)
     )
     echo: tuple[str, ...] = ()
@@ -104,7 +109,12 @@ def plan_completion(engine: Backend, raw: bytes, *, created: int) -> Plan[Comple
 
 
 def _prepare(
-    engine: Backend, body: CompletionBody, prompt: str | list[int], *, request_id: str
+    engine: Backend,
+    body: CompletionBody,
+    prompt: str | list[int],
+    *,
+    request_id: str,
+    tenant: str,
 ) -> EngineRequest:
     prompt_logprobs = body.prompt_logprobs
     if body.echo and body.logprobs is not None:
@@ -119,7 +129,7 @@ def _prepare(
         prompt_logprobs=prompt_logprobs,
         truncate_prompt_tokens=body.truncate_prompt_tokens,
         priority=body.priority,
-        cache_salt=body.cache_salt or "",
+        cache_salt=tenant + (body.cache_salt or ""),
         decoding=body.decoding,
         kv_cache=body.kv_cache,
     )

@@ -6,6 +6,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from pydantic import SecretStr
 
@@ -14,6 +15,7 @@ from penstock.server.app import create_app
 from penstock.server.auth import ApiKeys
 from penstock.server.backend import Backend
 from penstock.server.settings import ServeSettings
+from tests.server.process import ServeProcess
 from tests.server.scripted import (
     Script,
     ScriptedEngine,
@@ -85,6 +87,27 @@ def test_every_key_is_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch)
     assert keys.accept(b"a")
     assert not keys.accept(b"x" * 5000)
     assert compared == [(32, 32)] * 6
+
+
+def test_prefixes_are_shared_within_a_key_only(tiny_llama: Path, tmp_path: Path) -> None:
+    """How fast a stranger's prompt is read must not tell that somebody else has sent it."""
+    arguments = [str(tiny_llama), "--threads", "1", "--api-key", "one", "--api-key", "two"]
+    arguments += ["--kv-cache-memory", "8000000"]
+    body = {"prompt": "secret " * 10, "max_tokens": 1}
+    with ServeProcess(arguments, tmp_path / "log", key="one") as running:
+
+        def cached(key: str, **salted: str) -> int:
+            with httpx.Client(verify=False) as client:  # plain HTTP; reading certificates is slow
+                answer = client.post(
+                    f"{running.url}/v1/completions",
+                    json={**body, **salted},
+                    headers={"Authorization": f"Bearer {key}"},
+                    timeout=60,
+                )
+            return answer.json()["usage"]["prompt_tokens_details"]["cached_tokens"]
+
+        assert [cached("one"), cached("one"), cached("two"), cached("two")] == [0, 64, 0, 64]
+        assert [cached("one", cache_salt="s"), cached("one", cache_salt="s")] == [0, 64]
 
 
 def test_keys_never_show(caplog: pytest.LogCaptureFixture) -> None:
