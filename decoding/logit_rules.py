@@ -5,16 +5,14 @@ functions of the row's prefix alone, so a row gives the same result in any batch
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from .sampler import Row, Sampling
+from .sampling import Row, Sampling
 
 
-def has_rules(sampling: "Sampling") -> bool:
+def has_rules(sampling: Sampling) -> bool:
     """Whether any rule of this file applies to a row with these parameters."""
     return bool(
         sampling.allowed_token_ids is not None
@@ -27,7 +25,7 @@ def has_rules(sampling: "Sampling") -> bool:
     )
 
 
-def apply_rules(logits: Tensor, rows: Sequence["Row"], indices: Sequence[int]) -> None:
+def apply_rules(logits: Tensor, rows: Sequence[Row], indices: Sequence[int]) -> None:
     """Apply all rules to `logits[indices]`: masks first, then bias, then penalties."""
     _mask_allowed(logits, rows, indices)
     _forbid(logits, rows, indices)
@@ -37,7 +35,7 @@ def apply_rules(logits: Tensor, rows: Sequence["Row"], indices: Sequence[int]) -
         _penalise(logits, rows, penalised)
 
 
-def _mask_allowed(logits: Tensor, rows: Sequence["Row"], indices: Sequence[int]) -> None:
+def _mask_allowed(logits: Tensor, rows: Sequence[Row], indices: Sequence[int]) -> None:
     for i in indices:
         allowed = rows[i].sampling.allowed_token_ids
         if allowed is not None:
@@ -47,7 +45,7 @@ def _mask_allowed(logits: Tensor, rows: Sequence["Row"], indices: Sequence[int])
             logits[i, keep] = kept
 
 
-def _forbid(logits: Tensor, rows: Sequence["Row"], indices: Sequence[int]) -> None:
+def _forbid(logits: Tensor, rows: Sequence[Row], indices: Sequence[int]) -> None:
     """Stop tokens before min_tokens, and last tokens of bad words whose beginning is there."""
     at_row: list[int] = []
     at_token: list[int] = []
@@ -66,7 +64,7 @@ def _forbid(logits: Tensor, rows: Sequence["Row"], indices: Sequence[int]) -> No
         logits[_index(at_row, logits), _index(at_token, logits)] = float("-inf")
 
 
-def _add_bias(logits: Tensor, rows: Sequence["Row"], indices: Sequence[int]) -> None:
+def _add_bias(logits: Tensor, rows: Sequence[Row], indices: Sequence[int]) -> None:
     pairs = [(i, token, bias) for i in indices for token, bias in rows[i].sampling.logit_bias]
     if pairs:
         at_row, at_token, bias = zip(*pairs, strict=True)
@@ -75,7 +73,7 @@ def _add_bias(logits: Tensor, rows: Sequence["Row"], indices: Sequence[int]) -> 
         logits.index_put_(where, values, accumulate=True)
 
 
-def _is_penalised(sampling: "Sampling") -> bool:
+def _is_penalised(sampling: Sampling) -> bool:
     return bool(
         sampling.repetition_penalty != 1.0
         or sampling.presence_penalty
@@ -83,7 +81,7 @@ def _is_penalised(sampling: "Sampling") -> bool:
     )
 
 
-def _penalise(logits: Tensor, rows: Sequence["Row"], indices: Sequence[int]) -> None:
+def _penalise(logits: Tensor, rows: Sequence[Row], indices: Sequence[int]) -> None:
     """Repetition (Keskar et al. 2019; prompt and answer), presence and frequency (answer only)."""
     vocab = logits.shape[1]
     answers = [rows[i].tokens[rows[i].prompt_length :] for i in indices]

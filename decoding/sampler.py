@@ -6,7 +6,6 @@ logits, parameters, history and position alone.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -14,54 +13,13 @@ from torch import Tensor
 
 from .gumbel import gumbel_noise, row_keys
 from .logit_rules import apply_rules, has_rules
+from .sampling import Row, Sampling
 
 GREEDY_BELOW = 1e-5
 """Temperatures below this are greedy: dividing by them would overflow."""
 
 _CANDIDATES = 1024
 """Top-p first looks among so many best tokens, which nearly always suffices."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sampling:
-    """Resolved sampling parameters of one choice; neutral values switch a rule off.
-
-    `suppressed_until_min`: stop tokens, forbidden until `min_tokens` are generated.
-    `bad_words`: token sequences that must not occur. `seed`: any 64-bit integer.
-    """
-
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-    min_p: float = 0.0
-    repetition_penalty: float = 1.0
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
-    logit_bias: tuple[tuple[int, float], ...] = ()
-    min_tokens: int = 0
-    suppressed_until_min: tuple[int, ...] = ()
-    bad_words: tuple[tuple[int, ...], ...] = ()
-    allowed_token_ids: tuple[int, ...] | None = None
-    seed: int = 0
-
-
-class Row(Protocol):
-    """What the sampler needs to know of a sequence whose next token it chooses."""
-
-    @property
-    def sampling(self) -> Sampling:
-        """The row's parameters."""
-        ...
-
-    @property
-    def tokens(self) -> Sequence[int]:
-        """Prompt and answer so far; the next token's position is its length."""
-        ...
-
-    @property
-    def prompt_length(self) -> int:
-        """How many of `tokens` are the prompt."""
-        ...
 
 
 @dataclass(slots=True)

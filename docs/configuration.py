@@ -8,6 +8,7 @@ from penstock.server.settings import ServeSettings
 DOCUMENT = Path(__file__).with_name("configuration.md")
 BEGIN, END = "<!-- flags: begin (make docs) -->\n", "<!-- flags: end -->\n"
 
+
 def table() -> str:
     """The flags of `penstock serve` as a Markdown table."""
     properties = ServeSettings.model_json_schema()["properties"]

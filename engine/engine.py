@@ -1,8 +1,6 @@
 """The engine: `step()` is schedule, run, decode, commit. Synchronous; knows no thread, no text."""
 
-import logging
 from collections.abc import Callable
-from collections.abc import Sequence as Sequenced
 from dataclasses import dataclass, replace
 
 import torch
@@ -19,8 +17,6 @@ from .request import FinishReason, Request, StepOutput, TokenLogprobs
 from .runner import ModelRunner
 from .scheduler import Chunk, Scheduler, Step
 from .sequence import Sequence
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -259,7 +255,7 @@ class Engine:
             return "length", None
         return None, None
 
-    def _finish(self, gone: Sequenced[Sequence]) -> None:
+    def _finish(self, gone: list[Sequence]) -> None:
         self.scheduler.remove(gone)
         for sequence in gone:
             living = self._by_request.get(sequence.request.id)

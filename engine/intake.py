@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..decoding.base import DecodingMethod
-from ..decoding.sampler import Sampling
+from ..decoding.sampling import Sampling
 from ..decoding.sampling_params import SamplingParams
 from ..errors import ContextLengthError, RequestError
 from ..kvcache.base import CachePolicy

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from ..decoding.base import DecodingMethod
-from ..decoding.sampler import Sampling
+from ..decoding.sampling import Sampling
 from ..kvcache.base import CachePolicy
 from ..registry import Choice
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from ..decoding.sampler import Sampling
+from ..decoding.sampling import Sampling
 from ..kvcache.table import PageTable
 from .request import Request, TokenLogprobs
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from penstock.decoding.gumbel import gumbel_noise, row_keys
-from penstock.decoding.sampler import Sampler, Sampling
+from penstock.decoding.sampler import Sampler
+from penstock.decoding.sampling import Sampling
 
 VOCAB = 40
 

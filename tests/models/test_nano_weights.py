@@ -6,6 +6,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import GenerationConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
+from penstock.models.nano.batches import rows
 from penstock.models.nano.evaluate import (
     WEIGHTS,
     Answer,
@@ -63,8 +64,6 @@ def test_held_out_perplexity(nano: Nano, row_tokens: int, count: int) -> None:
 
 def test_late_positions_are_no_worse(nano: Nano) -> None:
     """The last quarter of a full context is predicted as well as the second one."""
-    from penstock.models.nano.batches import rows
-
     model, tokenizer = nano
     ids_1T = torch.tensor([next(rows(tokenizer, "late", 2048, "held_out"))])
     with torch.inference_mode():
