@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
@@ -23,6 +22,7 @@ from .metrics import HttpMetrics
 from .offload import Offload
 from .request_body import BodyReader
 from .routes import chat, completions, meta, model_list, tokens
+from .services import Services
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
@@ -33,18 +33,6 @@ if TYPE_CHECKING:
 
     from .backend import Backend
     from .settings import ServeSettings
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Services:
-    """What the routes use. `wall_clock` gives Unix time in seconds."""
-
-    settings: ServeSettings
-    lifecycle: Lifecycle
-    offload: Offload
-    bodies: BodyReader
-    registry: CollectorRegistry
-    wall_clock: Callable[[], float]
 
 
 def create_app(

@@ -9,20 +9,16 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ..disconnect import until_disconnect
-from ..generations import collect, submitted
 from ..protocol.chat_answer import ChatStream, chat_answer
 from ..protocol.chat_body import ChatBody
 from ..protocol.parse import parse_body
 from ..protocol.plan import Plan
 from ..protocol.spelling import Spelling
-from ..streaming import EventStream
+from .answer import answer
 from .common import (
     answer_id,
     check_model,
     documented,
-    ignored_headers,
-    json_response,
     services_of,
     tenant_of,
 )
@@ -39,27 +35,13 @@ router = APIRouter()
 async def create_chat_completion(request: Request) -> Response:
     """Answer a chat."""
     services = services_of(request)
-    engine = services.lifecycle.engine
     make_plan = partial(
         plan_chat,
         created=int(services.wall_clock()),
         tenant=tenant_of(request),
         allowed_template_kwargs=services.settings.chat_template_kwarg,
     )
-    async with services.bodies.read(request) as raw:
-        plan = await services.offload.run(make_plan, engine, raw)
-    headers = ignored_headers(request, plan.ignored)
-    if plan.body.stream:
-        return EventStream(
-            engine,
-            plan.requests,
-            ChatStream(plan),
-            headers,
-            heartbeat_s=services.settings.heartbeat_s,
-        )
-    with submitted(engine, plan.requests) as generations:
-        results = await until_disconnect(request.receive, collect(generations))
-        return json_response(chat_answer(plan, results, generations), headers)
+    return await answer(request, make_plan, whole=chat_answer, stream=ChatStream)
 
 
 def plan_chat(

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
     from starlette.requests import Request
 
-    from ..app import Services
     from ..backend import Backend
+    from ..services import Services
 
 logger = logging.getLogger(__name__)
 

@@ -11,20 +11,16 @@ from starlette.responses import Response
 
 from penstock.errors import RequestError
 
-from ..disconnect import until_disconnect
-from ..generations import collect, submitted
 from ..protocol.completion_answer import CompletionStream, completion_answer
 from ..protocol.completion_body import CompletionBody
 from ..protocol.parse import parse_body
 from ..protocol.plan import Plan
 from ..protocol.spelling import Spelling
-from ..streaming import EventStream
+from .answer import answer
 from .common import (
     answer_id,
     check_model,
     documented,
-    ignored_headers,
-    json_response,
     services_of,
     tenant_of,
 )
@@ -42,25 +38,9 @@ MAX_CHOICES = 1024
 @router.post("/v1/completions", openapi_extra=documented(CompletionBody))
 async def create_completion(request: Request) -> Response:
     """Continue one prompt or several."""
-    services = services_of(request)
-    engine = services.lifecycle.engine
-    make_plan = partial(
-        plan_completion, created=int(services.wall_clock()), tenant=tenant_of(request)
-    )
-    async with services.bodies.read(request) as raw:
-        plan = await services.offload.run(make_plan, engine, raw)
-    headers = ignored_headers(request, plan.ignored)
-    if plan.body.stream:
-        return EventStream(
-            engine,
-            plan.requests,
-            CompletionStream(plan),
-            headers,
-            heartbeat_s=services.settings.heartbeat_s,
-        )
-    with submitted(engine, plan.requests) as generations:
-        results = await until_disconnect(request.receive, collect(generations))
-        return json_response(completion_answer(plan, results, generations), headers)
+    created = int(services_of(request).wall_clock())
+    make_plan = partial(plan_completion, created=created, tenant=tenant_of(request))
+    return await answer(request, make_plan, whole=completion_answer, stream=CompletionStream)
 
 
 def plan_completion(

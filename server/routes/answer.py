@@ -1,0 +1,46 @@
+"""The way that completions and chats share: read, plan, submit, answer whole or as a stream."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeVar
+
+from ..disconnect import until_disconnect
+from ..generations import collect, submitted
+from ..protocol.generation import GenerationBody
+from ..streaming import EventStream
+from .common import ignored_headers, json_response, services_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from starlette.requests import Request
+    from starlette.responses import Response
+
+    from ..backend import Backend
+    from ..protocol.plan import Answered, ChoiceResult, Plan, StreamWriter
+
+B = TypeVar("B", bound=GenerationBody)
+
+
+async def answer(
+    request: Request,
+    make_plan: Callable[[Backend, bytes], Plan[B]],
+    *,
+    whole: Callable[[Plan[B], Sequence[Sequence[ChoiceResult]], Sequence[Answered]], bytes],
+    stream: Callable[[Plan[B]], StreamWriter],
+) -> Response:
+    """Answer a request: `make_plan` runs off the event loop on the body's bytes.
+
+    `whole` and `stream` are the two forms of the answer; the body says which.
+    """
+    services = services_of(request)
+    engine = services.lifecycle.engine
+    async with services.bodies.read(request) as raw:
+        plan = await services.offload.run(make_plan, engine, raw)
+    headers = ignored_headers(request, plan.ignored)
+    if plan.body.stream:
+        heartbeat_s = services.settings.heartbeat_s
+        return EventStream(engine, plan.requests, stream(plan), headers, heartbeat_s=heartbeat_s)
+    with submitted(engine, plan.requests) as generations:
+        results = await until_disconnect(request.receive, collect(generations))
+        return json_response(whole(plan, results, generations), headers)
