@@ -21,7 +21,7 @@ from .log import log_stats
 from .metrics import HttpMetrics
 from .offload import Offload
 from .request_body import BodyReader
-from .routes import chat, completions, meta, model_list, tokens
+from .routes import chat, completions, later, meta, model_list, tokens
 from .services import Services
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def create_app(
         redirect_slashes=False,
     )
     app.state.services = services
-    for routes in (completions, chat, tokens, model_list, meta):
+    for routes in (completions, chat, tokens, model_list, meta, later):
         app.include_router(routes.router)
 
     async def answer_error(_: Request, error: Exception) -> Response:

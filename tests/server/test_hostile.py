@@ -271,13 +271,20 @@ def test_unknown_fields_are_ignored_by_name(http: httpx.Client) -> None:
         ("GET", "/docs", 404),
         ("GET", "/" + "x" * 5000, 404),
         ("GET", "/v1/completions/", 404),
-        ("POST", "/v1/responses", 404),
     ],
 )
 def test_wrong_route(http: httpx.Client, method: str, path: str, status: int) -> None:
     answer = http.request(method, path)
     assert answer.status_code == status
     check_shape(answer)
+
+
+@pytest.mark.parametrize(("method", "path"), [("POST", "/v1/responses"), ("GET", "/")])
+def test_what_comes_later_says_so(http: httpx.Client, method: str, path: str) -> None:
+    answer = http.request(method, path)
+    assert answer.status_code == 400
+    check_shape(answer)
+    assert "not supported yet" in answer.json()["error"]["message"]
 
 
 def test_wrong_media_type(http: httpx.Client) -> None:
