@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 from prometheus_client import CollectorRegistry
 from pydantic import BaseModel, ConfigDict
 from pydantic_settings import CliPositionalArg
+from tqdm import tqdm
 
 from penstock.errors import ConfigurationError
 
@@ -22,6 +23,10 @@ from .settings import ServeSettings
 
 if TYPE_CHECKING:
     from ..engine.async_engine import AsyncEngine
+
+
+_LONG_PROMPT_TOKENS = 512
+_REFRESH_S = 0.1
 
 
 class GenerateSettings(SamplingParams, EngineConfig, CommandSettings):
@@ -86,10 +91,24 @@ async def _stream(engine: AsyncEngine, settings: GenerateSettings, prompt: str) 
         add_special_tokens=not as_chat,
     )
     engine.start()
+    reading = asyncio.create_task(_show_reading(engine, len(request.prompt_ids)))
     try:
         async for delta in engine.submit(request):
+            reading.cancel()
             sys.stdout.write(delta.text)
             sys.stdout.flush()
         sys.stdout.write("\n")
     finally:
+        reading.cancel()
         await engine.stop(0.0)
+
+
+async def _show_reading(engine: AsyncEngine, prompt_tokens: int) -> None:
+    """A progress bar on the terminal while a long prompt is read; ends by being cancelled."""
+    if prompt_tokens < _LONG_PROMPT_TOKENS:
+        return
+    # disable=None: only where standard error is a terminal.
+    with tqdm(total=prompt_tokens, unit="token", leave=False, disable=None) as bar:
+        while True:
+            bar.update(engine.stats().prompt_tokens - bar.n)
+            await asyncio.sleep(_REFRESH_S)
