@@ -119,12 +119,13 @@ def register() -> None:
 class Findings:
     """What a probe learned of a model.
 
-    `layers`: shapes by the index that the layer reports.
+    `layers`: shapes by the index that the layer reports. `vocab_size`: logits of a row.
     `mixes_elsewhere`: tokens see each other outside attention (a recurrent state, a convolution).
     `ignores_positions`: the model numbers the rows itself.
     """
 
     layers: dict[int, LayerShape]
+    vocab_size: int
     mixes_elsewhere: bool
     ignores_positions: bool
 
@@ -141,6 +142,7 @@ def probe_model(model: nn.Module) -> Findings:
     ]
     return Findings(
         layers=base.layers,
+        vocab_size=logits.shape[-1],
         mixes_elsewhere=not _close(logits[1:], other[1:]),
         ignores_positions=not all(_close(a, b.flip(0)) for a, b in pairs),
     )

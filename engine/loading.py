@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Genera
 
 from ..errors import ConfigurationError, UnsupportedModelError
 from ..kvcache.store import LayerShape
-from .attention import NAME, probe_model, register
+from .attention import NAME, Findings, probe_model, register
 from .config import EngineConfig
 from .tokenization import Tokenizer
 
@@ -76,8 +76,8 @@ def load_model(config: EngineConfig) -> LoadedModel:
     model = _load_weights(source, config, dtype).to(device).eval()
     loaded_tokenizer = _from_pretrained(AutoTokenizer, source, config)
     text_config = model.config.get_text_config()
-    vocab_size = int(model.get_output_embeddings().weight.shape[0])
-    layers = _layers(model, text_config)
+    found = _probe(model, text_config)
+    vocab_size = found.vocab_size
     generation = _generation_config(source, model)
     eos = _eos_ids(generation, text_config, loaded_tokenizer, vocab_size)
     return LoadedModel(
@@ -93,7 +93,7 @@ def load_model(config: EngineConfig) -> LoadedModel:
             dtype=str(dtype).removeprefix("torch."),
             device=str(device),
         ),
-        layers=layers,
+        layers=[found.layers[i] for i in range(len(found.layers))],
         device=device,
         dtype=dtype,
         eos_token_ids=eos,
@@ -159,8 +159,8 @@ def _load_weights(source: str, config: EngineConfig, dtype: torch.dtype) -> Any:
         raise ConfigurationError(f"cannot load {source}: {first_line}") from error
 
 
-def _layers(model: Any, text_config: Any) -> list[LayerShape]:
-    """Shapes of all layers; refuses models that our attention would run wrongly."""
+def _probe(model: Any, text_config: Any) -> Findings:
+    """What a probe learns of the model; refuses those that our attention would run wrongly."""
     kind = text_config.model_type
     try:
         found = probe_model(model)
@@ -183,7 +183,7 @@ def _layers(model: Any, text_config: Any) -> list[LayerShape]:
         )
     if found.ignores_positions:
         raise UnsupportedModelError(_refusal(kind, "it ignores the positions it is given"))
-    return [found.layers[i] for i in range(expected)]
+    return found
 
 
 def _refusal(kind: str, reason: str) -> str:
