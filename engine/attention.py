@@ -62,6 +62,7 @@ class Probe:
 
     def __init__(self) -> None:
         self.layers: dict[int, LayerShape] = {}
+        self.passes_window = False
         self.queries: list[Tensor] = []
         self.keys: list[Tensor] = []
 
@@ -69,6 +70,7 @@ class Probe:
         self, layer: int, q_THD: Tensor, k_THD: Tensor, v_THD: Tensor, **options: Any
     ) -> Tensor:
         """Record shapes, queries and keys; returns zeros of the right shape."""
+        self.passes_window |= options["window"] is not None
         self.layers[layer] = LayerShape(
             kv_heads=k_THD.shape[1], key_size=k_THD.shape[2], value_size=v_THD.shape[2]
         )
@@ -120,14 +122,21 @@ class Findings:
     """What a probe learned of a model.
 
     `layers`: shapes by the index that the layer reports. `vocab_size`: logits of a row.
+    `passes_window`: some layer tells its sliding window.
     `mixes_elsewhere`: tokens see each other outside attention (a recurrent state, a convolution).
     `ignores_positions`: the model numbers the rows itself.
     """
 
     layers: dict[int, LayerShape]
     vocab_size: int
+    passes_window: bool
     mixes_elsewhere: bool
     ignores_positions: bool
+
+    @property
+    def in_order(self) -> list[LayerShape]:
+        """The shapes of layers 0, 1, 2 and so on."""
+        return [self.layers[i] for i in range(len(self.layers))]
 
 
 def probe_model(model: nn.Module) -> Findings:
@@ -143,6 +152,7 @@ def probe_model(model: nn.Module) -> Findings:
     return Findings(
         layers=base.layers,
         vocab_size=logits.shape[-1],
+        passes_window=base.passes_window,
         mixes_elsewhere=not _close(logits[1:], other[1:]),
         ignores_positions=not all(_close(a, b.flip(0)) for a, b in pairs),
     )

@@ -17,6 +17,7 @@ from ..errors import ConfigurationError, UnsupportedModelError
 from ..kvcache.store import LayerShape
 from .attention import NAME, Findings, probe_model, register
 from .config import EngineConfig
+from .selfcheck import computes_the_same
 from .tokenization import Tokenizer
 
 logger = logging.getLogger(__name__)
@@ -88,12 +89,12 @@ def load_model(config: EngineConfig) -> LoadedModel:
             created=int(time.time()),
             architecture=type(model).__name__,
             parameters=sum(p.numel() for p in model.parameters()),
-            max_length_tokens=_context(config, text_config),
+            max_length_tokens=_context(config, text_config, found),
             vocab_size=vocab_size,
             dtype=str(dtype).removeprefix("torch."),
             device=str(device),
         ),
-        layers=[found.layers[i] for i in range(len(found.layers))],
+        layers=found.in_order,
         device=device,
         dtype=dtype,
         eos_token_ids=eos,
@@ -183,6 +184,10 @@ def _probe(model: Any, text_config: Any) -> Findings:
         )
     if found.ignores_positions:
         raise UnsupportedModelError(_refusal(kind, "it ignores the positions it is given"))
+    if not computes_the_same(model, found.in_order, found.vocab_size):
+        raise UnsupportedModelError(
+            _refusal(kind, "through it, its logits differ from those of its own attention")
+        )
     return found
 
 
@@ -215,12 +220,16 @@ def _eos_ids(
     return frozenset()
 
 
-def _context(config: EngineConfig, text_config: Any) -> int:
+def _context(config: EngineConfig, text_config: Any, found: Findings) -> int:
     own = int(getattr(text_config, "max_position_embeddings", None) or _DEFAULT_CONTEXT)
     # Chunked attention (Llama 4) equals plain causal attention up to the chunk size.
     chunk = getattr(text_config, "attention_chunk_size", None)
     if chunk and "chunked_attention" in (getattr(text_config, "layer_types", None) or ()):
         own = min(own, int(chunk))
+    # A window that a model builds into its mask, and does not tell, is right up to its length.
+    window = getattr(text_config, "sliding_window", None)
+    if window and not found.passes_window:
+        own = min(own, int(window))
     if config.max_model_len is None:
         return own
     if config.max_model_len > own:

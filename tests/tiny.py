@@ -94,13 +94,9 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
     return fast
 
 
-def save_tiny(kind: str, folder: Path, **changes: Any) -> Path:
-    """Save a random model of architecture `kind` with the byte tokenizer; returns its folder."""
-    torch.manual_seed(1234)
-    config = AutoConfig.for_model(kind, **{**ARCHITECTURES[kind], **changes})
-    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").float()
+def enlarge_weights(model: torch.nn.Module) -> None:
+    """Larger than the initialisation: attention must matter, and logits must differ."""
     with torch.no_grad():
-        # Larger weights than the initialisation: attention must matter, and logits must differ.
         for name, parameter in model.named_parameters():
             if parameter.dim() >= 2:
                 parameter.normal_(0.0, 0.12)
@@ -108,6 +104,14 @@ def save_tiny(kind: str, folder: Path, **changes: Any) -> Path:
                 parameter.normal_(0.0, 1.0)
             elif "bias" in name:
                 parameter.normal_(0.0, 0.05)
+
+
+def save_tiny(kind: str, folder: Path, **changes: Any) -> Path:
+    """Save a random model of architecture `kind` with the byte tokenizer; returns its folder."""
+    torch.manual_seed(1234)
+    config = AutoConfig.for_model(kind, **{**ARCHITECTURES[kind], **changes})
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").float()
+    enlarge_weights(model)
     model.generation_config.eos_token_id = EOS
     model.save_pretrained(folder)
     byte_tokenizer().save_pretrained(folder)

@@ -11,8 +11,15 @@ from penstock.engine.config import EngineConfig
 from penstock.engine.loading import EMBEDDED_MODEL, load_model
 from penstock.errors import ConfigurationError, UnsupportedModelError
 from tests.conftest import TinyModel
-from tests.tiny import byte_tokenizer
+from tests.tiny import byte_tokenizer, enlarge_weights
 
+SMALL = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "intermediate_size": 32,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+}
 BYPASSING: dict[str, dict[str, Any]] = {
     "gptj": {"n_embd": 32, "n_layer": 2, "n_head": 2, "rotary_dim": 8, "n_positions": 64},
     "bloom": {"hidden_size": 32, "n_layer": 2, "n_head": 2},
@@ -20,6 +27,8 @@ BYPASSING: dict[str, dict[str, Any]] = {
     "codegen": {"n_embd": 32, "n_layer": 2, "n_head": 4, "rotary_dim": 4, "n_positions": 64},
     "mamba": {"hidden_size": 32, "num_hidden_layers": 2, "state_size": 4},
     "falcon_h1": {"hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 32},
+    "bert": {**SMALL, "is_decoder": False},
+    "diffllama": SMALL,
 }
 
 
@@ -29,6 +38,8 @@ REASONS = {
     "mpt": "its forward pass failed",
     "codegen": "0 of its 2 layers",
     "mamba": "0 of its 2 layers",
+    "bert": "its logits differ",
+    "diffllama": "its logits differ",
     "falcon_h1": "see each other outside attention",
 }
 
@@ -38,7 +49,9 @@ def test_architectures_that_bypass_the_interface(kind: str, tmp_path: Path) -> N
     config = AutoConfig.for_model(
         kind, vocab_size=300, eos_token_id=1, bos_token_id=0, pad_token_id=0, **BYPASSING[kind]
     )
-    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    model = AutoModelForCausalLM.from_config(config)
+    enlarge_weights(model)
+    model.save_pretrained(tmp_path)
     byte_tokenizer().save_pretrained(tmp_path)
     with pytest.raises(
         UnsupportedModelError, match=f"'{kind}' is not supported: .*{REASONS[kind]}"
@@ -63,6 +76,20 @@ def test_context_is_the_models_own_or_less(tiny_model: TinyModel) -> None:
     assert load_model(shorter).info.max_length_tokens == 100
     with pytest.raises(ConfigurationError, match="at most 512"):
         load_model(EngineConfig(model=folder, max_model_len=513))
+
+
+@pytest.mark.parametrize(("kind", "context"), [("phimoe", 64), ("mistral", 512)])
+def test_a_window_that_is_not_told_bounds_the_context(
+    kind: str, context: int, tmp_path: Path
+) -> None:
+    """phimoe keeps its window in a mask that we do not see; up to its length nothing differs."""
+    fields = {**SMALL, "num_local_experts": 2} if kind == "phimoe" else SMALL
+    config = AutoConfig.for_model(
+        kind, vocab_size=300, sliding_window=64, max_position_embeddings=512, **fields
+    )
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    byte_tokenizer().save_pretrained(tmp_path)
+    assert load_model(EngineConfig(model=str(tmp_path))).info.max_length_tokens == context
 
 
 def test_dtype_follows_the_setting(tiny_model: TinyModel) -> None:

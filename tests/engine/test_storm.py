@@ -5,10 +5,10 @@ import time
 from typing import Any
 
 import pytest
+
 from penstock import LLM, SamplingParams
 from penstock.engine.build import build_engine
 from penstock.engine.config import EngineConfig
-
 from tests.conftest import TinyModel
 
 PROMPTS = 24
