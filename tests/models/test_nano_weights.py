@@ -18,7 +18,7 @@ from penstock.models.nano.evaluate import (
     scores,
 )
 
-CARD_PERPLEXITY = 99.0  # models/nano/README.md: held-out perplexity, and 5 % of room
+CARD_PERPLEXITY = 1.69  # models/nano/README.md: held-out documents in rows of 512 tokens
 
 Nano = tuple[LlamaForCausalLM, PreTrainedTokenizerBase]
 
@@ -36,8 +36,8 @@ def test_size() -> None:
 def test_no_path_of_the_machine_is_in_the_files() -> None:
     for file in WEIGHTS.iterdir():
         if file.suffix != ".safetensors":
-            assert str(Path.home()) not in file.read_text(), file
-            assert "/work" not in file.read_text(), file
+            for path in (Path.home(), WEIGHTS.resolve().parents[2]):
+                assert str(path) not in file.read_text(), file
 
 
 def test_shape(nano: Nano) -> None:
@@ -58,6 +58,7 @@ def test_both_kinds_of_end_stop_generation(nano: Nano) -> None:
 
 @pytest.mark.parametrize(("row_tokens", "count"), [(512, 8), (2048, 2)], ids=["short", "long"])
 def test_held_out_perplexity(nano: Nano, row_tokens: int, count: int) -> None:
+    # 5 % of room: fewer rows are read here than for the card.
     loss = held_out_loss(*nano, row_tokens=row_tokens, count=count)
     assert math.exp(loss) < CARD_PERPLEXITY * 1.05
 
