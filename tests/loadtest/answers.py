@@ -41,9 +41,23 @@ def chat_events(max_tokens: int) -> list[dict[str, Any]]:
     ]
 
 
+BEFORE_TEXT_S = 0.02
+"""Between the role chunk and the first text; long enough to survive rounding to milliseconds."""
+
+
 def answer(body: dict[str, Any]) -> Sequence[Step]:
     max_tokens: int = body["max_tokens"]
     if not body.get("stream"):
         return [plain(200, completion(max_tokens))]
     events = [event(chunk) for chunk in chat_events(max_tokens)]
-    return [STREAM_HEAD, *events[:2], 0.002, *events[2:], event(b"[DONE]"), END]
+    first, *others = events
+    return [
+        STREAM_HEAD,
+        first,
+        BEFORE_TEXT_S,
+        *others[:1],
+        0.002,
+        *others[1:],
+        event(b"[DONE]"),
+        END,
+    ]
