@@ -37,7 +37,7 @@ def test_good_server_passes(server: ScriptedServer, tmp_path: Path) -> None:
     assert {("TTFT", "chat"), ("ITL", "chat"), ("POST", "/v1/completions")} <= rows.keys()
     ttft = rows["TTFT", "chat"]
     assert int(ttft["requests"]) > 0
-    assert BEFORE_TEXT_S * 1000 - 1 <= float(ttft["p50_ms"])
+    assert float(ttft["p50_ms"]) >= BEFORE_TEXT_S * 1000 - 1
     assert float(ttft["p50_ms"]) <= float(ttft["p99_ms"]) <= float(ttft["max_ms"]) + 1
     assert ttft["command"].startswith("python loadtest/run.py")
     assert ttft["date"]
