@@ -1,4 +1,4 @@
-"""One real server for the session, and the official client for it."""
+"""One real server for all of these tests, and the official client for it."""
 
 import os
 from collections.abc import Iterator
