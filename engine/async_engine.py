@@ -264,8 +264,8 @@ class AsyncEngine:
         except Exception as error:  # noqa: BLE001, RUF100 - the thread's last words
             logger.exception("the engine thread has failed")
             self._failure = type(error).__name__
+            self._on_loop(self._fail)  # first: freeing may fail too, after a step half done
             self._engine.abort_all()
-            self._on_loop(self._fail)
 
     def _take_messages(self, *, wait: bool) -> bool:
         """Handle what is in the inbox; False when told to stop."""
