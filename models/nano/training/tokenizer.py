@@ -7,25 +7,28 @@ written here, so that the merges are not those of stories alone.
 
 import argparse
 import json
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from random import Random
-from typing import Final
+from typing import Final, cast
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
+from ..stories.grammar import expand
+from ..stories.words import COLOURS, FOODS, KINDS, SHE_NAMES, SPOTS, THINGS
 from .common_words import COMMON_WORDS
 from .corpus import END_OF_DOCUMENT, END_OF_TURN, START_OF_TURN, documents
-from .grammar import expand
-from .words import COLOURS, FOODS, KINDS, SHE_NAMES, SPOTS, THINGS
 
-VOCAB_SIZE: Final = 4096
+VOCAB_SIZE: Final = 3072
+_WITHOUT_SPACE: Final = 0.6  # share of the vocabulary that the first stage of training fills
+_SPACE: Final = "Ġ"  # how byte-level BPE writes a space
 CONTEXT_TOKENS: Final = 2048
 # Longest first: a contraction, a word with the space before it, one digit, one sign, spaces.
 _PIECES: Final = (
-    r"'(?:s|t|re|ve|m|ll|d)\b| ?\p{L}+|\p{N}| ?[\-+*/=()<>{}\[\]:,\"\\%#@&|^~$_`]|"
+    r"'(?:s|t|re|ve|m|ll|d)\b| ?\p{L}+| ?\p{N}| ?[\-+*/=()<>{}\[\]:,\"\\%#@&|^~$_`]|"
     r" ?[^\s\p{L}\p{N}]|\s*[\r\n]|\s+(?!\S)|\s+"
 )
 CHAT_TEMPLATE: Final = (
@@ -64,28 +67,61 @@ _OTHER_TEXT: Final = (
 )
 
 
-def train_tokenizer(sample: Iterator[str], vocab_size: int = VOCAB_SIZE) -> PreTrainedTokenizerFast:
+def _split(pattern: str) -> pre_tokenizers.PreTokenizer:
+    return pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(pattern), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+
+
+def _train_model(sample: list[str], vocab_size: int) -> models.BPE:
+    """Return merges learned in two stages: first within words, then of a word and its space.
+
+    Learned together, "white" and " white" would have different pieces, and to copy a rare word to
+    the start of a line would be to spell it. This way the pieces are the same everywhere, and the
+    most frequent words have a second token that holds the space as well.
+    """
+    specials = [END_OF_DOCUMENT, START_OF_TURN, END_OF_TURN]
+    first = Tokenizer(models.BPE())
+    first.pre_tokenizer = _split(rf" |{_PIECES}")
+    trainer = trainers.BpeTrainer(
+        vocab_size=int(vocab_size * _WITHOUT_SPACE),
+        special_tokens=specials,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    first.train_from_iterator(sample, trainer)
+    state = json.loads(first.to_str())["model"]
+    vocab = cast("dict[str, int]", state["vocab"])
+    merges = [cast("tuple[str, str]", tuple(pair)) for pair in state["merges"]]
+    spaced = Counter[str]()
+    for encoding in first.encode_batch(sample, add_special_tokens=False):
+        tokens = encoding.tokens
+        for before, token, after in zip(tokens, tokens[1:], [*tokens[2:], _SPACE], strict=False):
+            # Only whole words: a piece that another follows keeps its space apart.
+            if before == _SPACE and (after == _SPACE or not after[0].isalpha()):
+                spaced[token] += 1
+    for token, _ in sorted(spaced.items(), key=lambda item: (-item[1], item[0])):
+        if len(vocab) == vocab_size:
+            break
+        if token not in specials and not token.startswith(_SPACE):
+            vocab[_SPACE + token] = len(vocab)
+            merges.append((_SPACE, token))
+    return models.BPE(vocab=vocab, merges=merges)
+
+
+def train_tokenizer(sample: Iterable[str], vocab_size: int = VOCAB_SIZE) -> PreTrainedTokenizerFast:
     """Return a tokenizer with 256 bytes, merges learned from `sample` and three special tokens.
 
     Encoding puts `<|endoftext|>` before the text, as every document of the corpus has it; the chat
     template writes it itself.
     """
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(_PIECES), behavior="isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
+    tokenizer = Tokenizer(_train_model(list(sample), vocab_size))
+    tokenizer.add_special_tokens([END_OF_DOCUMENT, START_OF_TURN, END_OF_TURN])
+    tokenizer.pre_tokenizer = _split(_PIECES)
     tokenizer.decoder = decoders.ByteLevel()
-    specials = [END_OF_DOCUMENT, START_OF_TURN, END_OF_TURN]
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        special_tokens=specials,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(sample, trainer)
     bos = tokenizer.token_to_id(END_OF_DOCUMENT)
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{END_OF_DOCUMENT} $A",
@@ -110,7 +146,7 @@ def sample_text(seed: int, count: int) -> Iterator[str]:
     for _ in range(8):
         yield " ".join(rng.sample(COMMON_WORDS, len(COMMON_WORDS)))
     for index, document in enumerate(islice(documents(seed), count)):
-        yield document.text
+        yield document
         if index % 10 == 0:
             yield _other_text(rng)
 

@@ -1,5 +1,6 @@
 """One story: a cast, a plot and a setting drawn at random, and told so that they stay the same."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Final
@@ -9,6 +10,7 @@ from .beats import Plot
 from .grammar import expand
 from .plots_alone import FEAR, LOST, SKILL
 from .plots_together import BUILD, ERRAND, FRIEND, GIFT, RESCUE, SHARE
+from .wishes import Wish, mention
 
 MORALS: Final[dict[str, tuple[Plot, str]]] = {
     "lost": (LOST, "took good care of {his} {thing}|always knew where {his} {thing} was"),
@@ -105,8 +107,8 @@ def _name(pronoun: str, rng: Random) -> str:
     return rng.choice(words.SHE_NAMES if pronoun == "she" else words.HE_NAMES)
 
 
-def tell(rng: Random) -> Story:
-    """Return a new story of about 60 to 300 words."""
+def tell(rng: Random, extras: Sequence[Wish] = ()) -> Story:
+    """Return a new story of about 60 to 300 words that also mentions each of `extras`."""
     kind = rng.choice(words.COMMON_KINDS if rng.random() < 0.25 else words.KINDS)
     he, him, his = _pronouns(kind, rng)
     name = _name(he, rng) if rng.random() < 0.7 else None
@@ -144,8 +146,9 @@ def tell(rng: Random) -> Story:
     }  # fmt: skip
     adjective = rng.choice(words.THING_ADJECTIVES + words.COLOURS)
     slots["mything"] = f"{adjective} {slots['thing']}"
-    length = rng.choice(("short", "middle", "middle", "long"))
-    text = expand(_arrange(plot, length, named=name is not None, rng=rng), slots, rng)
+    length = rng.choice(("short", "short", "short", "middle", "middle", "middle", "long"))
+    template = _arrange(plot, length, named=name is not None, extras=extras, rng=rng)
+    text = expand(template, slots, rng)
     text = text.replace("\n", "\n\n" if rng.random() < 0.5 else " ")
     request = expand(plot.request, slots, rng)
     return Story(
@@ -162,8 +165,12 @@ def tell(rng: Random) -> Story:
     )
 
 
-def _arrange(plot: Plot, length: str, *, named: bool, rng: Random) -> str:
-    """Return the template of a whole story."""
+def _arrange(plot: Plot, length: str, *, named: bool, extras: Sequence[Wish], rng: Random) -> str:
+    """Return the template of a whole story.
+
+    What is to be mentioned besides the plot comes after a beat drawn for each, so that no place in
+    the story is the only one for it; at the latest it comes before the ending.
+    """
     keep = {"short": 0.0, "middle": 0.5, "long": 1.0}[length]
     parts = [rng.choice(_OPENINGS + _NAMED_OPENINGS if named else _OPENINGS)]
     if length != "short":
@@ -172,11 +179,18 @@ def _arrange(plot: Plot, length: str, *, named: bool, rng: Random) -> str:
         parts.append(rng.choice(_DETAILS[:2]))
     if rng.random() < 0.3:
         parts.append("\n")
-    for beat in plot.beats:
+    places = [rng.randrange(1, len(plot.beats)) for _ in extras]
+    for index, beat in enumerate(plot.beats):
         if not beat.startswith("~"):
             parts.append(beat)
         elif rng.random() < keep:
             parts.append(beat[1:])
+        together = any("newB" in part for part in parts)
+        parts += [
+            mention(wish, together=together, rng=rng)
+            for wish, place in zip(extras, places, strict=True)
+            if place == index
+        ]
     if length != "short" or rng.random() < 0.5:
         parts.append("\n")
     if length == "long":

@@ -9,6 +9,7 @@ import math
 import time
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -18,7 +19,7 @@ from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 
-from .batches import batch, rows
+from .batches import Batch, Encoder, batch, collate, rows
 from .initial import set_initial_weights
 from .plan import TrainingPlan, learning_rate, model_config
 
@@ -35,25 +36,45 @@ class Progress:
     elapsed_s: float = 0.0
 
 
-def token_loss(model: LlamaForCausalLM, ids_BT: Tensor) -> Tensor:
-    """Return the mean cross entropy in nats per predicted token, float32 scalar."""
-    device = ids_BT.device.type
+def token_loss(model: LlamaForCausalLM, found: Batch) -> Tensor:
+    """Return the weighted mean cross entropy in nats per learned token, float32 scalar.
+
+    The distribution over the vocabulary is computed for the learned tokens alone.
+    """
+    device = found.ids_BT.device.type
     context: AbstractContextManager[Any] = (
         torch.autocast(device, torch.bfloat16) if device in ("cpu", "cuda") else nullcontext()
     )
+    weight_BS = found.weight_BT[:, 1:]
+    learned_BS = weight_BS > 0
     with context:
-        logits_BTV = cast("Tensor", model(ids_BT, use_cache=False).logits)
-    return cross_entropy(logits_BTV[:, :-1].flatten(0, 1).float(), ids_BT[:, 1:].flatten())
+        hidden_BTD = cast("Tensor", model.model(found.ids_BT, use_cache=False).last_hidden_state)
+        logits_NV = cast("Tensor", model.lm_head(hidden_BTD[:, :-1][learned_BS]))
+    loss_N = cross_entropy(logits_NV.float(), found.ids_BT[:, 1:][learned_BS], reduction="none")
+    weight_N = weight_BS[learned_BS]
+    return (loss_N * weight_N).sum() / weight_N.sum()
 
 
-def _optimizer(model: LlamaForCausalLM, plan: TrainingPlan) -> torch.optim.AdamW:
-    matrices = [p for p in model.parameters() if p.ndim >= 2]
-    others = [p for p in model.parameters() if p.ndim < 2]
-    groups = [
-        {"params": matrices, "weight_decay": plan.weight_decay},
-        {"params": others, "weight_decay": 0.0},
+def _optimizers(model: LlamaForCausalLM, plan: TrainingPlan) -> list[torch.optim.Optimizer]:
+    """Return Muon for the matrices of the layers, AdamW for vectors and embeddings.
+
+    Muon: Jordan et al. 2024; its steps are scaled as AdamW's (Liu et al. 2025, arXiv:2502.16982),
+    so that one rate serves both.
+    """
+    layers = [p for p in model.model.layers.parameters() if p.ndim == 2]
+    of_layers = {id(p) for p in layers}
+    others = [p for p in model.parameters() if id(p) not in of_layers]
+    return [
+        torch.optim.Muon(
+            layers,
+            lr=plan.learning_rate,
+            weight_decay=plan.weight_decay,
+            adjust_lr_fn="match_rms_adamw",
+        ),
+        torch.optim.AdamW(
+            others, lr=plan.learning_rate, betas=(0.9, 0.95), weight_decay=0.0, fused=True
+        ),
     ]
-    return torch.optim.AdamW(groups, lr=plan.learning_rate, betas=(0.9, 0.95), fused=True)
 
 
 class Trainer:
@@ -67,7 +88,7 @@ class Trainer:
         checkpoint_dir: Path,
     ) -> None:
         self.plan = plan
-        self.tokenizer = tokenizer
+        self.encoder = Encoder(tokenizer)
         self.device = device
         self.path = checkpoint_dir / _CHECKPOINT
         self.log_path = checkpoint_dir / "loss.csv"
@@ -76,7 +97,7 @@ class Trainer:
         model = LlamaForCausalLM(model_config(len(tokenizer)))
         set_initial_weights(model)
         self.model = model.to(device)  # pyright: ignore[reportArgumentType] # a decorator hides it
-        self.optimizer = _optimizer(self.model, plan)
+        self.optimizers = _optimizers(self.model, plan)
         self.progress = Progress(steps=plan.steps)
 
     def resume(self) -> None:
@@ -90,7 +111,8 @@ class Trainer:
                 "use the same options or another --checkpoint-dir"
             )
         self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
         self.progress = Progress(**state["progress"])
 
     def save(self) -> None:
@@ -99,7 +121,7 @@ class Trainer:
             "plan": asdict(self.plan),
             "progress": asdict(self.progress),
             "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
         }
         partial = self.path.with_suffix(".partial")
         torch.save(state, partial)
@@ -108,23 +130,25 @@ class Trainer:
     def step(self) -> float:
         """Make one optimiser step and return its loss in nats per token."""
         progress, plan = self.progress, self.plan
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(plan, progress.step, progress.steps)
-        ids_BT = batch(self.tokenizer, plan, progress.step).to(self.device)
-        loss = token_loss(self.model, ids_BT)
+        rate = learning_rate(plan, progress.step, progress.steps)
+        found = batch(self.encoder, plan, progress.step).to(self.device)
+        loss = token_loss(self.model, found)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), plan.gradient_norm)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            optimizer.step()
+            optimizer.zero_grad()
         progress.step += 1
         return loss.item()
 
     @torch.no_grad()
     def held_out_loss(self, count: int = 16, row_tokens: int = 512) -> float:
         """Return the mean loss over `count` rows of held-out documents, in nats per token."""
-        source = rows(self.tokenizer, self.plan.seed, row_tokens, "held_out")
-        ids_BT = torch.tensor([next(source) for _ in range(count)])
-        return token_loss(self.model, ids_BT.to(self.device)).item()
+        source = rows(self.encoder, self.plan.seed, row_tokens, "held_out")
+        held_out = collate(islice(source, count))
+        return token_loss(self.model, held_out.to(self.device)).item()
 
     def shorten(self, limit_s: float) -> None:
         """Lower the number of steps when the decay must start now to end within `limit_s`.

@@ -60,7 +60,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2, help="CPU threads of torch")
     parser.add_argument("--stop-after-minutes", type=float, default=float("inf"))
     parser.add_argument("--save-every-minutes", type=float, default=3.0)
-    parser.add_argument("--log-every", type=int, default=100, help="steps")
+    parser.add_argument("--log-every", type=int, default=50, help="steps")
     parser.add_argument("--checkpoint-dir", type=Path, default=Path(".checkpoints/nano"))
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--out", type=Path, required=True)

@@ -8,51 +8,37 @@ from transformers import LlamaConfig
 
 from .tokenizer import CONTEXT_TOKENS
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stage:
-    """Steps that share a shape of batch. Rows longer than the batch make one row."""
-
-    steps: int
-    row_tokens: int
-    batch_tokens: int
-    long_rows_every: int = 0  # each n-th step has one row of the whole context; 0: none
-
-
-# First short rows and small batches: what is to be repeated is near, and steps are cheap. Then
-# whole documents, and among them full contexts, so that late positions are learned.
-_STAGES: Final = (
-    Stage(steps=2000, row_tokens=128, batch_tokens=1024),
-    Stage(steps=10**9, row_tokens=512, batch_tokens=2048, long_rows_every=4),
-)
+LONG_ROW_TOKENS: Final = CONTEXT_TOKENS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingPlan:
-    """What determines the weights. Units: tokens, steps; rates are per step."""
+    """What determines the weights. Units: tokens, steps; rates are per step.
+
+    First only short rows: what is to be repeated is near, and steps are cheap. After
+    `long_rows_after` of the steps each `long_rows_every`-th has rows of the whole context.
+    """
 
     steps: int
     seed: int = 0
-    stages: tuple[Stage, ...] = _STAGES  # the last one lasts to the end
+    batch_tokens: int = 8192
+    row_tokens: int = 384
+    long_rows_after: float = 0.25
+    long_rows_every: int = 5
     learning_rate: float = 3e-3
     final_fraction: float = 0.02
-    warmup_steps: int = 100
-    decay_fraction: float = 0.25
-    weight_decay: float = 0.1
+    warmup_steps: int = 50
+    decay_fraction: float = 0.4
+    weight_decay: float = 0.05
     gradient_norm: float = 1.0
-    tokenizer_documents: int = 20_000
+    tokenizer_documents: int = 10_000
 
     def shape(self, step: int) -> tuple[int, int]:
         """Return (rows, tokens of a row) of the batch at `step`."""
-        *earlier, stage = self.stages
-        for candidate in earlier:
-            if step < candidate.steps:
-                stage = candidate
-                break
-            step -= candidate.steps
-        is_long = stage.long_rows_every > 0 and (step + 1) % stage.long_rows_every == 0
-        row_tokens = CONTEXT_TOKENS if is_long else stage.row_tokens
-        return max(1, stage.batch_tokens // row_tokens), row_tokens
+        late = step >= self.long_rows_after * self.steps
+        is_long = late and (step + 1) % self.long_rows_every == 0
+        row_tokens = LONG_ROW_TOKENS if is_long else self.row_tokens
+        return max(1, self.batch_tokens // row_tokens), row_tokens
 
     def tokens(self, steps: int) -> int:
         """Return how many tokens the first `steps` steps take."""

@@ -1,0 +1,79 @@
+"""The training corpus: an endless, seeded stream of documents of all abilities, in fixed shares.
+
+A document is a conversation in the form of the chat template, or plain text. Which of its tokens
+are to be learned is decided here: the answers of conversations, and all of a plain text.
+"""
+
+from collections.abc import Callable, Iterator
+from random import Random
+from typing import Final
+
+from ..abilities import (
+    chat,
+    copying,
+    extraction,
+    game24,
+    recall,
+    rewriting,
+    storytelling,
+    translation,
+)
+from ..abilities.example import Example, Split, Turn
+
+END_OF_DOCUMENT: Final = "<|endoftext|>"
+START_OF_TURN: Final = "<|im_start|>"
+END_OF_TURN: Final = "<|im_end|>"
+
+Maker = Callable[[Random, Split], str]
+
+
+def turn(role: str, text: str) -> str:
+    """Return one turn of a conversation; `chat_template.jinja` writes the same."""
+    return f"{START_OF_TURN}{role}\n{text}{END_OF_TURN}\n"
+
+
+def conversation(turns: tuple[Turn, ...]) -> str:
+    """Return the turns in the form of the chat template, without the end of the document."""
+    return "".join(turn(each.role, each.text) for each in turns).rstrip("\n")
+
+
+def _talk(make: Callable[[Random, Split], Example]) -> Maker:
+    return lambda rng, split: conversation(make(rng, split).turns)
+
+
+def _recall(rng: Random, split: Split) -> str:
+    return conversation(recall.example(rng, split, questions=rng.randint(2, 6)).turns)
+
+
+def _long_recall(rng: Random, split: Split) -> str:
+    length = int(rng.uniform(150, recall.LONGEST_WORDS))
+    return conversation(
+        recall.example(rng, split, length_words=length, questions=rng.randint(6, 12)).turns
+    )
+
+
+# How many documents of a kind, relative to the others. They differ in length: the card's table
+# says what share of the learned tokens each has.
+SHORT: Final[dict[Maker, float]] = {
+    _talk(storytelling.example): 9.5,
+    storytelling.plain: 1.5,
+    _talk(game24.example): 20.0,
+    _recall: 8.0,
+    _talk(copying.example): 9.0,
+    _talk(extraction.example): 8.0,
+    _talk(translation.example): 18.0,
+    _talk(rewriting.example): 5.0,
+    _talk(chat.example): 4.0,
+}
+LONG: Final[dict[Maker, float]] = {_long_recall: 8.0, **SHORT}
+
+
+def documents(
+    seed: int | str, split: Split = "train", shares: dict[Maker, float] = SHORT
+) -> Iterator[str]:
+    """Yield documents without end; the same seed, split and shares give the same ones."""
+    rng = Random(f"{split}/{seed}")
+    makers, weights = list(shares), list(shares.values())
+    while True:
+        (make,) = rng.choices(makers, weights)
+        yield make(rng, split)
