@@ -54,12 +54,12 @@ bench: setup ## measure the engine's steps, and the server beside transformers'
 load: setup ## drive a server of its own with Locust; fails on a missed objective
 	$(BIN)/python loadtest/run.py $(ARGS)
 
-NANO_STEPS ?= 12000
+NANO_STEPS ?= 3000
 nano: setup ## train the embedded model again (ARGS="--resume" to go on)
-	$(BIN)/python -m penstock.models.nano.train --steps $(NANO_STEPS) --out models/nano/weights $(ARGS)
+	$(BIN)/python -m penstock.models.nano.training.train --steps $(NANO_STEPS) --out models/nano/weights $(ARGS)
 
-nano-eval: setup ## evaluate the embedded model
-	$(BIN)/python -m penstock.models.nano.evaluate $(ARGS)
+nano-eval: setup ## measure what the embedded model can do, through the server
+	$(BIN)/python benchmarks/nano_abilities.py $(ARGS)
 
 wheel: setup ## build the wheel into dist/
 	rm -rf build dist

@@ -2,7 +2,7 @@ from random import Random
 
 import pytest
 
-from penstock.models.nano.grammar import expand
+from penstock.models.nano.stories.grammar import expand
 
 
 @pytest.mark.parametrize(

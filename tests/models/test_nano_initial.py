@@ -2,8 +2,8 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
-from penstock.models.nano.initial import set_initial_weights
-from penstock.models.nano.plan import model_config
+from penstock.models.nano.training.initial import set_initial_weights
+from penstock.models.nano.training.plan import model_config
 
 
 @pytest.fixture

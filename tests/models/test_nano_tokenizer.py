@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from penstock.models.nano.corpus import documents
-from penstock.models.nano.evaluate import WEIGHTS
-from penstock.models.nano.plan import TrainingPlan
-from penstock.models.nano.tokenizer import sample_text, train_tokenizer
+from penstock.engine.loading import EMBEDDED_MODEL as WEIGHTS
+from penstock.models.nano.training.corpus import documents
+from penstock.models.nano.training.plan import TrainingPlan
+from penstock.models.nano.training.tokenizer import VOCAB_SIZE, sample_text, train_tokenizer
 
 # Special tokens are recognised in text, so text that spells one is not text any more.
 _TEXT = st.text(st.characters(exclude_categories=["Cs"])).filter(lambda text: "<|" not in text)
@@ -60,9 +60,16 @@ def test_common_words_are_one_token() -> None:
     assert _pieces("Once upon a time") == ["Once", " upon", " a", " time"]
 
 
+def test_a_space_before_a_word_does_not_change_its_pieces() -> None:
+    """A word is copied to the start of a line, or into quotes, by copying its tokens."""
+    for word in ("white", "Lena", "Toruma", "paintbrush", "kelavito", "Zanbu", "xylophone"):
+        spaced, bare = _pieces(f" {word}"), _pieces(word)
+        assert spaced in ([" ", *bare], [f" {bare[0]}", *bare[1:]])
+
+
 def test_the_vocabulary_is_full() -> None:
-    assert len(TOKENIZER) == TOKENIZER.vocab_size == 4096
-    assert sorted(TOKENIZER.get_vocab().values()) == list(range(4096))
+    assert len(TOKENIZER) == TOKENIZER.vocab_size == VOCAB_SIZE
+    assert sorted(TOKENIZER.get_vocab().values()) == list(range(VOCAB_SIZE))
 
 
 def test_a_text_starts_with_the_document_marker() -> None:
@@ -72,7 +79,7 @@ def test_a_text_starts_with_the_document_marker() -> None:
 
 
 def test_the_template_writes_what_the_corpus_holds() -> None:
-    conversations = (d.text for d in documents(0) if "<|im_start|>" in d.text)
+    conversations = (text for text in documents(0) if "<|im_start|>" in text)
     for text in islice(conversations, 100):
         turns = text.removesuffix("<|im_end|>").split("<|im_end|>\n")
         parted = [turn.removeprefix("<|im_start|>").partition("\n") for turn in turns]

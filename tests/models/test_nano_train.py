@@ -2,6 +2,7 @@ import csv
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
@@ -12,25 +13,24 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from penstock.models.nano.batches import batch, rows
-from penstock.models.nano.evaluate import WEIGHTS
-from penstock.models.nano.plan import Stage, TrainingPlan, learning_rate
-from penstock.models.nano.train import export
-from penstock.models.nano.trainer import Trainer
+from penstock.engine.loading import EMBEDDED_MODEL as WEIGHTS
+from penstock.models.nano.training.batches import Batch, Encoder, batch, rows
+from penstock.models.nano.training.plan import LONG_ROW_TOKENS, TrainingPlan, learning_rate
+from penstock.models.nano.training.train import export
+from penstock.models.nano.training.trainer import Trainer, token_loss
 
-PLAN = TrainingPlan(
-    steps=4,
-    stages=(
-        Stage(steps=2, row_tokens=64, batch_tokens=128),
-        Stage(steps=2, row_tokens=128, batch_tokens=256),
-    ),
-)
+PLAN = TrainingPlan(steps=4, batch_tokens=256, row_tokens=128, long_rows_after=1.0)
 CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
 def tokenizer() -> PreTrainedTokenizerBase:
     return AutoTokenizer.from_pretrained(WEIGHTS, local_files_only=True)
+
+
+@pytest.fixture(scope="module")
+def encoder(tokenizer: PreTrainedTokenizerBase) -> Encoder:
+    return Encoder(tokenizer)
 
 
 def _run(trainer: Trainer, stop_at: int, limit_s: float = float("inf")) -> None:
@@ -91,29 +91,78 @@ def test_learning_rate_warms_up_stays_and_decays() -> None:
     assert rates[-1] == pytest.approx(plan.final_fraction)
 
 
-def test_rows_are_full_and_start_with_a_document(tokenizer: PreTrainedTokenizerBase) -> None:
-    for row in islice(rows(tokenizer, 0, 512), 20):
-        assert len(row) == 512
-        assert row[0] == tokenizer.bos_token_id
+def _decoded(encoder: Encoder, ids: list[int]) -> str:
+    return cast("str", encoder.tokenizer.decode(ids))
 
 
-STAGES = (
-    Stage(steps=3, row_tokens=128, batch_tokens=1024),
-    Stage(steps=1, row_tokens=512, batch_tokens=1024, long_rows_every=2),
-)
+@pytest.mark.parametrize("row_tokens", [256, LONG_ROW_TOKENS], ids=["short", "long"])
+def test_rows_are_packed_with_whole_documents(encoder: Encoder, row_tokens: int) -> None:
+    padding = 0
+    for row in islice(rows(encoder, 0, row_tokens), 12):
+        assert len(row.ids) == len(row.weights) == row_tokens
+        assert row.ids[0] == encoder.document
+        assert row.weights[0] == 0
+        last = max(index for index, token in enumerate(row.ids) if token != encoder.document)
+        padding += row_tokens - last - 1
+        for text in _decoded(encoder, row.ids).split("<|endoftext|>"):
+            assert text.count("<|im_start|>") == text.count("<|im_end|>")
+    assert padding < 0.15 * 12 * row_tokens
+
+
+def test_answers_alone_are_learned(encoder: Encoder) -> None:
+    asked = "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHello<|im_end|>\n"
+    text = f"{asked}<|im_start|>assistant\nHello! Shall I?<|im_end|>"
+    (conversation,) = encoder([text])
+    learned = [i for i, w in zip(conversation.ids, conversation.weights, strict=True) if w > 0]
+    assert _decoded(encoder, learned) == "Hello! Shall I?<|im_end|>"
+
+
+def test_a_plain_text_is_learned_with_its_end(encoder: Encoder) -> None:
+    (plain,) = encoder(["Once upon a time."])
+    assert plain.ids[0] == plain.ids[-1] == encoder.document
+    assert plain.weights == [0.0, *[1.0] * (len(plain.ids) - 1)]
+
+
+def test_a_short_answer_weighs_as_much_as_sixteen_tokens(encoder: Encoder) -> None:
+    question = "<|im_start|>user\nsure?<|im_end|>\n<|im_start|>assistant\n"
+    answers = ["sure<|im_end|>", "a " * 30 + "<|im_end|>"]
+    short, long = encoder([question + answer for answer in answers])
+    assert sum(short.weights) == pytest.approx(16)
+    assert set(long.weights) == {0.0, 1.0}
+
+
+def test_the_loss_is_the_weighted_mean_over_learned_tokens(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    trainer = Trainer(PLAN, tokenizer, CPU, tmp_path)
+    ids_BT = torch.randint(3, 100, (2, 16))
+    weight_BT = torch.rand(2, 16) * (torch.rand(2, 16) > 0.5)
+    with torch.no_grad():
+        found = token_loss(trainer.model, Batch(ids_BT, weight_BT)).item()
+        logits_BTV = trainer.model(ids_BT).logits
+    loss_BV = torch.nn.functional.cross_entropy(
+        logits_BTV[:, :-1].transpose(1, 2), ids_BT[:, 1:], reduction="none"
+    )
+    expected = (loss_BV * weight_BT[:, 1:]).sum() / weight_BT[:, 1:].sum()
+    assert found == pytest.approx(expected.item(), rel=0.02)  # bfloat16 against float32
 
 
 @pytest.mark.parametrize(
     ("step", "shape"),
-    [(0, (8, 128)), (2, (8, 128)), (3, (2, 512)), (4, (1, 2048)), (5, (2, 512)), (6, (1, 2048))],
+    [(0, (8, 128)), (4, (8, 128)), (5, (1, 2048)), (6, (8, 128)), (7, (1, 2048))],
 )
-def test_stages_give_the_shape_of_a_batch(
-    step: int, shape: tuple[int, int], tokenizer: PreTrainedTokenizerBase
+def test_long_rows_come_later_and_now_and_then(
+    step: int, shape: tuple[int, int], encoder: Encoder
 ) -> None:
-    plan = TrainingPlan(steps=10, stages=STAGES)
+    plan = TrainingPlan(
+        steps=10, batch_tokens=1024, row_tokens=128, long_rows_after=0.4, long_rows_every=2
+    )
     assert plan.shape(step) == shape
-    assert batch(tokenizer, plan, step).shape == shape
+    assert batch(encoder, plan, step).ids_BT.shape == shape
 
 
-def test_tokens_are_counted_over_stages() -> None:
-    assert TrainingPlan(steps=10, stages=STAGES).tokens(5) == 3 * 1024 + 1024 + 2048
+def test_tokens_are_counted_over_both_shapes() -> None:
+    plan = TrainingPlan(
+        steps=10, batch_tokens=1024, row_tokens=128, long_rows_after=0.4, long_rows_every=2
+    )
+    assert plan.tokens(7) == 6 * 1024 + 2048

@@ -1,31 +1,58 @@
+import csv
 import math
+from itertools import islice
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import GenerationConfig, LlamaForCausalLM, PreTrainedTokenizerBase
-
-from penstock.models.nano.batches import rows
-from penstock.models.nano.evaluate import (
-    WEIGHTS,
-    Answer,
-    complete,
-    distinct_share,
-    held_out_loss,
-    load,
-    loops,
-    scores,
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerBase,
 )
 
-CARD_PERPLEXITY = 1.69  # models/nano/README.md: held-out documents in rows of 512 tokens
+from penstock.engine.loading import EMBEDDED_MODEL as WEIGHTS
+from penstock.models.nano.training.batches import Encoder, collate, rows
+from penstock.models.nano.training.trainer import token_loss
+
+LOSSES = WEIGHTS.parent / "loss.csv"
 
 Nano = tuple[LlamaForCausalLM, PreTrainedTokenizerBase]
 
 
 @pytest.fixture(scope="module")
 def nano() -> Nano:
-    return load()
+    model = AutoModelForCausalLM.from_pretrained(
+        WEIGHTS, local_files_only=True, dtype=torch.float32
+    )
+    tokenizer = AutoTokenizer.from_pretrained(WEIGHTS, local_files_only=True)
+    return cast("LlamaForCausalLM", model.eval()), cast("PreTrainedTokenizerBase", tokenizer)
+
+
+def _greedy(nano: Nano, prompt: str) -> tuple[str, bool]:
+    """Return what follows `prompt`, and whether it ended by itself."""
+    model, tokenizer = nano
+    ids = cast("list[int]", tokenizer(prompt, add_special_tokens=False)["input_ids"])
+    generate = cast("Any", model).generate  # typed for a protocol that its own classes miss
+    ids_1T = torch.tensor([ids])
+    out_1T = generate(
+        ids_1T,
+        attention_mask=torch.ones_like(ids_1T),
+        max_new_tokens=512,
+        do_sample=False,
+        temperature=None,
+    )
+    new = cast("list[int]", out_1T[0, len(ids) :].tolist())
+    ends = cast("list[int]", cast("Any", model.generation_config).eos_token_id)
+    return cast("str", tokenizer.decode(new, skip_special_tokens=True)), new[-1] in ends
+
+
+def _asked(text: str) -> str:
+    return f"<|endoftext|><|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n"
 
 
 def test_size() -> None:
@@ -56,55 +83,54 @@ def test_both_kinds_of_end_stop_generation(nano: Nano) -> None:
     assert sorted(config.eos_token_id) == sorted(ends)
 
 
-@pytest.mark.parametrize(("row_tokens", "count"), [(512, 8), (2048, 2)], ids=["short", "long"])
-def test_held_out_perplexity(nano: Nano, row_tokens: int, count: int) -> None:
-    # 5 % of room: fewer rows are read here than for the card.
-    loss = held_out_loss(*nano, row_tokens=row_tokens, count=count)
-    assert math.exp(loss) < CARD_PERPLEXITY * 1.05
-
-
-def test_late_positions_are_no_worse(nano: Nano) -> None:
-    """The last quarter of a full context is predicted as well as the second one."""
+def test_the_loss_curve_is_that_of_these_weights(nano: Nano) -> None:
+    """Its last line holds for rows that the training never measured."""
     model, tokenizer = nano
-    ids_1T = torch.tensor([next(rows(tokenizer, "late", 2048, "held_out"))])
-    with torch.inference_mode():
-        logits_TV = model(ids_1T).logits[0, :-1]
-    loss_T = torch.nn.functional.cross_entropy(logits_TV, ids_1T[0, 1:], reduction="none")
-    assert loss_T[1536:].mean() < loss_T[512:1024].mean() * 1.25
+    with LOSSES.open(newline="") as file:
+        last = list(csv.DictReader(file))[-1]
+    source = rows(Encoder(tokenizer), "elsewhere", 512, "held_out")
+    with torch.no_grad():
+        loss = token_loss(model, collate(islice(source, 16))).item()
+    assert math.isclose(loss, float(last["held_out_loss"]), rel_tol=0.15)
 
 
 @pytest.mark.parametrize(
     "prompt",
     [
         pytest.param("<|endoftext|>Once upon a time", id="plain"),
-        pytest.param(
-            "<|endoftext|><|im_start|>user\nWrite a story about a cat.<|im_end|>\n"
-            "<|im_start|>assistant\n",
-            id="chat",
-        ),
+        pytest.param(_asked("Write a story about a cat."), id="chat"),
     ],
 )
 def test_a_greedy_story_ends_by_itself(nano: Nano, prompt: str) -> None:
-    text, ended = complete(*nano, prompt, temperature=0)
+    text, ended = _greedy(nano, prompt)
     assert ended
     assert 40 < len(text.split()) < 350
-    assert not loops(text)
     if "cat" in prompt:
         assert "cat" in text
 
 
-def test_loops() -> None:
-    assert loops("a b c d e f g h " * 3)
-    assert not loops("a b c d e f g h " * 2)
-    assert not loops("short")
-
-
-def test_distinct_share() -> None:
-    assert distinct_share(["a b c d e"]) == 1
-    assert distinct_share(["a b c d", "a b c d"]) == 0.5
-
-
-def test_scores_of_a_plain_start_alone_count_no_requests() -> None:
-    found = scores([Answer(text="The end.", ended=True)])
-    assert found["ended"] == 1
-    assert math.isnan(found["hero"])
+@pytest.mark.parametrize(
+    ("question", "answer"),
+    [
+        pytest.param(
+            "Repeat this list: apple, river, Lena, stone",
+            "apple, river, Lena, stone",
+            id="copy",
+        ),
+        pytest.param(
+            "Anna lives in Toruma. The wind was strong. Tom's kite is red. Ella likes honey."
+            "\n\nWhat colour is Tom's kite?",
+            "Tom's kite is red.",
+            id="recall",
+        ),
+        pytest.param(
+            "Game of 24: 10 14\nPossible next steps:",
+            "10 + 14 = 24 (left: 24)\n10 * 14 = 140 (left: 140)\n14 - 10 = 4 (left: 4)",
+            id="propose",
+        ),
+        pytest.param("Game of 24: 4 20\nsure, likely or impossible?", "sure", id="judge"),
+        pytest.param("Game of 24: 1 11\nsure, likely or impossible?", "impossible", id="judge no"),
+    ],
+)
+def test_it_answers(nano: Nano, question: str, answer: str) -> None:
+    assert _greedy(nano, _asked(question)) == (answer, True)

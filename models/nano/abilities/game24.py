@@ -87,7 +87,16 @@ def judge_many(rng: Random, split: Split) -> Example:
 
 def solve(rng: Random, split: Split) -> Example:
     """Ask for a solution of a puzzle that has one in whole numbers; each is equally likely."""
-    numbers = rng.choice(_whole_puzzles(split))
+    return _solve(rng.choice(_whole_puzzles(split)), rng)
+
+
+def held_out_puzzles() -> list[Example]:
+    """Return every held-out puzzle, asked for as `solve` does."""
+    rng = Random("held-out puzzles")
+    return [_solve(numbers, rng) for numbers in _whole_puzzles("held_out")]
+
+
+def _solve(numbers: Numbers, rng: Random) -> Example:
     path = random_path(numbers, rng)
     lines = [step.line for step in path]
     lines.append(f"{ANSWER_PREFIX}{expression(numbers, path)} = {TARGET}")
