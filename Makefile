@@ -55,8 +55,9 @@ load: setup ## drive a server of its own with Locust; fails on a missed objectiv
 	$(BIN)/python loadtest/run.py $(ARGS)
 
 NANO_STEPS ?= 3000
-nano: setup ## train the embedded model again (ARGS="--resume" to go on)
+nano: setup ## make the embedded model again: train, then measure (ARGS="--resume" to go on)
 	$(BIN)/python -m penstock.models.nano.training.train --steps $(NANO_STEPS) --out models/nano/weights $(ARGS)
+	$(MAKE) nano-eval ARGS=
 
 nano-eval: setup ## measure what the embedded model can do, through the server
 	$(BIN)/python benchmarks/nano_abilities.py $(ARGS)

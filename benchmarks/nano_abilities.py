@@ -40,9 +40,10 @@ from penstock.models.nano.abilities.example import Example, Split
 RESULTS: Final = ROOT / "benchmarks" / "results" / "nano_abilities.csv"
 FIRST_QUESTION: Final = "Write a story about a cat"
 CLIENTS: Final = 8
-MOST_TOKENS: Final = 700
+SPARE_TOKENS: Final = 100
+"""What an answer may have beyond one token for each letter of the right one."""
 LOOP_WORDS: Final = 8
-RECALL_WORDS: Final = (100, 350, 700, 1050, 1350)
+RECALL_WORDS: Final = (100, 350, 700, 1050, 1300)
 """Lengths of the texts of `recall`; a word is about 1.3 tokens."""
 
 
@@ -126,12 +127,14 @@ def table(
     ]
 
 
-async def ask(client: httpx.AsyncClient, messages: list[dict[str, str]]) -> Answer:
+async def ask(
+    client: httpx.AsyncClient, messages: list[dict[str, str]], most_tokens: int = 700
+) -> Answer:
     """Return the server's answer to a conversation at temperature 0."""
     body: dict[str, Any] = {
         "messages": messages,
         "temperature": 0,
-        "max_tokens": MOST_TOKENS,
+        "max_tokens": most_tokens,
     }
     response = await client.post("/v1/chat/completions", json=body)
     response.raise_for_status()
@@ -174,7 +177,8 @@ async def measure(
 
             async def answer(example: Example, bar: "tqdm[Any]") -> Answer:
                 async with turn:
-                    found = await ask(client, example.messages)
+                    most_tokens = len(example.answer) + SPARE_TOKENS
+                    found = await ask(client, example.messages, most_tokens)
                 bar.update()
                 return found
 

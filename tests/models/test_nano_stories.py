@@ -8,8 +8,9 @@ import pytest
 from penstock.models.nano.abilities import storytelling
 from penstock.models.nano.abilities.example import Split, is_held_out
 from penstock.models.nano.stories import words
+from penstock.models.nano.stories.grammar import enumerated
 from penstock.models.nano.stories.story import MORALS, tell
-from penstock.models.nano.stories.wishes import BY_WORD, WISHES, enumerated, mentioned, names
+from penstock.models.nano.stories.wishes import BY_WORD, WISHES, mentioned, names
 
 _LEFTOVERS = re.compile(r"[\[\]{}|^~]| {2}|,\.|\.\.|,,|[!?]\"\.|\. [a-z]|\ba [aeio]")
 

@@ -8,9 +8,10 @@ from collections.abc import Callable, Mapping
 from random import Random
 from typing import Final
 
+from ..stories.grammar import enumerated
 from ..stories.words import COLOURS, FOODS, HE_NAMES, SHE_NAMES
 from .example import Example, Split
-from .materials import NAMES, draw_for, exact, listing, made_up, made_up_name
+from .materials import NAMES, draw_for, exact, made_up, made_up_name
 
 _Value = str | int
 
@@ -121,6 +122,6 @@ def example(rng: Random, split: Split) -> Example:
     tag, draw = ("prose", _prose) if rng.random() < _PROSE_SHARE else ("form", _form)
     values, text = draw(rng, split)
     asked = rng.sample(list(values), rng.randint(2, min(5, len(values))))
-    request = rng.choice(_REQUESTS).format(fields=listing(asked))
+    request = rng.choice(_REQUESTS).format(fields=enumerated(asked))
     question = f"{request}\n{text}" if rng.random() < 0.5 else f"{text}\n{request}"
     return exact(question, json.dumps({field: values[field] for field in asked}), tag)

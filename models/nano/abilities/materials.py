@@ -1,6 +1,6 @@
 """What the exact tasks share: words to fill them with, the draw for a split, the grading."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from random import Random
 from typing import Final, TypeVar
 
@@ -30,11 +30,6 @@ def made_up(rng: Random) -> str:
 def made_up_name(rng: Random) -> str:
     """Return a made-up word that reads as the name of a person or a town."""
     return made_up(rng).capitalize()
-
-
-def listing(items: Sequence[str]) -> str:
-    """Return "a", "a and b" or "a, b and c"."""
-    return " and ".join(part for part in (", ".join(items[:-1]), items[-1]) if part)
 
 
 def combination(ability: str, *parts: str) -> str:

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from random import Random
 from typing import Final
 
-from ..stories.grammar import expand
+from ..stories.grammar import enumerated, expand
 from ..stories.story import Story, tell
-from ..stories.wishes import BY_WORD, WISHES, Wish, enumerated, mentioned, names
+from ..stories.wishes import BY_WORD, WISHES, Wish, mentioned, names
 from .chat import SYSTEM_PROMPTS
 from .example import Example, Split, Turn, ask, is_held_out
 

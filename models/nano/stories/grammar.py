@@ -5,7 +5,7 @@ makes the next letter a capital where that cannot be seen from the full stop bef
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from random import Random
 
 _ALTERNATIVES = re.compile(r"\[([^\[\]]*)\]")
@@ -33,3 +33,9 @@ def _polish(text: str) -> str:
     text = _CAPITAL.sub(lambda m: m.group(1) + m.group(2).upper(), text)
     text = _SENTENCE_START.sub(lambda m: m.group(1) + m.group(2).upper(), text)
     return _ARTICLE.sub(r"\1n ", text)
+
+
+def enumerated(phrases: Iterable[str]) -> str:
+    """Return "a", "a and b" or "a, b and c"."""
+    *first, last = phrases
+    return f"{', '.join(first)} and {last}" if first else last

@@ -4,7 +4,6 @@ Weather is asked for as a noun and told in many forms ("rain": "rainy", "raining
 """
 
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
@@ -98,9 +97,3 @@ def mentioned(text: str) -> list[Wish]:
     forms = {*found, *(f"{a} {b}" for a, b in pairwise(found))}
     forms |= {form[: -len(end)] for form in forms for end in ("s", "y") if form.endswith(end)}
     return [wish for wish in WISHES if wish.word in forms]
-
-
-def enumerated(phrases: Iterable[str]) -> str:
-    """Return "a", "a and b" or "a, b and c"."""
-    *first, last = phrases
-    return f"{', '.join(first)} and {last}" if first else last

@@ -1,7 +1,8 @@
 """Trains the embedded model from nothing: `python -m penstock.models.nano.train --help`.
 
 Writes what `AutoModelForCausalLM` and `AutoTokenizer` load offline: weights in bfloat16, the
-configuration, the tokenizer and its chat template, and the loss curve beside that folder.
+configuration, the tokenizer and its chat template; beside that folder the loss curve, as CSV and
+SVG.
 """
 
 import argparse
@@ -19,6 +20,7 @@ from transformers import (
 )
 
 from .corpus import END_OF_DOCUMENT, END_OF_TURN
+from .curve import draw
 from .plan import TrainingPlan
 from .tokenizer import sample_text, train_tokenizer
 from .trainer import Trainer
@@ -85,7 +87,9 @@ def main() -> None:
     )
     export(trainer.model, tokenizer, arguments.out)
     shutil.copytree(tokenizer_dir, arguments.out, dirs_exist_ok=True)
-    shutil.copyfile(trainer.log_path, arguments.out.parent / "loss.csv")
+    losses = arguments.out.parent / "loss.csv"
+    shutil.copyfile(trainer.log_path, losses)
+    draw(losses, losses.with_suffix(".svg"))
     print(f"{trainer.progress.step} steps, {trainer.progress.elapsed_s / 60:.1f} minutes")
 
 
