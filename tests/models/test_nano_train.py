@@ -15,11 +15,17 @@ from transformers import (
 
 from penstock.engine.loading import EMBEDDED_MODEL as WEIGHTS
 from penstock.models.nano.training.batches import Batch, Encoder, batch, rows
-from penstock.models.nano.training.plan import LONG_ROW_TOKENS, TrainingPlan, learning_rate
+from penstock.models.nano.training.corpus import MIXES
+from penstock.models.nano.training.plan import (
+    LONG_ROW_TOKENS,
+    Stage,
+    TrainingPlan,
+    learning_rate,
+)
 from penstock.models.nano.training.train import export
 from penstock.models.nano.training.trainer import Trainer, token_loss
 
-PLAN = TrainingPlan(steps=4, batch_tokens=256, row_tokens=128, long_rows_after=1.0)
+PLAN = TrainingPlan(steps=4, batch_tokens=256, row_tokens=128)
 CPU = torch.device("cpu")
 
 
@@ -147,22 +153,38 @@ def test_the_loss_is_the_weighted_mean_over_learned_tokens(
     assert found == pytest.approx(expected.item(), rel=0.02)  # bfloat16 against float32
 
 
-@pytest.mark.parametrize(
-    ("step", "shape"),
-    [(0, (8, 128)), (4, (8, 128)), (5, (1, 2048)), (6, (8, 128)), (7, (1, 2048))],
+STAGED = TrainingPlan(
+    steps=10,
+    batch_tokens=1024,
+    row_tokens=128,
+    stages=(Stage(steps=4, mix="first"), Stage(steps=1, mix="dense", long_rows_every=2)),
 )
-def test_long_rows_come_later_and_now_and_then(
-    step: int, shape: tuple[int, int], encoder: Encoder
+
+
+@pytest.mark.parametrize(
+    ("step", "mix", "shape"),
+    [
+        (0, "first", (8, 128)),
+        (3, "first", (8, 128)),
+        (4, "dense", (8, 128)),
+        (5, "dense", (1, 2048)),
+        (6, "dense", (8, 128)),
+        (7, "dense", (1, 2048)),
+    ],
+)
+def test_stages_give_mix_and_shape(
+    step: int, mix: str, shape: tuple[int, int], encoder: Encoder
 ) -> None:
-    plan = TrainingPlan(
-        steps=10, batch_tokens=1024, row_tokens=128, long_rows_after=0.4, long_rows_every=2
-    )
-    assert plan.shape(step) == shape
-    assert batch(encoder, plan, step).ids_BT.shape == shape
+    assert STAGED.stage(step).mix == mix
+    assert STAGED.shape(step) == shape
+    assert batch(encoder, STAGED, step).ids_BT.shape == shape
+
+
+def test_every_stage_of_the_plan_has_its_mixes() -> None:
+    for stage in TrainingPlan(steps=1).stages:
+        assert stage.mix in MIXES
+        assert not stage.long_rows_every or f"{stage.mix}, long" in MIXES
 
 
 def test_tokens_are_counted_over_both_shapes() -> None:
-    plan = TrainingPlan(
-        steps=10, batch_tokens=1024, row_tokens=128, long_rows_after=0.4, long_rows_every=2
-    )
-    assert plan.tokens(7) == 6 * 1024 + 2048
+    assert STAGED.tokens(7) == 6 * 1024 + 2048

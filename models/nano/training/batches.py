@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from ..abilities.example import Split
-from .corpus import END_OF_DOCUMENT, END_OF_TURN, LONG, SHORT, START_OF_TURN, documents
+from .corpus import END_OF_DOCUMENT, END_OF_TURN, START_OF_TURN, documents
 from .plan import LONG_ROW_TOKENS, TrainingPlan
 
 _DRAWN_AT_ONCE: Final = 16
@@ -78,13 +78,13 @@ class Encoder:
 
 
 def rows(
-    encoder: Encoder, seed: int | str, row_tokens: int, split: Split = "train"
+    encoder: Encoder, seed: int | str, row_tokens: int, split: Split = "train", mix: str = "first"
 ) -> Iterator[Encoded]:
     """Yield rows of `row_tokens` ids with their weights: whole documents, each where it first fits.
 
     Documents longer than a row are left out; what is free at a row's end is padding of no weight.
     """
-    source = documents(seed, split, LONG if row_tokens >= LONG_ROW_TOKENS else SHORT)
+    source = documents(seed, split, mix)
     waiting: list[Encoded] = []
     while True:
         row = Encoded([], [])
@@ -117,4 +117,5 @@ def collate(found: Iterable[Encoded]) -> Batch:
 def batch(encoder: Encoder, plan: TrainingPlan, step: int, split: Split = "train") -> Batch:
     """Return the batch of one step, in the shape that the plan gives it."""
     count, row_tokens = plan.shape(step)
-    return collate(islice(rows(encoder, f"{plan.seed}/{step}", row_tokens, split), count))
+    mix = plan.stage(step).mix + ", long" * (row_tokens == LONG_ROW_TOKENS)
+    return collate(islice(rows(encoder, f"{plan.seed}/{step}", row_tokens, split, mix), count))

@@ -1,10 +1,10 @@
-"""The training corpus: an endless, seeded stream of documents of all abilities, in fixed shares.
+"""The training corpus: an endless, seeded stream of documents of all abilities, in given mixes.
 
 A document is a conversation in the form of the chat template, or plain text. Which of its tokens
 are to be learned is decided here: the answers of conversations, and all of a plain text.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from random import Random
 from typing import Final
 
@@ -45,6 +45,13 @@ def _recall(rng: Random, split: Split) -> str:
     return conversation(recall.example(rng, split, questions=rng.randint(2, 6)).turns)
 
 
+def _dense_recall(rng: Random, split: Split) -> str:
+    length = int(recall.SHORTEST_WORDS * 10 ** rng.uniform(0, 0.85))
+    return conversation(
+        recall.example(rng, split, length_words=length, questions=rng.randint(5, 9)).turns
+    )
+
+
 def _long_recall(rng: Random, split: Split) -> str:
     length = int(rng.uniform(150, recall.LONGEST_WORDS))
     return conversation(
@@ -54,7 +61,8 @@ def _long_recall(rng: Random, split: Split) -> str:
 
 # How many documents of a kind, relative to the others. They differ in length: the card's table
 # says what share of the learned tokens each has.
-SHORT: Final[dict[Maker, float]] = {
+Mix = Mapping[Maker, float]
+_FIRST: Final[Mix] = {
     _talk(storytelling.example): 9.5,
     storytelling.plain: 1.5,
     _talk(game24.example): 20.0,
@@ -65,15 +73,29 @@ SHORT: Final[dict[Maker, float]] = {
     _talk(rewriting.example): 5.0,
     _talk(chat.example): 4.0,
 }
-LONG: Final[dict[Maker, float]] = {_long_recall: 8.0, **SHORT}
+_DENSE: Final[Mix] = {
+    _talk(storytelling.example): 9.0,
+    storytelling.plain: 1.0,
+    _talk(game24.example): 22.0,
+    _dense_recall: 11.0,
+    _talk(copying.example): 7.0,
+    _talk(extraction.example): 7.0,
+    _talk(translation.example): 12.0,
+    _talk(rewriting.example): 5.0,
+    _talk(chat.example): 2.0,
+}
+MIXES: Final[Mapping[str, Mix]] = {
+    "first": _FIRST,
+    "dense": _DENSE,
+    "first, long": {_long_recall: 8.0, **_FIRST},
+    "dense, long": {_long_recall: 10.0, **_DENSE},
+}
 
 
-def documents(
-    seed: int | str, split: Split = "train", shares: dict[Maker, float] = SHORT
-) -> Iterator[str]:
-    """Yield documents without end; the same seed, split and shares give the same ones."""
+def documents(seed: int | str, split: Split = "train", mix: str = "first") -> Iterator[str]:
+    """Yield documents without end; the same seed, split and mix give the same ones."""
     rng = Random(f"{split}/{seed}")
-    makers, weights = list(shares), list(shares.values())
+    makers, weights = list(MIXES[mix]), list(MIXES[mix].values())
     while True:
         (make,) = rng.choices(makers, weights)
         yield make(rng, split)

@@ -12,31 +12,53 @@ LONG_ROW_TOKENS: Final = CONTEXT_TOKENS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TrainingPlan:
-    """What determines the weights. Units: tokens, steps; rates are per step.
+class Stage:
+    """Steps that share a mix of documents; long rows have its long variant (`corpus.MIXES`)."""
 
-    First only short rows: what is to be repeated is near, and steps are cheap. After
-    `long_rows_after` of the steps each `long_rows_every`-th has rows of the whole context.
-    """
+    steps: int
+    mix: str
+    long_rows_every: int = 0  # each n-th step has rows of the whole context; 0: none
+
+
+# First stories weigh most, then questions about short texts; when copying and finding are learned,
+# long texts come too. Before that they only cost time: twelve steps with them were a trial.
+_STAGES: Final = (
+    Stage(steps=750, mix="first"),
+    Stage(steps=12, mix="first", long_rows_every=5),
+    Stage(steps=438, mix="dense"),
+    Stage(steps=10**9, mix="dense", long_rows_every=4),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingPlan:
+    """What determines the weights. Units: tokens, steps; rates are per step."""
 
     steps: int
     seed: int = 0
     batch_tokens: int = 8192
     row_tokens: int = 384
-    long_rows_after: float = 0.25
-    long_rows_every: int = 5
+    stages: tuple[Stage, ...] = _STAGES  # the last one lasts to the end
     learning_rate: float = 3e-3
     final_fraction: float = 0.02
     warmup_steps: int = 50
-    decay_fraction: float = 0.4
+    decay_fraction: float = 0.6
     weight_decay: float = 0.05
     gradient_norm: float = 1.0
     tokenizer_documents: int = 10_000
 
+    def stage(self, step: int) -> Stage:
+        """Return the stage that `step` (0-based) is in."""
+        for stage in self.stages:
+            if step < stage.steps:
+                return stage
+            step -= stage.steps
+        return self.stages[-1]
+
     def shape(self, step: int) -> tuple[int, int]:
         """Return (rows, tokens of a row) of the batch at `step`."""
-        late = step >= self.long_rows_after * self.steps
-        is_long = late and (step + 1) % self.long_rows_every == 0
+        every = self.stage(step).long_rows_every
+        is_long = every > 0 and (step + 1) % every == 0
         row_tokens = LONG_ROW_TOKENS if is_long else self.row_tokens
         return max(1, self.batch_tokens // row_tokens), row_tokens
 
