@@ -84,11 +84,24 @@ _DENSE: Final[Mix] = {
     _talk(rewriting.example): 5.0,
     _talk(chat.example): 2.0,
 }
+_ARITHMETIC: Final[Mix] = {
+    _talk(storytelling.example): 8.5,
+    storytelling.plain: 1.0,
+    _talk(game24.example): 34.0,
+    _dense_recall: 8.0,
+    _talk(copying.example): 7.0,
+    _talk(extraction.example): 7.0,
+    _talk(translation.example): 12.0,
+    _talk(rewriting.example): 7.0,
+    _talk(chat.example): 2.0,
+}
 MIXES: Final[Mapping[str, Mix]] = {
     "first": _FIRST,
     "dense": _DENSE,
     "first, long": {_long_recall: 8.0, **_FIRST},
     "dense, long": {_long_recall: 10.0, **_DENSE},
+    "arithmetic": _ARITHMETIC,
+    "arithmetic, long": {_long_recall: 10.0, **_ARITHMETIC},
 }
 
 
