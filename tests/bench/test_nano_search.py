@@ -6,7 +6,7 @@ import json
 import httpx
 import pytest
 
-from benchmarks.nano_search import left, solved
+from benchmarks.nano_search import left, search
 from penstock.models.nano.abilities.arithmetic24 import Numbers, judge_state, steps
 
 PUZZLE = (4, 5, 6, 10)
@@ -29,7 +29,9 @@ def _search(*, honest: bool, breadth: int) -> bool:
     async def run() -> bool:
         transport = httpx.MockTransport(answer)
         async with httpx.AsyncClient(base_url="http://model", transport=transport) as client:
-            return await solved(client, PUZZLE, breadth)
+            found = await search(client, PUZZLE, breadth)
+            assert found.legal == found.lines > 0
+            return found.solved
 
     return asyncio.run(run())
 

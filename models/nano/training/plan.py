@@ -36,12 +36,14 @@ _STAGES: Final = (
 class TrainingPlan:
     """What determines the weights. Units: tokens, steps; rates are per step."""
 
-    steps: int
+    steps: int  # of the first cycle of the learning rate
+    restart_steps: int = 0  # of a second one, which ends the run
     seed: int = 0
     batch_tokens: int = 8192
     row_tokens: int = 384
     stages: tuple[Stage, ...] = _STAGES  # the last one lasts to the end
     learning_rate: float = 3e-3
+    restart_rate: float = 1.2e-3
     final_fraction: float = 0.02
     warmup_steps: int = 50
     decay_fraction: float = 0.6
@@ -87,7 +89,15 @@ def model_config(vocab_size: int) -> LlamaConfig:
 
 
 def learning_rate(plan: TrainingPlan, step: int, steps: int) -> float:
-    """Return the rate of `step` (0-based) in a run of `steps`: warm-up, plateau, cosine decay."""
+    """Return the rate of `step` (0-based) in a run whose first cycle has `steps`.
+
+    The first cycle: warm-up, plateau, cosine decay. The second is a warm restart (Loshchilov &
+    Hutter 2017, arXiv:1608.03983) that decays linearly from a lower peak.
+    """
+    if step >= steps:
+        into = step + 1 - steps
+        warm = min(1.0, into / max(1, plan.warmup_steps))
+        return plan.restart_rate * min(warm, 1 - (into - 1) / max(1, plan.restart_steps))
     decay_steps = max(1, int(steps * plan.decay_fraction))
     warm = min(1.0, (step + 1) / max(1, plan.warmup_steps))
     into_decay = max(0.0, (step + 1 - (steps - decay_steps)) / decay_steps)
