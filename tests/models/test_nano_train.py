@@ -73,7 +73,9 @@ def test_resuming_with_another_plan_is_refused(
 
 
 def test_out_of_time_starts_the_decay(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
-    trainer = Trainer(replace(PLAN, steps=1000, warmup_steps=1), tokenizer, CPU, tmp_path)
+    trainer = Trainer(
+        replace(PLAN, steps=1000, warmup_steps=1, decay_fraction=0.5), tokenizer, CPU, tmp_path
+    )
     _run(trainer, stop_at=1000, limit_s=0)
     assert trainer.progress.step == trainer.progress.steps == 2
 

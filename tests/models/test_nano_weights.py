@@ -17,6 +17,7 @@ from transformers import (
 
 from penstock.engine.loading import EMBEDDED_MODEL as WEIGHTS
 from penstock.models.nano.training.batches import Encoder, collate, rows
+from penstock.models.nano.training.plan import TrainingPlan
 from penstock.models.nano.training.trainer import token_loss
 
 LOSSES = WEIGHTS.parent / "loss.csv"
@@ -84,14 +85,14 @@ def test_both_kinds_of_end_stop_generation(nano: Nano) -> None:
 
 
 def test_the_loss_curve_is_that_of_these_weights(nano: Nano) -> None:
-    """Its last line holds for rows that the training never measured."""
+    """Its last line, measured again; what rounding to bfloat16 changes is allowed for."""
     model, tokenizer = nano
     with LOSSES.open(newline="") as file:
         last = list(csv.DictReader(file))[-1]
-    source = rows(Encoder(tokenizer), "elsewhere", 512, "held_out")
+    source = rows(Encoder(tokenizer), TrainingPlan(steps=1).seed, 512, "held_out")
     with torch.no_grad():
         loss = token_loss(model, collate(islice(source, 16))).item()
-    assert math.isclose(loss, float(last["held_out_loss"]), rel_tol=0.15)
+    assert math.isclose(loss, float(last["held_out_loss"]), rel_tol=0.03)
 
 
 @pytest.mark.parametrize(

@@ -95,6 +95,17 @@ _ARITHMETIC: Final[Mix] = {
     _talk(rewriting.example): 7.0,
     _talk(chat.example): 2.0,
 }
+_WEAK: Final[Mix] = {
+    _talk(storytelling.example): 14.0,
+    storytelling.plain: 1.0,
+    _talk(game24.example): 32.0,
+    _dense_recall: 5.0,
+    _talk(copying.example): 10.0,
+    _talk(extraction.example): 6.0,
+    _talk(translation.example): 11.0,
+    _talk(rewriting.example): 14.0,
+    _talk(chat.example): 1.5,
+}
 MIXES: Final[Mapping[str, Mix]] = {
     "first": _FIRST,
     "dense": _DENSE,
@@ -102,6 +113,8 @@ MIXES: Final[Mapping[str, Mix]] = {
     "dense, long": {_long_recall: 10.0, **_DENSE},
     "arithmetic": _ARITHMETIC,
     "arithmetic, long": {_long_recall: 10.0, **_ARITHMETIC},
+    "weak": _WEAK,
+    "weak, long": {_long_recall: 10.0, **_WEAK},
 }
 
 
