@@ -54,9 +54,8 @@ bench: setup ## measure the engine's steps, and the server beside transformers'
 load: setup ## drive a server of its own with Locust; fails on a missed objective
 	$(BIN)/python loadtest/run.py $(ARGS)
 
-NANO_STEPS ?= 3000
 nano: setup ## make the embedded model again: train, then measure (ARGS="--resume" to go on)
-	$(BIN)/python -m penstock.models.nano.training.train --steps $(NANO_STEPS) --out models/nano/weights $(ARGS)
+	$(BIN)/python -m penstock.models.nano.training.train --out models/nano/weights $(ARGS)
 	$(MAKE) nano-eval ARGS=
 
 nano-eval: setup ## measure what the embedded model can do, through the server

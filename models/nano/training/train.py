@@ -56,8 +56,8 @@ def export(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, out: Pat
 def main() -> None:
     """Train, or continue to train, and export."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, required=True)
-    parser.add_argument("--restart-steps", type=int, default=0, help="after --steps: see the plan")
+    parser.add_argument("--steps", type=int, default=2500)
+    parser.add_argument("--restart-steps", type=int, default=600, help="after --steps")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:0 ...")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads of torch")
