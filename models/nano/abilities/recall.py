@@ -5,7 +5,8 @@ something stands in a text once, among others that differ from it in only one of
 are pairs (what the fact is about, its value).
 """
 
-from collections.abc import Callable
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Final
@@ -40,7 +41,10 @@ _FILLER: Final = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fact:
-    """One thing to know: the sentence that says it, the question for it, the word asked for."""
+    """One thing to know: what it is about, the word asked for, the sentence, the question.
+
+    In `_SORTS` these are format strings over `_POOLS`.
+    """
 
     about: str
     value: str
@@ -48,76 +52,71 @@ class Fact:
     question: str
 
 
-def _owned(rng: Random) -> Fact:
-    who, thing, colour = rng.choice(_PEOPLE), rng.choice(words.THINGS), rng.choice(words.COLOURS)
-    about = f"{who}'s {thing}"
+_POOLS: Final[Mapping[str, Sequence[str | int]]] = {
+    "who": _PEOPLE,
+    "thing": words.THINGS,
+    "colour": words.COLOURS,
+    "city": _CITIES,
+    "job": _JOBS,
+    "food": words.FOODS,
+    "spot": words.SPOTS,
+    "number": range(100, 10_000),
+}
+_SORTS: Final = (
+    Fact(
+        about="{who}'s {thing}",
+        value="{colour}",
+        sentence="{who}'s {thing} is {colour}.",
+        question="What colour is {who}'s {thing}?",
+    ),
+    Fact(
+        about="{who} lives",
+        value="{city}",
+        sentence="{who} lives in {city}.",
+        question="Where does {who} live?",
+    ),
+    Fact(
+        about="{who} works",
+        value="{job}",
+        sentence="{who} works as a {job}.",
+        question="What does {who} work as?",
+    ),
+    Fact(
+        about="{who} likes",
+        value="{food}",
+        sentence="{who} likes {food}.",
+        question="What does {who} like?",
+    ),
+    Fact(
+        about="number of the {colour} {thing}",
+        value="{number}",
+        sentence="The number of the {colour} {thing} is {number}.",
+        question="What is the number of the {colour} {thing}?",
+    ),
+    Fact(
+        about="{who}'s {thing} lies",
+        value="{spot}",
+        sentence="{who}'s {thing} lies {spot}.",
+        question="Where is {who}'s {thing}?",
+    ),
+)
+
+
+def _fact(rng: Random) -> Fact:
+    sort = rng.choice(_SORTS)
+    slots = {name: rng.choice(_POOLS[name]) for name in re.findall(r"\{(\w+)\}", sort.sentence)}
     return Fact(
-        about=about,
-        value=colour,
-        sentence=f"{about} is {colour}.",
-        question=f"What colour is {about}?",
+        about=sort.about.format(**slots),
+        value=sort.value.format(**slots),
+        sentence=sort.sentence.format(**slots),
+        question=sort.question.format(**slots),
     )
-
-
-def _city(rng: Random) -> Fact:
-    who, city = rng.choice(_PEOPLE), rng.choice(_CITIES)
-    return Fact(
-        about=f"{who} lives",
-        value=city,
-        sentence=f"{who} lives in {city}.",
-        question=f"Where does {who} live?",
-    )
-
-
-def _job(rng: Random) -> Fact:
-    who, job = rng.choice(_PEOPLE), rng.choice(_JOBS)
-    return Fact(
-        about=f"{who} works",
-        value=job,
-        sentence=f"{who} works as a {job}.",
-        question=f"What does {who} work as?",
-    )
-
-
-def _taste(rng: Random) -> Fact:
-    who, food = rng.choice(_PEOPLE), rng.choice(words.FOODS)
-    return Fact(
-        about=f"{who} likes",
-        value=food,
-        sentence=f"{who} likes {food}.",
-        question=f"What does {who} like?",
-    )
-
-
-def _code(rng: Random) -> Fact:
-    thing = f"{rng.choice(words.COLOURS)} {rng.choice(words.THINGS)}"
-    number = str(rng.randrange(100, 10_000))
-    return Fact(
-        about=f"number of the {thing}",
-        value=number,
-        sentence=f"The number of the {thing} is {number}.",
-        question=f"What is the number of the {thing}?",
-    )
-
-
-def _place(rng: Random) -> Fact:
-    who, thing, spot = rng.choice(_PEOPLE), rng.choice(words.THINGS), rng.choice(words.SPOTS)
-    about = f"{who}'s {thing}"
-    return Fact(
-        about=f"{about} lies",
-        value=spot,
-        sentence=f"{about} lies {spot}.",
-        question=f"Where is {about}?",
-    )
-
-
-_SORTS: Final[tuple[Callable[[Random], Fact], ...]] = (_owned, _city, _job, _taste, _code, _place)
 
 
 def _facts(rng: Random, count: int, split: Split) -> list[Fact]:
     found: dict[str, Fact] = {}
     while len(found) < count:
-        fact = rng.choice(_SORTS)(rng)
+        fact = _fact(rng)
         if is_held_out(f"{fact.about}/{fact.value}") == (split == "held_out"):
             found[fact.about] = fact
     return list(found.values())

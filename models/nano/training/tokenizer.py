@@ -5,12 +5,10 @@ can then be read sign by sign. Part of the sample is text of those kinds and of 
 written here, so that the merges are not those of stories alone.
 """
 
-import argparse
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import islice
-from pathlib import Path
 from random import Random
 from typing import Final, cast
 
@@ -167,19 +165,3 @@ def _other_text(rng: Random) -> str:
         record = {"name": slots["name"], "age": int(slots["m"]), "likes": likes, "city": None}
         return json.dumps([record, {"happy": rng.random() < 0.5, "total": 1.5}], indent=2)
     return expand(rng.choice(_OTHER_TEXT), slots, rng)
-
-
-def main() -> None:
-    """Write the tokenizer's files."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--documents", type=int, default=20_000)
-    parser.add_argument("--out", type=Path, required=True)
-    arguments = parser.parse_args()
-    tokenizer = train_tokenizer(sample_text(arguments.seed, arguments.documents))
-    tokenizer.save_pretrained(arguments.out)
-    print(f"{len(tokenizer)} tokens in {arguments.out}")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,4 +1,4 @@
-"""Trains the embedded model from nothing: `python -m penstock.models.nano.train --help`.
+"""Trains the embedded model from nothing: `python -m penstock.models.nano.training.train --help`.
 
 Writes what `AutoModelForCausalLM` and `AutoTokenizer` load offline: weights in bfloat16, the
 configuration, the tokenizer and its chat template; beside that folder the loss curve, as CSV and
