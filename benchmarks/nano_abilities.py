@@ -9,6 +9,7 @@ eight words occurs three times.
 
 import argparse
 import asyncio
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +19,8 @@ from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any, Final
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 import httpx
 from tqdm import tqdm

@@ -10,10 +10,13 @@ the share of right ones among all lines that were proposed on the way.
 
 import argparse
 import asyncio
+import sys
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 import httpx
 from tqdm.asyncio import tqdm
