@@ -1,6 +1,6 @@
 import csv
 from dataclasses import replace
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import cast
 
@@ -15,13 +15,7 @@ from transformers import (
 
 from penstock.engine.loading import EMBEDDED_MODEL as WEIGHTS
 from penstock.models.nano.training.batches import Batch, Encoder, batch, rows
-from penstock.models.nano.training.corpus import MIXES
-from penstock.models.nano.training.plan import (
-    LONG_ROW_TOKENS,
-    Stage,
-    TrainingPlan,
-    learning_rate,
-)
+from penstock.models.nano.training.plan import LONG_ROW_TOKENS, TrainingPlan, learning_rate
 from penstock.models.nano.training.train import export
 from penstock.models.nano.training.trainer import Trainer, token_loss
 
@@ -99,24 +93,6 @@ def test_learning_rate_warms_up_stays_and_decays() -> None:
     assert rates[-1] == pytest.approx(plan.final_fraction)
 
 
-def test_a_restart_decays_to_nothing_from_its_own_peak() -> None:
-    plan = TrainingPlan(steps=100, restart_steps=50, warmup_steps=10, restart_rate=1.0)
-    rates = [learning_rate(plan, step, 100) for step in range(100, 150)]
-    assert rates[:9] == sorted(rates[:9])
-    assert max(rates) == pytest.approx(0.84)
-    assert rates[9:] == sorted(rates[9:], reverse=True)
-    assert 0 < rates[-1] < 0.03
-
-
-def test_a_restart_follows_the_first_cycle(
-    tmp_path: Path, tokenizer: PreTrainedTokenizerBase
-) -> None:
-    trainer = Trainer(replace(PLAN, steps=1, restart_steps=1), tokenizer, CPU, tmp_path)
-    assert trainer.last_step == 2
-    _run(trainer, stop_at=trainer.last_step)
-    assert trainer.progress.step == 2
-
-
 def _decoded(encoder: Encoder, ids: list[int]) -> str:
     return cast("str", encoder.tokenizer.decode(ids))
 
@@ -174,36 +150,28 @@ def test_the_loss_is_the_weighted_mean_over_learned_tokens(
 
 
 STAGED = TrainingPlan(
-    steps=10,
-    batch_tokens=1024,
-    row_tokens=128,
-    stages=(Stage(steps=4, mix="first"), Stage(steps=1, mix="dense", long_rows_every=2)),
+    steps=10, batch_tokens=1024, row_tokens=128, long_rows_from=4, long_rows_every=2
 )
 
 
 @pytest.mark.parametrize(
-    ("step", "mix", "shape"),
-    [
-        (0, "first", (8, 128)),
-        (3, "first", (8, 128)),
-        (4, "dense", (8, 128)),
-        (5, "dense", (1, 2048)),
-        (6, "dense", (8, 128)),
-        (7, "dense", (1, 2048)),
-    ],
+    ("step", "shape"),
+    [(0, (8, 128)), (3, (8, 128)), (4, (8, 128)), (5, (1, 2048)), (6, (8, 128)), (7, (1, 2048))],
 )
-def test_stages_give_mix_and_shape(
-    step: int, mix: str, shape: tuple[int, int], encoder: Encoder
+def test_long_rows_come_late_and_among_short_ones(
+    step: int, shape: tuple[int, int], encoder: Encoder
 ) -> None:
-    assert STAGED.stage(step).mix == mix
     assert STAGED.shape(step) == shape
     assert batch(encoder, STAGED, step).ids_BT.shape == shape
 
 
-def test_every_stage_of_the_plan_has_its_mixes() -> None:
-    for stage in TrainingPlan(steps=1).stages:
-        assert stage.mix in MIXES
-        assert not stage.long_rows_every or f"{stage.mix}, long" in MIXES
+def test_long_rows_hold_long_texts(encoder: Encoder) -> None:
+    plan = replace(STAGED, batch_tokens=8192)
+    lengths: list[int] = []
+    for row in batch(encoder, plan, 5).ids_BT.tolist():
+        starts = [place for place, token in enumerate(row) if token == encoder.document]
+        lengths += [end - start for start, end in pairwise([*starts, len(row)])]
+    assert max(lengths) > 2 * TrainingPlan(steps=1).row_tokens
 
 
 def test_tokens_are_counted_over_both_shapes() -> None:

@@ -168,8 +168,8 @@ def tell(rng: Random, extras: Sequence[Wish] = ()) -> Story:
 def _arrange(plot: Plot, length: str, *, named: bool, extras: Sequence[Wish], rng: Random) -> str:
     """Return the template of a whole story.
 
-    What is to be mentioned besides the plot comes after a beat drawn for each, so that no place in
-    the story is the only one for it; at the latest it comes before the ending.
+    What is to be mentioned besides the plot comes early. At each place until then it is likelier to
+    come now than to wait, so that a model that always takes the likeliest mentions it at once.
     """
     keep = {"short": 0.0, "middle": 0.5, "long": 1.0}[length]
     parts = [rng.choice(_OPENINGS + _NAMED_OPENINGS if named else _OPENINGS)]
@@ -179,7 +179,7 @@ def _arrange(plot: Plot, length: str, *, named: bool, extras: Sequence[Wish], rn
         parts.append(rng.choice(_DETAILS[:2]))
     if rng.random() < 0.3:
         parts.append("\n")
-    places = [rng.randrange(1, len(plot.beats)) for _ in extras]
+    places = [_place(rng, len(plot.beats)) for _ in extras]
     for index, beat in enumerate(plot.beats):
         if not beat.startswith("~"):
             parts.append(beat)
@@ -200,6 +200,14 @@ def _arrange(plot: Plot, length: str, *, named: bool, extras: Sequence[Wish], rn
         parts.append(rng.choice(_ENDINGS))
     parts.append(rng.choice(_CODAS))
     return "".join(parts)
+
+
+def _place(rng: Random, beat_count: int) -> int:
+    """Return the beat after which something is mentioned: the second, or each later one less."""
+    place = 1
+    while place < beat_count - 1 and rng.random() < 0.3:
+        place += 1
+    return place
 
 
 def _title(kind: str, name: str | None, other: str, rng: Random) -> str:

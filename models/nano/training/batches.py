@@ -78,13 +78,18 @@ class Encoder:
 
 
 def rows(
-    encoder: Encoder, seed: int | str, row_tokens: int, split: Split = "train", mix: str = "first"
+    encoder: Encoder,
+    seed: int | str,
+    row_tokens: int,
+    split: Split = "train",
+    *,
+    long: bool = False,
 ) -> Iterator[Encoded]:
     """Yield rows of `row_tokens` ids with their weights: whole documents, each where it first fits.
 
     Documents longer than a row are left out; what is free at a row's end is padding of no weight.
     """
-    source = documents(seed, split, mix)
+    source = documents(seed, split, long=long)
     waiting: list[Encoded] = []
     while True:
         row = Encoded([], [])
@@ -117,5 +122,7 @@ def collate(found: Iterable[Encoded]) -> Batch:
 def batch(encoder: Encoder, plan: TrainingPlan, step: int, split: Split = "train") -> Batch:
     """Return the batch of one step, in the shape that the plan gives it."""
     count, row_tokens = plan.shape(step)
-    mix = plan.stage(step).mix + ", long" * (row_tokens == LONG_ROW_TOKENS)
-    return collate(islice(rows(encoder, f"{plan.seed}/{step}", row_tokens, split, mix), count))
+    long = row_tokens == LONG_ROW_TOKENS
+    return collate(
+        islice(rows(encoder, f"{plan.seed}/{step}", row_tokens, split, long=long), count)
+    )

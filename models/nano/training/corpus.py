@@ -1,4 +1,4 @@
-"""The training corpus: an endless, seeded stream of documents of all abilities, in given mixes.
+"""The training corpus: an endless, seeded stream of documents of all abilities.
 
 A document is a conversation in the form of the chat template, or plain text. Which of its tokens
 are to be learned is decided here: the answers of conversations, and all of a plain text.
@@ -41,10 +41,6 @@ def _talk(make: Callable[[Random, Split], Example]) -> Maker:
     return lambda rng, split: conversation(make(rng, split).turns)
 
 
-def _recall(rng: Random, split: Split) -> str:
-    return conversation(recall.example(rng, split, questions=rng.randint(2, 6)).turns)
-
-
 def _dense_recall(rng: Random, split: Split) -> str:
     length = int(recall.SHORTEST_WORDS * 10 ** rng.uniform(0, 0.85))
     return conversation(
@@ -62,66 +58,28 @@ def _long_recall(rng: Random, split: Split) -> str:
 # How many documents of a kind, relative to the others. They differ in length: the card's table
 # says what share of the learned tokens each has.
 Mix = Mapping[Maker, float]
-_FIRST: Final[Mix] = {
-    _talk(storytelling.example): 9.5,
-    storytelling.plain: 1.5,
-    _talk(game24.example): 20.0,
-    _recall: 8.0,
-    _talk(copying.example): 9.0,
-    _talk(extraction.example): 8.0,
-    _talk(translation.example): 18.0,
-    _talk(rewriting.example): 5.0,
-    _talk(chat.example): 4.0,
-}
-_DENSE: Final[Mix] = {
-    _talk(storytelling.example): 9.0,
-    storytelling.plain: 1.0,
-    _talk(game24.example): 22.0,
-    _dense_recall: 11.0,
-    _talk(copying.example): 7.0,
-    _talk(extraction.example): 7.0,
-    _talk(translation.example): 12.0,
-    _talk(rewriting.example): 5.0,
-    _talk(chat.example): 2.0,
-}
-_ARITHMETIC: Final[Mix] = {
-    _talk(storytelling.example): 8.5,
-    storytelling.plain: 1.0,
-    _talk(game24.example): 34.0,
-    _dense_recall: 8.0,
-    _talk(copying.example): 7.0,
-    _talk(extraction.example): 7.0,
-    _talk(translation.example): 12.0,
-    _talk(rewriting.example): 7.0,
-    _talk(chat.example): 2.0,
-}
-_WEAK: Final[Mix] = {
+_MIX: Final[Mix] = {
     _talk(storytelling.example): 14.0,
-    storytelling.plain: 1.0,
+    storytelling.plain: 0.7,
     _talk(game24.example): 32.0,
-    _dense_recall: 5.0,
-    _talk(copying.example): 10.0,
-    _talk(extraction.example): 6.0,
-    _talk(translation.example): 11.0,
-    _talk(rewriting.example): 14.0,
+    _dense_recall: 7.0,
+    _talk(copying.example): 36.0,
+    _talk(extraction.example): 7.0,
+    _talk(translation.example): 10.0,
+    _talk(rewriting.example): 15.0,
     _talk(chat.example): 1.5,
 }
-MIXES: Final[Mapping[str, Mix]] = {
-    "first": _FIRST,
-    "dense": _DENSE,
-    "first, long": {_long_recall: 8.0, **_FIRST},
-    "dense, long": {_long_recall: 10.0, **_DENSE},
-    "arithmetic": _ARITHMETIC,
-    "arithmetic, long": {_long_recall: 10.0, **_ARITHMETIC},
-    "weak": _WEAK,
-    "weak, long": {_long_recall: 10.0, **_WEAK},
-}
+_LONG_MIX: Final[Mix] = {_long_recall: 10.0, **_MIX}
 
 
-def documents(seed: int | str, split: Split = "train", mix: str = "first") -> Iterator[str]:
-    """Yield documents without end; the same seed, split and mix give the same ones."""
+def documents(seed: int | str, split: Split = "train", *, long: bool = False) -> Iterator[str]:
+    """Yield documents without end; the same arguments give the same ones.
+
+    `long` adds texts of up to a whole context.
+    """
     rng = Random(f"{split}/{seed}")
-    makers, weights = list(MIXES[mix]), list(MIXES[mix].values())
+    mix = _LONG_MIX if long else _MIX
+    makers, weights = list(mix), list(mix.values())
     while True:
         (make,) = rng.choices(makers, weights)
         yield make(rng, split)
