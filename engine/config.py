@@ -12,6 +12,7 @@ class EngineConfig(BaseModel):
     `served_model_name`: name that requests use; default: the folder's name.
     `device`: where the model runs; auto takes CUDA where there is some.
     `dtype`: of weights and cache; auto is bfloat16 on CUDA, float32 on a CPU.
+    `quantization`: int8 keeps the weights of linear layers, and computes with them, in 8 bits.
     `trust_remote_code`: run Python code that comes with the model; only for models you trust.
     `max_model_len`: longest prompt plus answer in tokens; default: the model's own context.
     `kv_cache_memory`: fraction of the free memory (0 to 1], or bytes (above 1).
@@ -21,7 +22,7 @@ class EngineConfig(BaseModel):
     `max_batch_tokens`: rows of one step, prompt chunks and decoding together; None fits the device.
     `chunk_tokens`: longest piece of one prompt in a step; None means the whole budget.
     `max_queued_requests`, `max_queued_tokens`: admission bounds on what waits; beyond them 429.
-    `threads`: CPU threads of torch; default: torch's own choice.
+    `threads`: CPU threads of torch; default: by the model's size and the usable cores.
     `stall_s`: a step that takes longer counts as a dead engine in /health.
     """
 
@@ -31,6 +32,7 @@ class EngineConfig(BaseModel):
     served_model_name: str | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    quantization: Literal["none", "int8"] = "none"
     trust_remote_code: bool = False
     max_model_len: Annotated[int, Field(ge=16, le=2**24)] | None = None
     kv_cache_memory: Annotated[float, Field(gt=0, le=2**50)] = 0.5

@@ -5,6 +5,7 @@ The only place that reads `models`.
 
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,11 @@ from ..errors import ConfigurationError, UnsupportedModelError
 from ..kvcache.store import LayerShape
 from .attention import NAME, Findings, probe_model, register
 from .config import EngineConfig
+from .lean.bound import bind_all
+from .lean.linears import pack_linears, quantize_linears
+from .lean.rewrite import RewriteError, rewrite
 from .selfcheck import computes_the_same
+from .threads import torch_threads, usable_cores
 from .tokenization import Tokenizer
 
 logger = logging.getLogger(__name__)
@@ -73,13 +78,16 @@ def load_model(config: EngineConfig) -> LoadedModel:
         raise ConfigurationError(f"{source}: no such model folder")
     device = _device(config)
     dtype = _dtype(config, device)
-    _set_threads(config, device)
     model = _load_weights(source, config, dtype).to(device).eval()
+    _set_threads(config, model, device)
     loaded_tokenizer = _from_pretrained(AutoTokenizer, source, config)
     text_config = model.config.get_text_config()
     found = _probe(model, text_config)
+    parameters = sum(p.numel() for p in model.parameters())
     vocab_size = found.vocab_size
     generation = _generation_config(source, model)
+    architecture = type(model).__name__
+    model = _lean(model, config, lambda: _load_weights(source, config, dtype).to(device).eval())
     eos = _eos_ids(generation, text_config, loaded_tokenizer, vocab_size)
     return LoadedModel(
         model=model,
@@ -87,8 +95,8 @@ def load_model(config: EngineConfig) -> LoadedModel:
         info=ModelInfo(
             id=name,
             created=int(time.time()),
-            architecture=type(model).__name__,
-            parameters=sum(p.numel() for p in model.parameters()),
+            architecture=architecture,
+            parameters=parameters,
             max_length_tokens=_context(config, text_config, found),
             vocab_size=vocab_size,
             dtype=str(dtype).removeprefix("torch."),
@@ -124,11 +132,14 @@ def _dtype(config: EngineConfig, device: torch.device) -> torch.dtype:
     return getattr(torch, config.dtype)
 
 
-def _set_threads(config: EngineConfig, device: torch.device) -> None:
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
+def _set_threads(config: EngineConfig, model: nn.Module, device: torch.device) -> None:
     if device.type == "cpu":
-        logger.info("torch uses %d threads", torch.get_num_threads())
+        weights_bytes = sum(p.numel() * p.element_size() for p in model.parameters())
+        cores = usable_cores()
+        torch.set_num_threads(config.threads or torch_threads(weights_bytes, cores))
+        logger.info("torch uses %d threads, of %d usable cores", torch.get_num_threads(), cores)
+    elif config.threads is not None:
+        torch.set_num_threads(config.threads)
 
 
 def _from_pretrained(auto: Any, source: str, config: EngineConfig, **options: Any) -> Any:
@@ -189,6 +200,23 @@ def _probe(model: Any, text_config: Any) -> Findings:
             _refusal(kind, "through it, its logits differ from those of its own attention")
         )
     return found
+
+
+def _lean(model: nn.Module, config: EngineConfig, again: Callable[[], nn.Module]) -> nn.Module:
+    """The model as it will run: rewritten where that is known to pay, packed or quantised."""
+    parameter = next(model.parameters())
+    if parameter.device.type == "cpu" and parameter.dtype == torch.float32:
+        try:
+            model = rewrite(model)
+        except RewriteError as error:
+            logger.warning("%s; it runs as transformers has it", error)
+            model = again()
+    if config.quantization == "int8":
+        quantize_linears(model)
+    if parameter.device.type == "cpu" and parameter.dtype == torch.float32:
+        pack_linears(model)
+    bind_all(model)
+    return model
 
 
 def _refusal(kind: str, reason: str) -> str:

@@ -38,15 +38,13 @@ def paged_attention(
     window: a row sees its own key and the `window - 1` before it. sinks_H: one logit a query
     head that takes part in the softmax but has no value (Xiao et al. 2023; gpt-oss).
     """
-    rows, heads, _ = q_THD.shape
-    out = q_THD.new_empty(rows, heads, v_cache.shape[3])
+    simple = softcap is None and sinks_H is None
+    groups: list[ShortGroup] = []
     spans = batch.spans
-    if softcap is None and sinks_H is None:
-        per_token = k_cache.shape[1] * k_cache.shape[3]
-        groups, spans = batch.split(_SHORT_ELEMENTS // per_token)
-        for group in groups:
-            out[group.rows] = _short(q_THD, k_cache, v_cache, group, scale, window)
-    for span in spans:
+    if simple:
+        groups, spans = batch.split(_SHORT_ELEMENTS // (k_cache.shape[1] * k_cache.shape[3]))
+
+    def attend(span: Span) -> Tensor:
         k_KLD, v_KLD = span.keys(k_cache), span.keys(v_cache)
         q_RHD = q_THD[span.start : span.stop]
         first = 0
@@ -54,16 +52,25 @@ def paged_attention(
             # Keys before the first row's window are seen by no row.
             first = max(0, span.kv_length - (span.stop - span.start) - window + 1)
             k_KLD, v_KLD = k_KLD[:, first:], v_KLD[:, first:]
-        if softcap is None and sinks_H is None:
-            result = _fused(q_RHD, k_KLD, v_KLD, span, scale, window, first)
-        else:
-            result = _explicit(q_RHD, k_KLD, v_KLD, span, scale, window, first, softcap, sinks_H)
-        out[span.start : span.stop] = result
+        if simple:
+            return _fused(q_RHD, k_KLD, v_KLD, span, scale, window, first)
+        return _explicit(q_RHD, k_KLD, v_KLD, span, scale, window, first, softcap, sinks_H)
+
+    # One group or one span is all rows in their order.
+    if len(groups) == 1 and not spans:
+        return _short(q_THD, k_cache, v_cache, groups[0], scale, window)
+    if len(spans) == 1 and not groups:
+        return attend(spans[0])
+    out = q_THD.new_empty(*q_THD.shape[:2], v_cache.shape[3])
+    for group in groups:
+        out[group.rows] = _short(q_THD[group.rows], k_cache, v_cache, group, scale, window)
+    for span in spans:
+        out[span.start : span.stop] = attend(span)
     return out
 
 
 def _short(
-    q_THD: Tensor,
+    q_BHD: Tensor,
     k_cache: Tensor,
     v_cache: Tensor,
     group: ShortGroup,
@@ -72,9 +79,9 @@ def _short(
 ) -> Tensor:
     """Many single rows over few keys each, in one fused call."""
     k_BKLD, v_BKLD = group.keys(k_cache), group.keys(v_cache)
-    q_BKGD = q_THD[group.rows].unflatten(1, (k_cache.shape[1], -1))
+    q_BKGD = q_BHD.unflatten(1, (k_cache.shape[1], -1))
     out = F.scaled_dot_product_attention(
-        q_BKGD, k_BKLD, v_BKLD, attn_mask=group.mask(window, q_THD.dtype), scale=scale
+        q_BKGD, k_BKLD, v_BKLD, attn_mask=group.mask(window, q_BHD.dtype), scale=scale
     )
     return out.flatten(1, 2)
 

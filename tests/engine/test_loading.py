@@ -1,15 +1,18 @@
 """What cannot be served is refused at start-up, by name and with the reason."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from penstock.engine.config import EngineConfig
+from penstock.engine.lean.rewrite import RewriteError
 from penstock.engine.loading import EMBEDDED_MODEL, load_model
 from penstock.errors import ConfigurationError, UnsupportedModelError
+from penstock.kernels.linear.int8 import Int8Linear
+from penstock.kernels.linear.packed import PackedLinear
 from tests.conftest import TinyModel
 from tests.tiny import byte_tokenizer, enlarge_weights
 
@@ -109,3 +112,28 @@ def test_the_embedded_model_is_there() -> None:
     assert (EMBEDDED_MODEL / "model.safetensors").stat().st_size <= 20_000_000
     assert loaded.info.id == "nano"
     assert loaded.info.max_length_tokens >= 2048
+
+
+def test_a_model_that_cannot_be_rewritten_runs_as_it_is(
+    tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(model: torch.nn.Module) -> torch.nn.Module:
+        model.lm_head = torch.nn.Identity()  # half-way through
+        raise RewriteError("the logits differ")
+
+    monkeypatch.setattr("penstock.engine.loading.rewrite", refuse)
+    loaded = load_model(EngineConfig(model=str(tiny_model("llama"))))
+    assert type(loaded.model).__name__ == "LlamaForCausalLM"
+    assert not isinstance(loaded.model.get_submodule("lm_head"), torch.nn.Identity)
+    assert "runs as transformers has it" in caplog.text
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_int8_weights_take_the_place_of_linear_layers(
+    dtype: Literal["float32", "bfloat16"], tiny_model: TinyModel
+) -> None:
+    config = EngineConfig(model=str(tiny_model("llama")), dtype=dtype, quantization="int8")
+    loaded = load_model(config)
+    kinds = {type(module) for module in loaded.model.modules()}
+    assert Int8Linear in kinds
+    assert not kinds & {PackedLinear, torch.nn.Linear}

@@ -1,0 +1,243 @@
+"""An attention module with one matrix for queries, keys and values and one product for rotation.
+
+Rotary embeddings turn pairs of elements by an angle, which is a product of complex numbers. Models
+pair element i with i + n/2; here the rows of the weights are permuted so that pairs are neighbours.
+Queries and keys are permuted alike, so their dot products stay what they were.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from .bound import BoundModule
+from .linears import merged
+from .norms import LeanRMSNorm, lean_norm
+from .observe import AttentionShape, Call, DenseStep, Observation, matches
+
+Rotation = Literal["none", "halves", "neighbours"]
+"""Which elements of a head are a pair: i and i + n/2 (Llama), or 2i and 2i + 1 (Cohere)."""
+
+
+class LeanRotary(nn.Module):
+    """The model's own rotary embedding, as complex factors `[T, 1, n/2]`.
+
+    `example`: what it returned once, to see in which order it holds each angle twice.
+    """
+
+    def __init__(self, inner: nn.Module, example: tuple[Tensor, Tensor]) -> None:
+        super().__init__()
+        self.inner = inner
+        self._angles = _angles(*example)
+
+    def forward(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """The factors, twice, where the model expects cosine and sine."""
+        cos, sin = self.inner(*args, **kwargs)
+        factors = torch.complex(cos[0, :, self._angles], sin[0, :, self._angles])[:, None]
+        return factors, factors
+
+
+def rotary_factors(cos: Tensor, sin: Tensor) -> Tensor:
+    """Complex factors `[T, 1, n/2]` of cosine and sine `[1, T, n]`, which hold each angle twice."""
+    angles = _angles(cos, sin)
+    return torch.complex(cos[0, :, angles], sin[0, :, angles])[:, None]
+
+
+def _angles(cos: Tensor, sin: Tensor) -> slice:
+    """Where each angle stands once: in the first half, or in every second place."""
+    half = cos.shape[-1] // 2
+    in_halves = all(torch.equal(x[..., :half], x[..., half:]) for x in (cos, sin))
+    return slice(half) if in_halves else slice(None, None, 2)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Parts:
+    """What an attention module is made of, found by the names that transformers gives them."""
+
+    weights: list[Tensor]
+    biases: list[Tensor | None]
+    out: nn.Linear
+    norms: tuple[LeanRMSNorm, LeanRMSNorm] | None
+
+
+class LeanAttention(BoundModule):
+    """Projects, rotates, attends and projects back the rows of a step."""
+
+    def __init__(
+        self, parts: _Parts, shape: AttentionShape, layer: int, rotation: Rotation, rotary_size: int
+    ) -> None:
+        super().__init__()
+        order = _order(shape.key_size, rotary_size, rotation, parts.weights[0].device)
+        orders = (order, order, None)
+        heads = (shape.heads, shape.kv_heads, shape.kv_heads)
+        self.qkv = merged(
+            [_permuted(*each) for each in zip(parts.weights, heads, orders, strict=True)],
+            [
+                bias if bias is None else _permuted(bias, count, by)
+                for bias, count, by in zip(parts.biases, heads, orders, strict=True)
+            ],
+        )
+        self.out = parts.out
+        self.norms = tuple(_reordered(norm, order, shape.key_size) for norm in parts.norms or ())
+        self.layer_idx = layer
+        self.shape = shape
+        self.rotary_size = rotary_size
+        self._options = shape.options
+        self.bind()
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        position_embeddings: tuple[Tensor, Tensor] | None = None,
+        *_: Any,
+        penstock_step: Any,
+        **__: Any,
+    ) -> tuple[Tensor, None]:
+        """`hidden_states`: `[1, T, width]`; `position_embeddings`: see `LeanRotary`."""
+        shape = self.shape
+        qkv = self.calls["qkv"](hidden_states[0])
+        q_size, k_size = shape.heads * shape.key_size, shape.kv_heads * shape.key_size
+        heads = shape.heads + shape.kv_heads
+        v = qkv[:, q_size + k_size :].view(-1, shape.kv_heads, shape.value_size)
+        if self.norms:
+            q, k = qkv[:, :q_size], qkv[:, q_size : q_size + k_size]
+            q, k = (
+                _normed(norm, x, shape.key_size) for norm, x in zip(self.norms, (q, k), strict=True)
+            )
+            qk = torch.cat((q, k), dim=1)
+        else:
+            qk = qkv[:, : q_size + k_size].view(-1, heads, shape.key_size)
+        if self.rotary_size and position_embeddings is not None:
+            rotated = qk if self.rotary_size == shape.key_size else qk[..., : self.rotary_size]
+            torch.view_as_complex(rotated.unflatten(-1, (-1, 2))).mul_(position_embeddings[0])
+        out = penstock_step(
+            self.layer_idx, qk[:, : shape.heads], qk[:, shape.heads :], v, **self._options
+        )
+        return self.calls["out"](out.flatten(1))[None], None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recognised:
+    """How an attention module rotates: enough to build its lean twin."""
+
+    rotation: Rotation
+    rotary_size: int
+
+
+def recognise(module: nn.Module, seen: Observation) -> Recognised | None:
+    """How `module` computes, found by trying; None if no candidate gives what it gave."""
+    call = seen.calls.get(module)
+    parts = _parts(module, seen)
+    if call is None or parts is None:
+        return None
+    cos_sin: Any = call.kwargs.get("position_embeddings")
+    for candidate in _candidates(cos_sin):
+        lean = _build(module, parts, candidate, seen)
+        embeddings = None
+        if candidate.rotation != "none":
+            factors = rotary_factors(*cos_sin)
+            embeddings = (factors, factors)
+        kwargs = call.kwargs | {"position_embeddings": embeddings, "penstock_step": DenseStep()}
+        if matches(lean, Call(args=call.args, kwargs=kwargs, output=call.output)):
+            return candidate
+    return None
+
+
+def lean_attention(module: nn.Module, known: Recognised, seen: Observation) -> LeanAttention:
+    """The twin of a module that was recognised."""
+    parts = _parts(module, seen)
+    assert parts is not None, "recognised"
+    return _build(module, parts, known, seen)
+
+
+def _candidates(cos_sin: Any) -> Iterator[Recognised]:
+    if isinstance(cos_sin, tuple) and len(cos_sin) == 2 and cos_sin[0].dtype == torch.float32:
+        size = cos_sin[0].shape[-1]
+        yield Recognised(rotation="halves", rotary_size=size)
+        yield Recognised(rotation="neighbours", rotary_size=size)
+    yield Recognised(rotation="none", rotary_size=0)
+
+
+def _build(module: Any, parts: _Parts, known: Recognised, seen: Observation) -> LeanAttention:
+    layer = module.layer_idx
+    return LeanAttention(parts, seen.shapes[layer], layer, known.rotation, known.rotary_size)
+
+
+def _parts(module: Any, seen: Observation) -> _Parts | None:
+    layer = getattr(module, "layer_idx", None)
+    shape = seen.shapes.get(layer) if isinstance(layer, int) else None
+    if shape is None:
+        return None
+    sizes = [
+        shape.heads * shape.key_size,
+        shape.kv_heads * shape.key_size,
+        shape.kv_heads * shape.value_size,
+    ]
+    projections: list[Any] = [getattr(module, f"{name}_proj", None) for name in "qkv"]
+    together = getattr(module, "qkv_proj", None)
+    weights: list[Tensor]
+    biases: list[Tensor | None]
+    if all(type(p) is nn.Linear for p in projections):
+        weights = [p.weight for p in projections]
+        biases = [p.bias for p in projections]
+    elif type(together) is nn.Linear and together.out_features == sum(sizes):
+        weights = list(together.weight.split(sizes))
+        bias: Any = together.bias  # torch types it as never absent
+        biases = [None] * 3 if bias is None else list(bias.split(sizes))
+    else:
+        return None
+    if [weight.shape[0] for weight in weights] != sizes:
+        return None
+    outs = [getattr(module, name, None) for name in ("o_proj", "dense", "out_proj")]
+    out = next((each for each in outs if type(each) is nn.Linear), None)
+    if out is None:
+        return None
+    norms = _norms(module, seen)
+    if norms is None:
+        return None
+    return _Parts(weights=weights, biases=biases, out=out, norms=norms or None)
+
+
+def _norms(module: nn.Module, seen: Observation) -> Any:
+    """The norms of queries and keys; empty: it has none; None: it has some of another kind."""
+    found: list[LeanRMSNorm] = []
+    for q_name, k_name in (("q_norm", "k_norm"), ("q_layernorm", "k_layernorm")):
+        for name in (q_name, k_name):
+            norm = getattr(module, name, None)
+            if norm is None:
+                continue
+            lean = lean_norm(norm, seen.calls.get(norm))
+            if lean is None:
+                return None
+            found.append(lean)
+    return tuple(found) if len(found) in (0, 2) else None
+
+
+def _order(size: int, rotary_size: int, rotation: Rotation, device: torch.device) -> Tensor | None:
+    """The order of a head's elements in which pairs are neighbours; None: they are."""
+    if rotation != "halves":
+        return None
+    order = torch.arange(size, device=device)
+    order[:rotary_size] = order[:rotary_size].view(2, -1).t().reshape(-1)
+    return order
+
+
+def _permuted(rows: Tensor, heads: int, order: Tensor | None) -> Tensor:
+    """Reorder the rows of each head."""
+    return rows if order is None else rows.unflatten(0, (heads, -1))[:, order].flatten(0, 1)
+
+
+def _reordered(norm: LeanRMSNorm, order: Tensor | None, size: int) -> LeanRMSNorm:
+    if order is None:
+        return norm
+    heads = norm.scaled_weight.shape[0] // size
+    offsets = torch.arange(heads, device=order.device)[:, None] * size
+    return norm.reordered((offsets + order).flatten())
+
+
+def _normed(norm: LeanRMSNorm, x: Tensor, size: int) -> Tensor:
+    """Normalise `[T, heads x size]` by head, or whole, as the norm's weights say."""
+    own = norm.scaled_weight.shape[0]
+    return norm(x.unflatten(1, (-1, own))).view(x.shape[0], -1, size)

@@ -1,0 +1,117 @@
+"""A decoder of pre-norm layers without what transformers does around them in every call."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from .attention import LeanAttention
+from .bound import BoundModule
+from .observe import Call, matches
+
+
+class LeanLayer(BoundModule):
+    """x + attention(norm(x)), then x + feed_forward(norm(x)) of that."""
+
+    def __init__(
+        self, norm: nn.Module, attention: LeanAttention, after: nn.Module, feed_forward: nn.Module
+    ) -> None:
+        super().__init__()
+        self.norm = norm
+        self.attention = attention
+        self.after = after
+        self.feed_forward = feed_forward
+        self.bind()
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        position_embeddings: tuple[Tensor, Tensor] | None = None,
+        penstock_step: Any = None,
+        **_: Any,
+    ) -> Tensor:
+        """`[1, T, width]` to the same."""
+        calls = self.calls
+        attended, _none = calls["attention"](
+            calls["norm"](hidden_states), position_embeddings, penstock_step=penstock_step
+        )
+        hidden_states = hidden_states + attended
+        return hidden_states + calls["feed_forward"](calls["after"](hidden_states))
+
+
+def lean_layer(module: Any, call: Call | None) -> LeanLayer | None:
+    """The lean twin of a pre-norm layer whose attention is lean already."""
+    names = ("input_layernorm", "self_attn", "post_attention_layernorm", "mlp")
+    norm, attention, after, feed_forward = (getattr(module, name, None) for name in names)
+    if call is None or not isinstance(attention, LeanAttention):
+        return None
+    if not isinstance(norm, nn.Module) or not isinstance(after, nn.Module):
+        return None
+    if not isinstance(feed_forward, nn.Module):
+        return None
+    candidate = LeanLayer(norm, attention, after, feed_forward)
+    return candidate if matches(candidate, call) else None
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """Logits `[1, R, V]` of the wanted rows, under the name that transformers gives them."""
+
+    logits: Tensor
+
+
+class LeanDecoder(BoundModule):
+    """Embedding, layers, norm and head; the last two for the wanted rows alone."""
+
+    def __init__(
+        self,
+        embedding: nn.Module,
+        rotary: nn.Module,
+        layers: nn.ModuleList,
+        norm: nn.Module,
+        head: nn.Module,
+    ) -> None:
+        super().__init__()
+        self.embedding = embedding
+        self.rotary = rotary
+        self.layers = layers
+        self.norm = norm
+        self.head = head
+        self.bind()
+
+    def bind(self) -> None:
+        """See `BoundModule`."""
+        super().bind()
+        self._layers = [layer.forward for layer in self.layers]
+
+    def forward(
+        self,
+        *,
+        input_ids: Tensor,
+        position_ids: Tensor,
+        logits_to_keep: Tensor,
+        penstock_step: Any,
+        **_: Any,
+    ) -> Output:
+        """As the model that it stands for."""
+        calls = self.calls
+        hidden_states = calls["embedding"](input_ids)
+        factors = calls["rotary"](hidden_states, position_ids=position_ids)
+        for layer in self._layers:
+            hidden_states = layer(hidden_states, factors, penstock_step)
+        return Output(calls["head"](calls["norm"](hidden_states[:, logits_to_keep])))
+
+
+def lean_decoder(model: Any) -> LeanDecoder | None:
+    """A decoder of the model's parts, where it has those that are needed; not yet tried."""
+    base = getattr(model, "model", None)
+    names = ("embed_tokens", "rotary_emb", "layers", "norm")
+    embedding, rotary, layers, norm = (getattr(base, name, None) for name in names)
+    head = getattr(model, "lm_head", None)
+    if not isinstance(layers, nn.ModuleList):
+        return None
+    if not all(isinstance(layer, LeanLayer) for layer in layers):
+        return None
+    if embedding is None or rotary is None or norm is None or head is None:
+        return None
+    return LeanDecoder(embedding, rotary, layers, norm, head)

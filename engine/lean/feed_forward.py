@@ -1,0 +1,46 @@
+"""A gated feed-forward block with one matrix for gate and up."""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from .bound import BoundModule
+from .linears import merged
+from .observe import Call, matches
+
+
+class LeanFeedForward(BoundModule):
+    """down(activation(gate x) * (up x))."""
+
+    def __init__(self, gate_up: nn.Linear, down: nn.Linear, activation: nn.Module) -> None:
+        super().__init__()
+        self.gate_up = gate_up
+        self.down = down
+        self.activation = nn.SiLU() if _is_silu(activation) else activation
+        self.bind()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[..., width]` to the same."""
+        calls = self.calls
+        gate, up = calls["gate_up"](x).chunk(2, dim=-1)
+        return calls["down"](calls["activation"](gate) * up)
+
+
+def lean_feed_forward(module: Any, call: Call | None) -> LeanFeedForward | None:
+    """The lean twin of a gated block, where `module` is one; tried on a recorded call."""
+    gate, up, down, together = (
+        getattr(module, f"{name}_proj", None) for name in ("gate", "up", "down", "gate_up")
+    )
+    activation = getattr(module, "act_fn", getattr(module, "activation_fn", None))
+    if call is None or type(down) is not nn.Linear or not isinstance(activation, nn.Module):
+        return None
+    if type(gate) is nn.Linear and type(up) is nn.Linear:
+        together = merged([gate.weight, up.weight], [gate.bias, up.bias])
+    if type(together) is not nn.Linear:
+        return None
+    candidate = LeanFeedForward(together, down, activation)
+    return candidate if matches(candidate, call) else None
+
+
+def _is_silu(activation: nn.Module) -> bool:
+    return type(activation).__name__ == "SiLUActivation"

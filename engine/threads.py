@@ -1,0 +1,40 @@
+"""How many threads one step of a model is worth, on the cores that this process may use."""
+
+import logging
+import math
+import os
+from pathlib import Path
+from typing import Final
+
+import psutil
+
+logger = logging.getLogger(__name__)
+
+_WEIGHTS_PER_THREAD_BYTES: Final = 8 << 20
+"""A thread with less to read of all weights spends its time at barriers (measured with nano)."""
+_ALONE_UP_TO: Final = 3
+"""With more cores than this, one is left to HTTP, tokenizers and the system."""
+_QUOTA: Final = Path("/sys/fs/cgroup/cpu.max")
+
+
+def torch_threads(weights_bytes: int, cores: int) -> int:
+    """Threads for torch: what the weights keep busy, and a core left over where there are some."""
+    most = cores if cores <= _ALONE_UP_TO else cores - 1
+    return max(1, min(most, math.ceil(weights_bytes / _WEIGHTS_PER_THREAD_BYTES)))
+
+
+def usable_cores(quota: Path = _QUOTA) -> int:
+    """Physical cores that this process may use: affinity and a container's quota count."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    physical = psutil.cpu_count(logical=False)
+    bounds = [allowed, physical, _quota_cores(quota)]
+    return max(1, min(bound for bound in bounds if bound))
+
+
+def _quota_cores(path: Path) -> int | None:
+    """Whole cores of the control group's quota ("200000 100000": two); None without one."""
+    try:
+        quota, period = path.read_text(encoding="ascii").split()
+    except (OSError, ValueError):
+        return None
+    return None if quota == "max" else max(1, int(quota) // int(period))

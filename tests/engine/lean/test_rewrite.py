@@ -1,0 +1,120 @@
+"""A rewritten model computes what transformers' model computes; what is unknown stays."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from itertools import count, repeat
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM
+
+from penstock.engine.attention import NAME, register
+from penstock.engine.lean.attention import LeanAttention
+from penstock.engine.lean.decoder import LeanDecoder, LeanLayer
+from penstock.engine.lean.feed_forward import LeanFeedForward
+from penstock.engine.lean.norms import LeanRMSNorm
+from penstock.engine.lean.observe import DenseStep
+from penstock.engine.lean.rewrite import RewriteError, rewrite
+from tests.conftest import TinyModel
+from tests.tiny import ARCHITECTURES
+
+LAYERS = 3
+WHOLE = ("llama", "qwen2", "qwen3", "mistral", "gemma", "phi3", "smollm3", "ernie4_5")
+"""Nothing of transformers' own is left in their forward pass but embedding and rotary angles."""
+ATTENTION = (*WHOLE, "qwen3_moe", "mixtral", "gemma2", "gemma3_text", "phi", "biogpt", "olmo2",
+             "cohere", "granite", "starcoder2", "glm4", "exaone4")  # fmt: skip
+
+
+def load(kind: str, tiny_model: TinyModel) -> Any:
+    register()
+    return AutoModelForCausalLM.from_pretrained(
+        tiny_model(kind), attn_implementation=NAME, dtype=torch.float32
+    ).eval()
+
+
+@torch.inference_mode()
+def logits(model: Any, tokens: int, keep: list[int]) -> Tensor:
+    ids = torch.randint(0, 256, (1, tokens), generator=torch.Generator().manual_seed(1))
+    return model(
+        input_ids=ids,
+        position_ids=torch.arange(100, 100 + tokens)[None],
+        use_cache=False,
+        logits_to_keep=torch.tensor(keep),
+        penstock_step=DenseStep(),
+    ).logits[0]
+
+
+def kinds(model: nn.Module) -> Counter[type]:
+    return Counter(type(module) for module in model.modules())
+
+
+@pytest.mark.parametrize("kind", ARCHITECTURES)
+def test_logits_stay(kind: str, tiny_model: TinyModel) -> None:
+    model = load(kind, tiny_model)
+    keep = [0, 3, 30]
+    before = logits(model, 31, keep)
+    after = logits(rewrite(model), 31, keep)
+    torch.testing.assert_close(after, before, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ATTENTION)
+def test_attention_is_recognised(kind: str, tiny_model: TinyModel) -> None:
+    lean = rewrite(load(kind, tiny_model))
+    assert kinds(lean)[LeanAttention] == LAYERS
+
+
+@pytest.mark.parametrize("kind", WHOLE)
+def test_common_decoders_are_rewritten_as_a_whole(kind: str, tiny_model: TinyModel) -> None:
+    lean = rewrite(load(kind, tiny_model))
+    found = kinds(lean)
+    assert isinstance(lean, LeanDecoder)
+    assert found[LeanLayer] == found[LeanFeedForward] == LAYERS
+    assert found[LeanRMSNorm] >= 2 * LAYERS + 1
+    left = {type(m).__name__ for m in lean.modules() if not _is_ours(m)}
+    assert not {name for name in left if name.endswith(("Norm", "MLP", "Attention", "Layer"))}
+
+
+def _plus(numbers: Iterator[int]) -> Callable[..., Tensor]:
+    """A hook that adds the next number to what a module returns."""
+
+    def hook(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+        return output + next(numbers)
+
+    return hook
+
+
+def _is_ours(module: nn.Module) -> bool:
+    return type(module).__module__.startswith("penstock.")
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "opt", "llama4_text"])
+def test_what_is_not_recognised_stays(kind: str, tiny_model: TinyModel) -> None:
+    model = load(kind, tiny_model)
+    assert rewrite(model) is model
+    assert not kinds(model)[LeanAttention]
+
+
+def test_a_look_alike_is_left_alone(tiny_model: TinyModel) -> None:
+    """Same parts, other arithmetic: the trial shows it."""
+    model = load("llama", tiny_model)
+    layer = model.model.layers[1]
+    usual = layer.mlp.forward
+
+    def halved(x: Tensor) -> Tensor:
+        return usual(x) * 0.5
+
+    layer.mlp.forward = halved
+    model.model.layers[2].input_layernorm.register_forward_hook(_plus(repeat(1)))
+    before = logits(model, 20, [19])
+    lean = rewrite(model)
+    assert kinds(lean)[LeanFeedForward] == LAYERS - 1
+    torch.testing.assert_close(logits(lean, 20, [19]), before, atol=1e-4, rtol=1e-4)
+
+
+def test_a_whole_that_differs_is_refused(tiny_model: TinyModel) -> None:
+    model = load("gemma2", tiny_model)
+    model.model.embed_tokens.register_forward_hook(_plus(count()))
+    with pytest.raises(RewriteError, match="differ"):
+        rewrite(model)
