@@ -1,44 +1,36 @@
-"""The engine in its own thread, behind `submit`, `abort` and `stats`.
+"""The engine behind `submit`, `abort` and `stats`, wherever it runs (`host.py`).
 
-    event loop                                   engine thread
-    submit, abort   --- inbox (SimpleQueue) --->  Engine.add, Engine.abort
+    event loop                                   engine thread or process
+    submit, abort   ------- messages --------->  Engine.add, Engine.abort
     Generation      <-- one callback a step ----  Engine.step
 
-The loop side does text, admission and metrics; the thread does nothing but steps.
+The loop side does text, admission and metrics; the other side does nothing but steps.
 """
 
 import asyncio
 import logging
 import math
-import queue
-import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
 from typing import Self
 
 from prometheus_client import CollectorRegistry
 
 from ..errors import EngineDeadError, OverloadedError, PenstockError, UnavailableError
 from .assembly import Assembly
-from .build import Built, build_engine
+from .build import build_engine
 from .config import EngineConfig
-from .engine import Engine, EngineStats
+from .engine import EngineStats
+from .host import EngineHost, ThreadHost
 from .intake import Intake
 from .loading import ModelInfo
+from .loop import Abort
 from .metrics import EngineCollector, RequestMetrics
+from .process_host import ProcessHost
 from .request import ChoiceDelta, Request, StepOutput, TokenLogprobs, Usage
 from .tokenization import Tokenizer
 
 logger = logging.getLogger(__name__)
-
-_JOIN_S = 30.0
-
-
-@dataclass(frozen=True, slots=True)
-class _Abort:
-    request_id: str
-    index: int | None = None
 
 
 class Generation(AsyncIterator[ChoiceDelta]):
@@ -114,27 +106,25 @@ class AsyncEngine:
 
     def __init__(
         self,
-        built: Built,
+        host: EngineHost,
+        model: ModelInfo,
+        intake: Intake,
         config: EngineConfig,
         *,
         registry: CollectorRegistry,
         clock: Callable[[], float],
     ) -> None:
-        self.model: ModelInfo = built.info
-        self.intake: Intake = built.intake
-        self.tokenizer: Tokenizer = built.intake.tokenizer
+        self.model = model
+        self.intake = intake
+        self.tokenizer: Tokenizer = intake.tokenizer
         self.config = config
         self.metrics = RequestMetrics(registry)
         registry.register(EngineCollector(self.stats))
-        self._engine: Engine = built.engine
+        self._host = host
         self._clock = clock
-        self._inbox: queue.SimpleQueue[Request | _Abort | None] = queue.SimpleQueue()
         self._live: dict[str, Generation] = {}
         self._idle = asyncio.Event()
         self._idle.set()
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread: threading.Thread | None = None
-        self._step_started_s: float | None = None
         self._failure: str | None = None
         self._draining = False
         self._mean_request_s = 1.0
@@ -152,13 +142,17 @@ class AsyncEngine:
         Raises:
             ConfigurationError: settings or model cannot be served.
         """
-        return cls(build_engine(config, clock), config, registry=registry, clock=clock)
+        if config.engine_in == "process":
+            process = ProcessHost(config, clock)
+            model, intake = process.ready.info, process.intake(config)
+            return cls(process, model, intake, config, registry=registry, clock=clock)
+        built = build_engine(config, clock)
+        host = ThreadHost(built.engine, clock)
+        return cls(host, built.info, built.intake, config, registry=registry, clock=clock)
 
     def start(self) -> None:
-        """Start the engine thread; call it on the event loop that will consume."""
-        self._loop = asyncio.get_running_loop()
-        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
-        self._thread.start()
+        """Start the engine; call it on the event loop that will consume."""
+        self._host.start(self._stepped, self._fail)
 
     async def stop(self, drain_s: float = 0.0) -> None:
         """Refuse new requests, let running ones finish for `drain_s`, end the rest, stop."""
@@ -170,11 +164,9 @@ class AsyncEngine:
                 logger.warning("%d requests did not finish within %g s", len(self._live), drain_s)
         error = UnavailableError("the server is shutting down; the request was ended")
         for generation in list(self._live.values()):
-            self._inbox.put(_Abort(generation.request.id))
+            self._host.send(Abort(request_id=generation.request.id))
             self._end(generation, error)
-        self._inbox.put(None)
-        if self._thread is not None:
-            await asyncio.to_thread(self._thread.join, _JOIN_S)
+        await self._host.stop()
 
     def submit(self, request: Request) -> Generation:
         """Queue a request.
@@ -193,25 +185,25 @@ class AsyncEngine:
         label = _label(request)
         self.metrics.n.labels(label).observe(request.n)
         self.metrics.max_tokens.labels(label).observe(request.max_tokens)
-        self._inbox.put(request)
+        self._host.send(request)
         return generation
 
     def abort(self, request_id: str) -> None:
         """End a request now; unknown or finished ids are ignored."""
         generation = self._live.get(request_id)
         if generation is not None:
-            self._inbox.put(_Abort(request_id))
+            self._host.send(Abort(request_id=request_id))
             self._end(generation)
 
     def stats(self) -> EngineStats:
         """Counters and gauges as of the last step."""
-        return self._engine.stats()
+        return self._host.stats()
 
     def check_health(self) -> None:
         """Raise EngineDeadError if the engine has failed or hangs in a step."""
         if self._failure is not None:
             raise EngineDeadError(f"the engine has failed: {self._failure}")
-        started = self._step_started_s
+        started = self._host.busy_since_s()
         if started is not None and self._clock() - started > self.config.stall_s:
             raise EngineDeadError(
                 f"the engine has been in one step for more than {self.config.stall_s:g} s"
@@ -249,48 +241,10 @@ class AsyncEngine:
         rounds = live / self.config.max_running
         return min(60, max(1, math.ceil(self._mean_request_s * rounds)))
 
-    def _run(self) -> None:
-        """The engine thread."""
-        try:
-            while True:
-                if not self._take_messages(wait=not self._engine.has_work):
-                    return
-                self._step_started_s = self._clock()
-                outputs = self._engine.step()
-                self._step_started_s = None
-                self.metrics.iteration_tokens.observe(self._engine.last_rows)
-                if outputs:
-                    self._on_loop(self._deliver, outputs)
-        except Exception as error:  # noqa: BLE001, RUF100 - the thread's last words
-            logger.exception("the engine thread has failed")
-            self._failure = type(error).__name__
-            self._on_loop(self._fail)  # first: freeing may fail too, after a step half done
-            self._engine.abort_all()
-
-    def _take_messages(self, *, wait: bool) -> bool:
-        """Handle what is in the inbox; False when told to stop."""
-        while True:
-            try:
-                message = self._inbox.get(block=wait)
-            except queue.Empty:
-                return True
-            wait = False
-            if message is None:
-                return False
-            if isinstance(message, Request):
-                self._engine.add(message)
-            else:
-                self._engine.abort(message.request_id, message.index)
-
-    def _on_loop(self, callback: Callable[..., None], *args: object) -> None:
-        assert self._loop is not None
-        try:
-            self._loop.call_soon_threadsafe(callback, *args)
-        except RuntimeError:
-            logger.debug("the event loop is closed; outputs are dropped")
-
-    def _deliver(self, outputs: list[StepOutput]) -> None:
-        """A step's outputs, on the event loop."""
+    def _stepped(self, outputs: list[StepOutput], rows: int) -> None:
+        """What a step brought."""
+        if rows:
+            self.metrics.iteration_tokens.observe(rows)
         now_s = self._clock()
         for output in outputs:
             generation = self._live.get(output.request_id)
@@ -300,14 +254,15 @@ class AsyncEngine:
             if delta is None:
                 continue
             if ended_by_text:
-                self._inbox.put(_Abort(output.request_id, output.index))
+                self._host.send(Abort(request_id=output.request_id, index=output.index))
             self._observe(generation, output, delta, now_s)
             generation.push(delta)
             if generation.assembly.finished:
                 generation.reason = delta.finish_reason or "stop"
                 self._end(generation)
 
-    def _fail(self) -> None:
+    def _fail(self, reason: str) -> None:
+        self._failure = reason
         error = EngineDeadError("the engine has failed; the request could not be finished")
         for generation in list(self._live.values()):
             self._end(generation, error)

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 from ..decoding.base import DecodingMethod
 from ..errors import ConfigurationError
@@ -15,6 +16,7 @@ from .intake import Intake
 from .loading import LoadedModel, ModelInfo, load_model
 from .memory import pool_pages
 from .runner import ModelRunner
+from .tokenization import Tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -64,15 +66,12 @@ def build_engine(config: EngineConfig, clock: Callable[[], float]) -> Built:
         chunk_tokens=config.chunk_tokens or batch_tokens,
         clock=clock,
     )
-    intake = Intake(
+    intake = make_intake(
+        config,
         tokenizer=loaded.tokenizer,
-        max_length_tokens=info.max_length_tokens,
-        max_n=config.max_running,
-        vocab_size=info.vocab_size,
+        info=info,
         eos_token_ids=loaded.eos_token_ids,
-        defaults=loaded.sampling_defaults,
-        decoding=Registry[DecodingMethod].from_entry_points("decoding", "penstock.decoding"),
-        kv_cache=Registry[CachePolicy].from_entry_points("kv_cache", "penstock.kv_cache"),
+        sampling_defaults=loaded.sampling_defaults,
     )
     tokens = pages * config.page_size
     logger.info(
@@ -89,6 +88,27 @@ def build_engine(config: EngineConfig, clock: Callable[[], float]) -> Built:
         info.max_length_tokens,
     )
     return Built(engine=engine, intake=intake, info=info, loaded=loaded)
+
+
+def make_intake(
+    config: EngineConfig,
+    *,
+    tokenizer: Tokenizer,
+    info: ModelInfo,
+    eos_token_ids: frozenset[int],
+    sampling_defaults: dict[str, Any],
+) -> Intake:
+    """What stands between requests and an engine with these limits."""
+    return Intake(
+        tokenizer=tokenizer,
+        max_length_tokens=info.max_length_tokens,
+        max_n=config.max_running,
+        vocab_size=info.vocab_size,
+        eos_token_ids=eos_token_ids,
+        defaults=sampling_defaults,
+        decoding=Registry[DecodingMethod].from_entry_points("decoding", "penstock.decoding"),
+        kv_cache=Registry[CachePolicy].from_entry_points("kv_cache", "penstock.kv_cache"),
+    )
 
 
 def _fit_context(config: EngineConfig, info: ModelInfo, pages: int) -> ModelInfo:

@@ -23,6 +23,8 @@ class EngineConfig(BaseModel):
     `chunk_tokens`: longest piece of one prompt in a step; None means the whole budget.
     `max_queued_requests`, `max_queued_tokens`: admission bounds on what waits; beyond them 429.
     `threads`: CPU threads of torch; default: by the model's size and the usable cores.
+    `engine_in`: a thread of the server, or a process of its own, where HTTP does not hold it up;
+    `LLM` needs neither and runs in the caller's thread.
     `stall_s`: a step that takes longer counts as a dead engine in /health.
     """
 
@@ -44,4 +46,5 @@ class EngineConfig(BaseModel):
     max_queued_requests: Annotated[int, Field(ge=0, le=2**20)] = 512
     max_queued_tokens: Annotated[int, Field(ge=1, le=2**40)] = 1_000_000
     threads: Annotated[int, Field(ge=1, le=1024)] | None = None
+    engine_in: Literal["thread", "process"] = "thread"
     stall_s: Annotated[float, Field(gt=0, le=86_400)] = 300.0

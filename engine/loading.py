@@ -114,6 +114,12 @@ def load_model(config: EngineConfig) -> LoadedModel:
     )
 
 
+def load_tokenizer(config: EngineConfig, eos_token_ids: frozenset[int]) -> Tokenizer:
+    """The tokenizer alone, for a process that runs no model."""
+    source = str(EMBEDDED_MODEL) if config.model is None else config.model
+    return Tokenizer(_from_pretrained(AutoTokenizer, source, config), eos_token_ids)
+
+
 def _looks_local(source: str) -> bool:
     return source.startswith(("/", ".", "~")) or source.count("/") != 1
 

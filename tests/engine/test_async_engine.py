@@ -15,6 +15,7 @@ from penstock import LLM, SamplingParams
 from penstock.engine.async_engine import AsyncEngine, Generation
 from penstock.engine.build import build_engine
 from penstock.engine.config import EngineConfig
+from penstock.engine.host import ThreadHost
 from penstock.engine.request import Request
 from penstock.engine.runner import ModelRunner
 from penstock.engine.scheduler import Step
@@ -162,7 +163,14 @@ def test_a_hanging_step_is_unhealthy(tiny_model: TinyModel) -> None:
         return run(step)
 
     built.engine.runner.run = hang  # type: ignore[method-assign]
-    engine = AsyncEngine(built, config, registry=CollectorRegistry(), clock=lambda: now[0])
+    engine = AsyncEngine(
+        ThreadHost(built.engine, lambda: now[0]),
+        built.info,
+        built.intake,
+        config,
+        registry=CollectorRegistry(),
+        clock=lambda: now[0],
+    )
 
     async def main() -> None:
         engine.start()

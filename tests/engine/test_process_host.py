@@ -1,0 +1,199 @@
+"""The engine in a process of its own: the same answers, and no process outlives the other."""
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import psutil
+import pytest
+from prometheus_client import CollectorRegistry
+
+from penstock import LLM, SamplingParams
+from penstock.engine.async_engine import AsyncEngine
+from penstock.engine.config import EngineConfig
+from penstock.engine.request import ChoiceDelta, StepOutput, TokenLogprobs
+from penstock.engine.wire import (
+    Frames,
+    Stepped,
+    Submitted,
+    decode_from_engine,
+    decode_to_engine,
+    frame,
+    pack_message,
+    unpack_request,
+)
+from penstock.errors import ConfigurationError, EngineDeadError
+from tests.conftest import TinyModel
+from tests.engine.test_async_engine import DEADLINE_S, read, request
+
+Body = Callable[[AsyncEngine, psutil.Process], Coroutine[Any, Any, None]]
+
+
+def children() -> list[psutil.Process]:
+    return psutil.Process().children()
+
+
+@pytest.fixture
+def serve(tiny_model: TinyModel) -> Callable[[Body], AsyncEngine]:
+    """Run a coroutine against an engine in a process, which has ended afterwards."""
+
+    def go(body: Body) -> AsyncEngine:
+        config = EngineConfig(
+            model=str(tiny_model("llama")), kv_cache_memory=0.01, engine_in="process", threads=1
+        )
+        before = children()
+        engine = AsyncEngine.load(config, registry=CollectorRegistry(), clock=time.monotonic)
+        (process,) = (child for child in children() if child not in before)
+
+        async def main() -> None:
+            engine.start()
+            try:
+                await asyncio.wait_for(body(engine, process), DEADLINE_S)
+            finally:
+                await engine.stop()
+
+        asyncio.run(main())
+        assert not process.is_running()
+        stats = engine.stats()
+        assert (stats.running, stats.waiting, stats.pages_in_use) == (0, 0, 0)
+        return engine
+
+    return go
+
+
+def test_answers_are_those_of_the_same_process(
+    serve: Callable[[Body], AsyncEngine], tiny_model: TinyModel
+) -> None:
+    llm = LLM(str(tiny_model("llama")), kv_cache_memory=0.01)
+    prompts = [f"prompt number {i}" for i in range(8)]
+    params = [SamplingParams(max_tokens=8, seed=i, ignore_eos=True) for i in range(8)]
+    expected = llm.generate(prompts, params, logprobs=2, prompt_logprobs=1)
+
+    async def everything(engine: AsyncEngine, index: int) -> list[ChoiceDelta]:
+        generation = engine.submit(
+            engine.intake.prepare(
+                request_id=f"p{index}",
+                prompt=prompts[index],
+                params=params[index],
+                decoding="plain",
+                logprobs=2,
+                prompt_logprobs=1,
+            )
+        )
+        deltas = [delta async for delta in generation]
+        assert generation.prompt_logprobs == pytest.approx(expected[index].prompt_logprobs)
+        return deltas
+
+    async def body(engine: AsyncEngine, process: psutil.Process) -> None:
+        found = await asyncio.gather(*(everything(engine, i) for i in range(8)))
+        for deltas, answer in zip(found, expected, strict=True):
+            assert "".join(delta.text for delta in deltas) == answer.text
+            logprobs = [entry for delta in deltas for entry in delta.logprobs]
+            assert [e.token_id for e in logprobs] == answer.choices[0].token_ids
+            assert all(len(e.top) == 2 for e in logprobs)
+        aborted = engine.submit(request(engine, max_tokens=400))
+        async for _ in aborted:
+            aborted.abort()
+        assert aborted.usage.completion_tokens < 400
+        # One choice ended by its stop string; the other side must hear of it.
+        stopped = engine.submit(request(engine, max_tokens=300, stop=expected[0].text[:1], seed=0))
+        await read(stopped)
+
+    engine = serve(body)
+    assert engine.stats().generation_tokens >= 64
+
+
+def test_a_dead_process_fails_the_waiting_and_refuses_the_next(
+    serve: Callable[[Body], AsyncEngine],
+) -> None:
+    async def body(engine: AsyncEngine, process: psutil.Process) -> None:
+        generations = [engine.submit(request(engine, max_tokens=300)) for _ in range(3)]
+        await anext(generations[0])
+        os.kill(process.pid, signal.SIGKILL)
+        for generation in generations:
+            with pytest.raises(EngineDeadError):
+                await read(generation)
+        with pytest.raises(EngineDeadError, match="its process has ended"):
+            engine.check_health()
+        with pytest.raises(EngineDeadError):
+            engine.submit(request(engine))
+
+    serve(body)
+
+
+def test_a_stopped_process_is_unhealthy(serve: Callable[[Body], AsyncEngine]) -> None:
+    now = [0.0]
+
+    async def body(engine: AsyncEngine, process: psutil.Process) -> None:
+        await read(engine.submit(request(engine)))
+        engine.check_health()
+        process.suspend()
+        try:
+            generation = engine.submit(request(engine))
+            now[0] = engine.config.stall_s + 1
+            engine._clock = lambda: time.monotonic() + now[0]  # pyright: ignore[reportPrivateUsage]
+            with pytest.raises(EngineDeadError, match="in one step"):
+                engine.check_health()
+        finally:
+            process.resume()
+        await read(generation)
+        engine.check_health()
+
+    serve(body)
+
+
+def test_a_model_that_cannot_be_served_is_refused_by_name(tiny_model: TinyModel) -> None:
+    config = EngineConfig(model=str(tiny_model("llama")), max_model_len=4096, engine_in="process")
+    before = children()
+    with pytest.raises(ConfigurationError, match="--max-model-len"):
+        AsyncEngine.load(config, registry=CollectorRegistry(), clock=time.monotonic)
+    assert children() == before
+
+
+def test_an_engine_that_never_started_ends_too(tiny_model: TinyModel) -> None:
+    config = EngineConfig(
+        model=str(tiny_model("llama")), kv_cache_memory=0.01, engine_in="process", threads=1
+    )
+    before = children()
+    engine = AsyncEngine.load(config, registry=CollectorRegistry(), clock=time.monotonic)
+    asyncio.run(engine.stop())
+    assert children() == before
+
+
+def test_requests_cross_the_wire_whole(tiny_model: TinyModel) -> None:
+    llm = LLM(str(tiny_model("llama")), kv_cache_memory=0.01)
+    intake = llm._intake  # pyright: ignore[reportPrivateUsage]
+    params = SamplingParams(
+        n=3,
+        max_tokens=7,
+        temperature=0.5,
+        seed=2**63 - 1,
+        stop=["a", "ß"],
+        stop_token_ids=[5],
+        logit_bias={"7": -3.5},
+        bad_words=["no"],
+        min_tokens=2,
+    )
+    sent = intake.prepare(
+        request_id="x", prompt="häl", params=params, logprobs=4, priority=-3, decoding="plain"
+    )
+    (body,) = Frames().feed(frame(pack_message(sent)))
+    message = decode_to_engine(body)
+    assert isinstance(message, Submitted)
+    assert unpack_request(message, intake.decoding, intake.kv_cache) == sent
+
+
+def test_frames_come_whole_however_the_bytes_are_cut(tiny_model: TinyModel) -> None:
+    stats = LLM(str(tiny_model("llama")), kv_cache_memory=0.01).stats()
+    top = TokenLogprobs(token_id=1, logprob=-0.5, rank=1, top=((1, -0.5), (2, float("-inf"))))
+    output = StepOutput(request_id="r", index=0, token_ids=(1, 2), logprobs=(top,))
+    messages = [Stepped(outputs=[output] * n, rows=n, stats=stats) for n in (0, 1, 50)]
+    data = b"".join(frame(message) for message in messages)
+    for size in (1, 3, 1000, len(data)):
+        frames = Frames()
+        pieces = [data[i : i + size] for i in range(0, len(data), size)]
+        bodies = [body for piece in pieces for body in frames.feed(piece)]
+        assert [decode_from_engine(body) for body in bodies] == messages
