@@ -46,6 +46,7 @@ class Generation(AsyncIterator[ChoiceDelta]):
         self.first_token_s: float | None = None
         self.last_token_s: dict[int, float] = {}
         self.assembly = Assembly(request, engine.tokenizer)
+        self.metrics = engine.metrics.of(_label(request))
         self.reason = "abort"
         self._engine = engine
         self._deltas: deque[ChoiceDelta] = deque()
@@ -182,9 +183,8 @@ class AsyncEngine:
         generation = Generation(self, request, self._clock())
         self._live[request.id] = generation
         self._idle.clear()
-        label = _label(request)
-        self.metrics.n.labels(label).observe(request.n)
-        self.metrics.max_tokens.labels(label).observe(request.max_tokens)
+        generation.metrics.n.observe(request.n)
+        generation.metrics.max_tokens.observe(request.max_tokens)
         self._host.send(request)
         return generation
 
@@ -270,18 +270,17 @@ class AsyncEngine:
     def _observe(
         self, generation: Generation, output: StepOutput, delta: ChoiceDelta, now_s: float
     ) -> None:
-        label = _label(generation.request)
-        metrics = self.metrics
+        metrics = generation.metrics
         if generation.first_token_s is None:
             generation.first_token_s = now_s
             generation.started_s = output.first_scheduled_s
-            metrics.prompt_tokens.labels(label).inc(generation.usage.prompt_tokens)
-            metrics.first_token.labels(label).observe(now_s - generation.submitted_s)
+            metrics.prompt_tokens.inc(generation.usage.prompt_tokens)
+            metrics.first_token.observe(now_s - generation.submitted_s)
         last_s = generation.last_token_s.get(delta.index)
         if last_s is not None:
-            metrics.inter_token.labels(label).observe(now_s - last_s)
+            metrics.inter_token.observe(now_s - last_s)
         generation.last_token_s[delta.index] = now_s
-        metrics.generation_tokens.labels(label).inc(len(delta.token_ids))
+        metrics.generation_tokens.inc(len(delta.token_ids))
 
     def _end(self, generation: Generation, error: PenstockError | None = None) -> None:
         """The one place where a request leaves; metrics are written once, here."""
@@ -290,19 +289,18 @@ class AsyncEngine:
         if not self._live:
             self._idle.set()
         reason = "error" if error is not None else generation.reason
-        label = _label(generation.request)
-        metrics, now_s = self.metrics, self._clock()
-        metrics.success.labels(label, reason).inc()
+        self.metrics.ended(_label(generation.request), reason)
+        metrics, now_s = generation.metrics, self._clock()
         elapsed_s = now_s - generation.submitted_s
-        metrics.end_to_end.labels(label).observe(elapsed_s)
+        metrics.end_to_end.observe(elapsed_s)
         started_s, first_s = generation.started_s, generation.first_token_s
         if started_s is not None and first_s is not None:
-            metrics.queued.labels(label).observe(max(0.0, started_s - generation.submitted_s))
-            metrics.prefill.labels(label).observe(max(0.0, first_s - started_s))
-            metrics.decode.labels(label).observe(now_s - first_s)
+            metrics.queued.observe(max(0.0, started_s - generation.submitted_s))
+            metrics.prefill.observe(max(0.0, first_s - started_s))
+            metrics.decode.observe(now_s - first_s)
             later = generation.usage.completion_tokens - generation.request.n
             if later > 0:
-                metrics.per_token.labels(label).observe((now_s - first_s) / later)
+                metrics.per_token.observe((now_s - first_s) / later)
         if reason in ("stop", "length"):
             self._mean_request_s += 0.1 * (elapsed_s - self._mean_request_s)
         generation.close(error)

@@ -4,6 +4,8 @@ Gauges and counters are read from the engine at scrape time; per-request times a
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -54,7 +56,7 @@ class EngineCollector(Collector):
 
 
 class RequestMetrics:
-    """Counters and histograms that a request fills; `decoding` names the methods it used."""
+    """Counters and histograms that requests fill."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         def histogram(name: str, text: str, buckets: tuple[float, ...] = _SECONDS) -> Histogram:
@@ -65,22 +67,60 @@ class RequestMetrics:
         def counter(name: str, text: str, labels: tuple[str, ...]) -> Counter:
             return Counter(f"penstock_{name}", text, labels, registry=registry)
 
-        self.prompt_tokens = counter("prompt_tokens", "Prompt tokens.", ("decoding",))
-        self.generation_tokens = counter("generation_tokens", "Tokens generated.", ("decoding",))
-        self.success = counter(
-            "request_success", "Requests that ended.", ("decoding", "finished_reason")
-        )
         self.iteration_tokens = Histogram(
             "penstock_iteration_tokens", "Rows of a step.", registry=registry, buckets=_TOKENS
         )
-        self.first_token = histogram("time_to_first_token_seconds", "Submission to first token.")
-        self.inter_token = histogram("inter_token_latency_seconds", "Between tokens of a choice.")
-        self.per_token = histogram(
-            "time_per_output_token_seconds", "Mean time a token after the first, per request."
+        self._success = counter(
+            "request_success", "Requests that ended.", ("decoding", "finished_reason")
         )
-        self.end_to_end = histogram("e2e_request_latency_seconds", "Submission to the end.")
-        self.queued = histogram("request_queue_time_seconds", "Submission to first scheduling.")
-        self.prefill = histogram("request_prefill_time_seconds", "First scheduling to first token.")
-        self.decode = histogram("request_decode_time_seconds", "First token to the end.")
-        self.n = histogram("request_params_n", "Choices asked for.", _COUNTS)
-        self.max_tokens = histogram("request_params_max_tokens", "max_tokens in force.", _TOKENS)
+        self._counters = {
+            "prompt_tokens": counter("prompt_tokens", "Prompt tokens.", ("decoding",)),
+            "generation_tokens": counter("generation_tokens", "Tokens generated.", ("decoding",)),
+        }
+        self._histograms = {
+            "first_token": histogram("time_to_first_token_seconds", "Submission to first token."),
+            "inter_token": histogram("inter_token_latency_seconds", "Between tokens of a choice."),
+            "per_token": histogram(
+                "time_per_output_token_seconds", "Mean time a token after the first, per request."
+            ),
+            "end_to_end": histogram("e2e_request_latency_seconds", "Submission to the end."),
+            "queued": histogram("request_queue_time_seconds", "Submission to first scheduling."),
+            "prefill": histogram(
+                "request_prefill_time_seconds", "First scheduling to first token."
+            ),
+            "decode": histogram("request_decode_time_seconds", "First token to the end."),
+            "n": histogram("request_params_n", "Choices asked for.", _COUNTS),
+            "max_tokens": histogram("request_params_max_tokens", "max_tokens in force.", _TOKENS),
+        }
+        self._of: dict[str, DecodingMetrics] = {}
+
+    def of(self, decoding: str) -> "DecodingMetrics":
+        """The metrics with that label, looked up once: some are written for every token."""
+        found = self._of.get(decoding)
+        if found is None:
+            metrics: dict[str, Any] = {**self._counters, **self._histograms}
+            found = self._of[decoding] = DecodingMetrics(
+                **{name: metric.labels(decoding) for name, metric in metrics.items()}
+            )
+        return found
+
+    def ended(self, decoding: str, reason: str) -> None:
+        """Count a request that ended."""
+        self._success.labels(decoding, reason).inc()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecodingMetrics:
+    """The metrics of requests whose decoding methods are the same."""
+
+    prompt_tokens: Counter
+    generation_tokens: Counter
+    first_token: Histogram
+    inter_token: Histogram
+    per_token: Histogram
+    end_to_end: Histogram
+    queued: Histogram
+    prefill: Histogram
+    decode: Histogram
+    n: Histogram
+    max_tokens: Histogram
