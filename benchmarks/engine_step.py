@@ -1,6 +1,6 @@
 """Where one decoding step of the engine spends its time, and how far it is from the limits.
 
-    python benchmarks/engine_step.py [--models nano llama-85m] [--concurrency 1 4 16]
+    python benchmarks/engine_step.py [--models nano llama-4.6m llama-85m] [--concurrency 1 4 16]
 
 Parts: scheduling, the model without attention, attention (cache writes included), sampling,
 committing (with all else that a step does), and detokenising, which the server does beside it.
@@ -227,7 +227,7 @@ def _sources(concurrency: int, seed: int) -> list[random.Random]:
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0] if __doc__ else None)
-    parser.add_argument("--models", nargs="+", default=["nano", "llama-85m"])
+    parser.add_argument("--models", nargs="+", default=["nano", "llama-4.6m", "llama-85m"])
     parser.add_argument("--concurrency", nargs="+", type=int, default=[1, 4, 16])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=32, help="decoding steps of a round")

@@ -1,13 +1,15 @@
-"""The models that benchmarks run: the embedded one, and a random Llama of a useful size.
+"""The models that benchmarks run: the embedded one, and random Llamas of two sizes.
 
-The random one exists for its speed only: 12 layers, 768 wide, 85 million parameters besides the
-embedding, which it shares with the output. It is made once, into a cache folder, from a seed.
+The random ones exist for their speed only; embedding and output are one matrix. `llama-85m`: 12
+layers, 768 wide, 85 million parameters besides the embedding. `llama-4.6m`: 6 layers, 256 wide,
+4.6 million in all. They are made once, into a cache folder, from a seed.
 """
 
 import os
 import random
 import shutil
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -16,7 +18,6 @@ from benchmarks.provenance import ROOT
 from penstock.server.bench.prompts import WORDS
 
 NANO = ROOT / "models" / "nano" / "weights"
-VOCABULARY_TOKENS = 32_000
 SEED = 0
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}\n{% endfor %}"
@@ -24,19 +25,39 @@ CHAT_TEMPLATE = (
 )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Size:
+    """What tells the random Llamas apart."""
+
+    vocabulary: int
+    width: int
+    feed_forward: int
+    layers: int
+    heads: int
+    kv_heads: int
+
+
+SIZES = {
+    "llama-4.6m": Size(vocabulary=2048, width=256, feed_forward=640, layers=6, heads=4, kv_heads=2),
+    "llama-85m": Size(
+        vocabulary=32_000, width=768, feed_forward=2048, layers=12, heads=12, kv_heads=12
+    ),
+}
+
+
 def model_folder(name: str) -> Path:
-    """Folder of the model `nano` or `llama-85m`; the latter is made if it is not there yet.
+    """Folder of `nano` or of a random Llama, which is made if it is not there yet.
 
     Raises:
         ValueError: there is no such model.
     """
     if name == "nano":
         return NANO
-    if name != "llama-85m":
-        raise ValueError(f"there is no model {name!r}; there are nano and llama-85m")
+    if name not in SIZES:
+        raise ValueError(f"there is no model {name!r}; there are nano, {', '.join(SIZES)}")
     folder = cache_folder() / name
     if not folder.exists():
-        _make_llama(folder)
+        _make_llama(folder, SIZES[name])
     return folder
 
 
@@ -46,7 +67,7 @@ def cache_folder() -> Path:
     return Path(base) / "penstock-benchmarks"
 
 
-def _make_llama(folder: Path) -> None:
+def _make_llama(folder: Path, size: Size) -> None:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -55,7 +76,7 @@ def _make_llama(folder: Path) -> None:
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=train_tokenizer(VOCABULARY_TOKENS),
+        tokenizer_object=train_tokenizer(size.vocabulary),
         bos_token="<s>",
         eos_token="</s>",
         pad_token="<pad>",
@@ -65,11 +86,11 @@ def _make_llama(folder: Path) -> None:
     torch.manual_seed(SEED)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
-        hidden_size=768,
-        intermediate_size=2048,
-        num_hidden_layers=12,
-        num_attention_heads=12,
-        num_key_value_heads=12,
+        hidden_size=size.width,
+        intermediate_size=size.feed_forward,
+        num_hidden_layers=size.layers,
+        num_attention_heads=size.heads,
+        num_key_value_heads=size.kv_heads,
         max_position_embeddings=2048,
         tie_word_embeddings=True,
         bos_token_id=0,

@@ -1,6 +1,6 @@
 """Penstock beside `transformers serve --continuous-batching`: one machine, one run, ratios.
 
-    python benchmarks/serving.py [--models nano llama-85m] [--concurrency 1 4 16] [--rounds 3]
+    python benchmarks/serving.py [--models nano llama-4.6m llama-85m] [--concurrency 1 4 16]
 
 Servers take turns (A B A B ...), each started afresh for its turn, so that a drift of the machine
 hits both and an idle server costs the other nothing. Within a round both get the same prompts,
@@ -203,7 +203,7 @@ def line(cell: Cell, cells: Sequence[Cell]) -> dict[str, Any]:
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0] if __doc__ else None)
-    parser.add_argument("--models", nargs="+", default=["nano", "llama-85m"])
+    parser.add_argument("--models", nargs="+", default=["nano", "llama-4.6m", "llama-85m"])
     parser.add_argument("--servers", nargs="+", default=list(CONTENDERS), choices=list(CONTENDERS))
     parser.add_argument("--concurrency", nargs="+", type=int, default=[1, 4, 16])
     parser.add_argument("--rounds", type=int, default=3)

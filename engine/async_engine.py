@@ -181,11 +181,11 @@ class AsyncEngine:
             raise UnavailableError("the server is shutting down")
         self._check_queue(request)
         generation = Generation(self, request, self._clock())
-        self._live[request.id] = generation
-        self._idle.clear()
         generation.metrics.n.observe(request.n)
         generation.metrics.max_tokens.observe(request.max_tokens)
-        self._host.send(request)
+        self._host.send(request)  # first: what cannot be sent must not count as live
+        self._live[request.id] = generation
+        self._idle.clear()
         return generation
 
     def abort(self, request_id: str) -> None:

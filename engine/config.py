@@ -22,7 +22,7 @@ class EngineConfig(BaseModel):
     `max_batch_tokens`: rows of one step, prompt chunks and decoding together; None fits the device.
     `chunk_tokens`: longest piece of one prompt in a step; None means the whole budget.
     `max_queued_requests`, `max_queued_tokens`: admission bounds on what waits; beyond them 429.
-    `threads`: CPU threads of torch; default: by the model's size and the usable cores.
+    `threads`: CPU threads of torch; default: OMP_NUM_THREADS, or by the model's size and the cores.
     `engine_in`: a thread of the server, or a process of its own, where HTTP does not hold it up;
     `LLM` needs neither and runs in the caller's thread.
     `stall_s`: a step that takes longer counts as a dead engine in /health.

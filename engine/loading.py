@@ -4,8 +4,8 @@ The only place that reads `models`.
 """
 
 import logging
+import os
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,7 @@ from ..errors import ConfigurationError, UnsupportedModelError
 from ..kvcache.store import LayerShape
 from .attention import NAME, Findings, probe_model, register
 from .config import EngineConfig
-from .lean.bound import bind_all
-from .lean.linears import pack_linears, quantize_linears
-from .lean.rewrite import RewriteError, rewrite
+from .lean.prepare import check_quantized, make_lean, quantize
 from .selfcheck import computes_the_same
 from .threads import torch_threads, usable_cores
 from .tokenization import Tokenizer
@@ -87,10 +85,16 @@ def load_model(config: EngineConfig) -> LoadedModel:
     vocab_size = found.vocab_size
     generation = _generation_config(source, model)
     architecture = type(model).__name__
-    model = _lean(model, config, lambda: _load_weights(source, config, dtype).to(device).eval())
+    lean = make_lean(model, config.quantization)
+    if lean is None:
+        del model  # before it is loaded once more
+        lean = _load_weights(source, config, dtype).to(device).eval()
+        if config.quantization != "none":
+            quantize(lean, config.quantization)
+            check_quantized(lean)
     eos = _eos_ids(generation, text_config, loaded_tokenizer, vocab_size)
     return LoadedModel(
-        model=model,
+        model=lean,
         tokenizer=Tokenizer(loaded_tokenizer, eos),
         info=ModelInfo(
             id=name,
@@ -142,7 +146,8 @@ def _set_threads(config: EngineConfig, model: nn.Module, device: torch.device) -
     if device.type == "cpu":
         weights_bytes = sum(p.numel() * p.element_size() for p in model.parameters())
         cores = usable_cores()
-        torch.set_num_threads(config.threads or torch_threads(weights_bytes, cores))
+        if config.threads is not None or "OMP_NUM_THREADS" not in os.environ:
+            torch.set_num_threads(config.threads or torch_threads(weights_bytes, cores))
         logger.info("torch uses %d threads, of %d usable cores", torch.get_num_threads(), cores)
     elif config.threads is not None:
         torch.set_num_threads(config.threads)
@@ -208,23 +213,6 @@ def _probe(model: Any, text_config: Any) -> Findings:
     return found
 
 
-def _lean(model: nn.Module, config: EngineConfig, again: Callable[[], nn.Module]) -> nn.Module:
-    """The model as it will run: rewritten where that is known to pay, packed or quantised."""
-    parameter = next(model.parameters())
-    if parameter.device.type == "cpu" and parameter.dtype == torch.float32:
-        try:
-            model = rewrite(model)
-        except RewriteError as error:
-            logger.warning("%s; it runs as transformers has it", error)
-            model = again()
-    if config.quantization == "int8":
-        quantize_linears(model)
-    if parameter.device.type == "cpu" and parameter.dtype == torch.float32:
-        pack_linears(model)
-    bind_all(model)
-    return model
-
-
 def _refusal(kind: str, reason: str) -> str:
     return (
         f"the architecture {kind!r} is not supported: {reason}. Penstock runs decoders that "
@@ -254,6 +242,31 @@ def _eos_ids(
     return frozenset()
 
 
+def _same_rotary_up_to(text_config: Any, own: int) -> int:
+    """The length from which rotary factors depend on the longest sequence of a step.
+
+    With those, a sequence's text would depend on its batch mates, and keys read earlier would have
+    been rotated by other factors; so the context ends there.
+    """
+    parameters = getattr(text_config, "rope_parameters", None) or {}
+    several = [parameters] if "rope_type" in parameters else list(parameters.values())
+    limits = [own]
+    for each in several:
+        if isinstance(each, dict) and each.get("rope_type") in ("longrope", "dynamic"):
+            original = each.get("original_max_position_embeddings") or getattr(
+                text_config, "original_max_position_embeddings", None
+            )
+            limits.append(int(original or own))
+    if min(limits) < own:
+        logger.warning(
+            "the model's context of %d tokens is cut to %d: beyond that, its rotary embedding "
+            "depends on the longest sequence of a batch",
+            own,
+            min(limits),
+        )
+    return min(limits)
+
+
 def _context(config: EngineConfig, text_config: Any, found: Findings) -> int:
     own = int(getattr(text_config, "max_position_embeddings", None) or _DEFAULT_CONTEXT)
     # Chunked attention (Llama 4) equals plain causal attention up to the chunk size.
@@ -264,6 +277,7 @@ def _context(config: EngineConfig, text_config: Any, found: Findings) -> int:
     window = getattr(text_config, "sliding_window", None)
     if window and not found.passes_window:
         own = min(own, int(window))
+    own = min(own, _same_rotary_up_to(text_config, own))
     if config.max_model_len is None:
         return own
     if config.max_model_len > own:

@@ -40,6 +40,7 @@ class EngineLoop:
         on_failure: Callable[[str], None],
     ) -> None:
         self.step_started_s: float | None = None
+        self.taken = 0
         self._engine = engine
         self._inbox = inbox
         self._clock = clock
@@ -71,6 +72,7 @@ class EngineLoop:
             wait = False
             if message is None:
                 return False
+            self.taken += 1
             if isinstance(message, Request):
                 self._engine.add(message)
             else:

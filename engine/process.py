@@ -6,11 +6,14 @@ loop until it is told to stop or the other end of the socket is closed.
 
 import gc
 import logging
+import os
 import signal
 import socket
 import sys
 import threading
 import time
+from concurrent.futures import Future
+from contextlib import suppress
 
 from transformers.utils import logging as transformers_logging
 
@@ -37,6 +40,7 @@ from .wire import (
 logger = logging.getLogger(__name__)
 
 _READ_BYTES = 1 << 16
+_GRACE_S = 10.0
 
 
 class _Link:
@@ -49,11 +53,8 @@ class _Link:
     def send(self, message: FromEngine) -> None:
         """Send one message; once nobody listens it is dropped, and the reader ends the process."""
         data = frame(message)
-        with self._lock:
-            try:
-                self._connection.sendall(data)
-            except OSError:
-                return
+        with self._lock, suppress(OSError):
+            self._connection.sendall(data)
 
 
 class _LogToLink(logging.Handler):
@@ -63,13 +64,18 @@ class _LogToLink(logging.Handler):
         self.setFormatter(logging.Formatter("%(message)s"))
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._link.send(Logged(record.levelno, record.name, self.format(record)))
+        try:
+            self._link.send(Logged(record.levelno, record.name, self.format(record)))
+        except Exception:
+            self.handleError(record)
 
 
 def main() -> int:
     """Serve one engine; returns the exit status."""
-    # A terminal's interrupt goes to all of its processes; this one ends when the server says so.
+    # Signals to a terminal's or a service's whole group reach this process too. It ends when the
+    # server says so, or when the server's end of the socket closes.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     connection = socket.socket(fileno=int(sys.argv[1]))
     link = _Link(connection)
     frames = Frames()
@@ -81,14 +87,25 @@ def main() -> int:
     logging.getLogger().setLevel(int(level))
     if not sys.stderr.isatty():
         transformers_logging.disable_progress_bar()
+    inbox = Inbox()
+    built: Future[Built] = Future()
+    reader = threading.Thread(
+        target=_read, args=(connection, frames, built, inbox), name="reader", daemon=True
+    )
+    reader.start()
     try:
-        built = build_engine(EngineConfig.model_validate_json(settings), time.monotonic)
+        ready = build_engine(EngineConfig.model_validate_json(settings), time.monotonic)
     except ConfigurationError as error:
         link.send(Refused(type(error).__name__, str(error)))
         return 1
     # What is loaded stays: the collector need not walk torch again and again between tokens.
     gc.collect()
     gc.freeze()
+    built.set_result(ready)
+    return _serve(ready, inbox, link)
+
+
+def _serve(built: Built, inbox: Inbox, link: _Link) -> int:
     engine, loaded = built.engine, built.loaded
     link.send(
         Ready(
@@ -98,29 +115,19 @@ def main() -> int:
             stats=engine.stats(),
         )
     )
+    status = 0
 
     def stepped(outputs: list[StepOutput], rows: int) -> None:
-        link.send(Stepped(outputs=outputs, rows=rows, stats=engine.stats()))
+        link.send(Stepped(taken=loop.taken, outputs=outputs, rows=rows, stats=engine.stats()))
 
-    inbox = Inbox()
-    failed: list[str] = []
-
-    def failure(name: str) -> None:
-        failed.append(name)
+    def failed(name: str) -> None:
+        nonlocal status
+        status = 1
         link.send(Failed(name))
 
-    def read() -> None:
-        try:
-            _read(connection, frames, built, inbox)
-        except Exception as error:  # noqa: BLE001, RUF100 - the thread's last words
-            logger.exception("a message could not be read")
-            failure(type(error).__name__)
-        inbox.put(None)
-
-    threading.Thread(target=read, name="reader", daemon=True).start()
-
-    EngineLoop(engine, inbox, time.monotonic, on_step=stepped, on_failure=failure).run()
-    return 1 if failed else 0
+    loop = EngineLoop(engine, inbox, time.monotonic, on_step=stepped, on_failure=failed)
+    loop.run()
+    return status
 
 
 def _first(connection: socket.socket, frames: Frames) -> bytes | None:
@@ -131,24 +138,27 @@ def _first(connection: socket.socket, frames: Frames) -> bytes | None:
     return None
 
 
-def _read(connection: socket.socket, frames: Frames, built: Built, inbox: Inbox) -> None:
-    """Hand messages on to the loop, until the server ends."""
-    intake = built.intake
-    while True:
-        try:
-            data = connection.recv(_READ_BYTES)
-        except OSError:
-            data = b""
-        if not data:
-            return
-        for body in frames.feed(data):
-            message = decode_to_engine(body)
-            if isinstance(message, Stop):
-                return
-            if isinstance(message, Aborted):
-                inbox.put(Abort(request_id=message.request_id, index=message.index))
-            else:
-                inbox.put(unpack_request(message, intake.decoding, intake.kv_cache))
+def _read(connection: socket.socket, frames: Frames, built: Future[Built], inbox: Inbox) -> None:
+    """Hand messages on to the loop. Ends the loop, or the process, when the server ends."""
+    try:
+        while data := connection.recv(_READ_BYTES):
+            for body in frames.feed(data):
+                message = decode_to_engine(body)
+                if isinstance(message, Stop):
+                    inbox.put(None)
+                    return
+                if isinstance(message, Aborted):
+                    inbox.put(Abort(request_id=message.request_id, index=message.index))
+                else:
+                    intake = built.result().intake
+                    inbox.put(unpack_request(message, intake.decoding, intake.kv_cache))
+    except Exception:
+        logger.exception("the engine's process cannot read what it is told")
+    # Nobody listens any more: finish the step, but do not wait for a model or a step that hangs.
+    inbox.put(None)
+    if built.done():
+        time.sleep(_GRACE_S)
+    os._exit(1)
 
 
 if __name__ == "__main__":

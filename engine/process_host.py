@@ -65,17 +65,18 @@ class ProcessHost:
         self._connection = ours
         level = logging.getLogger().getEffectiveLevel()
         settings = b"%d " % level + config.model_dump_json().encode()
-        ours.sendall(len(settings).to_bytes(_LENGTH_BYTES, "big") + settings)
         try:
+            ours.sendall(len(settings).to_bytes(_LENGTH_BYTES, "big") + settings)
             self.ready = self._wait_until_ready()
         except BaseException:
-            ours.close()
+            ours.close()  # which ends the process
             self._process.wait()
             raise
         self._stats = self.ready.stats
         self._transport: asyncio.Transport | None = None
         self._unsent: list[bytes] = []
         self._busy_since_s: float | None = None
+        self._sent = 0
         self._stopping = False
         self._failed = False
         self._connecting: asyncio.Task[None] | None = None
@@ -99,9 +100,11 @@ class ProcessHost:
 
     def send(self, message: Request | Abort) -> None:
         """See `EngineHost`."""
+        packed = pack_message(message)
         if self._busy_since_s is None:
             self._busy_since_s = self._clock()
-        self._write(pack_message(message))
+        self._sent += 1
+        self._write(packed)
 
     async def stop(self) -> None:
         """See `EngineHost`."""
@@ -109,7 +112,7 @@ class ProcessHost:
         if self._connecting is None:
             self._connection.close()  # the process ends with it
         else:
-            await self._connecting
+            await asyncio.shield(self._connecting)
             self._write(Stop())
         try:
             await asyncio.wait_for(self._ended(), JOIN_S)
@@ -134,6 +137,7 @@ class ProcessHost:
     def disconnected(self) -> None:
         """The process has ended."""
         self._gone.set()
+        self._process.poll()
         if not self._stopping:
             self._fail("its process has ended")
 
@@ -145,9 +149,13 @@ class ProcessHost:
     def _handle(self, message: FromEngine) -> None:
         if isinstance(message, Stepped):
             self._stats = message.stats
-            working = message.stats.running or message.stats.waiting
-            self._busy_since_s = self._clock() if working else None
-            self._on_step(message.outputs, message.rows)
+            idle = not (message.stats.running or message.stats.waiting)
+            done = idle and message.taken == self._sent
+            self._busy_since_s = None if done else self._clock()
+            try:
+                self._on_step(message.outputs, message.rows)
+            except Exception:  # as asyncio does with what a thread calls on its loop
+                logger.exception("a step's outputs could not be delivered")
         elif isinstance(message, Failed):
             self._fail(message.error)
         elif isinstance(message, Logged):
@@ -170,7 +178,7 @@ class ProcessHost:
     async def _connect(self) -> None:
         events = asyncio.get_running_loop()
         self._connection.setblocking(False)
-        self._transport, _ = await events.create_connection(
+        self._transport, _ = await events.create_unix_connection(
             lambda: _Protocol(self), sock=self._connection
         )
         for data in self._unsent:

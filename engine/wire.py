@@ -70,8 +70,9 @@ class Refused(msgspec.Struct, frozen=True, tag=True):
 
 
 class Stepped(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """One step."""
+    """One step. `taken`: how many messages the loop has taken since its start."""
 
+    taken: int
     outputs: list[StepOutput]
     rows: int
     stats: EngineStats
@@ -148,7 +149,9 @@ def unpack_request(message: Submitted, decoding: Registry[Any], kv_cache: Regist
 
 
 def _pack_methods(chosen: Mapping[str, Choice[M]]) -> Methods:
-    return {c.method.name: c.parameters.model_dump(mode="json") for c in chosen.values()}
+    return {
+        c.method.name: c.parameters.model_dump(mode="json", by_alias=True) for c in chosen.values()
+    }
 
 
 def _unpack_methods(packed: Methods, registry: Registry[M]) -> dict[str, Choice[M]]:

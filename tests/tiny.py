@@ -106,10 +106,13 @@ def enlarge_weights(model: torch.nn.Module) -> None:
                 parameter.normal_(0.0, 0.05)
 
 
-def save_tiny(kind: str, folder: Path, **changes: Any) -> Path:
-    """Save a random model of architecture `kind` with the byte tokenizer; returns its folder."""
+def save_tiny(kind: str, folder: Path, base: dict[str, Any] | None = None, **changes: Any) -> Path:
+    """Save a random model of architecture `kind` with the byte tokenizer; returns its folder.
+
+    `base`: its configuration, where it is none of `ARCHITECTURES`.
+    """
     torch.manual_seed(1234)
-    config = AutoConfig.for_model(kind, **{**ARCHITECTURES[kind], **changes})
+    config = AutoConfig.for_model(kind, **{**(base or ARCHITECTURES[kind]), **changes})
     model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").float()
     enlarge_weights(model)
     model.generation_config.eos_token_id = EOS

@@ -5,6 +5,7 @@ pair element i with i + n/2; here the rows of the weights are permuted so that p
 Queries and keys are permuted alike, so their dot products stay what they were.
 """
 
+import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -16,6 +17,8 @@ from .bound import BoundModule
 from .linears import merged
 from .norms import LeanRMSNorm, lean_norm
 from .observe import AttentionShape, Call, DenseStep, Observation, matches
+
+_KNOWN_PARAMETERS = {"hidden_states", "position_embeddings", "use_cache", "output_attentions"}
 
 Rotation = Literal["none", "halves", "neighbours"]
 """Which elements of a head are a pair: i and i + n/2 (Llama), or 2i and 2i + 1 (Cohere)."""
@@ -30,26 +33,29 @@ class LeanRotary(nn.Module):
     def __init__(self, inner: nn.Module, example: tuple[Tensor, Tensor]) -> None:
         super().__init__()
         self.inner = inner
-        self._angles = _angles(*example)
+        self._in_halves = _in_halves(*example)
 
     def forward(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """The factors, twice, where the model expects cosine and sine."""
         cos, sin = self.inner(*args, **kwargs)
-        factors = torch.complex(cos[0, :, self._angles], sin[0, :, self._angles])[:, None]
+        factors = _factors(cos, sin, in_halves=self._in_halves)
         return factors, factors
 
 
 def rotary_factors(cos: Tensor, sin: Tensor) -> Tensor:
     """Complex factors `[T, 1, n/2]` of cosine and sine `[1, T, n]`, which hold each angle twice."""
-    angles = _angles(cos, sin)
-    return torch.complex(cos[0, :, angles], sin[0, :, angles])[:, None]
+    return _factors(cos, sin, in_halves=_in_halves(cos, sin))
 
 
-def _angles(cos: Tensor, sin: Tensor) -> slice:
-    """Where each angle stands once: in the first half, or in every second place."""
+def _factors(cos: Tensor, sin: Tensor, *, in_halves: bool) -> Tensor:
+    once = slice(cos.shape[-1] // 2) if in_halves else slice(None, None, 2)
+    return torch.complex(cos[0, :, once], sin[0, :, once])[:, None]
+
+
+def _in_halves(cos: Tensor, sin: Tensor) -> bool:
+    """Whether each angle stands once in each half; else in two neighbouring places."""
     half = cos.shape[-1] // 2
-    in_halves = all(torch.equal(x[..., :half], x[..., half:]) for x in (cos, sin))
-    return slice(half) if in_halves else slice(None, None, 2)
+    return all(torch.equal(x[..., :half], x[..., half:]) for x in (cos, sin))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,16 +139,27 @@ def recognise(module: nn.Module, seen: Observation) -> Recognised | None:
     if call is None or parts is None:
         return None
     cos_sin: Any = call.kwargs.get("position_embeddings")
+    if _needs_more(module, call):
+        return None
     for candidate in _candidates(cos_sin):
+
+        def translate(kwargs: dict[str, Any], candidate: Recognised = candidate) -> dict[str, Any]:
+            embeddings = None
+            if candidate.rotation != "none":
+                factors = rotary_factors(*cos_sin)
+                embeddings = (factors, factors)
+            return kwargs | {"position_embeddings": embeddings, "penstock_step": DenseStep()}
+
         lean = _build(module, parts, candidate, seen)
-        embeddings = None
-        if candidate.rotation != "none":
-            factors = rotary_factors(*cos_sin)
-            embeddings = (factors, factors)
-        kwargs = call.kwargs | {"position_embeddings": embeddings, "penstock_step": DenseStep()}
-        if matches(lean, Call(args=call.args, kwargs=kwargs, output=call.output)):
+        if matches(lean, module, call, translate=translate):
             return candidate
     return None
+
+
+def _needs_more(module: nn.Module, call: Call) -> bool:
+    """Whether the module was given, under a name that it asks for, what a twin would ignore."""
+    named = set(inspect.signature(module.forward).parameters) - _KNOWN_PARAMETERS
+    return any(call.kwargs.get(name) is not None for name in named)
 
 
 def lean_attention(module: nn.Module, known: Recognised, seen: Observation) -> LeanAttention:

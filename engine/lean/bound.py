@@ -15,12 +15,6 @@ class BoundModule(nn.Module):
     calls: dict[str, Callable[..., Any]]
 
     def bind(self) -> None:
-        """Look the parts up; again whenever one has been replaced."""
-        self.calls = {name: part.forward for name, part in self.named_children()}
-
-
-def bind_all(model: nn.Module) -> None:
-    """Bind every bound module inside `model`."""
-    for module in model.modules():
-        if isinstance(module, BoundModule):
-            module.bind()
+        """Look the parts up; again whenever one has been replaced (`replace` sees to it)."""
+        parts = {name: part for name, part in self._modules.items() if part is not None}
+        self.calls = {name: part.forward for name, part in parts.items()}

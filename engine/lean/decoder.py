@@ -50,7 +50,7 @@ def lean_layer(module: Any, call: Call | None) -> LeanLayer | None:
     if not isinstance(feed_forward, nn.Module):
         return None
     candidate = LeanLayer(norm, attention, after, feed_forward)
-    return candidate if matches(candidate, call) else None
+    return candidate if matches(candidate, module, call) else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,7 +39,7 @@ def lean_feed_forward(module: Any, call: Call | None) -> LeanFeedForward | None:
     if type(together) is not nn.Linear:
         return None
     candidate = LeanFeedForward(together, down, activation)
-    return candidate if matches(candidate, call) else None
+    return candidate if matches(candidate, module, call) else None
 
 
 def _is_silu(activation: nn.Module) -> bool:

@@ -1,14 +1,14 @@
 """Linear layers merged, packed for a CPU, or quantised: every `nn.Linear` of a model at once."""
 
 import logging
-from typing import Literal
+from typing import Literal, TypeGuard
 
-import psutil
 import torch
 from torch import Tensor, nn
 
 from ...kernels.linear.int8 import Int8Linear, fits
 from ...kernels.linear.packed import PackedLinear, choose, is_available, measure
+from ..memory import free_bytes
 from .replace import replace
 
 logger = logging.getLogger(__name__)
@@ -17,6 +17,7 @@ Quantization = Literal["none", "int8"]
 
 _SHARE_OF_MEMORY = 0.25
 """Two copies of the weights are kept if they take no more of the available memory than this."""
+_WORTH_IT = 0.5
 _SAMPLE_BYTES = 128 << 20
 """Weights of so many bytes are tried: more than most caches hold."""
 
@@ -39,21 +40,53 @@ def pack_linears(model: nn.Module) -> None:
     """Replace the float32 linear layers of a model on a CPU by ones that pick their kernel."""
     if not is_available():
         return
-    layers = [m for m in model.modules() if type(m) is nn.Linear]
-    weights_bytes = sum(layer.weight.numel() * layer.weight.element_size() for layer in layers)
-    one_layout = weights_bytes > _SHARE_OF_MEMORY * psutil.virtual_memory().available
-    times_s = measure(_sample([layer.weight for layer in layers]))
+    weights = [m.weight for m in model.modules() if _is_plain(m)]
+    weights_bytes = sum(weight.numel() * weight.element_size() for weight in weights)
+    one_layout = weights_bytes > _SHARE_OF_MEMORY * free_bytes(torch.device("cpu"))
+    times_s = measure(_sample(weights))
+    del weights
     choices = {shape: choose(times, one_layout=one_layout) for shape, times in times_s.items()}
     for shape, choice in choices.items():
         logger.debug("linear layers of %d x %d: %s", *shape, ", ".join(choice))
 
     def packed(module: nn.Module) -> nn.Module | None:
-        if type(module) is not nn.Linear:
+        if not _is_plain(module):
             return None
         return PackedLinear(module.weight, module.bias, choices[module.weight.shape])
 
     count = replace(model, packed)
     logger.info("%d linear layers of %d shapes packed", count, len(choices))
+
+
+def quantize_linears(model: nn.Module) -> None:
+    """Replace the linear layers of a model by 8-bit ones, where the kernels take their shape."""
+    all_bytes = sum(p.numel() * p.element_size() for p in model.parameters())
+    done_bytes = 0
+
+    def quantised(module: nn.Module) -> nn.Module | None:
+        nonlocal done_bytes
+        if type(module) is not nn.Linear or not fits(module.weight):
+            return None
+        done_bytes += module.weight.numel() * module.weight.element_size()
+        return Int8Linear(module.weight, module.bias)
+
+    count = replace(model, quantised)
+    share = done_bytes / max(1, all_bytes)
+    level = logging.INFO if share > _WORTH_IT else logging.WARNING
+    logger.log(level, "%d linear layers, %.0f %% of the weights, in 8 bits", count, 100 * share)
+
+
+def _is_plain(module: nn.Module) -> TypeGuard[nn.Linear]:
+    """Whether a module is a linear layer in float32 and nothing besides."""
+    own = vars(module)
+    return (
+        type(module) is nn.Linear
+        and type(module.weight) is nn.Parameter
+        and module.weight.dtype == torch.float32
+        and not own["_forward_hooks"]
+        and not own["_forward_pre_hooks"]
+        and "forward" not in own
+    )
 
 
 def _sample(weights: list[Tensor]) -> list[Tensor]:
@@ -67,20 +100,3 @@ def _sample(weights: list[Tensor]) -> list[Tensor]:
             shapes.add(weight.shape)
             size_bytes += weight.numel() * weight.element_size()
     return chosen
-
-
-def quantize_linears(model: nn.Module) -> None:
-    """Replace the linear layers of a model by 8-bit ones, where the kernels take their shape."""
-    left = 0
-
-    def quantised(module: nn.Module) -> nn.Module | None:
-        nonlocal left
-        if type(module) is not nn.Linear:
-            return None
-        if not fits(module.weight):
-            left += 1
-            return None
-        return Int8Linear(module.weight, module.bias)
-
-    count = replace(model, quantised)
-    logger.info("%d linear layers in 8 bits, %d left as they were", count, left)

@@ -52,7 +52,7 @@ def lean_norm(module: nn.Module, call: Call | None) -> LeanRMSNorm | None:
     # Gemma's weights are stored as the difference to one.
     for effective in (weight, 1 + weight):
         candidate = LeanRMSNorm(effective, eps)
-        if matches(candidate, call):
+        if matches(candidate, module, call):
             return candidate
     return None
 

@@ -5,17 +5,19 @@ where it returns what the module returned in a recorded call. All else stays as 
 """
 
 import logging
+from collections.abc import Callable
+from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
 
 from .attention import LeanRotary, Recognised, lean_attention, recognise
-from .bound import bind_all
 from .decoder import lean_decoder, lean_layer
 from .feed_forward import lean_feed_forward
 from .norms import lean_norm
-from .observe import DenseStep, Observation, agree, inputs, observe
-from .replace import replace
+from .observe import WHOLE_TOLERANCE, Call, DenseStep, Observation, agree, observe
+from .replace import Twin, replace
 
 logger = logging.getLogger(__name__)
 
@@ -25,21 +27,24 @@ class RewriteError(RuntimeError):
 
 
 @torch.inference_mode()
-def rewrite(model: nn.Module) -> nn.Module:
+def rewrite(model: Any) -> nn.Module:
     """Return the lean model. `model` is changed and must not be used any more.
 
-    Attention must go through our interface, and weights be float32.
+    Attention must go through our interface, and weights be float32. Replaced weights are let go
+    as soon as their copies stand: memory for one module more than the model's is enough.
 
     Raises:
-        RewriteError: the result is wrong; load the model again and leave it alone.
+        RewriteError: the result is wrong.
+        Exception: the model does what nobody foresaw. In both cases: load it again, leave it alone.
     """
     seen = observe(model)
     attentions = _rewrite_attention(model, seen)
-    blocks = replace(model, lambda module: lean_feed_forward(module, seen.calls.get(module)))
-    norms = replace(model, lambda module: lean_norm(module, seen.calls.get(module)))
+    blocks = replace(model, _tried(lean_feed_forward, seen))
+    norms = replace(model, _tried(lean_norm, seen))
+    seen.calls.clear()
     again = observe(model)
-    layers = replace(model, lambda module: lean_layer(module, again.calls.get(module)))
-    bind_all(model)
+    layers = replace(model, _tried(lean_layer, again))
+    again.calls.clear()
     decoder = lean_decoder(model)
     lean = model if decoder is None or not _gives(decoder, seen) else decoder
     if not _gives(lean, seen):
@@ -55,17 +60,29 @@ def rewrite(model: nn.Module) -> nn.Module:
     return lean
 
 
+def _tried(make: Callable[[nn.Module, Call | None], nn.Module | None], seen: Observation) -> Twin:
+    """Make a twin of a module that was seen, and forget the module."""
+
+    def twin(module: nn.Module) -> nn.Module | None:
+        found = make(module, seen.calls.get(module))
+        if found is not None:
+            del seen.calls[module]
+        return found
+
+    return twin
+
+
 def _gives(model: nn.Module, seen: Observation) -> bool:
-    logits = model(**inputs(seen.logits.device, DenseStep())).logits[0]
-    return agree(logits, seen.logits)
+    logits = model(**seen.given | {"penstock_step": DenseStep()}).logits[0]
+    return agree(logits, seen.logits, WHOLE_TOLERANCE)
 
 
 def _rewrite_attention(model: nn.Module, seen: Observation) -> int:
     """All attention modules or none: they share the rotary embedding."""
-    modules = [module for module in seen.calls if getattr(module, "layer_idx", None) is not None]
-    attentions = [m for m in modules if isinstance(seen.calls[m].output, tuple)]
-    known: dict[nn.Module, Recognised] = {}
-    for module in attentions:
+    known: WeakKeyDictionary[nn.Module, Recognised] = WeakKeyDictionary()
+    for module, call in seen.calls.items():
+        if getattr(module, "layer_idx", None) is None or not isinstance(call.output, tuple):
+            continue
         found = recognise(module, seen)
         if found is None:
             return 0
@@ -79,4 +96,12 @@ def _rewrite_attention(model: nn.Module, seen: Observation) -> int:
         if isinstance(call.output, tuple) and any(call.output is each for each in given)
     }
     replace(model, rotary.get)
-    return replace(model, lambda m: lean_attention(m, known[m], seen) if m in known else None)
+
+    def twin(module: nn.Module) -> nn.Module | None:
+        if module not in known:
+            return None
+        lean = lean_attention(module, known[module], seen)
+        del seen.calls[module]
+        return lean
+
+    return replace(model, twin)

@@ -22,7 +22,7 @@ Choice = tuple[Kernel, ...]
 """The kernel for 1 row, up to 2, up to 4 and so on; the last one also for all above."""
 
 ROWS: Final = (1, 2, 4, 8, 16, 32)
-_PASSES: Final = 3
+PASSES: Final = 3
 
 
 class PackedLinear(nn.Module):
@@ -34,7 +34,7 @@ class PackedLinear(nn.Module):
         self.choice = choice
         self.weight = weight.detach() if "plain" in choice else None
         self.bias = None if bias is None else bias.detach()
-        self._packed = pack(weight) if "packed" in choice else None
+        self.packed = pack(weight) if "packed" in choice else None
 
     def forward(self, x: Tensor) -> Tensor:
         """`[..., N]`."""
@@ -43,8 +43,8 @@ class PackedLinear(nn.Module):
         if kernel == "plain":
             assert self.weight is not None
             return F.linear(x, self.weight, self.bias)
-        assert self._packed is not None
-        return packed_linear(x, self._packed, self.bias)
+        assert self.packed is not None
+        return packed_linear(x, self.packed, self.bias)
 
 
 def pack(weight: Tensor) -> Tensor:
@@ -79,7 +79,7 @@ def measure(
         inputs = {weight.shape[1]: torch.randn(rows, weight.shape[1]) for weight in weights}
         for kernel in KERNELS:
             best_s = [float("inf")] * len(weights)
-            for _ in range(_PASSES):
+            for _ in range(PASSES):
                 for i, weight in enumerate(weights):
                     x = inputs[weight.shape[1]]
                     begun_s = clock()

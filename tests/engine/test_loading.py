@@ -8,13 +8,12 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from penstock.engine.config import EngineConfig
-from penstock.engine.lean.rewrite import RewriteError
 from penstock.engine.loading import EMBEDDED_MODEL, load_model
 from penstock.errors import ConfigurationError, UnsupportedModelError
 from penstock.kernels.linear.int8 import Int8Linear
 from penstock.kernels.linear.packed import PackedLinear
 from tests.conftest import TinyModel
-from tests.tiny import byte_tokenizer, enlarge_weights
+from tests.tiny import byte_tokenizer, enlarge_weights, save_tiny
 
 SMALL = {
     "hidden_size": 32,
@@ -119,13 +118,27 @@ def test_a_model_that_cannot_be_rewritten_runs_as_it_is(
 ) -> None:
     def refuse(model: torch.nn.Module) -> torch.nn.Module:
         model.lm_head = torch.nn.Identity()  # half-way through
-        raise RewriteError("the logits differ")
+        raise KeyError("whatever")
 
-    monkeypatch.setattr("penstock.engine.loading.rewrite", refuse)
+    monkeypatch.setattr("penstock.engine.lean.prepare.rewrite", refuse)
     loaded = load_model(EngineConfig(model=str(tiny_model("llama"))))
     assert type(loaded.model).__name__ == "LlamaForCausalLM"
     assert not isinstance(loaded.model.get_submodule("lm_head"), torch.nn.Identity)
     assert "runs as transformers has it" in caplog.text
+    quantised = load_model(EngineConfig(model=str(tiny_model("llama")), quantization="int8"))
+    assert isinstance(quantised.model.get_submodule("lm_head"), Int8Linear)
+
+
+def test_a_context_in_which_rotation_depends_on_neighbours_is_cut(tmp_path: Path) -> None:
+    rope = {
+        "rope_type": "longrope",
+        "rope_theta": 10_000.0,
+        "original_max_position_embeddings": 128,
+        "short_factor": [1.0] * 8,
+        "long_factor": [4.0] * 8,
+    }
+    save_tiny("phi3", tmp_path, rope_parameters=rope, original_max_position_embeddings=128)
+    assert load_model(EngineConfig(model=str(tmp_path))).info.max_length_tokens == 128
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

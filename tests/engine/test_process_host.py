@@ -3,8 +3,11 @@
 import asyncio
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from typing import Any
 
 import psutil
@@ -37,7 +40,7 @@ def children() -> list[psutil.Process]:
 
 
 @pytest.fixture
-def serve(tiny_model: TinyModel) -> Callable[[Body], AsyncEngine]:
+def serve(tiny_model: TinyModel, caplog: pytest.LogCaptureFixture) -> Callable[[Body], AsyncEngine]:
     """Run a coroutine against an engine in a process, which has ended afterwards."""
 
     def go(body: Body) -> AsyncEngine:
@@ -56,7 +59,8 @@ def serve(tiny_model: TinyModel) -> Callable[[Body], AsyncEngine]:
                 await engine.stop()
 
         asyncio.run(main())
-        assert not process.is_running()
+        assert process.pid not in [child.pid for child in children()]
+        assert not any("it is killed" in record.message for record in caplog.records)
         stats = engine.stats()
         assert (stats.running, stats.waiting, stats.pages_in_use) == (0, 0, 0)
         return engine
@@ -84,7 +88,11 @@ def test_answers_are_those_of_the_same_process(
             )
         )
         deltas = [delta async for delta in generation]
-        assert generation.prompt_logprobs == pytest.approx(expected[index].prompt_logprobs)
+        found, wanted = generation.prompt_logprobs, expected[index].prompt_logprobs
+        assert found is not None
+        assert wanted is not None
+        assert [e.token_id for e in found] == [e.token_id for e in wanted]
+        assert [e.logprob for e in found] == pytest.approx([e.logprob for e in wanted], abs=1e-4)
         return deltas
 
     async def body(engine: AsyncEngine, process: psutil.Process) -> None:
@@ -95,23 +103,25 @@ def test_answers_are_those_of_the_same_process(
             assert [e.token_id for e in logprobs] == answer.choices[0].token_ids
             assert all(len(e.top) == 2 for e in logprobs)
         aborted = engine.submit(request(engine, max_tokens=400))
-        async for _ in aborted:
-            aborted.abort()
-        assert aborted.usage.completion_tokens < 400
-        # One choice ended by its stop string; the other side must hear of it.
-        stopped = engine.submit(request(engine, max_tokens=300, stop=expected[0].text[:1], seed=0))
-        await read(stopped)
+        process.suspend()  # it cannot be done before it hears of this
+        aborted.abort()
+        process.resume()
+        assert await read(aborted) == [""]
+        # A choice ended by its stop string on this side; the other one must hear of it.
+        stop = expected[0].text[1:3]
+        stopped = engine.submit(request(engine, prompts[0], max_tokens=300, stop=stop, seed=0))
+        deltas = [delta async for delta in stopped]
+        assert (deltas[-1].finish_reason, deltas[-1].stop_reason) == ("stop", stop)
 
-    engine = serve(body)
-    assert engine.stats().generation_tokens >= 64
+    serve(body)
 
 
 def test_a_dead_process_fails_the_waiting_and_refuses_the_next(
     serve: Callable[[Body], AsyncEngine],
 ) -> None:
     async def body(engine: AsyncEngine, process: psutil.Process) -> None:
+        process.suspend()  # it must not be done before it is killed
         generations = [engine.submit(request(engine, max_tokens=300)) for _ in range(3)]
-        await anext(generations[0])
         os.kill(process.pid, signal.SIGKILL)
         for generation in generations:
             with pytest.raises(EngineDeadError):
@@ -143,6 +153,37 @@ def test_a_stopped_process_is_unhealthy(serve: Callable[[Body], AsyncEngine]) ->
         engine.check_health()
 
     serve(body)
+
+
+def test_signals_to_the_whole_group_leave_it_running(
+    serve: Callable[[Body], AsyncEngine],
+) -> None:
+    async def body(engine: AsyncEngine, process: psutil.Process) -> None:
+        process.send_signal(signal.SIGTERM)
+        process.send_signal(signal.SIGINT)
+        await read(engine.submit(request(engine)))
+
+    serve(body)
+
+
+SERVER = """
+import os, sys, time
+from penstock.engine.config import EngineConfig
+from penstock.engine.process_host import ProcessHost
+if sys.argv[2] == "loading":
+    ProcessHost._wait_until_ready = lambda self: print(self._process.pid, flush=True) or os._exit(0)
+host = ProcessHost(EngineConfig(model=sys.argv[1], kv_cache_memory=0.01), time.monotonic)
+print(host._process.pid, flush=True)
+os._exit(0)
+"""
+
+
+@pytest.mark.parametrize("moment", ["loading", "ready"])
+def test_it_ends_when_the_server_is_gone(moment: str, tiny_model: TinyModel) -> None:
+    command = [sys.executable, "-c", SERVER, str(tiny_model("llama")), moment]
+    server = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    with suppress(psutil.NoSuchProcess):  # it may have been quicker
+        psutil.Process(int(server.stdout)).wait(timeout=DEADLINE_S)
 
 
 def test_a_model_that_cannot_be_served_is_refused_by_name(tiny_model: TinyModel) -> None:
@@ -190,7 +231,7 @@ def test_frames_come_whole_however_the_bytes_are_cut(tiny_model: TinyModel) -> N
     stats = LLM(str(tiny_model("llama")), kv_cache_memory=0.01).stats()
     top = TokenLogprobs(token_id=1, logprob=-0.5, rank=1, top=((1, -0.5), (2, float("-inf"))))
     output = StepOutput(request_id="r", index=0, token_ids=(1, 2), logprobs=(top,))
-    messages = [Stepped(outputs=[output] * n, rows=n, stats=stats) for n in (0, 1, 50)]
+    messages = [Stepped(taken=n, outputs=[output] * n, rows=n, stats=stats) for n in (0, 1, 50)]
     data = b"".join(frame(message) for message in messages)
     for size in (1, 3, 1000, len(data)):
         frames = Frames()

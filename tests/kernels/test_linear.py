@@ -1,12 +1,22 @@
 """Packed and 8-bit linear layers against plain products."""
 
+from itertools import count
+
 import pytest
 import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
 from penstock.kernels.linear.int8 import Int8Linear, fits, int_matmul, quantize_rows
-from penstock.kernels.linear.packed import ROWS, Choice, PackedLinear, Times, choose, measure
+from penstock.kernels.linear.packed import (
+    PASSES,
+    ROWS,
+    Choice,
+    PackedLinear,
+    Times,
+    choose,
+    measure,
+)
 
 SHAPES = {"small": (48, 32), "odd": (37, 29), "wide": (512, 96)}
 CHOICES: dict[str, Choice] = {
@@ -32,6 +42,19 @@ def test_packed_equals_plain(choice: Choice, shape: tuple[int, int], rows: int, 
     torch.testing.assert_close(found, linear(x, weight, offset), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("rows", "kernel"), [(1, "plain"), (2, "packed"), (3, "plain"), (4, "plain"), (5, "packed")]
+)
+def test_the_number_of_rows_picks_the_kernel(rows: int, kernel: str) -> None:
+    layer = PackedLinear(torch.randn(8, 8), None, ("plain", "packed", "plain", "packed"))
+    if kernel == "packed":
+        layer.weight = None
+    else:
+        layer.packed = None
+    for x in (torch.randn(rows, 8), torch.randn(1, rows, 8)):
+        layer(x)  # fails where the layout that is gone is asked for
+
+
 def test_only_the_chosen_layouts_are_kept() -> None:
     weight = torch.randn(8, 8)
     assert PackedLinear(weight, None, ("packed",)).weight is None
@@ -49,12 +72,24 @@ def test_the_fastest_kernel_is_chosen_for_each_number_of_rows() -> None:
 
 
 def test_every_kernel_is_timed_for_each_shape_and_number_of_rows() -> None:
-    ticks = iter(range(1000))
+    now = 0.0
+    readings = count()
+
+    def clock() -> float:
+        """The n-th call that is timed, from 0, takes n seconds."""
+        nonlocal now
+        reading = next(readings)
+        now += reading // 2 if reading % 2 else 0
+        return now
+
     weights = [torch.randn(shape) for shape in ((16, 8), (8, 16), (16, 8))]
-    found = measure(weights, clock=lambda: float(next(ticks)))
+    found = measure(weights, clock=clock)
     assert list(found) == [(16, 8), (8, 16)]
-    for times_s in found.values():
-        assert times_s == {"plain": [1.0] * len(ROWS), "packed": [1.0] * len(ROWS)}
+    calls = len(weights) * PASSES  # of one kernel for one number of rows; the first are the best
+    for shape, times_s in found.items():
+        assert shape in ((16, 8), (8, 16))  # layers 0 and 2, and layer 1: the median is 1
+        assert times_s["plain"] == [2 * calls * i + 1.0 for i in range(len(ROWS))]
+        assert times_s["packed"] == [2 * calls * i + calls + 1.0 for i in range(len(ROWS))]
 
 
 def test_quantised_rows_come_back_within_half_a_step() -> None:
@@ -110,8 +145,8 @@ def test_a_row_does_not_depend_on_its_neighbours() -> None:
     layer = Int8Linear(torch.randn(64, 96), torch.randn(64))
     x = torch.randn(40, 96) * torch.logspace(-3, 3, 40)[:, None]
     together = layer(x)
-    for count in (1, 3, 16):
-        assert torch.equal(layer(x[:count]), together[:count])
+    for rows in (1, 3, 16):
+        assert torch.equal(layer(x[:rows]), together[:rows])
 
 
 def test_shapes_that_the_kernels_refuse_are_known() -> None:

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import count, repeat
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,9 +17,10 @@ from penstock.engine.lean.decoder import LeanDecoder, LeanLayer
 from penstock.engine.lean.feed_forward import LeanFeedForward
 from penstock.engine.lean.norms import LeanRMSNorm
 from penstock.engine.lean.observe import DenseStep
+from penstock.engine.lean.prepare import make_lean
 from penstock.engine.lean.rewrite import RewriteError, rewrite
 from tests.conftest import TinyModel
-from tests.tiny import ARCHITECTURES
+from tests.tiny import ARCHITECTURES, GQA, save_tiny
 
 LAYERS = 3
 WHOLE = ("llama", "qwen2", "qwen3", "mistral", "gemma", "phi3", "smollm3", "ernie4_5")
@@ -74,6 +76,38 @@ def test_common_decoders_are_rewritten_as_a_whole(kind: str, tiny_model: TinyMod
     assert found[LeanRMSNorm] >= 2 * LAYERS + 1
     left = {type(m).__name__ for m in lean.modules() if not _is_ours(m)}
     assert not {name for name in left if name.endswith(("Norm", "MLP", "Attention", "Layer"))}
+
+
+UNUSUAL: dict[str, dict[str, Any]] = {
+    # queries are scaled at far positions only
+    "ministral3": {
+        "rope_parameters": {
+            "rope_type": "default",
+            "rope_theta": 10_000.0,
+            "llama_4_scaling_beta": 0.5,
+            "original_max_position_embeddings": 64,
+        }
+    },
+    # queries, keys and values are cut off, but only large ones
+    "olmo": {"clip_qkv": 4.0},
+    # its rotary embedding wants to know the kind of layer
+    "mellum": {},
+}
+
+
+@pytest.mark.parametrize("kind", UNUSUAL)
+def test_what_six_small_tokens_do_not_show(kind: str, tmp_path: Path) -> None:
+    register()
+    folder = save_tiny(kind, tmp_path, GQA | UNUSUAL[kind])
+
+    def loaded() -> Any:
+        return AutoModelForCausalLM.from_pretrained(
+            folder, attn_implementation=NAME, dtype=torch.float32
+        ).eval()
+
+    before = logits(loaded(), 31, [0, 30])
+    lean = make_lean(loaded(), "none") or loaded()
+    torch.testing.assert_close(logits(lean, 31, [0, 30]), before, atol=1e-4, rtol=1e-4)
 
 
 def _plus(numbers: Iterator[int]) -> Callable[..., Tensor]:
