@@ -93,6 +93,22 @@ def test_a_story_mentions_every_extra() -> None:
         assert all(names(text, wish.word) for wish in extras), (extras, text)
 
 
+def test_told_promptly_nothing_of_the_plot_comes_between_extras() -> None:
+    extras = (BY_WORD["zebra"], BY_WORD["clock"])
+
+    def sentences_between(*, promptly: bool) -> list[int]:
+        found: list[int] = []
+        for seed in range(80):
+            text = tell(Random(seed), extras, promptly=promptly).text
+            if all(text.count(wish.word) == 1 for wish in extras):
+                start, end = sorted(text.index(wish.word) for wish in extras)
+                found.append(text[start:end].count(". "))
+        return found
+
+    assert max(sentences_between(promptly=True)) == 1
+    assert max(sentences_between(promptly=False)) > 3
+
+
 @pytest.mark.parametrize(
     ("text", "word", "found"),
     [

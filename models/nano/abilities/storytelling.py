@@ -26,6 +26,11 @@ _REQUESTS: Final = (
 _UNWANTED_OFTEN: Final = ("rain", "snow", "wind", "fog", "ice", "forest", "river", "garden")
 
 
+_OTHERS: Final = (0, 0, 1, 1, 2)
+"""How many things that a story mentions by chance its request asks for."""
+_SELDOM: Final = (0, 0, 0, 0, 1)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Request:
     text: str
@@ -51,18 +56,22 @@ def _unwanted(story: Story, count: int, rng: Random) -> tuple[Wish, ...]:
     return tuple(rng.sample(absent, min(count, len(absent))))
 
 
-def _wanted(story: Story, extras: Sequence[Wish], rng: Random) -> list[Wish]:
+def _wanted(
+    story: Story, extras: Sequence[Wish], rng: Random, *, others: Sequence[int]
+) -> list[Wish]:
     """Return 1 to 4 things that `story` mentions, in no order: the extras first of all."""
-    others = [w for w in mentioned(story.text) if w not in extras and w.word != story.kind]
-    rng.shuffle(others)
-    wanted = [*extras, *others[: rng.choice((0, 0, 1, 1, 2))]][:4]
+    by_chance = [w for w in mentioned(story.text) if w not in extras and w.word != story.kind]
+    rng.shuffle(by_chance)
+    wanted = [*extras, *by_chance[: rng.choice(others)]][:4]
     rng.shuffle(wanted)
     return wanted
 
 
-def _worded(story: Story, extras: Sequence[Wish], rng: Random) -> _Request:
+def _worded(
+    story: Story, extras: Sequence[Wish], rng: Random, *, others: Sequence[int]
+) -> _Request:
     hero = BY_WORD[story.kind]
-    wanted = _wanted(story, extras, rng)
+    wanted = _wanted(story, extras, rng, others=others)
     style = rng.random()
     if style < 0.15 and wanted:  # nobody in particular
         about = enumerated(wish.phrase for wish in wanted)
@@ -96,11 +105,11 @@ def _worded(story: Story, extras: Sequence[Wish], rng: Random) -> _Request:
     )
 
 
-def draw(rng: Random, split: Split) -> tuple[Story, tuple[Wish, ...]]:
+def draw(rng: Random, split: Split, *, promptly: bool = False) -> tuple[Story, tuple[Wish, ...]]:
     """Return a story of `split` and what it mentions beyond its plot."""
     while True:
         extras = tuple(rng.sample(WISHES, rng.choice((0, 0, 1, 1, 2, 2, 3))))
-        story = tell(rng, extras)
+        story = tell(rng, extras, promptly=promptly)
         pair = "/".join(sorted(wish.word for wish in extras[:2]))
         if story.kind in {wish.word for wish in extras}:
             continue
@@ -111,8 +120,21 @@ def draw(rng: Random, split: Split) -> tuple[Story, tuple[Wish, ...]]:
 
 def example(rng: Random, split: Split) -> Example:
     """Return a request and a story that fulfils it."""
-    story, extras = draw(rng, split)
-    request = _worded(story, extras, rng)
+    return _example(rng, split, promptly=False, others=_OTHERS)
+
+
+def prompt_example(rng: Random, split: Split) -> Example:
+    """The same, where the story comes to what is asked for at once, and seldom by chance.
+
+    A word that may still come by chance is one that the likeliest next sentence need not hold; a
+    model that has learned that forgets it when it always takes the likeliest.
+    """
+    return _example(rng, split, promptly=True, others=_SELDOM)
+
+
+def _example(rng: Random, split: Split, *, promptly: bool, others: Sequence[int]) -> Example:
+    story, extras = draw(rng, split, promptly=promptly)
+    request = _worded(story, extras, rng, others=others)
     turns = ask(request.text, story.text)
     if rng.random() < 0.15:
         turns = (Turn(role="system", text=rng.choice(SYSTEM_PROMPTS)), *turns)

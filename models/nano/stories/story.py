@@ -107,8 +107,11 @@ def _name(pronoun: str, rng: Random) -> str:
     return rng.choice(words.SHE_NAMES if pronoun == "she" else words.HE_NAMES)
 
 
-def tell(rng: Random, extras: Sequence[Wish] = ()) -> Story:
-    """Return a new story of about 60 to 300 words that also mentions each of `extras`."""
+def tell(rng: Random, extras: Sequence[Wish] = (), *, promptly: bool = False) -> Story:
+    """Return a new story of about 60 to 300 words that also mentions each of `extras`.
+
+    `promptly`: at the first place for it, without exception.
+    """
     kind = rng.choice(words.COMMON_KINDS if rng.random() < 0.25 else words.KINDS)
     he, him, his = _pronouns(kind, rng)
     name = _name(he, rng) if rng.random() < 0.7 else None
@@ -147,7 +150,9 @@ def tell(rng: Random, extras: Sequence[Wish] = ()) -> Story:
     adjective = rng.choice(words.THING_ADJECTIVES + words.COLOURS)
     slots["mything"] = f"{adjective} {slots['thing']}"
     length = rng.choice(("short", "short", "short", "middle", "middle", "middle", "long"))
-    template = _arrange(plot, length, named=name is not None, extras=extras, rng=rng)
+    template = _arrange(
+        plot, length, named=name is not None, extras=extras, promptly=promptly, rng=rng
+    )
     text = expand(template, slots, rng)
     text = text.replace("\n", "\n\n" if rng.random() < 0.5 else " ")
     request = expand(plot.request, slots, rng)
@@ -165,12 +170,10 @@ def tell(rng: Random, extras: Sequence[Wish] = ()) -> Story:
     )
 
 
-def _arrange(plot: Plot, length: str, *, named: bool, extras: Sequence[Wish], rng: Random) -> str:
-    """Return the template of a whole story.
-
-    What is to be mentioned besides the plot comes early. At each place until then it is likelier to
-    come now than to wait, so that a model that always takes the likeliest mentions it at once.
-    """
+def _arrange(
+    plot: Plot, length: str, *, named: bool, extras: Sequence[Wish], promptly: bool, rng: Random
+) -> str:
+    """Return the template of a whole story."""
     keep = {"short": 0.0, "middle": 0.5, "long": 1.0}[length]
     parts = [rng.choice(_OPENINGS + _NAMED_OPENINGS if named else _OPENINGS)]
     if length != "short":
@@ -179,7 +182,7 @@ def _arrange(plot: Plot, length: str, *, named: bool, extras: Sequence[Wish], rn
         parts.append(rng.choice(_DETAILS[:2]))
     if rng.random() < 0.3:
         parts.append("\n")
-    places = [_place(rng, len(plot.beats)) for _ in extras]
+    places = [1 if promptly else _place(rng, len(plot.beats)) for _ in extras]
     for index, beat in enumerate(plot.beats):
         if not beat.startswith("~"):
             parts.append(beat)
@@ -203,7 +206,11 @@ def _arrange(plot: Plot, length: str, *, named: bool, extras: Sequence[Wish], rn
 
 
 def _place(rng: Random, beat_count: int) -> int:
-    """Return the beat after which something is mentioned: the second, or each later one less."""
+    """Return the beat after which something is mentioned: the second, or each later one less.
+
+    At each place until then it is likelier to come now than to wait, for a model that always takes
+    the likeliest.
+    """
     place = 1
     while place < beat_count - 1 and rng.random() < 0.3:
         place += 1

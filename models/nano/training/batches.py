@@ -83,13 +83,14 @@ def rows(
     row_tokens: int,
     split: Split = "train",
     *,
+    mix: str = "main",
     long: bool = False,
 ) -> Iterator[Encoded]:
     """Yield rows of `row_tokens` ids with their weights: whole documents, each where it first fits.
 
     Documents longer than a row are left out; what is free at a row's end is padding of no weight.
     """
-    source = documents(seed, split, long=long)
+    source = documents(seed, split, mix=mix, long=long)
     waiting: list[Encoded] = []
     while True:
         row = Encoded([], [])
@@ -122,7 +123,12 @@ def collate(found: Iterable[Encoded]) -> Batch:
 def batch(encoder: Encoder, plan: TrainingPlan, step: int, split: Split = "train") -> Batch:
     """Return the batch of one step, in the shape that the plan gives it."""
     count, row_tokens = plan.shape(step)
-    long = row_tokens == LONG_ROW_TOKENS
-    return collate(
-        islice(rows(encoder, f"{plan.seed}/{step}", row_tokens, split, long=long), count)
+    found = rows(
+        encoder,
+        f"{plan.seed}/{step}",
+        row_tokens,
+        split,
+        mix=plan.mix(step),
+        long=row_tokens == LONG_ROW_TOKENS,
     )
+    return collate(islice(found, count))
