@@ -24,8 +24,7 @@ from typing import Any
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 import torch
-from transformers import AttentionInterface, AutoModelForCausalLM
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers import AutoModelForCausalLM
 
 from benchmarks.limits import (
     read_bandwidth,
@@ -40,7 +39,7 @@ from benchmarks.results import write
 from benchmarks.stopwatch import Stopwatch
 from penstock.decoding.sampling_params import SamplingParams
 from penstock.engine.assembly import Assembly
-from penstock.engine.attention import NAME
+from penstock.engine.attention import PagedStep
 from penstock.engine.build import Built, build_engine
 from penstock.engine.config import EngineConfig
 from penstock.server.bench.report import plain_table
@@ -173,16 +172,12 @@ def split(step_s: float, lap_s: dict[str, float]) -> dict[str, float]:
 def watched(subject: Subject) -> Generator[None]:
     """Time the engine's parts inside the block."""
     engine, watch = subject.built.engine, subject.watch
-    attention = ALL_ATTENTION_FUNCTIONS[NAME]
     with ExitStack() as stack:
         stack.enter_context(watch.watching("schedule", engine.scheduler, "schedule"))
         stack.enter_context(watch.watching("run", engine.runner, "run"))
         stack.enter_context(watch.watching("sampling", engine.sampler, "sample"))
-        AttentionInterface.register(NAME, watch.wrap("attention", attention))
-        try:
-            yield
-        finally:
-            AttentionInterface.register(NAME, attention)
+        stack.enter_context(watch.watching("attention", PagedStep, "__call__"))
+        yield
 
 
 def prompt_ids(subject: Subject, source: random.Random) -> list[int]:

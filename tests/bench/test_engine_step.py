@@ -5,7 +5,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from benchmarks.engine_step import (
     PARTS,
@@ -16,7 +15,7 @@ from benchmarks.engine_step import (
     summarise,
     watched,
 )
-from penstock.engine.attention import NAME
+from penstock.engine.attention import PagedStep
 
 
 def test_parts_add_up_to_the_step() -> None:
@@ -45,10 +44,10 @@ def test_measures_a_real_engine(tiny_model: Callable[[str], Path]) -> None:
 def test_nothing_stays_wrapped(tiny_model: Callable[[str], Path]) -> None:
     subject = load(tiny_model("llama"), Namespace(device="cpu"))
     engine = subject.built.engine
-    attention = ALL_ATTENTION_FUNCTIONS[NAME]
+    attention = PagedStep.__call__
     with pytest.raises(KeyError), watched(subject):
         raise KeyError
-    assert ALL_ATTENTION_FUNCTIONS[NAME] is attention
+    assert PagedStep.__call__ is attention
     assert "run" not in vars(engine.runner)
     assert "schedule" not in vars(engine.scheduler)
     assert "sample" not in vars(engine.sampler)

@@ -56,6 +56,7 @@ def test_every_engine_setting_is_a_flag_and_a_variable(monkeypatch: pytest.Monke
         "served_model_name": ("x", "x"),
         "device": ("cpu", "cpu"),
         "dtype": ("bfloat16", "bfloat16"),
+        "quantization": ("int8", "int8"),
         "trust_remote_code": ("true", True),
         "max_model_len": ("64", 64),
         "kv_cache_memory": ("0.25", 0.25),
@@ -67,6 +68,7 @@ def test_every_engine_setting_is_a_flag_and_a_variable(monkeypatch: pytest.Monke
         "max_queued_requests": ("5", 5),
         "max_queued_tokens": ("55", 55),
         "threads": ("1", 1),
+        "engine_in": ("process", "process"),
         "stall_s": ("3.5", 3.5),
     }
     assert set(EngineConfig.model_fields) <= set(examples)
