@@ -277,7 +277,7 @@ def _context(config: EngineConfig, text_config: Any, found: Findings) -> int:
     window = getattr(text_config, "sliding_window", None)
     if window and not found.passes_window:
         own = min(own, int(window))
-    own = min(own, _same_rotary_up_to(text_config, own))
+    own = _same_rotary_up_to(text_config, own)
     if config.max_model_len is None:
         return own
     if config.max_model_len > own:

@@ -1,6 +1,5 @@
 """How many threads one step of a model is worth, on the cores that this process may use."""
 
-import logging
 import math
 import os
 from pathlib import Path
@@ -8,10 +7,8 @@ from typing import Final
 
 import psutil
 
-logger = logging.getLogger(__name__)
-
 _WEIGHTS_PER_THREAD_BYTES: Final = 8 << 20
-"""A thread with less to read of all weights spends its time at barriers (measured with nano)."""
+"""A thread with less to read of all weights would mostly wait for the others; an estimate."""
 _ALONE_UP_TO: Final = 3
 """With more cores than this, one is left to HTTP, tokenizers and the system."""
 _QUOTA: Final = Path("/sys/fs/cgroup/cpu.max")
