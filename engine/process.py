@@ -1,7 +1,7 @@
 """The engine's own process: `python -m penstock.engine.process FD`, started by `ProcessHost`.
 
-Reads the settings as the first frame, loads the model, answers `Ready` or `Refused`, then runs the
-loop until it is told to stop or the other end of the socket is closed.
+Reads the settings from the first message, loads the model, answers `Ready` or `Refused`, then runs
+the loop until it is told to stop or the other end of the socket is closed.
 """
 
 import gc
@@ -18,28 +18,14 @@ from contextlib import suppress
 from transformers.utils import logging as transformers_logging
 
 from ..errors import ConfigurationError
+from . import wire
 from .build import Built, build_engine
 from .config import EngineConfig
 from .loop import Abort, EngineLoop, Inbox
 from .request import StepOutput
-from .wire import (
-    Aborted,
-    Failed,
-    Frames,
-    FromEngine,
-    Logged,
-    Ready,
-    Refused,
-    Stepped,
-    Stop,
-    decode_to_engine,
-    frame,
-    unpack_request,
-)
 
 logger = logging.getLogger(__name__)
 
-_READ_BYTES = 1 << 16
 _GRACE_S = 10.0
 
 
@@ -50,9 +36,9 @@ class _Link:
         self._connection = connection
         self._lock = threading.Lock()
 
-    def send(self, message: FromEngine) -> None:
+    def send(self, message: wire.FromEngine) -> None:
         """Send one message; once nobody listens it is dropped, and the reader ends the process."""
-        data = frame(message)
+        data = wire.frame(message)
         with self._lock, suppress(OSError):
             self._connection.sendall(data)
 
@@ -65,7 +51,7 @@ class _LogToLink(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            self._link.send(Logged(record.levelno, record.name, self.format(record)))
+            self._link.send(wire.Logged(record.levelno, record.name, self.format(record)))
         except Exception:
             self.handleError(record)
 
@@ -78,13 +64,12 @@ def main() -> int:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     connection = socket.socket(fileno=int(sys.argv[1]))
     link = _Link(connection)
-    frames = Frames()
-    first = _first(connection, frames)
-    if first is None:
+    frames = wire.Frames()
+    start = _first(connection, frames)
+    if start is None:
         return 0
     logging.basicConfig(level=logging.DEBUG, handlers=[_LogToLink(link)], force=True)
-    level, _, settings = first.partition(b" ")
-    logging.getLogger().setLevel(int(level))
+    logging.getLogger().setLevel(start.log_level)
     if not sys.stderr.isatty():
         transformers_logging.disable_progress_bar()
     inbox = Inbox()
@@ -94,9 +79,9 @@ def main() -> int:
     )
     reader.start()
     try:
-        ready = build_engine(EngineConfig.model_validate_json(settings), time.monotonic)
+        ready = build_engine(EngineConfig.model_validate_json(start.config), time.monotonic)
     except ConfigurationError as error:
-        link.send(Refused(type(error).__name__, str(error)))
+        link.send(wire.Refused(type(error).__name__, str(error)))
         return 1
     # What is loaded stays: the collector need not walk torch again and again between tokens.
     gc.collect()
@@ -108,7 +93,7 @@ def main() -> int:
 def _serve(built: Built, inbox: Inbox, link: _Link) -> int:
     engine, loaded = built.engine, built.loaded
     link.send(
-        Ready(
+        wire.Ready(
             info=built.info,
             eos_token_ids=loaded.eos_token_ids,
             sampling_defaults=loaded.sampling_defaults,
@@ -118,40 +103,44 @@ def _serve(built: Built, inbox: Inbox, link: _Link) -> int:
     status = 0
 
     def stepped(outputs: list[StepOutput], rows: int) -> None:
-        link.send(Stepped(taken=loop.taken, outputs=outputs, rows=rows, stats=engine.stats()))
+        link.send(wire.Stepped(taken=loop.taken, outputs=outputs, rows=rows, stats=engine.stats()))
 
     def failed(name: str) -> None:
         nonlocal status
         status = 1
-        link.send(Failed(name))
+        link.send(wire.Failed(name))
 
     loop = EngineLoop(engine, inbox, time.monotonic, on_step=stepped, on_failure=failed)
     loop.run()
     return status
 
 
-def _first(connection: socket.socket, frames: Frames) -> bytes | None:
-    """The first frame's body; None: the other end has closed."""
-    while data := connection.recv(_READ_BYTES):
+def _first(connection: socket.socket, frames: wire.Frames) -> wire.Start | None:
+    """The first message; None: the other end has closed."""
+    while data := connection.recv(wire.READ_BYTES):
         for body in frames.feed(data):
-            return body
+            message = wire.decode_to_engine(body)
+            assert isinstance(message, wire.Start), "the first message starts"
+            return message
     return None
 
 
-def _read(connection: socket.socket, frames: Frames, built: Future[Built], inbox: Inbox) -> None:
+def _read(
+    connection: socket.socket, frames: wire.Frames, built: Future[Built], inbox: Inbox
+) -> None:
     """Hand messages on to the loop. Ends the loop, or the process, when the server ends."""
     try:
-        while data := connection.recv(_READ_BYTES):
+        while data := connection.recv(wire.READ_BYTES):
             for body in frames.feed(data):
-                message = decode_to_engine(body)
-                if isinstance(message, Stop):
+                message = wire.decode_to_engine(body)
+                if isinstance(message, wire.Stop):
                     inbox.put(None)
                     return
-                if isinstance(message, Aborted):
+                if isinstance(message, wire.Aborted):
                     inbox.put(Abort(request_id=message.request_id, index=message.index))
-                else:
+                elif isinstance(message, wire.Submitted):
                     intake = built.result().intake
-                    inbox.put(unpack_request(message, intake.decoding, intake.kv_cache))
+                    inbox.put(wire.unpack_request(message, intake.decoding, intake.kv_cache))
     except Exception:
         logger.exception("the engine's process cannot read what it is told")
     # Nobody listens any more: finish the step, but do not wait for a model or a step that hangs.

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from ..errors import ConfigurationError, EngineDeadError, UnsupportedModelError
+from . import wire
 from .build import make_intake
 from .config import EngineConfig
 from .engine import EngineStats
@@ -21,25 +22,8 @@ from .intake import Intake
 from .loading import load_tokenizer
 from .loop import Abort
 from .request import Request
-from .wire import (
-    Failed,
-    Frames,
-    FromEngine,
-    Logged,
-    Ready,
-    Refused,
-    Stepped,
-    Stop,
-    ToEngine,
-    decode_from_engine,
-    frame,
-    pack_message,
-)
 
 logger = logging.getLogger(__name__)
-
-_READ_BYTES = 1 << 16
-_LENGTH_BYTES = 4
 
 
 class ProcessHost:
@@ -54,7 +38,7 @@ class ProcessHost:
         """
         ours, theirs = socket.socketpair()
         self._clock = clock
-        self._frames = Frames()
+        self._frames = wire.Frames()
         self._process = subprocess.Popen(
             # -P: a folder `kernels` where we are called must not hide the library of that name.
             [sys.executable, "-P", "-m", "penstock.engine.process", str(theirs.fileno())],
@@ -64,9 +48,8 @@ class ProcessHost:
         theirs.close()
         self._connection = ours
         level = logging.getLogger().getEffectiveLevel()
-        settings = b"%d " % level + config.model_dump_json().encode()
         try:
-            ours.sendall(len(settings).to_bytes(_LENGTH_BYTES, "big") + settings)
+            ours.sendall(wire.frame(wire.Start(level, config.model_dump_json())))
             self.ready = self._wait_until_ready()
         except BaseException:
             ours.close()  # which ends the process
@@ -100,7 +83,7 @@ class ProcessHost:
 
     def send(self, message: Request | Abort) -> None:
         """See `EngineHost`."""
-        packed = pack_message(message)
+        packed = wire.pack_message(message)
         if self._busy_since_s is None:
             self._busy_since_s = self._clock()
         self._sent += 1
@@ -113,7 +96,7 @@ class ProcessHost:
             self._connection.close()  # the process ends with it
         else:
             await asyncio.shield(self._connecting)
-            self._write(Stop())
+            self._write(wire.Stop())
         try:
             await asyncio.wait_for(self._ended(), JOIN_S)
         except TimeoutError:
@@ -132,7 +115,7 @@ class ProcessHost:
     def received(self, data: bytes) -> None:
         """Bytes from the process."""
         for body in self._frames.feed(data):
-            self._handle(decode_from_engine(body))
+            self._handle(wire.decode_from_engine(body))
 
     def disconnected(self) -> None:
         """The process has ended."""
@@ -146,8 +129,8 @@ class ProcessHost:
             await self._gone.wait()  # its last message has been read then
         await asyncio.to_thread(self._process.wait)
 
-    def _handle(self, message: FromEngine) -> None:
-        if isinstance(message, Stepped):
+    def _handle(self, message: wire.FromEngine) -> None:
+        if isinstance(message, wire.Stepped):
             self._stats = message.stats
             idle = not (message.stats.running or message.stats.waiting)
             done = idle and message.taken == self._sent
@@ -156,9 +139,9 @@ class ProcessHost:
                 self._on_step(message.outputs, message.rows)
             except Exception:  # as asyncio does with what a thread calls on its loop
                 logger.exception("a step's outputs could not be delivered")
-        elif isinstance(message, Failed):
+        elif isinstance(message, wire.Failed):
             self._fail(message.error)
-        elif isinstance(message, Logged):
+        elif isinstance(message, wire.Logged):
             _log(message)
 
     def _fail(self, reason: str) -> None:
@@ -168,8 +151,8 @@ class ProcessHost:
             self._stats = replace(self._stats, running=0, waiting=0, pages_in_use=0)
             self._on_failure(reason)
 
-    def _write(self, message: ToEngine) -> None:
-        data = frame(message)
+    def _write(self, message: wire.ToEngine) -> None:
+        data = wire.frame(message)
         if self._transport is None:
             self._unsent.append(data)
         elif not self._transport.is_closing():
@@ -185,15 +168,15 @@ class ProcessHost:
             self._transport.write(data)
         self._unsent.clear()
 
-    def _wait_until_ready(self) -> Ready:
-        while data := self._connection.recv(_READ_BYTES):
+    def _wait_until_ready(self) -> wire.Ready:
+        while data := self._connection.recv(wire.READ_BYTES):
             for body in self._frames.feed(data):
-                message = decode_from_engine(body)
-                if isinstance(message, Ready):
+                message = wire.decode_from_engine(body)
+                if isinstance(message, wire.Ready):
                     return message
-                if isinstance(message, Logged):
+                if isinstance(message, wire.Logged):
                     _log(message)
-                if isinstance(message, Refused):
+                if isinstance(message, wire.Refused):
                     raise _refusal(message)
         status = self._process.wait()
         raise EngineDeadError(
@@ -215,10 +198,10 @@ class _Protocol(asyncio.Protocol):
         self._host.disconnected()
 
 
-def _log(message: Logged) -> None:
+def _log(message: wire.Logged) -> None:
     logging.getLogger(message.name).log(message.level, "%s", message.text)
 
 
-def _refusal(message: Refused) -> ConfigurationError:
+def _refusal(message: wire.Refused) -> ConfigurationError:
     kinds = {kind.__name__: kind for kind in (ConfigurationError, UnsupportedModelError)}
     return kinds.get(message.error, ConfigurationError)(message.message)

@@ -17,11 +17,19 @@ from .loading import ModelInfo
 from .loop import Abort
 from .request import Request, StepOutput
 
+READ_BYTES: Final = 1 << 16
 _LENGTH: Final = struct.Struct(">I")
 Methods = dict[str, dict[str, Any]]
 """Parameters by name of the method."""
 
 M = TypeVar("M", bound=Method)
+
+
+class Start(msgspec.Struct, frozen=True, tag=True):
+    """The first message. `log_level`: of what is worth sending. `config`: EngineConfig as JSON."""
+
+    log_level: int
+    config: str
 
 
 class Submitted(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -92,7 +100,7 @@ class Logged(msgspec.Struct, frozen=True, tag=True):
     text: str
 
 
-ToEngine = Submitted | Aborted | Stop
+ToEngine = Start | Submitted | Aborted | Stop
 FromEngine = Ready | Refused | Stepped | Failed | Logged
 
 _encoder = msgspec.msgpack.Encoder()
