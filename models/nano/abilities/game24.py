@@ -36,6 +36,7 @@ SOLVE_PROMPTS: Final = (
     "How can I get 24 out of {listed}, each used once?",
 )
 ANSWER_PREFIX: Final = "Answer: "
+MISSED: Final = "That makes {left}, not 24."
 UNSEEN: Final = "unseen state"
 MET: Final = "state also met in training puzzles"
 
@@ -43,8 +44,8 @@ _LONGEST_ANSWER: Final = 10_000
 
 
 def example(rng: Random, split: Split) -> Example:
-    """Draw one example of the three kinds."""
-    (draw,) = rng.choices((propose, judge_many, solve), (30, 45, 25))
+    """Draw one example of the four kinds."""
+    (draw,) = rng.choices((propose, judge_many, solve, miss), (29, 42, 26, 3))
     return draw(rng, split)
 
 
@@ -90,6 +91,25 @@ def solve(rng: Random, split: Split) -> Example:
     return _solve(rng.choice(_whole_puzzles(split)), rng)
 
 
+def miss(rng: Random, split: Split) -> Example:
+    """Ask for a solution; the answer's steps lead elsewhere, and it says so and ends.
+
+    A model that has seen none of these goes on without end after a step too far.
+    """
+    puzzle = rng.choice(_whole_puzzles(split))
+    numbers, lines = puzzle, list[str]()
+    while len(numbers) > 1:
+        step = rng.choice([step for step in steps(numbers) if step.left != (TARGET,)])
+        lines.append(step.line)
+        numbers = step.left
+    lines.append(MISSED.format(left=numbers[0]))
+    return Example(
+        turns=ask(_solve_question(puzzle, rng), "\n".join(lines)),
+        grade=lambda answer: {},
+        tags=("miss",),
+    )
+
+
 def held_out_puzzles() -> list[Example]:
     """Return every held-out puzzle, asked for as `solve` does."""
     rng = Random("held-out puzzles")
@@ -100,13 +120,16 @@ def _solve(numbers: Numbers, rng: Random) -> Example:
     path = random_path(numbers, rng)
     lines = [step.line for step in path]
     lines.append(f"{ANSWER_PREFIX}{expression(numbers, path)} = {TARGET}")
-    listed = f"{', '.join(map(str, numbers[:-1]))} and {numbers[-1]}"
-    question = rng.choice(SOLVE_PROMPTS).format(numbers=spell(numbers), listed=listed)
     return Example(
-        turns=ask(question, "\n".join(lines)),
+        turns=ask(_solve_question(numbers, rng), "\n".join(lines)),
         grade=partial(grade_solution, numbers),
         tags=("solve",),
     )
+
+
+def _solve_question(numbers: Numbers, rng: Random) -> str:
+    listed = f"{', '.join(map(str, numbers[:-1]))} and {numbers[-1]}"
+    return rng.choice(SOLVE_PROMPTS).format(numbers=spell(numbers), listed=listed)
 
 
 def grade_steps(numbers: Numbers, answer: str) -> Mapping[str, float]:
