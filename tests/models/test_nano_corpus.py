@@ -14,7 +14,10 @@ def test_the_same_seed_gives_the_same_documents() -> None:
 
 
 def test_another_seed_gives_other_documents() -> None:
-    assert not {*islice(documents(3), 200)} & {*islice(documents(4), 200)}
+    # Of the small states of the Game of 24 there are few: a short text may come twice.
+    one, other = ({t for t in islice(documents(s), 200) if len(t) > 400} for s in (3, 4))
+    assert len(one) > 50
+    assert not one & other
 
 
 @pytest.mark.parametrize("split", ["train", "held_out"])

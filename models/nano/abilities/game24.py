@@ -105,7 +105,7 @@ def miss(rng: Random, split: Split) -> Example:
     lines.append(MISSED.format(left=numbers[0]))
     return Example(
         turns=ask(_solve_question(puzzle, rng), "\n".join(lines)),
-        grade=lambda answer: {},
+        grade=partial(grade_solution, puzzle),
         tags=("miss",),
     )
 
