@@ -3,31 +3,149 @@
 A request combines at most one method per slot. The methods know neither pages nor the model.
 """
 
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from torch import Tensor
+
+    from .drafting.draft import Draft
+    from .sampling import Row
 
 Slot = Literal["target", "drafter", "controller"]
 """target: the distribution of a row. drafter: which extra rows are verified. controller: which
 sequences live."""
 
+STRICT = ConfigDict(strict=True, frozen=True, extra="forbid")
+"""For models of parameters: no conversions, no unknown fields."""
+
 
 class NoParameters(BaseModel):
     """Parameters of a method that has none."""
 
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+    model_config = STRICT
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DecodingMethod:
+P = TypeVar("P", bound=BaseModel)
+
+
+class DecodingMethod(ABC, Generic[P]):
     """A decoding method as requests see it.
 
     `parameters`: pydantic model of the request's object; unknown fields forbidden, all bounded.
     `summary`: one sentence for people who list the methods.
     """
 
-    name: str
-    slot: Slot
-    parameters: type[BaseModel]
-    summary: str
+    name: ClassVar[str]
+    slot: ClassVar[Slot]
+    parameters: ClassVar[type[BaseModel]]
+    summary: ClassVar[str]
+
+
+class Prompt(Protocol):
+    """A request's prompt, for targets that derive further prompts from it."""
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """Its tokens."""
+        ...
+
+    @property
+    def text(self) -> str:
+        """Its text, special tokens included."""
+        ...
+
+    def encode(self, text: str, *, param: str) -> tuple[int, ...]:
+        """Tokens of a further prompt; RequestError names `param` where it is empty or too long."""
+        ...
+
+    def render(self, messages: Sequence[Mapping[str, str]], *, param: str) -> tuple[int, ...]:
+        """Tokens of a chat, through the model's template, ready for the assistant's answer."""
+        ...
+
+
+class Target(DecodingMethod[P]):
+    """Makes a row's distribution from the model's logits in one or several contexts.
+
+    Every token that is accepted is appended to all contexts, so that they end alike.
+    """
+
+    slot: ClassVar[Slot] = "target"
+
+    @abstractmethod
+    def contexts(self, parameters: P, prompt: Prompt) -> tuple[tuple[int, ...], ...] | None:
+        """The prompts of the further contexts; None where the parameters change nothing at all.
+
+        Raises:
+            RequestError: a field asks for what the model cannot do.
+        """
+
+    @abstractmethod
+    def combine(self, logits_BRV: Tensor, parameters: Sequence[P]) -> Tensor:
+        """New logits `[R, V]`, float32, for R rows at once.
+
+        `logits_BRV`: float32; context 0 is the request's own. `parameters`: one for each row.
+        All rows have the same number of contexts. A row's result depends on that row alone.
+        """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Vocabulary:
+    """What drafters know of the tokens: ids below `size`; `pad_id` means nothing."""
+
+    size: int
+    pad_id: int = 0
+
+
+class Drafter(DecodingMethod[P]):
+    """Guesses tokens ahead; one pass verifies them, and what is wrong costs rows, never tokens."""
+
+    slot: ClassVar[Slot] = "drafter"
+
+    @abstractmethod
+    def start(self, parameters: P, row: Row, vocabulary: Vocabulary) -> Drafting:
+        """A drafter at work on the sequence `row`, whose tokens grow while it runs."""
+
+
+class Drafting(ABC):
+    """What a drafter knows of one sequence."""
+
+    @abstractmethod
+    def sizes(self, limit: int) -> Sequence[tuple[int, float]]:
+        """Drafts worth a thought: (guesses, how many of them are expected to be right).
+
+        `limit`: tokens of the answer that could still be accepted. Ascending in both numbers; the
+        engine takes one of them, or none, whichever makes most tokens a second. A `fixed` drafter
+        offers one.
+        """
+
+    @property
+    def fixed(self) -> bool:
+        """Whether the size is the caller's choice and not the engine's."""
+        return False
+
+    @abstractmethod
+    def propose(self, size: int, limit: int) -> Draft:
+        """At most `size` guesses, none of them more than `limit` tokens ahead."""
+
+    @abstractmethod
+    def learn(
+        self, draft: Draft | None, predictions: Sequence[int], accepted: Sequence[int]
+    ) -> None:
+        """What a pass showed; the row's tokens are the longer ones already.
+
+        `predictions[0]` followed the newest token, `predictions[1 + i]` guess i of the draft.
+        `accepted`: guesses that were right, along one path. Draft None: there was none.
+        """
+
+
+def combine_parameters(parameters: Sequence[Any], name: str) -> list[float]:
+    """One number of every row's parameters."""
+    return [float(getattr(one, name)) for one in parameters]

@@ -1,10 +1,28 @@
 """Plain decoding: the model's own distribution, one token a step."""
 
-from .base import DecodingMethod, NoParameters
+from typing import TYPE_CHECKING
 
-PLAIN = DecodingMethod(
-    name="plain",
-    slot="target",
-    parameters=NoParameters,
-    summary="The model's own distribution, one token a step.",
-)
+from .base import NoParameters, Prompt, Target
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+
+class Plain(Target[NoParameters]):
+    """Changes nothing; there so that a request can say so."""
+
+    name = "plain"
+    parameters = NoParameters
+    summary = "The model's own distribution, one token a step."
+
+    def contexts(self, parameters: NoParameters, prompt: Prompt) -> None:
+        """See `Target`."""
+
+    def combine(self, logits_BRV: "Tensor", parameters: "Sequence[NoParameters]") -> "Tensor":
+        """See `Target`."""
+        return logits_BRV[0]
+
+
+PLAIN = Plain()

@@ -56,7 +56,10 @@ class Assembly:
             if detokenizer.stopped_by is not None:
                 break
         self.usage.completion_tokens += taken
-        self.usage.steps += 1
+        self.usage.steps += bool(output.token_ids)
+        self.usage.drafted += output.drafted
+        self.usage.accepted += max(0, taken - 1)
+        self.usage.guidance_tokens += output.guidance_tokens
         by_text = detokenizer.stopped_by is not None
         reason = "stop" if by_text else output.finish_reason
         if reason is not None:

@@ -182,6 +182,8 @@ class AsyncEngine:
         self._check_queue(request)
         generation = Generation(self, request, self._clock())
         generation.metrics.n.observe(request.n)
+        if request.contexts:
+            generation.metrics.guidance_requests.inc()
         generation.metrics.max_tokens.observe(request.max_tokens)
         self._host.send(request)  # first: what cannot be sent must not count as live
         self._live[request.id] = generation
@@ -216,22 +218,24 @@ class AsyncEngine:
 
     def _check_queue(self, request: Request) -> None:
         limit = self.config.max_running + self.config.max_queued_requests
-        live = sum(g.assembly.open_choices for g in self._live.values())
+        live = sum(
+            g.assembly.open_choices * (1 + len(g.request.contexts)) for g in self._live.values()
+        )
         queued_tokens = sum(
-            g.usage.prompt_tokens for g in self._live.values() if g.first_token_s is None
+            g.request.prompt_tokens for g in self._live.values() if g.first_token_s is None
         )
         retry_after_s = self._retry_after_s(live)
-        if live + request.n > limit:
+        if live + request.sequences > limit:
             raise OverloadedError(
-                f"{live} sequences are running or waiting and this request adds {request.n}; the "
-                f"limit is {limit}; try again in {retry_after_s} s",
+                f"{live} sequences are running or waiting and this request adds "
+                f"{request.sequences}; the limit is {limit}; try again in {retry_after_s} s",
                 retry_after_s=retry_after_s,
             )
-        total = queued_tokens + len(request.prompt_ids)
+        total = queued_tokens + request.prompt_tokens
         if queued_tokens and total > self.config.max_queued_tokens:
             raise OverloadedError(
                 f"{queued_tokens} prompt tokens are waiting and this request adds "
-                f"{len(request.prompt_ids)}; the limit is {self.config.max_queued_tokens}; try "
+                f"{request.prompt_tokens}; the limit is {self.config.max_queued_tokens}; try "
                 f"again in {retry_after_s} s",
                 retry_after_s=retry_after_s,
             )
@@ -281,6 +285,11 @@ class AsyncEngine:
             metrics.inter_token.observe(now_s - last_s)
         generation.last_token_s[delta.index] = now_s
         metrics.generation_tokens.inc(len(delta.token_ids))
+        if output.drafted:
+            metrics.draft_tokens.inc(output.drafted)
+            metrics.accepted_tokens.inc(max(0, len(delta.token_ids) - 1))
+        if output.guidance_tokens:
+            metrics.guidance_tokens.inc(output.guidance_tokens)
 
     def _end(self, generation: Generation, error: PenstockError | None = None) -> None:
         """The one place where a request leaves; metrics are written once, here."""

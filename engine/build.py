@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..decoding.base import DecodingMethod
+from ..decoding.base import DecodingMethod, Vocabulary
 from ..errors import ConfigurationError
 from ..kvcache.base import CachePolicy
 from ..kvcache.store import KVStore
@@ -64,10 +64,14 @@ def build_engine(config: EngineConfig, clock: Callable[[], float]) -> Built:
         max_running=config.max_running,
         max_batch_tokens=batch_tokens,
         chunk_tokens=config.chunk_tokens or batch_tokens,
+        vocabulary=Vocabulary(
+            size=info.vocab_size, pad_id=_pad_id(loaded.tokenizer, info.vocab_size)
+        ),
         clock=clock,
     )
     intake = make_intake(
         config,
+        pages=pages,
         tokenizer=loaded.tokenizer,
         info=info,
         eos_token_ids=loaded.eos_token_ids,
@@ -93,6 +97,7 @@ def build_engine(config: EngineConfig, clock: Callable[[], float]) -> Built:
 def make_intake(
     config: EngineConfig,
     *,
+    pages: int,
     tokenizer: Tokenizer,
     info: ModelInfo,
     eos_token_ids: frozenset[int],
@@ -102,13 +107,21 @@ def make_intake(
     return Intake(
         tokenizer=tokenizer,
         max_length_tokens=info.max_length_tokens,
-        max_n=config.max_running,
+        max_sequences=config.max_running,
+        pages=pages,
+        page_size=config.page_size,
         vocab_size=info.vocab_size,
         eos_token_ids=eos_token_ids,
         defaults=sampling_defaults,
-        decoding=Registry[DecodingMethod].from_entry_points("decoding", "penstock.decoding"),
+        decoding=Registry[DecodingMethod[Any]].from_entry_points("decoding", "penstock.decoding"),
         kv_cache=Registry[CachePolicy].from_entry_points("kv_cache", "penstock.kv_cache"),
     )
+
+
+def _pad_id(tokenizer: Tokenizer, vocab_size: int) -> int:
+    """The id that means nothing, where the model has an embedding for it; else the first."""
+    pad_id = tokenizer.hf.pad_token_id
+    return pad_id if isinstance(pad_id, int) and pad_id < vocab_size else 0
 
 
 def _fit_context(config: EngineConfig, info: ModelInfo, pages: int) -> ModelInfo:

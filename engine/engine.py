@@ -4,19 +4,20 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
 
+from ..decoding.base import Vocabulary
 from ..decoding.gumbel import derive_seed
-from ..decoding.logprobs import gather_logprobs
-from ..decoding.sampler import Sampler
 from ..kvcache.pages import PagePool
 from ..kvcache.prefix import PrefixCache
 from ..kvcache.store import KVStore
 from ..kvcache.table import PageTable
+from .decode import Decoded, Decoder
+from .drafting import DraftPlanner
+from .pace import Pace
 from .request import FinishReason, Request, StepOutput, TokenLogprobs
 from .runner import ModelRunner
-from .scheduler import Chunk, Scheduler, Step
-from .sequence import Sequence
+from .scheduler import Scheduler, Step
+from .sequence import Branch, Sequence
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,15 +37,6 @@ class EngineStats:
     steps: int = 0
 
 
-@dataclass(slots=True, kw_only=True)
-class _Decoded:
-    """A sequence's next token, and its logprobs if asked for."""
-
-    sequence: Sequence
-    token: int
-    logprobs: tuple[TokenLogprobs, ...]
-
-
 class Engine:
     """All sequences of one model, advanced together step by step."""
 
@@ -57,6 +49,7 @@ class Engine:
         max_running: int,
         max_batch_tokens: int,
         chunk_tokens: int,
+        vocabulary: Vocabulary,
         clock: Callable[[], float],
     ) -> None:
         self.pool = PagePool(store.pages)
@@ -70,7 +63,9 @@ class Engine:
             clock=clock,
         )
         self.runner = runner
-        self.sampler = Sampler()
+        self.decoder = Decoder()
+        self._pace = Pace(clock)
+        self._planner = DraftPlanner(self._pace, vocabulary, max_batch_tokens)
         self._store = store
         self._by_request: dict[str, list[Sequence]] = {}
         self._arrivals = 0
@@ -99,8 +94,13 @@ class Engine:
             sampling=request.sampling,
             tokens=list(request.prompt_ids),
             prompt_length=len(request.prompt_ids),
-            table=PageTable(self.pool, self.prefix, self._store.page_size, request.cache_salt),
+            table=self._new_table(request),
             arrival=self._arrivals,
+            others=tuple(
+                Branch(tokens=list(ids), prompt_length=len(ids), table=self._new_table(request))
+                for ids in request.contexts
+            ),
+            target=request.target,
             unborn=tuple(range(1, request.n)),
         )
         self._by_request[request.id] = [first]
@@ -123,14 +123,19 @@ class Engine:
     @torch.inference_mode()
     def step(self) -> list[StepOutput]:
         """Advance every scheduled sequence; returns what is new."""
+        self._pace.start()
+        self._planner.plan(self.scheduler.running)
         step = self.scheduler.schedule()
         self.last_rows = step.rows
         self._preemptions += len(step.preempted)
         if not step.chunks:
             return []
         logits = self.runner.run(step)
-        decoded = self._decode(step, logits)
-        return self._commit(step, decoded)
+        decoded = self.decoder.decode(step, logits, self._fork)
+        outputs = self._commit(step, decoded)
+        if step.only_decodes:
+            self._pace.stop(step.rows)
+        return outputs
 
     def stats(self) -> EngineStats:
         """Counters and gauges as of now."""
@@ -148,53 +153,8 @@ class Engine:
             steps=self._steps,
         )
 
-    def _decode(self, step: Step, logits: Tensor) -> list[_Decoded]:
-        """Choose the next token of every sequence whose newest token is in the step."""
-        at: list[int] = []
-        rows: list[Sequence] = []
-        row = 0
-        for chunk in step.chunks:
-            sequence = chunk.sequence
-            if sequence.request.prompt_logprobs is not None:
-                self._collect_prompt_logprobs(chunk, logits[row : row + chunk.count])
-                row += chunk.count
-            elif chunk.is_last:
-                row += 1
-            if chunk.is_last and sequence.request.max_tokens > 0:
-                family = [sequence, *self._fork(sequence)]
-                rows += family
-                at += [row - 1] * len(family)
-        if not rows:
-            return []
-        picked = logits if at == list(range(logits.shape[0])) else logits[at]
-        wanting = [i for i, s in enumerate(rows) if s.request.logprobs is not None]
-        raw = picked[wanting].clone() if wanting else None
-        chosen = self.sampler.sample(picked, rows)
-        tokens = chosen.tolist()  # the step's one synchronisation with the device
-        logprobs = self._logprobs(raw, rows, wanting, tokens) if raw is not None else {}
-        return [
-            _Decoded(sequence=s, token=tokens[i], logprobs=logprobs.get(i, ()))
-            for i, s in enumerate(rows)
-        ]
-
-    def _logprobs(
-        self, raw: Tensor, rows: list[Sequence], wanting: list[int], tokens: list[int]
-    ) -> dict[int, tuple[TokenLogprobs, ...]]:
-        counts = [rows[i].request.logprobs or 0 for i in wanting]
-        found = _token_logprobs(raw, [tokens[i] for i in wanting], counts)
-        return {i: (entry,) for i, entry in zip(wanting, found, strict=True)}
-
-    def _collect_prompt_logprobs(self, chunk: Chunk, logits: Tensor) -> None:
-        """Row i predicts prompt token i + 1; rows computed again after preemption are skipped."""
-        sequence = chunk.sequence
-        first = max(sequence.computed, len(sequence.prompt_logprobs))
-        last = min(sequence.computed + chunk.count, sequence.prompt_length - 1)
-        if first >= last:
-            return
-        rows = logits[first - sequence.computed : last - sequence.computed]
-        targets = sequence.tokens[first + 1 : last + 1]
-        counts = [sequence.request.prompt_logprobs or 0] * len(targets)
-        sequence.prompt_logprobs += _token_logprobs(rows, targets, counts)
+    def _new_table(self, request: Request) -> PageTable:
+        return PageTable(self.pool, self.prefix, self._store.page_size, request.cache_salt)
 
     def _fork(self, sequence: Sequence) -> list[Sequence]:
         """The request's other choices, born when the prompt has been read."""
@@ -208,6 +168,7 @@ class Engine:
                 ),
                 tokens=list(sequence.tokens),
                 table=sequence.table.fork(),
+                others=tuple(branch.fork() for branch in sequence.others),
                 unborn=(),
                 prompt_logprobs=[],
             )
@@ -217,36 +178,83 @@ class Engine:
         self._by_request[sequence.request.id] += forks
         return forks
 
-    def _commit(self, step: Step, decoded: list[_Decoded]) -> list[StepOutput]:
+    def _commit(self, step: Step, decoded: list[Decoded]) -> list[StepOutput]:
         """Record what was computed and chosen; end what has ended."""
         self._steps += 1
         for chunk in step.chunks:
-            sequence = chunk.sequence
-            read = sequence.prompt_length - sequence.computed
+            branch = chunk.branch
+            read = branch.prompt_length - branch.computed
             self._prompt_tokens += max(0, min(chunk.count, read))
-            sequence.computed += chunk.count
-            sequence.table.publish(sequence.tokens, sequence.computed)
+            branch.computed += chunk.count - chunk.drafted
+            if not chunk.drafted:
+                branch.table.publish(branch.tokens, branch.computed)
         outputs: list[StepOutput] = []
         ended: list[Sequence] = []
+        moves: list[tuple[int, int]] = []
         for item in decoded:
             sequence = item.sequence
-            sequence.computed = len(sequence.tokens)
-            sequence.tokens.append(item.token)
-            reason, stop_reason = self._ending(sequence, item.token)
-            outputs.append(_output(sequence, (item.token,), item.logprobs, reason, stop_reason))
+            count, reason, stop_reason = self._append(sequence, item.tokens)
+            if sequence.draft is not None:
+                moves += self._keep_accepted(item, count)
+            outputs.append(_output(item, count, reason, stop_reason))
             if reason is not None:
                 ended.append(sequence)
-        self._generation_tokens += len(decoded)
+            elif sequence.drafting is not None:
+                sequence.drafting.learn(item.draft, item.predictions, item.accepted)
+        if moves:
+            sources, targets = zip(*moves, strict=True)
+            self._store.move_slots(sources, targets)
         for chunk in step.chunks:
             sequence = chunk.sequence
             if sequence.request.max_tokens == 0 and sequence.remaining == 0:
                 outputs += [
-                    _output(sequence, (), (), "length", None, index=index)
-                    for index in (sequence.index, *sequence.unborn)
+                    _empty_output(sequence, index) for index in (sequence.index, *sequence.unborn)
                 ]
                 ended.append(sequence)
         self._finish(ended)
         return outputs
+
+    def _append(
+        self, sequence: Sequence, tokens: list[int]
+    ) -> tuple[int, FinishReason | None, int | None]:
+        """Append tokens up to the one that ends the choice: how many, and why it has ended."""
+        before = len(sequence.tokens)
+        reason, stop_reason = None, None
+        for token in tokens:
+            sequence.tokens.append(token)
+            reason, stop_reason = self._ending(sequence, token)
+            if reason is not None:
+                break
+        count = len(sequence.tokens) - before
+        for branch in sequence.others:
+            branch.tokens += sequence.tokens[-count:]
+        for branch in sequence.branches:
+            branch.computed = len(branch.tokens) - 1
+        self._generation_tokens += count
+        return count, reason, stop_reason
+
+    def _keep_accepted(self, item: Decoded, count: int) -> list[tuple[int, int]]:
+        """Forget the guesses that were wrong; returns (from, to) of slots that have to move.
+
+        Of a tree the keys of the right path stand apart; they belong behind one another.
+        """
+        sequence, size = item.sequence, self._store.page_size
+        sequence.draft = None
+        moves: list[tuple[int, int]] = []
+        for branch in sequence.branches:
+            table = branch.table
+            root = branch.computed - count
+            for behind, guess in enumerate(item.accepted[: count - 1]):
+                if guess != behind:
+                    moves.append(
+                        tuple(  # pyright: ignore[reportArgumentType] -- two of them
+                            table.pages[at // size] * size + at % size
+                            for at in (root + 1 + guess, root + 1 + behind)
+                        )
+                    )
+            table.truncate(branch.computed)
+            table.publish(branch.tokens, branch.computed)
+        return moves
 
     def _ending(self, sequence: Sequence, token: int) -> tuple[FinishReason | None, int | None]:
         if token in sequence.request.stop_token_ids:
@@ -266,39 +274,42 @@ class Engine:
 
 
 def _output(
-    sequence: Sequence,
-    token_ids: tuple[int, ...],
-    logprobs: tuple[TokenLogprobs, ...],
-    reason: FinishReason | None,
-    stop_reason: int | None,
-    *,
-    index: int | None = None,
+    item: Decoded, count: int, reason: FinishReason | None, stop_reason: int | None
 ) -> StepOutput:
+    sequence = item.sequence
     first = not sequence.has_output
     sequence.has_output = True
-    asked = sequence.request.prompt_logprobs is not None and sequence.index == 0
+    guidance_tokens = count * len(sequence.others)
+    if first and sequence.index == 0:
+        guidance_tokens += sum(branch.prompt_length for branch in sequence.others)
     return StepOutput(
         request_id=sequence.request.id,
-        index=sequence.index if index is None else index,
-        token_ids=token_ids,
-        logprobs=logprobs,
+        index=sequence.index,
+        token_ids=tuple(item.tokens[:count]),
+        logprobs=item.logprobs[:count],
         finish_reason=reason,
         stop_reason=stop_reason,
         cached_tokens=sequence.cached_tokens if first else 0,
         first_scheduled_s=sequence.first_scheduled_s if first else None,
-        prompt_logprobs=tuple(sequence.prompt_logprobs) if first and asked else None,
+        prompt_logprobs=_prompt_logprobs(sequence) if first else None,
+        drafted=0 if item.draft is None else len(item.draft.tokens),
+        guidance_tokens=guidance_tokens,
     )
 
 
-def _token_logprobs(logits: Tensor, token_ids: list[int], counts: list[int]) -> list[TokenLogprobs]:
-    targets = torch.tensor(token_ids, dtype=torch.int64, device=logits.device)
-    found = gather_logprobs(logits, targets, max(counts))
-    return [
-        TokenLogprobs(
-            token_id=token,
-            logprob=found.chosen[i],
-            rank=found.ranks[i],
-            top=tuple(zip(found.top_ids[i][:count], found.top_values[i][:count], strict=True)),
-        )
-        for i, (token, count) in enumerate(zip(token_ids, counts, strict=True))
-    ]
+def _empty_output(sequence: Sequence, index: int) -> StepOutput:
+    """The end of a choice of which nothing was asked but its prompt."""
+    return StepOutput(
+        request_id=sequence.request.id,
+        index=index,
+        token_ids=(),
+        finish_reason="length",
+        cached_tokens=sequence.cached_tokens,
+        first_scheduled_s=sequence.first_scheduled_s,
+        prompt_logprobs=_prompt_logprobs(sequence) if index == 0 else None,
+    )
+
+
+def _prompt_logprobs(sequence: Sequence) -> tuple[TokenLogprobs, ...] | None:
+    asked = sequence.request.prompt_logprobs is not None and sequence.index == 0
+    return tuple(sequence.prompt_logprobs) if asked else None

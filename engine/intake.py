@@ -5,35 +5,60 @@ generation_config) is checked here; what does not is checked by `SamplingParams`
 """
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..decoding.base import DecodingMethod
+from ..decoding.base import DecodingMethod, Target
 from ..decoding.sampling import Sampling
 from ..decoding.sampling_params import SamplingParams
 from ..errors import ContextLengthError, RequestError
 from ..kvcache.base import CachePolicy
-from ..registry import Registry, Spec
+from ..registry import Choice, Registry, Spec
 from .request import Request
 from .tokenization import Tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class IntakePrompt:
+    """A request's prompt as targets see it."""
+
+    ids: tuple[int, ...]
+    _intake: "Intake"
+
+    @property
+    def text(self) -> str:
+        """Its text, special tokens included."""
+        return self._intake.tokenizer.decode(self.ids)
+
+    def encode(self, text: str, *, param: str) -> tuple[int, ...]:
+        """Tokens of a further prompt, which begins as prompts of this model do."""
+        return self._intake.encode(text, param=param)
+
+    def render(self, messages: Sequence[Mapping[str, str]], *, param: str) -> tuple[int, ...]:
+        """Tokens of a chat, ready for the assistant's answer."""
+        text = self._intake.tokenizer.render_chat(messages)
+        return self._intake.encode(text, param=param, add_special_tokens=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Intake:
     """Checks and completes requests for one model.
 
-    `max_length_tokens`: prompt plus answer. `max_n`: choices of one request.
+    `max_length_tokens`: prompt plus answer. `max_sequences`: of one request, its choices in all
+    their contexts. `pages`, `page_size`: of the KV cache.
     `defaults`: sampling fields of the model's generation_config.
     """
 
     tokenizer: Tokenizer
     max_length_tokens: int
-    max_n: int
+    max_sequences: int
+    pages: int
+    page_size: int
     vocab_size: int
     eos_token_ids: frozenset[int]
     defaults: dict[str, Any]
-    decoding: Registry[DecodingMethod]
+    decoding: Registry[DecodingMethod[Any]]
     kv_cache: Registry[CachePolicy]
 
     def encode(
@@ -84,18 +109,19 @@ class Intake:
         Raises:
             RequestError: a field asks for something that this model or server does not have.
         """
-        if params.n > self.max_n:
-            raise RequestError(
-                f"n is {params.n} but this server runs at most {self.max_n} sequences at once; "
-                f"lower n or send several requests",
-                param="n",
-                code="invalid_parameter",
-            )
+        self._check_sequences(params.n, 1)
         chosen_decoding = self.decoding.resolve(decoding)
         chosen_kv_cache = self.kv_cache.resolve(kv_cache or "full")
         ids = self.encode(prompt, param=prompt_param, add_special_tokens=add_special_tokens)
         if truncate_prompt_tokens is not None:
             ids = ids[-truncate_prompt_tokens:]
+        max_tokens = self._max_tokens(params, len(ids), default_max_tokens, prompt_param)
+        contexts = self._contexts(chosen_decoding, ids) if max_tokens > 0 else None
+        for other in contexts or ():
+            self._check_context(chosen_decoding, len(other), max_tokens)
+        if contexts:
+            self._check_sequences(params.n, 1 + len(contexts))
+            self._check_pages((ids, *contexts), max_tokens)
         stop_ids = frozenset(params.stop_token_ids or ())
         if not params.ignore_eos:
             stop_ids |= self.eos_token_ids
@@ -103,7 +129,7 @@ class Intake:
             id=request_id,
             prompt_ids=ids,
             sampling=self._sampling(params, stop_ids),
-            max_tokens=self._max_tokens(params, len(ids), default_max_tokens, prompt_param),
+            max_tokens=max_tokens,
             n=params.n,
             stop_strings=params.stop_strings,
             stop_token_ids=stop_ids,
@@ -113,7 +139,53 @@ class Intake:
             cache_salt=cache_salt,
             decoding=chosen_decoding,
             kv_cache=chosen_kv_cache,
+            contexts=contexts or (),
+            combines=contexts is not None,
         )
+
+    def _contexts(
+        self, chosen: Mapping[str, Choice[DecodingMethod[Any]]], ids: tuple[int, ...]
+    ) -> tuple[tuple[int, ...], ...] | None:
+        """Prompts of the further contexts that the target asks for; None: it changes nothing."""
+        choice = chosen.get("target")
+        if choice is None:
+            return None
+        target = choice.method
+        assert isinstance(target, Target)
+        return target.contexts(choice.parameters, IntakePrompt(ids, self))
+
+    def _check_context(
+        self, chosen: Mapping[str, Choice[Any]], prompt_tokens: int, max_tokens: int
+    ) -> None:
+        if prompt_tokens + max_tokens > self.max_length_tokens:
+            field = f"{self.decoding.field}.{chosen['target'].method.name}"
+            raise ContextLengthError(
+                f"{field}: its further prompt has {prompt_tokens} tokens and max_tokens is "
+                f"{max_tokens}, together {prompt_tokens + max_tokens}, but this model's context is "
+                f"{self.max_length_tokens} tokens; lower max_tokens or shorten that prompt",
+                param=field,
+            )
+
+    def _check_sequences(self, n: int, contexts: int) -> None:
+        if n * contexts > self.max_sequences:
+            each = f", each in {contexts} contexts," if contexts > 1 else ""
+            raise RequestError(
+                f"n is {n}{each} but this server runs at most {self.max_sequences} sequences at "
+                f"once; lower n or send several requests",
+                param="n",
+                code="invalid_parameter",
+            )
+
+    def _check_pages(self, prompts: Sequence[tuple[int, ...]], max_tokens: int) -> None:
+        """A choice's contexts run together or not at all, so that all of them must fit."""
+        needed = sum(-(-(len(ids) + max_tokens) // self.page_size) for ids in prompts)
+        if needed > self.pages:
+            raise ContextLengthError(
+                f"the {len(prompts)} contexts need {needed * self.page_size} tokens of KV cache "
+                f"with max_tokens {max_tokens}, but this server has {self.pages * self.page_size}; "
+                "lower max_tokens or shorten the prompts",
+                param="max_tokens",
+            )
 
     def _max_tokens(
         self, params: SamplingParams, prompt_tokens: int, default: int | None, param: str

@@ -76,6 +76,16 @@ class RequestMetrics:
         self._counters = {
             "prompt_tokens": counter("prompt_tokens", "Prompt tokens.", ("decoding",)),
             "generation_tokens": counter("generation_tokens", "Tokens generated.", ("decoding",)),
+            "draft_tokens": counter("draft_tokens", "Guesses verified.", ("decoding",)),
+            "accepted_tokens": counter(
+                "accepted_tokens", "Guesses that were right.", ("decoding",)
+            ),
+            "guidance_tokens": counter(
+                "guidance_tokens", "Tokens of further contexts.", ("decoding",)
+            ),
+            "guidance_requests": counter(
+                "guidance_requests", "Requests with further contexts.", ("decoding",)
+            ),
         }
         self._histograms = {
             "first_token": histogram("time_to_first_token_seconds", "Submission to first token."),
@@ -115,6 +125,10 @@ class DecodingMetrics:
 
     prompt_tokens: Counter
     generation_tokens: Counter
+    draft_tokens: Counter
+    accepted_tokens: Counter
+    guidance_tokens: Counter
+    guidance_requests: Counter
     first_token: Histogram
     inter_token: Histogram
     per_token: Histogram

@@ -70,6 +70,7 @@ class ProcessHost:
         ready = self.ready
         return make_intake(
             config,
+            pages=ready.stats.pages_total,
             tokenizer=load_tokenizer(config, ready.eos_token_ids),
             info=ready.info,
             eos_token_ids=ready.eos_token_ids,

@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal, cast
 
-from ..decoding.base import DecodingMethod
+from ..decoding.base import DecodingMethod, Target
 from ..decoding.sampling import Sampling
 from ..kvcache.base import CachePolicy
 from ..registry import Choice
@@ -22,6 +22,8 @@ class Request:
     `prompt_logprobs`: the same for every prompt token but the first.
     `priority`: lower runs earlier; equal priorities run in order of arrival.
     `cache_salt`: prefixes are shared only between requests of equal salt.
+    `contexts`: prompts of the target's further contexts. `combines`: whether the target changes
+    anything.
     """
 
     id: str
@@ -35,13 +37,32 @@ class Request:
     prompt_logprobs: int | None = None
     priority: int = 0
     cache_salt: str = ""
-    decoding: Mapping[str, Choice[DecodingMethod]] = field(default_factory=dict)
+    decoding: Mapping[str, Choice[DecodingMethod[Any]]] = field(default_factory=dict)
     kv_cache: Mapping[str, Choice[CachePolicy]] = field(default_factory=dict)
+    contexts: tuple[tuple[int, ...], ...] = ()
+    combines: bool = False
+
+    @property
+    def target(self) -> Choice[Target[Any]] | None:
+        """What makes one distribution of the logits; None: the model's own."""
+        return cast("Choice[Target[Any]]", self.decoding["target"]) if self.combines else None
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Tokens to read, in all contexts."""
+        return len(self.prompt_ids) + sum(map(len, self.contexts))
+
+    @property
+    def sequences(self) -> int:
+        """How many it runs: its choices, each in all contexts."""
+        return self.n * (1 + len(self.contexts))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenLogprobs:
-    """Log-probabilities (natural log, raw model distribution) at one position.
+    """Log-probabilities (natural log) at one position, before sampling's rules.
+
+    They are of the model's raw distribution, or of what a target has made of it.
 
     `top`: (token id, logprob) pairs, most probable first, as many as were asked for.
     `rank`: 1 for the most probable token.
@@ -61,6 +82,7 @@ class StepOutput:
     `cached_tokens`: prompt tokens served from the prefix cache, on the choice's first output.
     `first_scheduled_s`: when the request left the queue (engine clock), on the first output.
     `prompt_logprobs`: on the first output of choice 0, where they were asked for.
+    `drafted`: guesses that the step verified. `guidance_tokens`: tokens of further contexts.
     """
 
     request_id: str
@@ -72,6 +94,8 @@ class StepOutput:
     cached_tokens: int = 0
     first_scheduled_s: float | None = None
     prompt_logprobs: tuple[TokenLogprobs, ...] | None = None
+    drafted: int = 0
+    guidance_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,9 +117,16 @@ class ChoiceDelta:
 
 @dataclass(slots=True, kw_only=True)
 class Usage:
-    """Token counts of one request, all choices together; grows while it runs."""
+    """Token counts of one request, all choices together; grows while it runs.
+
+    `steps`: passes in which a choice got tokens. `drafted`, `accepted`: guesses, and those that
+    were right. `guidance_tokens`: of the target's further contexts, prompts and answers.
+    """
 
     prompt_tokens: int
     completion_tokens: int = 0
     cached_tokens: int = 0
     steps: int = 0
+    drafted: int = 0
+    accepted: int = 0
+    guidance_tokens: int = 0

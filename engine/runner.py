@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from ..kernels.batch import PagedBatch
 from ..kvcache.store import KVStore
 from .attention import PagedStep
-from .scheduler import Step
+from .scheduler import Chunk, Step
 
 
 class ModelRunner:
@@ -30,17 +30,26 @@ class ModelRunner:
         slots: list[int] = []
         starts = [0]
         lengths: list[int] = []
+        trees: dict[int, list[int]] = {}
         for chunk in step.chunks:
-            sequence = chunk.sequence
-            first, last = sequence.computed, sequence.computed + chunk.count
-            pages = sequence.table.pages
+            branch, draft = chunk.branch, chunk.draft
+            first = branch.computed
+            last = first + chunk.count
+            pages = branch.table.pages
             if chunk.count == 1:
-                ids.append(sequence.tokens[first])
+                ids.append(branch.tokens[first])
                 positions.append(first)
                 slots.append(pages[first // page_size] * page_size + first % page_size)
             else:
-                ids += sequence.tokens[first:last]
-                positions += range(first, last)
+                if draft is None:
+                    ids += branch.tokens[first:last]
+                    positions += range(first, last)
+                else:
+                    newest = len(branch.tokens) - 1
+                    ids += (branch.tokens[newest], *draft.tokens)
+                    positions += (newest, *(newest + depth for depth in draft.depths))
+                    if draft.parents is not None:
+                        trees[len(lengths)] = draft.parents
                 slots += [
                     pages[at // page_size] * page_size + at % page_size for at in range(first, last)
                 ]
@@ -50,7 +59,8 @@ class ModelRunner:
             page_size=page_size,
             query_starts=starts,
             kv_lengths=lengths,
-            tables=[chunk.sequence.table.pages for chunk in step.chunks],
+            tables=[chunk.branch.table.pages for chunk in step.chunks],
+            trees=trees,
             slots=self._tensor(slots),
         )
         return self._forward(ids, positions, batch, wanted_rows(step))
@@ -74,14 +84,21 @@ class ModelRunner:
 
 
 def wanted_rows(step: Step) -> list[int]:
-    """Rows of a step whose logits are needed: the newest token's, or all for prompt logprobs."""
+    """Rows of a step whose logits are needed, those of a chunk one after the other.
+
+    Of a chunk that decodes the newest token's and the guesses', or all for prompt logprobs.
+    """
     rows: list[int] = []
     start = 0
     for chunk in step.chunks:
         stop = start + chunk.count
-        if chunk.sequence.request.prompt_logprobs is not None:
-            rows += range(start, stop)
-        elif chunk.is_last:
-            rows.append(stop - 1)
+        rows += range(stop - wanted_of(chunk), stop)
         start = stop
     return rows
+
+
+def wanted_of(chunk: Chunk) -> int:
+    """How many rows' logits are needed of a chunk: its last ones."""
+    if chunk.branch is chunk.sequence and chunk.sequence.request.prompt_logprobs is not None:
+        return chunk.count
+    return 1 + chunk.drafted if chunk.decodes else 0

@@ -1,36 +1,69 @@
 """A sequence: one choice of one request while it lives in the engine."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
+from ..decoding.base import Drafting, Target
+from ..decoding.drafting.draft import Draft
 from ..decoding.sampling import Sampling
 from ..kvcache.table import PageTable
+from ..registry import Choice
 from .request import Request, TokenLogprobs
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
-class Sequence:
-    """Mutable state of one choice; the scheduler and the engine are its only owners.
+class Branch:
+    """One context of a sequence: a prompt and the answer, and where their keys and values are.
+
+    `computed`: tokens whose keys and values are in the pages (logical length).
+    """
+
+    tokens: list[int]
+    prompt_length: int
+    table: PageTable
+    computed: int = 0
+
+    @property
+    def remaining(self) -> int:
+        """Tokens that have no keys and values yet."""
+        return len(self.tokens) - self.computed
+
+    def fork(self) -> "Branch":
+        """A second one over the same pages."""
+        return Branch(
+            tokens=list(self.tokens),
+            prompt_length=self.prompt_length,
+            table=self.table.fork(),
+            computed=self.computed,
+        )
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Sequence(Branch):
+    """Mutable state of one choice, and its own context; the scheduler and the engine own it.
 
     Invariant between steps while it runs: `computed` < len(tokens); when the two differ by one
     the sequence decodes, when by more it still reads (its prompt, or everything after preemption).
 
-    `computed`: tokens whose keys and values are in the pages (logical length).
+    `others`: the target's further contexts, which end in the same answer and read and decode in
+    the same steps. `target`: what makes one distribution of their logits; None: the model's own.
     `unborn`: indices of the request's other choices, which fork off when the prompt is read.
+    `drafting`: the drafter at work, from the first token on. `draft`: what the next step verifies.
     """
 
     request: Request
     index: int
     sampling: Sampling
-    tokens: list[int]
-    prompt_length: int
-    table: PageTable
     arrival: int
-    computed: int = 0
+    others: tuple[Branch, ...] = ()
+    target: Choice[Target[Any]] | None = None
     unborn: tuple[int, ...] = ()
     cached_tokens: int = 0
     prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)
     first_scheduled_s: float | None = None
     has_output: bool = False
+    drafting: Drafting | None = None
+    draft: Draft | None = None
 
     @property
     def key(self) -> tuple[int, int, int]:
@@ -38,9 +71,21 @@ class Sequence:
         return (self.request.priority, self.arrival, self.index)
 
     @property
-    def remaining(self) -> int:
-        """Tokens that have no keys and values yet."""
-        return len(self.tokens) - self.computed
+    def branches(self) -> tuple[Branch, ...]:
+        """All contexts, its own first."""
+        return (self, *self.others)
+
+    @property
+    def places(self) -> int:
+        """How many sequences it counts for, with the choices that have yet to fork off."""
+        return (1 + len(self.unborn)) * (1 + len(self.others))
+
+    @property
+    def decodes(self) -> bool:
+        """Whether one row of each context is all that it needs."""
+        if len(self.tokens) - self.computed != 1:
+            return False
+        return not self.others or all(branch.remaining == 1 for branch in self.others)
 
     @property
     def generated(self) -> int:

@@ -48,6 +48,8 @@ class Submitted(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     cache_salt: str
     decoding: Methods
     kv_cache: Methods
+    contexts: tuple[tuple[int, ...], ...]
+    combines: bool
 
 
 class Aborted(msgspec.Struct, frozen=True, tag=True):

@@ -23,6 +23,9 @@ class PagedBatch:
     `kv_lengths`: keys held per sequence, this step's rows included; a sequence may have no rows.
     `tables`: page numbers per sequence, at least ceil(kv_length / page_size) each.
     `slots`: int64 [T], where each row's key goes: page x page_size + offset.
+    `trees`: of sequences whose rows are a tree, by number of the sequence. Row 0 is its root; entry
+    i is the parent of row i + 1, counted without the root, -1 for the root. Such a row sees the
+    keys before the root and those on its own path.
     """
 
     page_size: int
@@ -30,6 +33,7 @@ class PagedBatch:
     kv_lengths: list[int]
     tables: list[list[int]]
     slots: Tensor
+    trees: dict[int, list[int]] = field(default_factory=dict)
     _spans: list["Span"] | None = field(default=None, repr=False)
     _splits: dict[int, tuple[list["ShortGroup"], list["Span"]]] = field(
         default_factory=dict, repr=False
@@ -79,6 +83,7 @@ class Span:
     device: torch.device
     first_page: int | None
     page_ids: Tensor | None
+    tree: list[int] | None
     _masks: dict[int | None, Tensor] = field(default_factory=dict, repr=False)
 
     @classmethod
@@ -100,6 +105,7 @@ class Span:
             device=batch.slots.device,
             first_page=pages[0] if consecutive else None,
             page_ids=None if consecutive else torch.tensor(pages, device=batch.slots.device),
+            tree=batch.trees.get(index),
         )
 
     def keys(self, cache: Tensor) -> Tensor:
@@ -122,10 +128,16 @@ class Span:
         if mask is None:
             rows = self.stop - self.start
             key = torch.arange(self.kv_length, device=self.device)
-            row = key[self.kv_length - rows :, None]
-            mask = key <= row
+            if self.tree is not None:
+                root = self.kv_length - rows
+                depths, seen = _paths(self.tree)
+                key[root:] = root + torch.tensor(depths, device=self.device)
+                mask = key.new_ones(rows, self.kv_length, dtype=torch.bool)
+                mask[:, root:] = torch.tensor(seen, device=self.device)
+            else:
+                mask = key <= key[self.kv_length - rows :, None]
             if window is not None:
-                mask &= row - key < window
+                mask &= key[self.kv_length - rows :, None] - key < window
             self._masks[window] = mask
         return mask
 
@@ -182,6 +194,19 @@ class ShortGroup:
             mask = torch.zeros_like(seen, dtype=dtype).masked_fill_(~seen, float("-inf"))
             mask = self._masks[window] = mask[:, None, None]
         return mask
+
+
+def _paths(parents: list[int]) -> tuple[list[int], list[list[bool]]]:
+    """Depth of each row below the root, and which rows are on its path; the root is row 0."""
+    count = len(parents) + 1
+    depths = [0] * count
+    seen = [[False] * count for _ in range(count)]
+    seen[0][0] = True
+    for row, parent in enumerate(parents, start=1):
+        seen[row] = list(seen[parent + 1])
+        seen[row][row] = True
+        depths[row] = depths[parent + 1] + 1
+    return depths, seen
 
 
 def _padded(length: int) -> int:

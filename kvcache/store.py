@@ -58,6 +58,15 @@ class KVStore:
             heads = cache.transpose(0, 1)
             heads.index_copy_(1, target, heads.index_select(1, source))
 
+    def move_slots(self, sources: Sequence[int], targets: Sequence[int]) -> None:
+        """Copy single tokens in every layer; slot = page x page_size + offset."""
+        source = torch.tensor(sources, device=self.keys[0].device)
+        target = torch.tensor(targets, device=self.keys[0].device)
+        for cache in (*self.keys, *self.values):
+            heads = cache.transpose(0, 1)
+            flat = heads.view(heads.shape[0], -1, heads.shape[3])
+            flat.index_copy_(1, target, flat.index_select(1, source))
+
 
 def _new_cache(
     heads: int, pages: int, page_size: int, size: int, dtype: torch.dtype, device: torch.device

@@ -107,7 +107,7 @@ def _fused(
     q_KGRD = q_RHD.transpose(0, 1).reshape(kv_heads, group, rows, size)
     k_KGLD = k_KLD[:, None].expand(kv_heads, group, keys, size)
     v_KGLD = v_KLD[:, None].expand(kv_heads, group, keys, v_KLD.shape[2])
-    causal = rows == keys and window is None
+    causal = rows == keys and window is None and span.tree is None
     mask = None if causal else span.mask(window)[:, first:]
     out = F.scaled_dot_product_attention(
         q_KGRD, k_KGLD, v_KGLD, attn_mask=mask, is_causal=causal, scale=scale

@@ -19,5 +19,20 @@ def usage_object(usages: Sequence[Usage]) -> dict[str, Any]:
         "completion_tokens": completion,
         "total_tokens": prompt + completion,
         "prompt_tokens_details": {"cached_tokens": sum(usage.cached_tokens for usage in usages)},
-        "penstock": {"steps": sum(usage.steps for usage in usages)},
+        "penstock": _own(usages),
     }
+
+
+def _own(usages: Sequence[Usage]) -> dict[str, Any]:
+    steps = sum(usage.steps for usage in usages)
+    completion = sum(usage.completion_tokens for usage in usages)
+    own: dict[str, Any] = {"steps": steps}
+    drafted = sum(usage.drafted for usage in usages)
+    if drafted:
+        own["drafted"] = drafted
+        own["accepted"] = sum(usage.accepted for usage in usages)
+        own["mean_acceptance_length"] = round(completion / steps, 3) if steps else 0.0
+    guidance = sum(usage.guidance_tokens for usage in usages)
+    if guidance:
+        own["guidance_tokens"] = guidance
+    return own

@@ -112,11 +112,13 @@ class ScriptedEngine:
         self.intake = Intake(
             tokenizer=self.tokenizer,
             max_length_tokens=CONTEXT,
-            max_n=64,
+            max_sequences=64,
+            pages=1024,
+            page_size=16,
             vocab_size=VOCAB,
             eos_token_ids=frozenset([EOS]),
             defaults={},
-            decoding=Registry[DecodingMethod]("decoding", [PLAIN]),
+            decoding=Registry[DecodingMethod[Any]]("decoding", [PLAIN]),
             kv_cache=Registry[CachePolicy]("kv_cache", [FULL]),
         )
         self.generations: list[ScriptedGeneration] = []

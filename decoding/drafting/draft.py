@@ -1,0 +1,116 @@
+"""Guessed tokens that one pass verifies, and the rows in which it does.
+
+A pass over [newest token, guesses] predicts what follows each of them. The guesses that agree with
+the predictions, from the newest token on, are what sequential decoding would have chosen, and the
+prediction after the last of them is one token more (see README.md).
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import chain, islice
+from typing import overload
+
+from ..sampling import Row, Sampling
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A tree of guesses below the sequence's newest token; a chain where `parents` is None.
+
+    `tokens[i]` follows `tokens[parents[i]]`, or the newest token where that is -1. Parents stand
+    before their children.
+    """
+
+    tokens: list[int]
+    parents: list[int] | None = None
+    depths: list[int] = field(init=False)
+    """How many tokens ahead each guess is; 1 follows the newest token."""
+
+    def __post_init__(self) -> None:
+        if self.parents is None:
+            depths = list(range(1, len(self.tokens) + 1))
+        else:
+            depths = []
+            for parent in self.parents:
+                depths.append(1 if parent < 0 else depths[parent] + 1)
+        object.__setattr__(self, "depths", depths)
+
+    def path(self, index: int) -> list[int]:
+        """The guesses from the newest token to guess `index`, that one included."""
+        if self.parents is None:
+            return self.tokens[: index + 1]
+        found: list[int] = []
+        while index >= 0:
+            found.append(self.tokens[index])
+            index = self.parents[index]
+        return found[::-1]
+
+    def right(self, predictions: Sequence[int]) -> list[int]:
+        """The guesses that are right, along one path.
+
+        `predictions[0]` follows the newest token, `predictions[1 + i]` guess i.
+        """
+        if self.parents is None:
+            count = 0
+            for guess, predicted in zip(self.tokens, predictions, strict=False):
+                if guess != predicted:
+                    break
+                count += 1
+            return list(range(count))
+        children: dict[tuple[int, int], int] = {}
+        for index, (parent, token) in enumerate(zip(self.parents, self.tokens, strict=True)):
+            children.setdefault((parent, token), index)
+        found: list[int] = []
+        at: int | None = -1
+        while (at := children.get((at, predictions[at + 1]))) is not None:
+            found.append(at)
+        return found
+
+
+class _Continued(Sequence[int]):
+    """A sequence's tokens and a path of guesses; joined only where somebody reads them."""
+
+    __slots__ = ("_path", "_tokens")
+
+    def __init__(self, tokens: Sequence[int], path: Sequence[int]) -> None:
+        self._tokens = tokens
+        self._path = path
+
+    def __len__(self) -> int:
+        return len(self._tokens) + len(self._path)
+
+    def __iter__(self) -> Iterator[int]:
+        return chain(self._tokens, self._path)
+
+    @overload
+    def __getitem__(self, index: int) -> int: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[int]: ...
+    def __getitem__(self, index: int | slice) -> int | list[int]:
+        if isinstance(index, slice):
+            start, stop, step = index.indices(len(self))
+            assert step == 1, "nobody reads a history backwards"
+            return list(islice(self, start, stop))
+        position = range(len(self))[index]
+        before = len(self._tokens)
+        return self._tokens[position] if position < before else self._path[position - before]
+
+
+@dataclass(frozen=True, slots=True)
+class DraftedRow:
+    """The row of one guess, as the sampler sees it: its history holds the guesses before it."""
+
+    sampling: Sampling
+    tokens: Sequence[int]
+    prompt_length: int
+
+
+def drafted_rows(row: Row, draft: Draft) -> list[Row]:
+    """The rows that predict what follows the newest token and each guess, in this order."""
+    return [
+        row,
+        *(
+            DraftedRow(row.sampling, _Continued(row.tokens, draft.path(i)), row.prompt_length)
+            for i in range(len(draft.tokens))
+        ),
+    ]

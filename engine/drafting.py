@@ -1,0 +1,63 @@
+"""How many guesses each sequence verifies in the next step: what promises most tokens a second."""
+
+from collections.abc import Sequence as List
+
+from ..decoding.base import Drafter, Drafting, Vocabulary
+from .pace import Pace
+from .sequence import Sequence
+
+
+class DraftPlanner:
+    """Plans the drafts of a step. `pace` tells what rows cost; `max_rows`: of a step."""
+
+    def __init__(self, pace: Pace, vocabulary: Vocabulary, max_rows: int) -> None:
+        self._pace = pace
+        self._vocabulary = vocabulary
+        self._max_rows = max_rows
+
+    def plan(self, running: List[Sequence]) -> None:
+        """Set `draft` of all that decode and have a drafter.
+
+        Guesses are added where they promise most: the tokens that the step will bring, by the time
+        that it will take. So a lone sequence drafts more than one of many.
+        """
+        drafting = [s for s in running if "drafter" in s.request.decoding]
+        if not drafting:
+            return
+        rows = sum(branch.remaining for s in running for branch in s.branches)
+        tokens = float(sum(s.decodes for s in running))
+        most = self._max_rows - rows
+        if tokens < len(running):
+            most //= 2  # prompts that are read must not wait for guesses
+        for sequence in drafting:
+            sequence.draft = None
+            # Choices that fork off next get their first token together, without guesses.
+            if not sequence.decodes or sequence.unborn:
+                continue
+            if sequence.drafting is None:
+                sequence.drafting = self._start(sequence)
+            limit = sequence.request.max_tokens - sequence.generated - 1
+            contexts = 1 + len(sequence.others)
+            sizes = [
+                (size, right)
+                for size, right in sequence.drafting.sizes(limit)
+                if size * contexts <= most
+            ]
+            if not sizes:
+                continue
+            best, gain = sizes[-1]
+            if not sequence.drafting.fixed:
+                best, gain = max(
+                    ((0, 0.0), *sizes),
+                    key=lambda s: (tokens + s[1]) / self._pace.seconds(rows + s[0] * contexts),
+                )
+            if best:
+                sequence.draft = sequence.drafting.propose(best, limit)
+                rows += len(sequence.draft.tokens) * contexts
+                most -= len(sequence.draft.tokens) * contexts
+                tokens += min(gain, best)
+
+    def _start(self, sequence: Sequence) -> Drafting:
+        choice = sequence.request.decoding["drafter"]
+        assert isinstance(choice.method, Drafter)
+        return choice.method.start(choice.parameters, sequence, self._vocabulary)
