@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
@@ -20,8 +20,11 @@ if TYPE_CHECKING:
     from .sampling import Row
 
 Slot = Literal["target", "drafter", "controller"]
-"""target: the distribution of a row. drafter: which extra rows are verified. controller: which
-sequences live."""
+SLOTS: dict[Slot, str] = {
+    "target": "what distribution a row has",
+    "drafter": "which guesses are verified beside the newest token",
+    "controller": "which sequences live",
+}
 
 STRICT = ConfigDict(strict=True, frozen=True, extra="forbid")
 """For models of parameters: no conversions, no unknown fields."""
@@ -43,10 +46,10 @@ class DecodingMethod(ABC, Generic[P]):
     `summary`: one sentence for people who list the methods.
     """
 
-    name: ClassVar[str]
-    slot: ClassVar[Slot]
-    parameters: ClassVar[type[BaseModel]]
-    summary: ClassVar[str]
+    name: str
+    slot: Slot
+    parameters: type[BaseModel]
+    summary: str
 
 
 class Prompt(Protocol):
@@ -77,7 +80,7 @@ class Target(DecodingMethod[P]):
     Every token that is accepted is appended to all contexts, so that they end alike.
     """
 
-    slot: ClassVar[Slot] = "target"
+    slot: Slot = "target"
 
     @abstractmethod
     def contexts(self, parameters: P, prompt: Prompt) -> tuple[tuple[int, ...], ...] | None:
@@ -107,7 +110,7 @@ class Vocabulary:
 class Drafter(DecodingMethod[P]):
     """Guesses tokens ahead; one pass verifies them, and what is wrong costs rows, never tokens."""
 
-    slot: ClassVar[Slot] = "drafter"
+    slot: Slot = "drafter"
 
     @abstractmethod
     def start(self, parameters: P, row: Row, vocabulary: Vocabulary) -> Drafting:

@@ -38,7 +38,7 @@ def _flag(name: str, schema: dict[str, Any]) -> str:
 
 
 def _default(value: object) -> str:
-    if value is None or value == []:
+    if value in (None, [], {}):
         return ""
     if isinstance(value, bool):
         return "on" if value else "off"
@@ -54,7 +54,7 @@ def _values(schema: dict[str, Any]) -> str:
     if "enum" in kind:
         return ", ".join(f"`{word}`" for word in kind["enum"])
     if kind["type"] not in ("integer", "number"):
-        return {"boolean": "", "array": "words"}.get(kind["type"], "text")
+        return {"boolean": "", "array": "words", "object": "JSON"}.get(kind["type"], "text")
     low = f"above {kind['exclusiveMinimum']}" if "exclusiveMinimum" in kind else kind["minimum"]
     return f"{low} to {_size(int(kind['maximum']))}"
 

@@ -245,6 +245,7 @@ class Scheduler:
 
     def _forget(self, sequence: Sequence) -> None:
         """Give back all pages; everything has to be computed again."""
+        sequence.draft = None
         for branch in sequence.branches:
             branch.table.free()
             branch.computed = 0

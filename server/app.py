@@ -20,6 +20,7 @@ from .lifecycle import Lifecycle
 from .log import log_stats
 from .metrics import HttpMetrics
 from .offload import Offload
+from .presets import check_presets
 from .request_body import BodyReader
 from .routes import chat, completions, later, meta, model_list, tokens
 from .services import Services
@@ -50,9 +51,15 @@ def create_app(
     Raises:
         ConfigurationError: the key file cannot be used.
     """
+
+    def load_checked() -> Backend:
+        engine = load_engine()
+        check_presets(engine, settings.presets)
+        return engine
+
     services = Services(
         settings=settings,
-        lifecycle=Lifecycle(load_engine),
+        lifecycle=Lifecycle(load_checked),
         offload=Offload(threads=settings.intake_threads, max_pending=settings.max_pending_intake),
         bodies=BodyReader(max_bytes=settings.max_body_bytes, timeout_s=settings.body_timeout_s),
         registry=registry,

@@ -11,6 +11,7 @@ from penstock.errors import ConfigurationError
 
 from ..engine.config import EngineConfig
 from .command_settings import CommandSettings, split_commas
+from .presets import MAX_PRESETS, Preset, PresetName
 
 RESERVED_TEMPLATE_KWARGS = frozenset(
     {
@@ -50,6 +51,8 @@ class ServeSettings(EngineConfig, CommandSettings):
     `api_key_file`: further keys, one a line; lines that begin with # are comments.
     `cors_origin`: web pages of these origins may call; repeat the flag for several, * is all.
     `chat_template_kwarg`: names that requests may pass to the chat template.
+    `presets`: names for combinations of methods, each served as MODEL:NAME, as in the YAML
+    `presets: {fast: {decoding: jacobi}}`, or JSON; a preset may set `decoding` and `kv_cache`.
     `max_body_bytes`: longest request body; beyond it 413.
     `max_header_bytes`: longest head of a request; beyond it 431.
     `max_connection_requests`: requests that one connection may bring before it is closed.
@@ -70,6 +73,7 @@ class ServeSettings(EngineConfig, CommandSettings):
     api_key_file: Path | None = None
     cors_origin: Words = Field(default=[])
     chat_template_kwarg: Words = Field(default=["enable_thinking"])
+    presets: dict[PresetName, Preset] = Field(default={}, max_length=MAX_PRESETS)
     max_body_bytes: int = Field(default=4 * 2**20, ge=1024, le=2**30)
     max_header_bytes: int = Field(default=32 * 2**10, ge=1024, le=2**20)
     max_connection_requests: int = Field(default=10_000, ge=1, le=2**31 - 1)

@@ -9,6 +9,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
+from ..presets import served_model
 from ..protocol.chat_answer import ChatStream, chat_answer
 from ..protocol.chat_body import ChatBody
 from ..protocol.parse import parse_body
@@ -17,7 +18,6 @@ from ..protocol.spelling import Spelling
 from .answer import answer
 from .common import (
     answer_id,
-    check_model,
     documented,
     services_of,
     tenant_of,
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
     from ..backend import Backend
+    from ..presets import Presets
 
 router = APIRouter()
 
@@ -40,6 +41,7 @@ async def create_chat_completion(request: Request) -> Response:
         created=int(services.wall_clock()),
         tenant=tenant_of(request),
         allowed_template_kwargs=services.settings.chat_template_kwarg,
+        presets=services.settings.presets,
     )
     return await answer(request, make_plan, whole=chat_answer, stream=ChatStream)
 
@@ -51,6 +53,7 @@ def plan_chat(
     created: int,
     tenant: str,
     allowed_template_kwargs: Collection[str],
+    presets: Presets,
 ) -> Plan[ChatBody]:
     """Check, render and tokenise a request; runs off the event loop.
 
@@ -58,7 +61,7 @@ def plan_chat(
         RequestError: it is refused.
     """
     body, ignored = parse_body(ChatBody, raw)
-    check_model(engine, body.model)
+    served = served_model(engine, body.model, presets)
     body.check_together()
     body.check_template(allowed_template_kwargs)
     prompt = engine.tokenizer.render_chat(
@@ -79,13 +82,13 @@ def plan_chat(
         truncate_prompt_tokens=body.truncate_prompt_tokens,
         priority=body.priority,
         cache_salt=tenant + (body.cache_salt or ""),
-        decoding=body.decoding,
-        kv_cache=body.kv_cache,
+        decoding=served.preset.decoding if body.decoding is None else body.decoding,
+        kv_cache=served.preset.kv_cache if body.kv_cache is None else body.kv_cache,
     )
     return Plan(
         id=identity,
         created=created,
-        model=engine.model.id,
+        model=served.id,
         body=body,
         requests=(request,),
         spelling=Spelling(engine.tokenizer),

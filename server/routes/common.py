@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, Any, cast
 import orjson
 from starlette.responses import Response
 
-from penstock.errors import NotFoundError
-
 from ..errors import JSON_MEDIA_TYPE
 
 if TYPE_CHECKING:
@@ -20,7 +18,6 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
     from starlette.requests import Request
 
-    from ..backend import Backend
     from ..services import Services
 
 logger = logging.getLogger(__name__)
@@ -37,16 +34,6 @@ def services_of(request: Request) -> Services:
 def tenant_of(request: Request) -> str:
     """Whose prefixes the request may share: those of its API key, or everybody's without keys."""
     return getattr(request.state, "tenant", "")
-
-
-def check_model(engine: Backend, name: str | None) -> None:
-    """Raise NotFoundError unless the name is served; no name means the one model."""
-    if name is not None and name != engine.model.id:
-        raise NotFoundError(
-            f"the model {name[:128]!r} does not exist; this server has: {engine.model.id}",
-            param="model",
-            code="model_not_found",
-        )
 
 
 def answer_id(kind: str) -> str:

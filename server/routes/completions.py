@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 from penstock.errors import RequestError
 
+from ..presets import served_model
 from ..protocol.completion_answer import CompletionStream, completion_answer
 from ..protocol.completion_body import CompletionBody
 from ..protocol.parse import parse_body
@@ -19,15 +20,17 @@ from ..protocol.spelling import Spelling
 from .answer import answer
 from .common import (
     answer_id,
-    check_model,
     documented,
     services_of,
     tenant_of,
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ...engine.request import Request as EngineRequest
     from ..backend import Backend
+    from ..presets import Preset, Presets
 
 router = APIRouter()
 
@@ -38,13 +41,18 @@ MAX_CHOICES = 1024
 @router.post("/v1/completions", openapi_extra=documented(CompletionBody))
 async def create_completion(request: Request) -> Response:
     """Continue one prompt or several."""
-    created = int(services_of(request).wall_clock())
-    make_plan = partial(plan_completion, created=created, tenant=tenant_of(request))
+    services = services_of(request)
+    make_plan = partial(
+        plan_completion,
+        created=int(services.wall_clock()),
+        tenant=tenant_of(request),
+        presets=services.settings.presets,
+    )
     return await answer(request, make_plan, whole=completion_answer, stream=CompletionStream)
 
 
 def plan_completion(
-    engine: Backend, raw: bytes, *, created: int, tenant: str
+    engine: Backend, raw: bytes, *, created: int, tenant: str, presets: Presets
 ) -> Plan[CompletionBody]:
     """Check and tokenise a request; runs off the event loop.
 
@@ -52,7 +60,7 @@ def plan_completion(
         RequestError: it is refused.
     """
     body, ignored = parse_body(CompletionBody, raw)
-    check_model(engine, body.model)
+    served = served_model(engine, body.model, presets)
     body.check_together()
     prompts = body.prompts
     if len(prompts) * body.n > MAX_CHOICES:
@@ -64,9 +72,17 @@ def plan_completion(
         )
     identity = answer_id("cmpl")
     requests = tuple(
-        _prepare(engine, body, prompt, request_id=f"{identity}-{number}", tenant=tenant)
+        _prepare(
+            engine,
+            body,
+            prompt,
+            request_id=f"{identity}-{number}",
+            tenant=tenant,
+            preset=served.preset,
+        )
         for number, prompt in enumerate(prompts)
     )
+    _check_batch(requests)
     echo: tuple[str, ...] = ()
     if body.echo:
         echo = tuple(
@@ -79,7 +95,7 @@ def plan_completion(
     return Plan(
         id=identity,
         created=created,
-        model=engine.model.id,
+        model=served.id,
         body=body,
         requests=requests,
         spelling=Spelling(engine.tokenizer),
@@ -95,6 +111,7 @@ def _prepare(
     *,
     request_id: str,
     tenant: str,
+    preset: Preset,
 ) -> EngineRequest:
     prompt_logprobs = body.prompt_logprobs
     if body.echo and body.logprobs is not None:
@@ -110,6 +127,19 @@ def _prepare(
         truncate_prompt_tokens=body.truncate_prompt_tokens,
         priority=body.priority,
         cache_salt=tenant + (body.cache_salt or ""),
-        decoding=body.decoding,
-        kv_cache=body.kv_cache,
+        decoding=preset.decoding if body.decoding is None else body.decoding,
+        kv_cache=preset.kv_cache if body.kv_cache is None else body.kv_cache,
     )
+
+
+def _check_batch(requests: Sequence[EngineRequest]) -> None:
+    """A further context belongs to one prompt: which of a batch it was written for is unknown."""
+    first = requests[0]
+    if len(requests) > 1 and first.contexts:
+        method = first.decoding["target"].method.name
+        raise RequestError(
+            f"prompt has {len(requests)} prompts, and decoding.{method} takes one; send several "
+            "requests",
+            param=f"decoding.{method}",
+            code="invalid_parameter",
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter
@@ -11,6 +12,7 @@ from starlette.responses import Response
 
 from penstock import __version__
 
+from ...decoding.base import SLOTS
 from .common import json_response, services_of
 
 if TYPE_CHECKING:
@@ -45,17 +47,40 @@ async def version() -> Response:
 @router.get("/v1/decoding")
 async def methods(request: Request) -> Response:
     """The methods that `decoding` and `kv_cache` may name, with the schemas of their parameters."""
-    intake = services_of(request).lifecycle.engine.intake
+    services = services_of(request)
+    intake = services.lifecycle.engine.intake
     return json_response(
         {
             "object": "list",
+            "slots": SLOTS,
             "decoding": _described(intake.decoding),
             "kv_cache": _described(intake.kv_cache),
+            "combinations": _combinations(intake.decoding, intake.kv_cache),
+            "presets": {
+                name: preset.model_dump(exclude_none=True)
+                for name, preset in services.settings.presets.items()
+            },
         }
     )
 
 
-def _described(registry: Registry[DecodingMethod] | Registry[CachePolicy]) -> list[dict[str, Any]]:
+def _combinations(
+    decoding: Registry[DecodingMethod[Any]], kv_cache: Registry[CachePolicy]
+) -> list[dict[str, list[str]]]:
+    """Every set of methods that one request may name: at most one a slot, and a cache policy."""
+    by_slot: dict[str, list[str]] = {}
+    for method in decoding.methods.values():
+        by_slot.setdefault(method.slot, []).append(method.name)
+    return [
+        {"decoding": [name for name in chosen if name], "kv_cache": [policy]}
+        for chosen in product(*(["", *names] for names in by_slot.values()))
+        for policy in kv_cache.methods
+    ]
+
+
+def _described(
+    registry: Registry[DecodingMethod[Any]] | Registry[CachePolicy],
+) -> list[dict[str, Any]]:
     return [
         {
             "name": method.name,

@@ -8,34 +8,41 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from .common import check_model, json_response, services_of
+from ..presets import served_model, served_models
+from .common import json_response, services_of
 
 if TYPE_CHECKING:
     from ..backend import Backend
+    from ..presets import Served
 
 router = APIRouter()
 
 
 @router.get("/v1/models")
 async def list_models(request: Request) -> Response:
-    """What is served."""
-    engine = services_of(request).lifecycle.engine
-    return json_response({"object": "list", "data": [_card(engine)]})
+    """What is served: the model, and each preset of it under a name of its own."""
+    services = services_of(request)
+    engine = services.lifecycle.engine
+    cards = [_card(engine, served) for served in served_models(engine, services.settings.presets)]
+    return json_response({"object": "list", "data": cards})
 
 
 @router.get("/v1/models/{model:path}")
 async def get_model(request: Request, model: str) -> Response:
     """One of them."""
-    engine = services_of(request).lifecycle.engine
-    check_model(engine, model)
-    return json_response(_card(engine))
+    services = services_of(request)
+    engine = services.lifecycle.engine
+    return json_response(_card(engine, served_model(engine, model, services.settings.presets)))
 
 
-def _card(engine: Backend) -> dict[str, Any]:
-    return {
-        "id": engine.model.id,
+def _card(engine: Backend, served: Served) -> dict[str, Any]:
+    card = {
+        "id": served.id,
         "object": "model",
         "created": engine.model.created,
         "owned_by": "penstock",
         "max_model_len": engine.model.max_length_tokens,
     }
+    if served.id != engine.model.id:
+        card |= {"parent": engine.model.id, **served.preset.model_dump(exclude_none=True)}
+    return card

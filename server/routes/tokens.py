@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -10,14 +9,16 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
+from ..presets import served_model
 from ..protocol.parse import parse_body
 from ..protocol.token_bodies import DetokenizeBody, TokenizeChatBody, TokenizeTextBody
-from .common import check_model, documented, ignored_headers, json_response, services_of
+from .common import documented, ignored_headers, json_response, services_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable
 
     from ..backend import Backend
+    from ..settings import ServeSettings
 
 router = APIRouter()
 
@@ -27,8 +28,7 @@ Answer = tuple[dict[str, Any], tuple[str, ...]]
 @router.post("/tokenize", openapi_extra=documented(TokenizeTextBody, TokenizeChatBody))
 async def tokenize(request: Request) -> Response:
     """Token ids of a text or a chat."""
-    allowed = services_of(request).settings.chat_template_kwarg
-    return await _answer(request, partial(_tokenize, allowed=allowed))
+    return await _answer(request, _tokenize)
 
 
 @router.post("/detokenize", openapi_extra=documented(DetokenizeBody))
@@ -37,20 +37,22 @@ async def detokenize(request: Request) -> Response:
     return await _answer(request, _detokenize)
 
 
-async def _answer(request: Request, work: Callable[[Backend, bytes], Answer]) -> Response:
+async def _answer(
+    request: Request, work: Callable[[Backend, bytes, ServeSettings], Answer]
+) -> Response:
     services = services_of(request)
     engine = services.lifecycle.engine
     async with services.bodies.read(request) as raw:
-        content, ignored = await services.offload.run(work, engine, raw)
+        content, ignored = await services.offload.run(work, engine, raw, services.settings)
     return json_response(content, ignored_headers(request, ignored))
 
 
-def _tokenize(engine: Backend, raw: bytes, *, allowed: Collection[str]) -> Answer:
+def _tokenize(engine: Backend, raw: bytes, settings: ServeSettings) -> Answer:
     tokens: tuple[int, ...]
     if _is_chat(raw):
         chat, ignored = parse_body(TokenizeChatBody, raw)
-        check_model(engine, chat.model)
-        chat.check_template(allowed)
+        served_model(engine, chat.model, settings.presets)
+        chat.check_template(settings.chat_template_kwarg)
         text = engine.tokenizer.render_chat(
             chat.template_messages(),
             add_generation_prompt=chat.starts_answer,
@@ -61,7 +63,7 @@ def _tokenize(engine: Backend, raw: bytes, *, allowed: Collection[str]) -> Answe
         with_strings = chat.return_token_strs
     else:
         body, ignored = parse_body(TokenizeTextBody, raw)
-        check_model(engine, body.model)
+        served_model(engine, body.model, settings.presets)
         # An empty text is no mistake here, only nothing to generate from.
         tokens = (
             engine.intake.encode(
@@ -89,8 +91,8 @@ def _is_chat(raw: bytes) -> bool:
     return isinstance(parsed, dict) and "messages" in parsed
 
 
-def _detokenize(engine: Backend, raw: bytes) -> Answer:
+def _detokenize(engine: Backend, raw: bytes, settings: ServeSettings) -> Answer:
     body, ignored = parse_body(DetokenizeBody, raw)
-    check_model(engine, body.model)
+    served_model(engine, body.model, settings.presets)
     ids = engine.intake.encode(body.tokens, param="tokens") if body.tokens else ()
     return {"prompt": engine.tokenizer.decode(ids)}, ignored

@@ -50,4 +50,4 @@ def test_nothing_stays_wrapped(tiny_model: Callable[[str], Path]) -> None:
     assert PagedStep.__call__ is attention
     assert "run" not in vars(engine.runner)
     assert "schedule" not in vars(engine.scheduler)
-    assert "sample" not in vars(engine.sampler)
+    assert "sample" not in vars(engine.decoder.sampler)

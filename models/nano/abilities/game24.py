@@ -97,12 +97,13 @@ def miss(rng: Random, split: Split) -> Example:
     A model that has seen none of these goes on without end after a step too far.
     """
     puzzle = rng.choice(_whole_puzzles(split))
-    numbers, lines = puzzle, list[str]()
+    numbers: Numbers = puzzle
+    lines: list[str] = []
     while len(numbers) > 1:
         step = rng.choice([step for step in steps(numbers) if step.left != (TARGET,)])
         lines.append(step.line)
         numbers = step.left
-    lines.append(MISSED.format(left=numbers[0]))
+    lines.append(MISSED.format(left=spell(numbers)))
     return Example(
         turns=ask(_solve_question(puzzle, rng), "\n".join(lines)),
         grade=partial(grade_solution, puzzle),

@@ -1,0 +1,95 @@
+"""Requests with a method each, run together on the synchronous engine."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from penstock import SamplingParams
+from penstock.engine.assembly import Assembly
+from penstock.engine.build import Built, build_engine
+from penstock.engine.config import EngineConfig
+from penstock.engine.request import Request, TokenLogprobs, Usage
+from penstock.registry import Spec
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One request. `decoding`: as in a request's body."""
+
+    prompt: list[int]
+    params: SamplingParams
+    decoding: Spec = None
+    logprobs: int | None = None
+
+    def with_decoding(self, decoding: Spec) -> "Job":
+        return Job(
+            prompt=self.prompt, params=self.params, decoding=decoding, logprobs=self.logprobs
+        )
+
+
+@dataclass(kw_only=True)
+class Answer:
+    """What a job brought: tokens, logprobs and text of each choice."""
+
+    usage: Usage
+    tokens: list[list[int]]
+    texts: list[str]
+    reasons: list[object]
+    logprobs: list[list[TokenLogprobs]] = field(default_factory=list)
+
+
+def build(folder: object, **settings: Any) -> Built:
+    """An engine on a small pool."""
+    config = EngineConfig(model=str(folder), **{"kv_cache_memory": 0.01} | settings)
+    return build_engine(config, time.perf_counter)
+
+
+def prepare(built: Built, name: str, job: Job) -> Request:
+    """The request of a job."""
+    return built.intake.prepare(
+        request_id=name,
+        prompt=job.prompt,
+        params=job.params,
+        decoding=job.decoding,
+        logprobs=job.logprobs,
+    )
+
+
+def run(
+    built: Built,
+    jobs: list[Job],
+    *,
+    change: Callable[[Request], Request] = lambda request: request,
+    after_step: Callable[[], None] = lambda: None,
+) -> list[Answer]:
+    """Run jobs together until all have ended."""
+    requests = [change(prepare(built, str(i), job)) for i, job in enumerate(jobs)]
+    assemblies = [Assembly(request, built.intake.tokenizer) for request in requests]
+    answers = [
+        Answer(
+            usage=assembly.usage,
+            tokens=[[] for _ in range(request.n)],
+            texts=[""] * request.n,
+            reasons=[None] * request.n,
+            logprobs=[[] for _ in range(request.n)],
+        )
+        for request, assembly in zip(requests, assemblies, strict=True)
+    ]
+    for request in requests:
+        built.engine.add(request)
+    while built.engine.has_work:
+        for output in built.engine.step():
+            number = int(output.request_id)
+            delta, ended_by_text = assemblies[number].feed(output)
+            if delta is None:
+                continue
+            answer = answers[number]
+            answer.tokens[delta.index] += delta.token_ids
+            answer.texts[delta.index] += delta.text
+            answer.logprobs[delta.index] += delta.logprobs
+            answer.reasons[delta.index] = (delta.finish_reason, delta.stop_reason)
+            if ended_by_text:
+                built.engine.abort(output.request_id, output.index)
+        after_step()
+    return answers

@@ -1,0 +1,281 @@
+"""Drafting never changes the text: Jacobi, prompt lookup and lookahead against plain decoding."""
+
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from penstock import SamplingParams
+from penstock.decoding.base import Drafter, Drafting, NoParameters, Vocabulary
+from penstock.decoding.drafting.draft import Draft
+from penstock.decoding.sampling import Row
+from penstock.engine.build import Built
+from penstock.engine.request import Request
+from penstock.registry import Choice, Spec
+from tests.conftest import TinyModel
+from tests.engine.jobs import Answer, Job, build, run
+
+NEW_TOKENS = 40
+INITIALISERS = ("pad", "repeat-last", "random", "prompt-sample", "ngram")
+FEW: dict[str, Any] = {"allowed_token_ids": [7, 8, 9]}
+"""So few that guesses are often right, also where tokens are drawn at random."""
+
+
+def jobs() -> list[Job]:
+    chooser = random.Random(11)
+    base: dict[str, Any] = {"max_tokens": NEW_TOKENS, "ignore_eos": True}
+    drawn: dict[str, Any] = {**base, "temperature": 1.0}
+    prompts = [[chooser.randrange(256) for _ in range(n)] for n in (1, 9, 31, 50)]
+    prompts += [[7, 8, 9] * 9, [*range(40), 3, 4, 5]]
+    params = [
+        SamplingParams(**base, temperature=0),
+        SamplingParams(**drawn, seed=1, **FEW),
+        SamplingParams(**drawn, seed=2, top_p=0.8, frequency_penalty=0.4, n=2, **FEW),
+        SamplingParams(**base, temperature=0, repetition_penalty=1.3, logit_bias={"5": 2.0}),
+        SamplingParams(**drawn, seed=-3, presence_penalty=-0.5, min_p=0.05, **FEW),
+        SamplingParams(**drawn, seed=4, top_k=3, bad_words=["ab"]),
+    ]
+    return [Job(prompt=p, params=one) for p, one in zip(prompts, params, strict=True)]
+
+
+def tokens(answers: list[Answer]) -> list[list[list[int]]]:
+    return [answer.tokens for answer in answers]
+
+
+def settled(built: Built) -> None:
+    """Between steps nothing is left of a draft, and no unaccepted token is published."""
+    for sequence in built.engine.scheduler.running:
+        assert sequence.draft is None
+        for branch in sequence.branches:
+            if branch.computed == len(branch.tokens) - 1:
+                assert branch.table.length == branch.computed
+                assert (
+                    branch.tokens[branch.prompt_length :]
+                    == (sequence.tokens[sequence.prompt_length :])
+                )
+
+
+METHODS: list[Spec] = [
+    *({"jacobi": {"window": w, "adaptive": False}} for w in (0, 1, 4, 16, 64)),
+    *({"jacobi": {"window": 5, "init": init, "adaptive": False}} for init in INITIALISERS),
+    {"jacobi": {"window": 6, "scheme": "block", "adaptive": False}},
+    {"jacobi": {"window": 6, "scheme": "hybrid", "parallel_tokens": 20, "adaptive": False}},
+    "jacobi",
+    "ngram",
+    {"ngram": {"window": 7, "max_ngram": 3, "min_ngram": 1, "adaptive": False}},
+    "lookahead",
+    {"lookahead": {"window": 3, "ngram": 3, "candidates": 4, "adaptive": False}},
+    {"lookahead": {"window": 0, "ngram": 4, "candidates": 3, "adaptive": False}},
+    {"lookahead": {"window": 4, "ngram": 2, "candidates": 0, "adaptive": False}},
+]
+
+
+@pytest.mark.parametrize("kind", ["llama", "mistral", "gemma2", "gpt_oss", "gpt2", "qwen3_moe"])
+def test_every_method_gives_the_text_of_plain_decoding(kind: str, tiny_model: TinyModel) -> None:
+    built = build(tiny_model(kind), max_batch_tokens=512)
+    expected = tokens(run(built, jobs()))
+    pages = built.engine.pool.in_use
+    accepted = 0
+    for method in METHODS:
+        answers = run(
+            built, [job.with_decoding(method) for job in jobs()], after_step=lambda: settled(built)
+        )
+        assert tokens(answers) == expected, method
+        for answer in answers:
+            assert answer.usage.steps <= answer.usage.completion_tokens
+            gained = answer.usage.completion_tokens - answer.usage.steps
+            assert gained == answer.usage.accepted <= answer.usage.drafted
+            accepted += answer.usage.accepted
+        assert built.engine.pool.in_use == pages == 0
+    assert accepted > 100
+
+
+def test_methods_mix_in_one_batch_with_chunks_and_preemption(tiny_model: TinyModel) -> None:
+    folder = tiny_model("llama")
+    expected = tokens(run(build(folder), jobs()))
+    size = build(folder).engine.bytes_per_token * 16 * 14
+    small = build(folder, max_model_len=96, kv_cache_memory=size, chunk_tokens=9)
+    for shift in range(len(METHODS)):
+        mixed = [
+            job.with_decoding(METHODS[(shift + 5 * i) % len(METHODS)])
+            for i, job in enumerate(jobs())
+        ]
+        assert tokens(run(small, mixed, after_step=lambda: settled(small))) == expected
+    assert small.engine.stats().preemptions > 0
+    assert small.engine.stats().prefix_hit_tokens > 0
+
+
+class _Told(Drafting):
+    """Guesses what it was told, all of it at once, or as the last of several wrong paths."""
+
+    def __init__(self, row: Row, answer: Sequence[int], window: int, wrong_paths: int) -> None:
+        self._row = row
+        self._answer = answer
+        self._window = window
+        self._wrong_paths = wrong_paths
+
+    @property
+    def fixed(self) -> bool:
+        return True
+
+    def sizes(self, limit: int) -> list[tuple[int, float]]:
+        size = min(self._window, limit) * (1 + self._wrong_paths)
+        return [(size, 0.0)] if size else []
+
+    def propose(self, size: int, limit: int) -> Draft:
+        known = len(self._row.tokens) - self._row.prompt_length
+        right = list(self._answer[known : known + min(self._window, limit)])
+        if not self._wrong_paths:
+            return Draft(right)
+        guesses: list[int] = []
+        parents: list[int] = []
+        for path in range(1 + self._wrong_paths):
+            parent = -1
+            for token in right:
+                # Wrong paths turn off at their second token, so that they share their first.
+                wrong = path < self._wrong_paths and parent >= 0
+                guesses.append((token + 1 + path) % 256 if wrong else token)
+                parents.append(parent)
+                parent = len(guesses) - 1
+        return Draft(guesses, parents)
+
+    def learn(
+        self, draft: Draft | None, predictions: Sequence[int], accepted: Sequence[int]
+    ) -> None:
+        pass
+
+
+class _Teller(Drafter[NoParameters]):
+    name = "told"
+    parameters: type[BaseModel] = NoParameters
+    summary = "Knows the answer."
+
+    def __init__(self, answer: Sequence[int], window: int, wrong_paths: int) -> None:
+        self._about = answer, window, wrong_paths
+
+    def start(self, parameters: NoParameters, row: Row, vocabulary: Vocabulary) -> Drafting:
+        return _Told(row, *self._about)
+
+
+@pytest.mark.parametrize("window", [1, 3, 8, 100])
+def test_an_oracle_needs_the_fewest_passes(window: int, tiny_model: TinyModel) -> None:
+    built = build(tiny_model("llama"))
+    job = jobs()[3]
+    (plain,) = run(built, [job])
+    teller = Choice(method=_Teller(plain.tokens[0], window, 0), parameters=NoParameters())
+    (told,) = run(built, [job], change=lambda r: replace(r, decoding={"drafter": teller}))
+    assert told.tokens == plain.tokens
+    # The first token comes with the prompt.
+    assert told.usage.steps == 1 + math.ceil((NEW_TOKENS - 1) / (window + 1))
+    assert told.usage.accepted == NEW_TOKENS - told.usage.steps
+
+
+@pytest.mark.parametrize("kind", ["llama", "mistral", "gpt_oss"])
+def test_the_right_path_of_a_tree_is_found_and_kept(kind: str, tiny_model: TinyModel) -> None:
+    built = build(tiny_model(kind))
+    # Behind the shared first token the walk takes the first such child: the first path's. Only
+    # where all children differ is the right one found, so the paths begin with the second token.
+    job = jobs()[5]
+    (plain,) = run(built, [job])
+
+    class Last(_Told):
+        def propose(self, size: int, limit: int) -> Draft:
+            chain = Draft(super().propose(size, limit).tokens[-min(self._window, limit) :])
+            wrong = [(token + 1) % 256 for token in chain.tokens]
+            return Draft(
+                [*wrong, *chain.tokens],
+                [*range(-1, len(wrong) - 1), -1, *range(len(wrong), 2 * len(wrong) - 1)],
+            )
+
+    class LastTeller(_Teller):
+        def start(self, parameters: NoParameters, row: Row, vocabulary: Vocabulary) -> Drafting:
+            return Last(row, *self._about)
+
+    teller = Choice(method=LastTeller(plain.tokens[0], 4, 1), parameters=NoParameters())
+
+    def change(request: Request) -> Request:
+        return replace(request, decoding={"drafter": teller})
+
+    (told,) = run(built, [job], change=change, after_step=lambda: settled(built))
+    assert told.tokens == plain.tokens
+    assert told.usage.steps == 1 + math.ceil((NEW_TOKENS - 1) / 5)
+
+
+def test_answers_end_inside_an_accepted_run_where_they_would(tiny_model: TinyModel) -> None:
+    built = build(tiny_model("llama"))
+    job = jobs()[3]
+    (plain,) = run(built, [job])
+    told = Choice(method=_Teller(plain.tokens[0], 12, 0), parameters=NoParameters())
+    endings: list[dict[str, Any]] = [
+        {"max_tokens": 7},
+        {"stop_token_ids": [plain.tokens[0][9]]},
+        {"stop_token_ids": [plain.tokens[0][9]], "min_tokens": 15},
+        {"stop": plain.texts[0][8:10]},
+    ]
+    for ending in endings:
+        cut = Job(prompt=job.prompt, params=job.params.model_copy(update=ending))
+        (expected,) = run(built, [cut])
+        (found,) = run(built, [cut], change=lambda r: replace(r, decoding={"drafter": told}))
+        assert (found.tokens, found.texts, found.reasons) == (
+            expected.tokens,
+            expected.texts,
+            expected.reasons,
+        ), ending
+        assert found.usage.completion_tokens == expected.usage.completion_tokens
+    assert built.engine.pool.in_use == 0
+
+
+@pytest.mark.parametrize("method", ["jacobi", "lookahead", "cfg"])
+def test_logprobs_are_those_of_plain_decoding(method: str, tiny_model: TinyModel) -> None:
+    built = build(tiny_model("llama"))
+    plain = replace(jobs()[1], logprobs=3)
+    reference = plain if method != "cfg" else plain.with_decoding({"cfg": {"scale": 1.0}})
+    drafting: Spec = {
+        "jacobi": {"jacobi": {"window": 6, "adaptive": False}},
+        "lookahead": {"lookahead": {"adaptive": False}},
+        "cfg": {"jacobi": {"window": 6, "adaptive": False}, "cfg": {"scale": 1.0}},
+    }[method]
+    (expected,) = run(built, [reference])
+    (found,) = run(built, [plain.with_decoding(drafting)])
+    assert found.usage.accepted > 0
+    assert found.tokens == expected.tokens
+    for one, other in zip(found.logprobs[0], expected.logprobs[0], strict=True):
+        assert (one.token_id, one.rank) == (other.token_id, other.rank)
+        assert one.logprob == pytest.approx(other.logprob, abs=1e-4)
+        assert [token for token, _ in one.top] == [token for token, _ in other.top]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_aborts_at_random_moments_free_everything(seed: int, tiny_model: TinyModel) -> None:
+    chooser = random.Random(seed)
+    built = build(tiny_model("llama"), max_running=8)
+    engine = built.engine
+    guided: list[Spec] = [
+        {"cfg": {"scale": 1.7}, "jacobi": {"window": 5, "adaptive": False}},
+        {"cfg": {"negative_prompt": "no"}, "lookahead": {"adaptive": False}},
+    ]
+    waiting = [job.with_decoding(chooser.choice([*METHODS, *guided])) for job in jobs() * 4]
+    names: list[str] = []
+    while waiting or engine.has_work:
+        if waiting and chooser.random() < 0.5:
+            job = waiting.pop()
+            names.append(f"{len(names)}")
+            engine.add(
+                built.intake.prepare(
+                    request_id=names[-1],
+                    prompt=job.prompt,
+                    params=job.params,
+                    decoding=job.decoding,
+                )
+            )
+        if names and chooser.random() < 0.2:
+            engine.abort(chooser.choice(names))
+        engine.step()
+        settled(built)
+        held = {p for s in engine.scheduler.all() for b in s.branches for p in b.table.pages}
+        assert engine.pool.in_use == len(held)
+    assert engine.pool.in_use == 0
