@@ -109,6 +109,5 @@ class Registry(Generic[M]):
             first = error.errors(include_url=False)[0]
             path = ".".join([self.field, method.name, *(str(part) for part in first["loc"])])
             value = str(first["input"])[:64]
-            raise RequestError(
-                f"{path}: {first['msg']} (got {value})", param=path, code="invalid_parameter"
-            ) from None
+            reason = first.get("ctx", {}).get("error") or f"{first['msg']} (got {value})"
+            raise RequestError(f"{path}: {reason}", param=path, code="invalid_parameter") from None

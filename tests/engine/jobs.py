@@ -41,8 +41,8 @@ class Answer:
 
 def build(folder: object, **settings: Any) -> Built:
     """An engine on a small pool."""
-    config = EngineConfig(model=str(folder), **{"kv_cache_memory": 0.01} | settings)
-    return build_engine(config, time.perf_counter)
+    fields: dict[str, Any] = {"kv_cache_memory": 0.01, **settings}
+    return build_engine(EngineConfig(model=str(folder), **fields), time.perf_counter)
 
 
 def prepare(built: Built, name: str, job: Job) -> Request:

@@ -30,6 +30,7 @@ class Case:
     softcap: float | None = None
     sinks: bool = False
     consecutive: bool = False
+    trees: bool = False
 
 
 MIXED = ((1, 1), (1, 63), (5, 5), (7, 40), (1, 130), (33, 33))
@@ -49,6 +50,9 @@ CASES = {
     "softcap": Case(sizes=MIXED, softcap=2.0),
     "sinks": Case(sizes=MIXED, sinks=True),
     "all": Case(sizes=MIXED, window=20, softcap=2.0, sinks=True),
+    "trees": Case(sizes=MIXED, trees=True),
+    "trees-window": Case(sizes=MIXED, window=8, trees=True, consecutive=True),
+    "trees-all": Case(sizes=MIXED, window=20, softcap=2.0, sinks=True, trees=True),
     "no-rows": Case(sizes=((0, 12), (2, 20), (0, 3))),
 }
 
@@ -91,6 +95,10 @@ def make(case: Case, dtype: torch.dtype) -> Data:
         slots += at[length - rows :]
         keys.append(k)
         values.append(v)
+    trees: dict[int, list[int]] = {}
+    if case.trees:
+        for i, (rows, _) in enumerate(case.sizes):
+            trees[i] = [chooser.randrange(-1, row) for row in range(rows - 1)]
     return Data(
         q_THD=torch.cat(queries).to(dtype),
         k_cache=k_cache,
@@ -101,6 +109,7 @@ def make(case: Case, dtype: torch.dtype) -> Data:
             kv_lengths=lengths,
             tables=tables,
             slots=torch.tensor(slots),
+            trees=trees,
         ),
         keys=keys,
         values=values,
@@ -115,18 +124,37 @@ def dense(case: Case, data: Data, dtype: torch.dtype) -> Tensor:
         k, v = data.keys[i].to(dtype), data.values[i].to(dtype)
         for row in range(rows):
             at = data.batch.query_starts[i] + row
-            position = length - rows + row
-            first = 0 if case.window is None else max(0, position - case.window + 1)
+            seen = seen_keys(case, data.batch, i, rows, length, row)
             for head in range(data.q_THD.shape[1]):
                 q = data.q_THD[at, head].to(dtype)
-                s = (k[first : position + 1, head // case.group] @ q) * case.scale
+                s = (k[seen, head // case.group] @ q) * case.scale
                 if case.softcap is not None:
                     s = case.softcap * torch.tanh(s / case.softcap)
                 if data.sinks_H is not None:
                     s = torch.cat([s, data.sinks_H[head : head + 1].to(dtype)])
-                p = s.softmax(0)[: position + 1 - first]
-                out[at, head] = p @ v[first : position + 1, head // case.group]
+                p = s.softmax(0)[: len(seen)]
+                out[at, head] = p @ v[seen, head // case.group]
     return out
+
+
+def seen_keys(
+    case: Case, batch: PagedBatch, index: int, rows: int, length: int, row: int
+) -> list[int]:
+    """Keys that a row sees: what came before all rows, and its own path; within the window."""
+    root = length - rows
+    position_of = {key: key for key in range(length)}
+    if index in batch.trees:
+        path = [row]
+        while path[-1] > 0:
+            path.append(batch.trees[index][path[-1] - 1] + 1)
+        # The root is row 0; how far a row of the path is from it is its place on the path.
+        for depth, one in enumerate(reversed(path)):
+            position_of[root + one] = root + depth
+        seen = [*range(root), *(root + one for one in reversed(path))]
+    else:
+        seen = list(range(root + row + 1))
+    own = position_of[root + row]
+    return [key for key in seen if case.window is None or own - position_of[key] < case.window]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])

@@ -97,6 +97,15 @@ def test_usage_adds_up() -> None:
         "prompt_tokens_details": {"cached_tokens": 2},
         "penstock": {"steps": 5},
     }
+    usages.append(Usage(prompt_tokens=1, completion_tokens=6, steps=1, drafted=8, accepted=5))
+    usages.append(Usage(prompt_tokens=1, completion_tokens=3, steps=3, guidance_tokens=7))
+    assert usage_object(usages)["penstock"] == {
+        "steps": 9,
+        "drafted": 8,
+        "accepted": 5,
+        "mean_acceptance_length": 2.0,
+        "guidance_tokens": 7,
+    }
 
 
 REFUSALS: list[tuple[dict[str, Any], str, str]] = [

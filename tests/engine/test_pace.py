@@ -1,0 +1,108 @@
+"""What rows cost, and how many guesses they are worth."""
+
+from dataclasses import dataclass, replace
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from penstock import SamplingParams
+from penstock.engine.build import Built
+from penstock.engine.drafting import DraftPlanner
+from penstock.engine.pace import Pace
+from penstock.engine.sequence import Sequence
+from tests.conftest import TinyModel
+from tests.engine.jobs import Job, build, prepare
+
+
+def paced(seconds: dict[int, float]) -> Pace:
+    pace = Pace(lambda: 0.0)
+    for rows, cost in seconds.items():
+        pace.observe(rows, cost)
+    return pace
+
+
+def test_it_interpolates_and_guesses_beyond() -> None:
+    pace = paced({1: 1.0, 4: 2.5, 8: 3.0})
+    assert pace.seconds(1) == 1.0
+    assert pace.seconds(2) == 1.5
+    assert pace.seconds(6) == pytest.approx(2.75)
+    assert pace.seconds(16) == pytest.approx(6.0)
+    assert Pace(lambda: 0.0).seconds(7) == 1.0
+    assert paced({8: 2.0}).seconds(1) < paced({8: 2.0}).seconds(4) < 2.0
+
+
+def test_it_follows_and_forgets_outliers() -> None:
+    pace = paced({1: 1.0})
+    pace.observe(1, 1000.0)
+    assert pace.seconds(1) < 1.2
+    for _ in range(60):
+        pace.observe(1, 3.0)
+    assert pace.seconds(1) == pytest.approx(3.0, rel=0.01)
+
+
+@dataclass
+class _Clock:
+    now: float = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def planned(built: Built, pace: Pace, count: int, rights: float) -> list[int]:
+    """Guesses planned for `count` Jacobi sequences whose guesses are right that often."""
+    params = SamplingParams(max_tokens=400, temperature=0, ignore_eos=True)
+    job = Job(prompt=[1, 2], params=params, decoding={"jacobi": {"window": 16}})
+    requests = [prepare(built, str(i), job) for i in range(count)]
+    for request in requests:
+        built.engine.add(replace(request))
+    built.engine.step()
+    running = built.engine.scheduler.running
+    planner = DraftPlanner(
+        pace, vocabulary=cast("Any", SimpleNamespace(size=320, pad_id=0)), max_rows=512
+    )
+    planner.plan(running)
+    for sequence in running:
+        acceptance = cast("Any", sequence.drafting).acceptance
+        for _ in range(200):
+            acceptance.observe(1000, round(1000 * rights) if rights < 1 else 1000)
+        acceptance._hits, acceptance._trials = rights * 10, 10.0
+    planner.plan(running)
+    sizes = [_size(sequence) for sequence in running]
+    built.engine.abort_all()
+    return sizes
+
+
+def _size(sequence: Sequence) -> int:
+    return 0 if sequence.draft is None else len(sequence.draft.tokens)
+
+
+FLAT = {1: 1.0, 8: 1.01, 64: 1.1, 512: 1.5}
+STEEP = {1: 1.0, 2: 2.0, 8: 8.0, 64: 64.0, 512: 512.0}
+
+
+@pytest.mark.parametrize(
+    ("costs", "rights", "low", "high"),
+    [
+        (FLAT, 0.95, 16, 16),
+        (FLAT, 0.5, 3, 12),
+        (FLAT, 0.0, 0, 0),
+        (STEEP, 0.5, 0, 0),
+        (STEEP, 0.0, 0, 0),
+        ({1: 1.0, 8: 1.6, 16: 2.5, 64: 9.0}, 0.8, 4, 12),
+    ],
+)
+def test_guesses_are_as_many_as_pay(
+    costs: dict[int, float], rights: float, low: int, high: int, tiny_model: TinyModel
+) -> None:
+    (size,) = planned(build(tiny_model("llama")), paced(costs), 1, rights)
+    assert low <= size <= high
+
+
+def test_many_sequences_draft_less_than_one(tiny_model: TinyModel) -> None:
+    costs = {1: 1.0, 16: 1.1, 32: 2.2, 64: 4.4, 512: 35.0}
+    built = build(tiny_model("llama"))
+    (alone,) = planned(built, paced(costs), 1, 0.8)
+    many = planned(built, paced(costs), 16, 0.8)
+    assert alone >= 8
+    assert max(many) <= 2

@@ -1,0 +1,221 @@
+"""Decoding methods over HTTP: the registry, every combination, presets, refusals."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.server.conftest import MODEL
+from tests.server.process import ServeProcess
+
+PRESETS = {
+    "fast": {"decoding": {"jacobi": {"window": 6, "adaptive": False}}},
+    "strict": {"decoding": {"cfg": {"scale": 2.0, "negative_prompt": "no"}}, "kv_cache": "full"},
+}
+BODY: dict[str, Any] = {
+    "model": MODEL,
+    "prompt": "abcabcabcabc",
+    "max_tokens": 24,
+    "seed": 3,
+    "temperature": 0.8,
+    "ignore_eos": True,
+    "allowed_token_ids": [65, 66, 67],
+}
+NEGATIVE = {"cfg": {"scale": 2.0, "negative_prompt": "no"}}
+
+
+def ask(http: httpx.Client, **fields: Any) -> dict[str, Any]:
+    answer = http.post("/v1/completions", json={**BODY, **fields})
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def text(http: httpx.Client, **fields: Any) -> str:
+    return ask(http, **fields)["choices"][0]["text"]
+
+
+def test_methods_are_listed_with_their_schemas(http: httpx.Client) -> None:
+    answer = http.get("/v1/decoding").json()
+    methods = {method["name"]: method for method in answer["decoding"]}
+    assert {name: method["slot"] for name, method in methods.items()} == {
+        "plain": "target",
+        "cfg": "target",
+        "jacobi": "drafter",
+        "ngram": "drafter",
+        "lookahead": "drafter",
+    }
+    assert set(answer["slots"]) == {"target", "drafter", "controller"}
+    schema = methods["jacobi"]["parameters"]
+    assert schema["properties"]["window"]["maximum"] == 256
+    assert schema["additionalProperties"] is False
+    assert all(method["summary"] for method in methods.values())
+
+
+def test_every_listed_combination_runs_and_drafting_changes_no_text(http: httpx.Client) -> None:
+    combinations = http.get("/v1/decoding").json()["combinations"]
+    assert len(combinations) >= 12
+    plain = text(http)
+    guided = text(http, decoding=NEGATIVE)
+    assert guided != plain
+    for combination in combinations:
+        spec: dict[str, Any] = {name: {} for name in combination["decoding"]}
+        if "cfg" in spec:
+            spec["cfg"] = NEGATIVE["cfg"]
+        (policy,) = combination["kv_cache"]
+        found = text(http, decoding=spec, kv_cache=policy)
+        assert found == (guided if "cfg" in spec else plain), combination
+
+
+def test_usage_and_metrics_tell_what_drafting_did(http: httpx.Client) -> None:
+    def count(name: str) -> float:
+        families = text_string_to_metric_families(http.get("/metrics").text)
+        return sum(
+            sample.value
+            for family in families
+            for sample in family.samples
+            if sample.name == f"penstock_{name}_total" and sample.labels["decoding"] == "cfg+jacobi"
+        )
+
+    before = {
+        name: count(name)
+        for name in ("draft_tokens", "accepted_tokens", "guidance_tokens", "guidance_requests")
+    }
+    answer = ask(http, decoding={**NEGATIVE, "jacobi": {"window": 6, "adaptive": False}})
+    own = answer["usage"]["penstock"]
+    assert own["accepted"] + own["steps"] == answer["usage"]["completion_tokens"] == 24
+    assert own["drafted"] > own["accepted"] > 0
+    assert own["mean_acceptance_length"] == round(24 / own["steps"], 3) > 1
+    assert own["guidance_tokens"] == 2 + 24
+    assert answer["usage"]["prompt_tokens"] == 12
+    found = {name: count(name) - value for name, value in before.items()}
+    assert found == {
+        "draft_tokens": own["drafted"],
+        "accepted_tokens": own["accepted"],
+        "guidance_tokens": 26,
+        "guidance_requests": 1,
+    }
+
+
+def test_streams_carry_several_tokens_an_event(client: openai.OpenAI) -> None:
+    fields = {
+        key: value for key, value in BODY.items() if key not in ("ignore_eos", "allowed_token_ids")
+    }
+    extra = {"ignore_eos": True, "allowed_token_ids": [65, 66, 67], "return_token_ids": True}
+    stream = client.completions.create(
+        **fields,
+        stream=True,
+        extra_body={**extra, "decoding": {"jacobi": {"window": 8, "adaptive": False}}},
+    )
+    sizes = [len(chunk.choices[0].model_dump().get("token_ids") or ()) for chunk in stream]
+    assert sum(sizes) == 24
+    assert max(sizes) > 1
+
+
+def test_the_sdk_reaches_every_method_through_extra_body(client: openai.OpenAI) -> None:
+    def answer(decoding: object) -> str:
+        chat = client.chat.completions.create(
+            model=MODEL,
+            messages=[{"role": "user", "content": "hello"}],
+            max_tokens=12,
+            temperature=0,
+            extra_body={"decoding": decoding},
+        )
+        return chat.choices[0].message.content or ""
+
+    plain = answer(None)
+    for decoding in ("jacobi", ["ngram"], {"lookahead": {"window": 2}}):
+        assert answer(decoding) == plain
+    messages = [{"role": "user", "content": "something else"}]
+    guided = answer({"cfg": {"scale": 4.0, "negative_messages": messages}})
+    assert guided == answer({"cfg": {"scale": 4.0, "negative_messages": messages}, "jacobi": {}})
+    assert guided != plain
+
+
+REFUSALS: list[tuple[dict[str, Any], str, str]] = [
+    ({"decoding": "beam9"}, "decoding.beam9", "there is no method 'beam9'"),
+    ({"decoding": {"jacobi": {"windows": 4}}}, "decoding.jacobi.windows", "not permitted (got 4)"),
+    ({"decoding": {"jacobi": {}, "ngram": {}}}, "decoding.ngram", "both fill the drafter slot"),
+    ({"decoding": ["cfg", "plain"]}, "decoding.plain", "both fill the target slot"),
+    ({"decoding": {"jacobi": {"window": 257}}}, "decoding.jacobi.window", "256 (got 257)"),
+    ({"decoding": {"jacobi": {"window": 2.0}}}, "decoding.jacobi.window", "valid integer"),
+    ({"decoding": {"jacobi": {"init": "zero"}}}, "decoding.jacobi.init", "'ngram' (got zero)"),
+    ({"decoding": {"cfg": {"scale": 1e9}}}, "decoding.cfg.scale", "to 100 (got 1000000000.0)"),
+    ({"decoding": {"cfg": {"scale": -1}}}, "decoding.cfg", "scale is -1, below 0"),
+    ({"decoding": {"cfg": {"negative_prompt": 5}}}, "decoding.cfg.negative_prompt", "(got 5)"),
+    (
+        {"decoding": {"cfg": {"negative_prompt": "x" * 4000}}},
+        "decoding.cfg.negative_prompt",
+        "4000 characters, which cannot fit into this model's context of 512",
+    ),
+    (
+        {"decoding": {"cfg": {"negative_prompt": "x" * 500}}},
+        "decoding.cfg",
+        "its further prompt has 500 tokens and max_tokens is 24, together 524",
+    ),
+    ({"decoding": NEGATIVE, "prompt": ["a", "b"]}, "decoding.cfg", "prompt has 2 prompts"),
+    ({"decoding": NEGATIVE, "n": 33}, "n", "n is 33, each in 2 contexts, but"),
+    ({"decoding": {"ngram": {"min_ngram": 5}}}, "decoding.ngram", "above max_ngram (4)"),
+    ({"decoding": {"lookahead": {"ngram": 1}}}, "decoding.lookahead.ngram", "to 2 (got 1)"),
+    ({"decoding": 7}, "decoding", "decoding"),
+]
+
+
+@pytest.mark.parametrize(("fields", "param", "message"), REFUSALS, ids=lambda v: str(v)[:40])
+def test_refusals_name_the_field_the_value_and_the_limit(
+    fields: dict[str, Any], param: str, message: str, http: httpx.Client
+) -> None:
+    answer = http.post("/v1/completions", json={**BODY, **fields})
+    assert answer.status_code == 400
+    error = answer.json()["error"]
+    assert error["param"] == param
+    assert message in error["message"]
+
+
+@pytest.fixture(scope="module")
+def preset_server(
+    tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ServeProcess]:
+    arguments = [str(tiny_llama), "--served-model-name", MODEL, "--threads", "1"]
+    arguments += ["--kv-cache-memory", "8000000", "--presets", json.dumps(PRESETS)]
+    log = tmp_path_factory.mktemp("presets") / "server.log"
+    with ServeProcess(arguments, log) as running:
+        yield running
+
+
+def test_presets_are_models(preset_server: ServeProcess) -> None:
+    with preset_server.client() as http:
+        listed = {card["id"]: card for card in http.get("/v1/models").json()["data"]}
+        assert set(listed) == {MODEL, f"{MODEL}:fast", f"{MODEL}:strict"}
+        assert listed[f"{MODEL}:fast"]["parent"] == MODEL
+        assert listed[f"{MODEL}:fast"]["decoding"] == PRESETS["fast"]["decoding"]
+        one = http.get(f"/v1/models/{MODEL}:strict").json()
+        assert one["kv_cache"] == "full"
+        assert http.get("/v1/decoding").json()["presets"] == PRESETS
+
+        plain, guided = text(http), text(http, decoding=NEGATIVE)
+        fast = ask(http, model=f"{MODEL}:fast")
+        assert fast["model"] == f"{MODEL}:fast"
+        assert fast["choices"][0]["text"] == plain
+        assert fast["usage"]["penstock"]["drafted"] > 0
+        assert text(http, model=f"{MODEL}:strict") == guided
+        # What a request says itself counts.
+        assert text(http, model=f"{MODEL}:strict", decoding="plain") == plain
+
+        answer = http.post("/v1/completions", json={**BODY, "model": f"{MODEL}:slow"})
+        assert answer.status_code == 404
+        assert f"{MODEL}:fast" in answer.json()["error"]["message"]
+        body = {"model": f"{MODEL}:fast", "prompt": "Hi"}
+        assert http.post("/tokenize", json=body).json()["count"] == 2
+
+
+def test_a_preset_that_cannot_work_ends_the_start(tiny_llama: Path, tmp_path: Path) -> None:
+    presets = {"wrong": {"decoding": {"jacobi": {"window": 1000}}}}
+    arguments = [str(tiny_llama), "--presets", json.dumps(presets)]
+    with ServeProcess(arguments, tmp_path / "log", wait_ready=False) as process:
+        assert process.wait() == 2
+        assert "the preset 'wrong' cannot be used: decoding.jacobi.window" in process.log
