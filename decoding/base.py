@@ -107,13 +107,25 @@ class Vocabulary:
     pad_id: int = 0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DraftContext:
+    """What a drafter finds around it.
+
+    `memory`: for whatever drafters want to keep across requests, by a name of theirs; shared by the
+    requests that may share cached prefixes, and by no others.
+    """
+
+    vocabulary: Vocabulary
+    memory: dict[str, Any]
+
+
 class Drafter(DecodingMethod[P]):
     """Guesses tokens ahead; one pass verifies them, and what is wrong costs rows, never tokens."""
 
     slot: Slot = "drafter"
 
     @abstractmethod
-    def start(self, parameters: P, row: Row, vocabulary: Vocabulary) -> Drafting:
+    def start(self, parameters: P, row: Row, context: DraftContext) -> Drafting:
         """A drafter at work on the sequence `row`, whose tokens grow while it runs."""
 
 

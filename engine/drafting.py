@@ -1,10 +1,14 @@
 """How many guesses each sequence verifies in the next step: what promises most tokens a second."""
 
+from collections import OrderedDict
 from collections.abc import Sequence as List
+from typing import Any, Final
 
-from ..decoding.base import Drafter, Drafting, Vocabulary
+from ..decoding.base import DraftContext, Drafter, Drafting, Vocabulary
 from .pace import Pace
 from .sequence import Sequence
+
+_MAX_MEMORIES: Final = 16
 
 
 class DraftPlanner:
@@ -14,6 +18,7 @@ class DraftPlanner:
         self._pace = pace
         self._vocabulary = vocabulary
         self._max_rows = max_rows
+        self._memories: OrderedDict[str, dict[str, Any]] = OrderedDict()
 
     def plan(self, running: List[Sequence]) -> None:
         """Set `draft` of all that decode and have a drafter.
@@ -60,4 +65,15 @@ class DraftPlanner:
     def _start(self, sequence: Sequence) -> Drafting:
         choice = sequence.request.decoding["drafter"]
         assert isinstance(choice.method, Drafter)
-        return choice.method.start(choice.parameters, sequence, self._vocabulary)
+        context = DraftContext(
+            vocabulary=self._vocabulary, memory=self._memory(sequence.request.cache_salt)
+        )
+        return choice.method.start(choice.parameters, sequence, context)
+
+    def _memory(self, salt: str) -> dict[str, Any]:
+        """What drafters keep for requests of that salt; the longest unused is forgotten."""
+        memory = self._memories.setdefault(salt, {})
+        self._memories.move_to_end(salt)
+        if len(self._memories) > _MAX_MEMORIES:
+            self._memories.popitem(last=False)
+        return memory

@@ -9,7 +9,7 @@ from .acceptance import Acceptance
 from .draft import Draft
 
 MAX_WINDOW: Final = 256
-_SIZES: Final = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
+SIZES: Final = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 _TRIAL_SIZE: Final = 4
 _WORTH_A_TRIAL: Final = 1e6
 
@@ -48,7 +48,7 @@ class ChainDrafting(Drafting):
             return [(most, expected(most))]
         if self.acceptance.is_trial:
             return [(min(most, _TRIAL_SIZE), _WORTH_A_TRIAL)]
-        sizes = [size for size in _SIZES if size < most]
+        sizes = [size for size in SIZES if size < most]
         return [(size, expected(size)) for size in (*sizes, most)]
 
     def propose(self, size: int, limit: int) -> Draft:

@@ -19,25 +19,23 @@ class History:
         """Append tokens."""
         self._bytes += array("i", tokens).tobytes()
 
-    def follow(
-        self, guesses: Sequence[int], count: int, *, longest: int, shortest: int
-    ) -> list[int]:
-        """At most `count` tokens that came after the latest earlier occurrence of the last ones.
+    def match(self, count: int, *, longest: int, shortest: int) -> tuple[int, list[int]]:
+        """How many last tokens have stood together before, and what came after them then.
 
-        The last ones are those of the history and the `guesses` behind it: `longest` of them, or
-        fewer down to `shortest` where that many did not occur.
+        `longest` of them are looked for, or fewer, down to `shortest`; of several places the latest
+        counts. At most `count` tokens follow; (0, none) where nothing was found.
         """
-        tail = self._bytes[-longest * _ITEM :] + array("i", guesses[-longest:]).tobytes()
-        for length in range(min(longest, len(tail) // _ITEM), shortest - 1, -1):
-            needle = bytes(tail[-length * _ITEM :])
+        known = len(self)
+        for length in range(min(longest, known - 1), shortest - 1, -1):
+            needle = bytes(self._bytes[-length * _ITEM :])
             # Something has to follow: what ends with the history is the tail itself.
             at = self._find(needle, len(self._bytes) - _ITEM)
             if at is not None:
                 start = at + length * _ITEM
                 found = array("i")
                 found.frombytes(bytes(self._bytes[start : start + count * _ITEM]))
-                return found.tolist()
-        return []
+                return length, found.tolist()
+        return 0, []
 
     def _find(self, needle: bytes, end: int) -> int | None:
         """Offset of the last occurrence that ends at `end` or before, on a whole token."""

@@ -12,19 +12,20 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from ..base import STRICT, Drafter, Vocabulary
+from ..base import STRICT, DraftContext, Drafter, Drafting, Vocabulary
 from ..sampling import Row
 from .chain import MAX_WINDOW, ChainDrafting
-from .history import History
+from .draft import Draft
+from .ngram import MAX_NGRAM, SuggestedDrafting, memory_of
+from .suggest import Suggester
 
 Initialiser = Literal["pad", "repeat-last", "random", "prompt-sample", "ngram"]
-_LONGEST_NGRAM, _SHORTEST_NGRAM = 4, 1
 
 
 class JacobiParameters(BaseModel):
-    """`window`: guesses of a pass at most. `init`: where guesses come from that no pass has made.
-
-    `adaptive`: draft as many as have lately paid, down to none; otherwise always `window`.
+    """`window`: guesses of a pass at most. `init`: where guesses come from that no pass has made;
+    with `ngram` they replace a pass's guesses too where they are the likelier ones.
+    `adaptive`: draft as many as promise to pay, down to none; otherwise always `window`.
     `parallel_tokens`: of the answer, in blocks, with scheme `hybrid`.
     """
 
@@ -37,18 +38,17 @@ class JacobiParameters(BaseModel):
     adaptive: bool = True
 
 
-class _Jacobi(ChainDrafting):
-    def __init__(self, parameters: JacobiParameters, row: Row, vocabulary: Vocabulary) -> None:
-        super().__init__(adaptive=parameters.adaptive)
+class _Window:
+    """How far ahead a pass guesses, by the scheme."""
+
+    def __init__(self, parameters: JacobiParameters, row: Row) -> None:
         self._parameters = parameters
         self._row = row
-        self._vocabulary = vocabulary
-        self._random = Random(row.sampling.seed)
-        self._history = History(row.tokens)
-        self._carried: list[int] = []
+        self._known = len(row.tokens)
         self._block_left = parameters.window + 1
 
-    def available(self, limit: int) -> int:
+    def size(self, limit: int) -> int:
+        """Guesses of the next pass, `limit` at most."""
         most = min(self._parameters.window, limit)
         if self._parameters.scheme == "sliding":
             return most
@@ -57,41 +57,85 @@ class _Jacobi(ChainDrafting):
             return 0
         return min(most, self._block_left - 1)
 
+    def carry(self, predicted: list[int]) -> list[int]:
+        """Move with the text; what was predicted behind it is the next pass's guess, or nothing."""
+        self._block_left -= len(self._row.tokens) - self._known
+        self._known = len(self._row.tokens)
+        if self._block_left > 0:
+            return predicted
+        self._block_left = self._parameters.window + 1
+        return predicted if self._parameters.scheme == "sliding" else []
+
+
+def _behind(draft: Draft | None, predictions: Sequence[int], accepted: Sequence[int]) -> list[int]:
+    """Predictions for the places behind the accepted text: of the first guesses that are that deep.
+
+    The guesses before them were wrong, or the text would have gone on.
+    """
+    if draft is None:
+        return []
+    found: dict[int, int] = {}
+    for index, depth in enumerate(draft.depths):
+        if depth > len(accepted):
+            found.setdefault(depth, predictions[1 + index])
+    return [found[depth] for depth in sorted(found)]
+
+
+class _Filled(ChainDrafting):
+    """Carries predictions over, and fills the window up behind them."""
+
+    def __init__(self, parameters: JacobiParameters, row: Row, vocabulary: Vocabulary) -> None:
+        super().__init__(adaptive=parameters.adaptive)
+        self._initialiser = parameters.init
+        self._row = row
+        self._vocabulary = vocabulary
+        self._random = Random(row.sampling.seed)
+        self._window = _Window(parameters, row)
+        self._carried: list[int] = []
+
+    def available(self, limit: int) -> int:
+        return self._window.size(limit)
+
     def guesses(self, count: int) -> list[int]:
         carried = self._carried[:count]
-        return carried + self._initial(carried, count - len(carried))
+        last = carried[-1] if carried else self._row.tokens[-1]
+        return carried + [self._initial(last) for _ in range(count - len(carried))]
 
     def learned(self, predictions: Sequence[int], right: int) -> None:
-        new = self._row.tokens[len(self._history) :]
-        self._history.extend(new)
-        self._carried = list(predictions[right + 1 :])
-        self._block_left -= len(new)
-        if self._block_left <= 0:
-            self._block_left = self._parameters.window + 1
-            if self._parameters.scheme != "sliding":
-                self._carried = []
+        self._carried = self._window.carry(list(predictions[right + 1 :]))
 
-    def _initial(self, carried: list[int], count: int) -> list[int]:
-        if count <= 0:
-            return []
-        last = carried[-1] if carried else self._row.tokens[-1]
-        match self._parameters.init:
+    def _initial(self, last: int) -> int:
+        match self._initialiser:
             case "pad":
-                return [self._vocabulary.pad_id] * count
-            case "repeat-last":
-                return [last] * count
+                return self._vocabulary.pad_id
             case "random":
-                return [self._random.randrange(self._vocabulary.size) for _ in range(count)]
+                return self._random.randrange(self._vocabulary.size)
             case "prompt-sample":
-                prompt_length = self._row.prompt_length
-                return [
-                    self._row.tokens[self._random.randrange(prompt_length)] for _ in range(count)
-                ]
-            case "ngram":
-                found = self._history.follow(
-                    carried, count, longest=_LONGEST_NGRAM, shortest=_SHORTEST_NGRAM
-                )
-                return found + [last] * (count - len(found))
+                return self._row.tokens[self._random.randrange(self._row.prompt_length)]
+            case _:
+                return last
+
+
+class _Suggested(SuggestedDrafting):
+    """At each place the likeliest of what a pass predicted there and what n-grams suggest."""
+
+    def __init__(self, parameters: JacobiParameters, row: Row, context: DraftContext) -> None:
+        suggester = Suggester(
+            memory_of(context), row.tokens, longest=MAX_NGRAM, shortest=1, shared=True
+        )
+        super().__init__(suggester, row, window=parameters.window, adaptive=parameters.adaptive)
+        self._limits = _Window(parameters, row)
+        self._carried: list[int] = []
+
+    def suggest(self, limit: int) -> int:
+        most = self._limits.size(limit)
+        return self.suggester.suggest(most, most, self._carried)
+
+    def learn(
+        self, draft: Draft | None, predictions: Sequence[int], accepted: Sequence[int]
+    ) -> None:
+        super().learn(draft, predictions, accepted)
+        self._carried = self._limits.carry(_behind(draft, predictions, accepted))
 
 
 class Jacobi(Drafter[JacobiParameters]):
@@ -101,11 +145,11 @@ class Jacobi(Drafter[JacobiParameters]):
     parameters = JacobiParameters
     summary = "Jacobi parallel decoding: several tokens a pass, the same text."
 
-    def start(
-        self, parameters: JacobiParameters, row: Row, vocabulary: Vocabulary
-    ) -> ChainDrafting:
+    def start(self, parameters: JacobiParameters, row: Row, context: DraftContext) -> Drafting:
         """See `Drafter`."""
-        return _Jacobi(parameters, row, vocabulary)
+        if parameters.init == "ngram":
+            return _Suggested(parameters, row, context)
+        return _Filled(parameters, row, context.vocabulary)
 
 
 JACOBI = Jacobi()

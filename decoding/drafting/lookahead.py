@@ -17,7 +17,7 @@ from typing import Final
 
 from pydantic import BaseModel, Field
 
-from ..base import STRICT, Drafter, Drafting, Vocabulary
+from ..base import STRICT, DraftContext, Drafter, Drafting
 from ..sampling import Row
 from .acceptance import Acceptance
 from .draft import Draft
@@ -216,7 +216,7 @@ class Lookahead(Drafter[LookaheadParameters]):
     parameters = LookaheadParameters
     summary = "Lookahead decoding: verifies n-grams of the model's own trajectory; the same text."
 
-    def start(self, parameters: LookaheadParameters, row: Row, vocabulary: Vocabulary) -> Drafting:
+    def start(self, parameters: LookaheadParameters, row: Row, context: DraftContext) -> Drafting:
         """See `Drafter`."""
         return _Lookahead(parameters, row)
 

@@ -1,33 +1,40 @@
-"""Prompt lookup (Saxena 2023, apoorvumang/prompt-lookup-decoding): `ngram`.
+"""Prompt lookup (Saxena 2023, apoorvumang/prompt-lookup-decoding), with a memory: `ngram`.
 
 Where the last tokens stood before, in the prompt or in the answer, what followed them then is
-guessed to follow again. It pays where answers repeat their prompt: extraction, editing, code.
+guessed to follow again; so is what most often followed them in earlier answers. It pays where
+answers repeat their prompt or one another: extraction, editing, code, forms.
 """
 
 from collections.abc import Sequence
+from typing import Final
 
 from pydantic import BaseModel, Field, model_validator
 
-from ..base import STRICT, Drafter, Vocabulary
+from ..base import STRICT, DraftContext, Drafter, Drafting
 from ..sampling import Row
-from .chain import MAX_WINDOW, ChainDrafting
-from .history import History
+from .chain import MAX_WINDOW, SIZES
+from .draft import Draft
+from .suggest import Memory, Suggester
 
-MAX_NGRAM = 16
+MAX_NGRAM: Final = 8
+_MEMORY: Final = "suggestions"
 
 
 class NgramParameters(BaseModel):
     """`window`: guesses of a pass at most. `max_ngram`, `min_ngram`: how many last tokens must
     have occurred before; more are tried first.
 
-    `adaptive`: draft as many as have lately paid, down to none; otherwise all that were found.
+    `shared`: guess from earlier answers too, and let later ones guess from this; only among
+    requests that may share cached prefixes.
+    `adaptive`: draft as many as promise to pay, down to none; otherwise all that were found.
     """
 
     model_config = STRICT
 
     window: int = Field(default=16, ge=0, le=MAX_WINDOW)
-    max_ngram: int = Field(default=4, ge=1, le=MAX_NGRAM)
-    min_ngram: int = Field(default=2, ge=1, le=MAX_NGRAM)
+    max_ngram: int = Field(default=8, ge=1, le=MAX_NGRAM)
+    min_ngram: int = Field(default=1, ge=1, le=MAX_NGRAM)
+    shared: bool = True
     adaptive: bool = True
 
     @model_validator(mode="after")
@@ -39,28 +46,41 @@ class NgramParameters(BaseModel):
         return self
 
 
-class _Ngram(ChainDrafting):
-    def __init__(self, parameters: NgramParameters, row: Row) -> None:
-        super().__init__(adaptive=parameters.adaptive)
-        self._parameters = parameters
-        self._row = row
-        self._history = History(row.tokens)
-        self._found: list[int] | None = None
+class SuggestedDrafting(Drafting):
+    """Drafts what a suggester says, as far as it promises to pay, or all that it says."""
 
-    def available(self, limit: int) -> int:
-        if self._found is None:
-            p = self._parameters
-            self._found = self._history.follow(
-                (), p.window, longest=p.max_ngram, shortest=p.min_ngram
-            )
-        return min(len(self._found), limit)
+    def __init__(self, suggester: Suggester, row: Row, *, window: int, adaptive: bool) -> None:
+        self.suggester = suggester
+        self.row = row
+        self.window = window
+        self._adaptive = adaptive
 
-    def guesses(self, count: int) -> list[int]:
-        return (self._found or [])[:count]
+    @property
+    def fixed(self) -> bool:
+        """See `Drafting`."""
+        return not self._adaptive
 
-    def learned(self, predictions: Sequence[int], right: int) -> None:
-        self._history.extend(self._row.tokens[len(self._history) :])
-        self._found = None
+    def suggest(self, limit: int) -> int:
+        """Make the guesses for the next pass; returns how many."""
+        return self.suggester.suggest(self.window, limit)
+
+    def sizes(self, limit: int) -> list[tuple[int, float]]:
+        """See `Drafting`."""
+        most = self.suggest(limit)
+        if most <= 0:
+            return []
+        wanted = [most] if self.fixed else [*(size for size in SIZES if size < most), most]
+        return [(size, self.suggester.expected(size)) for size in wanted]
+
+    def propose(self, size: int, limit: int) -> Draft:
+        """See `Drafting`."""
+        return self.suggester.draft(size)
+
+    def learn(
+        self, draft: Draft | None, predictions: Sequence[int], accepted: Sequence[int]
+    ) -> None:
+        """See `Drafting`. Guesses that were not drafted teach as much: the next token is known."""
+        self.suggester.learn(self.row.tokens)
 
 
 class Ngram(Drafter[NgramParameters]):
@@ -68,11 +88,28 @@ class Ngram(Drafter[NgramParameters]):
 
     name = "ngram"
     parameters = NgramParameters
-    summary = "Prompt lookup: guesses what followed the last tokens before; the same text."
+    summary = "Guesses what followed the last tokens before, here or in earlier answers; same text."
 
-    def start(self, parameters: NgramParameters, row: Row, vocabulary: Vocabulary) -> ChainDrafting:
+    def start(self, parameters: NgramParameters, row: Row, context: DraftContext) -> Drafting:
         """See `Drafter`."""
-        return _Ngram(parameters, row)
+        suggester = Suggester(
+            memory_of(context),
+            row.tokens,
+            longest=parameters.max_ngram,
+            shortest=parameters.min_ngram,
+            shared=parameters.shared,
+        )
+        return SuggestedDrafting(
+            suggester, row, window=parameters.window, adaptive=parameters.adaptive
+        )
+
+
+def memory_of(context: DraftContext) -> Memory:
+    """What requests before this one have taught."""
+    memory: Memory | None = context.memory.get(_MEMORY)
+    if memory is None:
+        memory = context.memory[_MEMORY] = Memory()
+    return memory
 
 
 NGRAM = Ngram()

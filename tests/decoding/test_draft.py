@@ -3,6 +3,7 @@
 import random
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import Any
 
 import pytest
 
@@ -10,6 +11,7 @@ from penstock.decoding.drafting.acceptance import Acceptance
 from penstock.decoding.drafting.draft import Draft, drafted_rows
 from penstock.decoding.drafting.history import History
 from penstock.decoding.drafting.lookahead import NgramPool
+from penstock.decoding.drafting.suggest import Followers, Memory, Suggester
 from penstock.decoding.sampling import Sampling
 
 
@@ -57,15 +59,13 @@ def test_a_guess_has_the_guesses_before_it_in_its_history() -> None:
 
 
 def brute_force(
-    tokens: list[int], guesses: list[int], count: int, longest: int, shortest: int
-) -> list[int]:
-    whole = tokens + guesses
-    for length in range(min(longest, len(whole)), shortest - 1, -1):
-        tail = whole[-length:]
+    tokens: list[int], count: int, longest: int, shortest: int
+) -> tuple[int, list[int]]:
+    for length in range(min(longest, len(tokens)), shortest - 1, -1):
         for start in range(len(tokens) - length - 1, -1, -1):
-            if tokens[start : start + length] == tail:
-                return tokens[start + length : start + length + count]
-    return []
+            if tokens[start : start + length] == tokens[-length:]:
+                return length, tokens[start + length : start + length + count]
+    return 0, []
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -78,10 +78,11 @@ def test_history_finds_what_followed_last_time(seed: int) -> None:
     history.extend(tokens[5:])
     assert len(history) == len(tokens)
     for _ in range(30):
-        guesses = [chooser.choice(ids) for _ in range(chooser.randrange(4))]
+        tokens.append(chooser.choice(ids))
+        history.extend(tokens[-1:])
         count, shortest = chooser.randrange(1, 6), chooser.randrange(1, 3)
-        found = history.follow(guesses, count, longest=3, shortest=shortest)
-        assert found == brute_force(tokens, guesses, count, 3, shortest)
+        found = history.match(count, longest=3, shortest=shortest)
+        assert found == brute_force(tokens, count, 3, shortest)
 
 
 def test_the_pool_keeps_the_newest_ngrams_of_a_token() -> None:
@@ -123,3 +124,80 @@ def test_what_was_given_up_is_tried_again_ever_more_seldom() -> None:
         if acceptance.rate > 0.9:
             break
     assert acceptance.rate > 0.9
+
+
+def test_followers_give_each_token_its_share() -> None:
+    followers = Followers(most=50)
+    followers.learn([1, 2, 3, 1, 2, 3, 1, 2, 4, 1, 2, 3], 0)
+    assert followers.after([9, 2]) == {3: 0.6, 4: 0.2}
+    assert followers.after([77]) == {}
+    for number in range(1000, 2000):
+        followers.learn([number, number + 1], 0)
+    assert len(followers) == 50
+    assert followers.after([1999]) == {2000: 0.5}
+    assert followers.after([2]) == {}, "the oldest are forgotten"
+
+
+def test_what_follows_differently_now_takes_over() -> None:
+    followers = Followers()
+    for token in range(2, 8):
+        followers.learn([1, token] * 30, 0)
+    found = followers.after([1])
+    assert len(found) <= 4
+    assert 7 in found
+    assert sum(found.values()) < 1
+
+
+def guesses(suggester: Suggester, count: int, **options: Any) -> list[int]:
+    made = suggester.suggest(count, count, **options)
+    return suggester.draft(made).tokens
+
+
+def test_suggestions_learn_which_source_to_trust() -> None:
+    memory = Memory()
+    chooser = random.Random(2)
+    # The text repeats a phrase; what a pass "carried" is always wrong.
+    phrase = [chooser.randrange(1000) for _ in range(12)]
+    tokens = list(phrase)
+    suggester = Suggester(memory, tokens, longest=8, shortest=1, shared=False)
+    right = 0
+    for _ in range(20):
+        for token in phrase:
+            right += guesses(suggester, 4, carried=[5000, 5000])[:1] == [token]
+            tokens.append(token)
+            suggester.learn(tokens)
+    assert right > 200
+    assert memory.of_match[8].share > 0.95
+    assert memory.of_carried[0].share < 0.3
+    assert guesses(suggester, 4, carried=[5000, 5000]) == phrase[:4]
+    assert suggester.expected(4) > 3.5
+
+
+def test_the_likeliest_guesses_come_first_and_parents_before_their_children() -> None:
+    memory = Memory()
+    said = [1, 2, 3, 4] * 6 + [1, 5, 6] * 3
+    teacher = Suggester(memory, [0], longest=8, shortest=1, shared=True)
+    teacher.learn([0, *said])
+    suggester = Suggester(memory, [9, 1], longest=8, shortest=1, shared=True)
+    made = suggester.suggest(8, 3)
+    draft = suggester.draft(made)
+    assert draft.parents is not None
+    assert draft.tokens[0] == 2
+    assert set(draft.tokens) >= {2, 3, 4, 5, 6}
+    assert all(parent < index for index, parent in enumerate(draft.parents))
+    assert max(draft.depths) <= 3
+    gains = [suggester.expected(n + 1) - suggester.expected(n) for n in range(made)]
+    assert gains == sorted(gains, reverse=True)
+    roots = [i for i, parent in enumerate(draft.parents) if parent < 0]
+    assert sum(gains[i] for i in roots) <= 1
+
+
+def test_earlier_answers_are_remembered_where_they_may_be() -> None:
+    memory = Memory()
+    said = [5, 6, 7, 8, 9, 10]
+    first = Suggester(memory, [1], longest=8, shortest=1, shared=True)
+    first.learn([1, *said, *said, *said])
+    second = Suggester(memory, [2, 5], longest=8, shortest=1, shared=True)
+    assert guesses(second, 3) == [6, 7, 8]
+    alone = Suggester(memory, [2, 5], longest=8, shortest=1, shared=False)
+    assert guesses(alone, 3) == []

@@ -10,7 +10,7 @@ import pytest
 from pydantic import BaseModel
 
 from penstock import SamplingParams
-from penstock.decoding.base import Drafter, Drafting, NoParameters, Vocabulary
+from penstock.decoding.base import DraftContext, Drafter, Drafting, NoParameters
 from penstock.decoding.drafting.draft import Draft
 from penstock.decoding.sampling import Row
 from penstock.engine.build import Built
@@ -157,7 +157,7 @@ class _Teller(Drafter[NoParameters]):
     def __init__(self, answer: Sequence[int], window: int, wrong_paths: int) -> None:
         self._about = answer, window, wrong_paths
 
-    def start(self, parameters: NoParameters, row: Row, vocabulary: Vocabulary) -> Drafting:
+    def start(self, parameters: NoParameters, row: Row, context: DraftContext) -> Drafting:
         return _Told(row, *self._about)
 
 
@@ -192,7 +192,7 @@ def test_the_right_path_of_a_tree_is_found_and_kept(kind: str, tiny_model: TinyM
             )
 
     class LastTeller(_Teller):
-        def start(self, parameters: NoParameters, row: Row, vocabulary: Vocabulary) -> Drafting:
+        def start(self, parameters: NoParameters, row: Row, context: DraftContext) -> Drafting:
             return Last(row, *self._about)
 
     teller = Choice(method=LastTeller(plain.tokens[0], 4, 1), parameters=NoParameters())

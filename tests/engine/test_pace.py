@@ -52,7 +52,7 @@ class _Clock:
 def planned(built: Built, pace: Pace, count: int, rights: float) -> list[int]:
     """Guesses planned for `count` Jacobi sequences whose guesses are right that often."""
     params = SamplingParams(max_tokens=400, temperature=0, ignore_eos=True)
-    job = Job(prompt=[1, 2], params=params, decoding={"jacobi": {"window": 16}})
+    job = Job(prompt=[1, 2], params=params, decoding={"jacobi": {"window": 16, "init": "pad"}})
     requests = [prepare(built, str(i), job) for i in range(count)]
     for request in requests:
         built.engine.add(replace(request))
