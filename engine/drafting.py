@@ -31,6 +31,7 @@ class DraftPlanner:
             return
         rows = sum(branch.remaining for s in running for branch in s.branches)
         tokens = float(sum(s.decodes for s in running))
+        drafts = 0
         most = self._max_rows - rows
         if tokens < len(running):
             most //= 2  # prompts that are read must not wait for guesses
@@ -52,15 +53,17 @@ class DraftPlanner:
                 continue
             best, gain = sizes[-1]
             if not sequence.drafting.fixed:
-                best, gain = max(
-                    ((0, 0.0), *sizes),
-                    key=lambda s: (tokens + s[1]) / self._pace.seconds(rows + s[0] * contexts),
-                )
+                best, gain, rate = 0, 0.0, tokens / self._pace.seconds(rows, drafts)
+                for size, right in sizes:
+                    took = self._pace.seconds(rows + size * contexts, drafts + contexts)
+                    if (tokens + right) / took > rate:
+                        best, gain, rate = size, right, (tokens + right) / took
             if best:
                 sequence.draft = sequence.drafting.propose(best, limit)
                 rows += len(sequence.draft.tokens) * contexts
                 most -= len(sequence.draft.tokens) * contexts
                 tokens += min(gain, best)
+                drafts += contexts
 
     def _start(self, sequence: Sequence) -> Drafting:
         choice = sequence.request.decoding["drafter"]

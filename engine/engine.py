@@ -134,7 +134,7 @@ class Engine:
         decoded = self.decoder.decode(step, logits, self._fork)
         outputs = self._commit(step, decoded)
         if step.only_decodes:
-            self._pace.stop(step.rows)
+            self._pace.stop(step.rows, step.drafts)
         return outputs
 
     def stats(self) -> EngineStats:

@@ -1,4 +1,10 @@
-"""How long a step takes by its rows, as lately measured: what a draft's rows cost here and now."""
+"""How long a step takes, as lately measured: what a draft costs here and now.
+
+    seconds = F(rows) + a * drafts
+
+F is kept on a grid of row counts; `a` is what a sequence that drafts costs beyond its rows, because
+its attention is a call of its own. Both are learned from every step that reads no prompt.
+"""
 
 import math
 from bisect import bisect_left
@@ -22,32 +28,41 @@ class Pace:
         self._clock = clock
         self._seconds: dict[int, float] = {}
         self._sizes: list[int] = []
+        self._per_draft = 0.0
         self._began_s = 0.0
 
     def start(self) -> None:
         """A step begins."""
         self._began_s = self._clock()
 
-    def stop(self, rows: int) -> None:
-        """It has ended, and had so many rows."""
-        self.observe(rows, self._clock() - self._began_s)
+    def stop(self, rows: int, drafts: int) -> None:
+        """It has ended, and had so many rows and drafts."""
+        self.observe(rows, drafts, self._clock() - self._began_s)
 
-    def observe(self, rows: int, seconds: float) -> None:
-        """A step of so many rows took that long."""
+    def observe(self, rows: int, drafts: int, seconds: float) -> None:
+        """A step of so many rows, guesses included, and so many drafts took that long."""
         size = _on_grid(rows)
         known = self._seconds.get(size)
         if known is None:
-            self._seconds[size] = seconds
+            self._seconds[size] = max(seconds - self._per_draft * drafts, 0.0)
             self._sizes = sorted(self._seconds)
-        else:
-            self._seconds[size] = known + _WEIGHT * (min(seconds, 2 * known) - known)
+            return
+        estimate = known + self._per_draft * drafts
+        error = _WEIGHT * (min(seconds, 2 * estimate) - estimate)
+        if drafts:  # it may lie with either
+            error /= 2
+            self._per_draft = max(0.0, self._per_draft + error / drafts)
+        self._seconds[size] = max(known + error, 0.0)
 
-    def seconds(self, rows: int) -> float:
-        """Estimate for a step of so many rows; 1 where nothing is known.
+    def seconds(self, rows: int, drafts: int = 0) -> float:
+        """Estimate for a step; 1 where nothing is known.
 
         Between two sizes that were measured it is a straight line. Beyond them it is a guess that
         invites to try: fewer rows take less, more rows take no more than in proportion.
         """
+        return self._of_rows(rows) + self._per_draft * drafts
+
+    def _of_rows(self, rows: int) -> float:
         sizes = self._sizes
         if not sizes:
             return 1.0

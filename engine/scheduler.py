@@ -56,6 +56,11 @@ class Step:
         return all(chunk.count == 1 + chunk.drafted for chunk in self.chunks)
 
     @property
+    def drafts(self) -> int:
+        """Contexts in which a draft is verified."""
+        return sum(chunk.draft is not None for chunk in self.chunks)
+
+    @property
     def rows(self) -> int:
         """Rows of the batch."""
         return sum(chunk.count for chunk in self.chunks)

@@ -85,6 +85,7 @@ class Span:
     page_ids: Tensor | None
     tree: list[int] | None
     _masks: dict[int | None, Tensor] = field(default_factory=dict, repr=False)
+    _packed: dict[tuple[int | None, int], Tensor] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(cls, batch: PagedBatch, index: int) -> "Span":
@@ -121,6 +122,15 @@ class Span:
             assert self.page_ids is not None
             run = heads.index_select(1, self.page_ids)
         return run.reshape(run.shape[0], -1, run.shape[3])[:, : self.kv_length]
+
+    def packed_mask(self, window: int | None, group: int, first: int, dtype: torch.dtype) -> Tensor:
+        """Additive `[rows x group, kv_length - first]`, each row `group` times; made once."""
+        mask = self._packed.get((window, group))
+        if mask is None:
+            seen = self.mask(window)[:, first:].repeat_interleave(group, dim=0)
+            mask = torch.zeros_like(seen, dtype=dtype).masked_fill_(~seen, float("-inf"))
+            self._packed[window, group] = mask
+        return mask
 
     def mask(self, window: int | None) -> Tensor:
         """Boolean `[rows, kv_length]`, true where a row sees a key; made once per step."""

@@ -129,7 +129,7 @@ class _Suggested(SuggestedDrafting):
 
     def suggest(self, limit: int) -> int:
         most = self._limits.size(limit)
-        return self.suggester.suggest(most, most, self._carried)
+        return self.suggester.suggest(min(most, self.most), most, self._carried)
 
     def learn(
         self, draft: Draft | None, predictions: Sequence[int], accepted: Sequence[int]

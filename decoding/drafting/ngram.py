@@ -54,6 +54,7 @@ class SuggestedDrafting(Drafting):
         self.row = row
         self.window = window
         self._adaptive = adaptive
+        self._worth = window
 
     @property
     def fixed(self) -> bool:
@@ -62,7 +63,12 @@ class SuggestedDrafting(Drafting):
 
     def suggest(self, limit: int) -> int:
         """Make the guesses for the next pass; returns how many."""
-        return self.suggester.suggest(self.window, limit)
+        return self.suggester.suggest(self.most, limit)
+
+    @property
+    def most(self) -> int:
+        """How many guesses to make: more than lately paid, but not far more, for they take time."""
+        return min(self.window, self._worth) if self._adaptive else self.window
 
     def sizes(self, limit: int) -> list[tuple[int, float]]:
         """See `Drafting`."""
@@ -80,6 +86,7 @@ class SuggestedDrafting(Drafting):
         self, draft: Draft | None, predictions: Sequence[int], accepted: Sequence[int]
     ) -> None:
         """See `Drafting`. Guesses that were not drafted teach as much: the next token is known."""
+        self._worth = 2 if draft is None else 2 * len(draft.tokens) + 2
         self.suggester.learn(self.row.tokens)
 
 

@@ -13,7 +13,7 @@ The guesses are a tree: the likeliest paths, grown where another guess is likeli
 
 import heapq
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Final
 
 from .draft import Draft
@@ -23,6 +23,7 @@ _LONGEST_CONTEXT: Final = 4
 _MAX_CONTEXTS: Final = 100_000
 _MOST_TOKENS: Final = 4
 _FORGET_AT: Final = 64
+_SEEN_OFTEN: Final = 4
 _LEAST_CHANCE: Final = 0.02
 """A guess less likely than this is none."""
 _LONGEST_MATCH: Final = 8
@@ -55,18 +56,24 @@ class Followers:
                 else:
                     _count(counts, token)
 
-    def after(self, tail: Sequence[int]) -> dict[int, float]:
-        """Tokens that may follow `tail`, with the best share that any context gives them."""
+    def after(self, tail: tuple[int, ...]) -> dict[int, float]:
+        """Tokens that may follow `tail`, with their shares.
+
+        The longest context counts; where it has hardly been seen, the best share of any.
+        """
         found: dict[int, float] = {}
-        for length in range(1, min(_LONGEST_CONTEXT, len(tail)) + 1):
-            counts = self._of.get(tuple(tail[-length:]))
+        known = self._of
+        for start in range(max(0, len(tail) - _LONGEST_CONTEXT), len(tail)):
+            counts = known.get(tail[start:])
             if counts is None:
-                break  # what a context has not seen, no longer one has
+                continue
             total = sum(counts.values()) + 1.0
             for token, count in counts.items():
                 share = count / total
                 if share > found.get(token, 0.0):
                     found[token] = share
+            if total > _SEEN_OFTEN:
+                break
         return found
 
 
@@ -116,24 +123,37 @@ class Memory:
         self.of_carried = [Trust(0.3) for _ in range(_CARRIED_DEPTHS)]
 
 
-@dataclass(slots=True, kw_only=True)
 class _Node:
     """A guess, or the newest token.
 
     `chance`: that all guesses up to here are right. `parent`: the guess before it, -1 the newest
-    token. `history`, `carried`: what these sources say comes next, and how they are trusted.
+    token. `history`, `carry`: what these sources say comes next, and how far they are trusted.
     """
 
-    token: int
-    chance: float
-    depth: int
-    parent: int
-    tail: tuple[int, ...]
-    follows: list[int]
-    carried: Sequence[int]
-    history: tuple[int, Trust] | None = None
-    carry: tuple[int, Trust] | None = None
-    children: dict[int, "_Node"] = field(default_factory=dict)
+    __slots__ = (
+        "carried", "carry", "chance", "children", "depth", "follows", "history", "parent", "tail",
+        "token",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        token: int,
+        chance: float,
+        depth: int,
+        parent: int,
+        tail: tuple[int, ...],
+        follows: Sequence[int],
+        carried: Sequence[int],
+    ) -> None:
+        self.token, self.chance, self.depth, self.parent = token, chance, depth, parent
+        self.tail, self.follows, self.carried = tail, follows, carried
+        self.history: tuple[int, Trust] | None = None
+        self.carry: tuple[int, Trust] | None = None
+        self.children: list[_Node] = []
+
+    def child(self, token: int) -> "_Node | None":
+        """The guess `token` behind this one, where there is one."""
+        return next((child for child in self.children if child.token == token), None)
 
 
 class Suggester:
@@ -160,25 +180,20 @@ class Suggester:
         self._match, follows = self._history.match(
             min(count, limit), longest=self._longest, shortest=self._shortest
         )
-        root = self._root = _Node(
-            token=-1, chance=1.0, depth=0, parent=-1, tail=self._tail, follows=follows,
-            carried=carried,
-        )  # fmt: skip
+        node = self._root = _Node(-1, 1.0, 0, -1, self._tail, follows, carried)
         self._nodes = []
         waiting: list[tuple[float, int, _Node]] = []
         made = 0
-        self._expand(root, -1)
         while True:
-            if limit > 0:
-                for child in root.children.values():
+            if node.depth < limit:
+                self._expand(node, len(self._nodes) - 1)
+                for child in node.children:
                     made += 1
                     heapq.heappush(waiting, (-child.chance, made, child))
             if not waiting or len(self._nodes) >= count:
                 return len(self._nodes)
-            _, _, root = heapq.heappop(waiting)
-            self._nodes.append(root)
-            if root.depth < limit:
-                self._expand(root, len(self._nodes) - 1)
+            node = heapq.heappop(waiting)[2]
+            self._nodes.append(node)
 
     def expected(self, size: int) -> float:
         """How many of the first `size` guesses will be right."""
@@ -201,7 +216,7 @@ class Suggester:
             for source in (node.history, node.carry):
                 if source is not None:
                     source[1].observe(right=source[0] == token)
-            node = node.children.get(token)
+            node = node.child(token)
         self._root = None
         self._nodes = []
         if self._shared:
@@ -215,28 +230,33 @@ class Suggester:
         memory = self._memory
         chances = memory.followers.after(node.tail) if self._shared else {}
         if node.follows:
-            match = min(self._match + node.depth, _LONGEST_MATCH)
-            node.history = node.follows[0], memory.of_match[match]
+            trust = memory.of_match[min(self._match + node.depth, _LONGEST_MATCH)]
+            node.history = token, _ = node.follows[0], trust
+            chances[token] = max(chances.get(token, 0.0), trust.share)
         if node.carried:
-            depth = min(node.depth, _CARRIED_DEPTHS - 1)
-            node.carry = node.carried[0], memory.of_carried[depth]
-        for source in (node.history, node.carry):
-            if source is not None:
-                token, trust = source
-                chances[token] = max(chances.get(token, 0.0), trust.share)
+            trust = memory.of_carried[min(node.depth, _CARRIED_DEPTHS - 1)]
+            node.carry = token, _ = node.carried[0], trust
+            chances[token] = max(chances.get(token, 0.0), trust.share)
+        ordered = chances.items()
+        if len(chances) > 1:
+            ordered = sorted(ordered, key=itemgetter(1), reverse=True)
         left = 1.0
-        for token, chance in sorted(chances.items(), key=lambda item: -item[1]):
+        for token, chance in ordered:
             # Together they cannot be likelier than certain.
             sure = min(chance, left)
             left -= sure
-            if node.chance * sure < _LEAST_CHANCE:
+            sure *= node.chance
+            if sure < _LEAST_CHANCE:
                 break
-            node.children[token] = _Node(
-                token=token,
-                chance=node.chance * sure,
-                depth=node.depth + 1,
-                parent=index,
-                tail=(*node.tail[1 - _LONGEST_CONTEXT :], token),
-                follows=node.follows[1:] if node.follows[:1] == [token] else [],
-                carried=node.carried[1:] if node.carried[:1] == [token] else (),
+            follows, carried = node.follows, node.carried
+            node.children.append(
+                _Node(
+                    token,
+                    sure,
+                    node.depth + 1,
+                    index,
+                    (*node.tail[1 - _LONGEST_CONTEXT :], token),
+                    follows[1:] if follows and follows[0] == token else (),
+                    carried[1:] if carried and carried[0] == token else (),
+                )
             )

@@ -104,15 +104,22 @@ def _fused(
         q_KGD = q_RHD.view(kv_heads, group, size)
         out = F.scaled_dot_product_attention(q_KGD[None], k_KLD[None], v_KLD[None], scale=scale)
         return out.view(1, heads, -1)
-    q_KGRD = q_RHD.transpose(0, 1).reshape(kv_heads, group, rows, size)
-    k_KGLD = k_KLD[:, None].expand(kv_heads, group, keys, size)
-    v_KGLD = v_KLD[:, None].expand(kv_heads, group, keys, v_KLD.shape[2])
-    causal = rows == keys and window is None and span.tree is None
-    mask = None if causal else span.mask(window)[:, first:]
+    if rows == keys and window is None and span.tree is None:
+        q_KGRD = q_RHD.transpose(0, 1).reshape(kv_heads, group, rows, size)
+        k_KGLD = k_KLD[:, None].expand(kv_heads, group, keys, size)
+        v_KGLD = v_KLD[:, None].expand(kv_heads, group, keys, v_KLD.shape[2])
+        out = F.scaled_dot_product_attention(q_KGRD, k_KGLD, v_KGLD, is_causal=True, scale=scale)
+        return out.reshape(heads, rows, -1).transpose(0, 1)
+    # The query heads of a group are further rows of their KV head: one call, and no copy of a key.
+    q_KND = q_RHD.view(rows, kv_heads, group, size).transpose(0, 1).reshape(kv_heads, -1, size)
     out = F.scaled_dot_product_attention(
-        q_KGRD, k_KGLD, v_KGLD, attn_mask=mask, is_causal=causal, scale=scale
+        q_KND[None],
+        k_KLD[None],
+        v_KLD[None],
+        attn_mask=span.packed_mask(window, group, first, q_RHD.dtype),
+        scale=scale,
     )
-    return out.reshape(heads, rows, -1).transpose(0, 1)
+    return out[0].view(kv_heads, rows, group, -1).transpose(0, 1).reshape(rows, heads, -1)
 
 
 def _explicit(

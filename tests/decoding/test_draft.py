@@ -129,20 +129,20 @@ def test_what_was_given_up_is_tried_again_ever_more_seldom() -> None:
 def test_followers_give_each_token_its_share() -> None:
     followers = Followers(most=50)
     followers.learn([1, 2, 3, 1, 2, 3, 1, 2, 4, 1, 2, 3], 0)
-    assert followers.after([9, 2]) == {3: 0.6, 4: 0.2}
-    assert followers.after([77]) == {}
+    assert followers.after((9, 2)) == {3: 0.6, 4: 0.2}
+    assert followers.after((77,)) == {}
     for number in range(1000, 2000):
         followers.learn([number, number + 1], 0)
     assert len(followers) == 50
-    assert followers.after([1999]) == {2000: 0.5}
-    assert followers.after([2]) == {}, "the oldest are forgotten"
+    assert followers.after((1999,)) == {2000: 0.5}
+    assert followers.after((2,)) == {}, "the oldest are forgotten"
 
 
 def test_what_follows_differently_now_takes_over() -> None:
     followers = Followers()
     for token in range(2, 8):
         followers.learn([1, token] * 30, 0)
-    found = followers.after([1])
+    found = followers.after((1,))
     assert len(found) <= 4
     assert 7 in found
     assert sum(found.values()) < 1

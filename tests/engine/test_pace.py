@@ -1,6 +1,6 @@
 """What rows cost, and how many guesses they are worth."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -18,7 +18,7 @@ from tests.engine.jobs import Job, build, prepare
 def paced(seconds: dict[int, float]) -> Pace:
     pace = Pace(lambda: 0.0)
     for rows, cost in seconds.items():
-        pace.observe(rows, cost)
+        pace.observe(rows, 0, cost)
     return pace
 
 
@@ -34,19 +34,21 @@ def test_it_interpolates_and_guesses_beyond() -> None:
 
 def test_it_follows_and_forgets_outliers() -> None:
     pace = paced({1: 1.0})
-    pace.observe(1, 1000.0)
+    pace.observe(1, 0, 1000.0)
     assert pace.seconds(1) < 1.2
     for _ in range(60):
-        pace.observe(1, 3.0)
+        pace.observe(1, 0, 3.0)
     assert pace.seconds(1) == pytest.approx(3.0, rel=0.01)
 
 
-@dataclass
-class _Clock:
-    now: float = 0.0
-
-    def __call__(self) -> float:
-        return self.now
+def test_it_learns_what_a_draft_costs_beyond_its_rows() -> None:
+    pace = paced({16: 1.0})
+    for _ in range(200):
+        pace.observe(16, 0, 1.0)
+        pace.observe(16, 4, 1.4)
+    assert pace.seconds(16) == pytest.approx(1.0, rel=0.05)
+    assert pace.seconds(16, 4) == pytest.approx(1.4, rel=0.05)
+    assert pace.seconds(16, 8) == pytest.approx(1.8, rel=0.1)
 
 
 def planned(built: Built, pace: Pace, count: int, rights: float) -> list[int]:
