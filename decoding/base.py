@@ -65,7 +65,7 @@ class Prompt(Protocol):
         """Its text, special tokens included."""
         ...
 
-    def encode(self, text: str, *, param: str) -> tuple[int, ...]:
+    def encode(self, text: str, *, param: str, add_special_tokens: bool = True) -> tuple[int, ...]:
         """Tokens of a further prompt; RequestError names `param` where it is empty or too long."""
         ...
 

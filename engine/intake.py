@@ -31,9 +31,9 @@ class IntakePrompt:
         """Its text, special tokens included."""
         return self._intake.tokenizer.decode(self.ids)
 
-    def encode(self, text: str, *, param: str) -> tuple[int, ...]:
+    def encode(self, text: str, *, param: str, add_special_tokens: bool = True) -> tuple[int, ...]:
         """Tokens of a further prompt, which begins as prompts of this model do."""
-        return self._intake.encode(text, param=param)
+        return self._intake.encode(text, param=param, add_special_tokens=add_special_tokens)
 
     def render(self, messages: Sequence[Mapping[str, str]], *, param: str) -> tuple[int, ...]:
         """Tokens of a chat, ready for the assistant's answer."""

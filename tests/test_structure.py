@@ -22,7 +22,7 @@ BELOW: dict[str, set[str]] = {
 EVERYWHERE = {"errors", "registry"}
 """Modules of src/penstock that every floor but `models` may import."""
 
-BESIDE = ("tests", "benchmarks", "loadtest", "docs", "deploy")
+BESIDE = ("tests", "benchmarks", "loadtest", "docs", "deploy", "examples")
 
 
 def sources(folder: Path) -> list[Path]:
