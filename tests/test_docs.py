@@ -3,10 +3,13 @@
 import re
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from docs import configuration
+from penstock.decoding.base import DecodingMethod
+from penstock.registry import Registry
 from tests.tiny import ARCHITECTURES
 
 ROOT = Path(__file__).parents[1]
@@ -72,3 +75,18 @@ def test_methods_that_documents_name_exist() -> None:
         for owner, method in re.findall(r"`([A-Z]\w+)\.(\w+)`", prose(document)):
             found = re.search(rf"class {owner}\b", code) and re.search(rf"def {method}\b", code)
             assert found, f"{document.name}: {owner}.{method}"
+
+
+def test_every_decoding_method_has_a_page_with_its_parameters() -> None:
+    methods = (
+        Registry[DecodingMethod[Any]].from_entry_points("decoding", "penstock.decoding").methods
+    )
+    index = (ROOT / "docs" / "decoding" / "README.md").read_text(encoding="utf-8")
+    for name, method in methods.items():
+        assert f"`{name}`" in index
+        parameters = method.parameters.model_json_schema().get("properties", {})
+        page = ROOT / "docs" / "decoding" / f"{name}.md"
+        assert page.exists() == bool(parameters)
+        if parameters:
+            listed = re.findall(r"^\| `(\w+)` \|", page.read_text(encoding="utf-8"), re.MULTILINE)
+            assert set(listed) == set(parameters), name
