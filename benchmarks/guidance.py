@@ -2,9 +2,9 @@
 
     python benchmarks/guidance.py [--examples 100] [--scales 1 1.25 1.5 2 3 5]
 
-Requests are held out, decoding is greedy. Two negative prompts are compared: the prompt's last token
-alone, as in the paper, and a contrary request: for what was to be left out, and for nothing that was
-wanted. Intervals are 95%, by resampling the requests.
+Requests are held out, decoding is greedy. Two negative prompts are compared: the prompt's last
+token alone, as in the paper, and a contrary request, for what was to be left out and for nothing
+that was wanted. Intervals are 95%, by resampling the requests.
 """
 
 import argparse
