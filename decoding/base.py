@@ -154,7 +154,7 @@ class Drafting(ABC):
     def learn(
         self, draft: Draft | None, predictions: Sequence[int], accepted: Sequence[int]
     ) -> None:
-        """What a pass showed; the row's tokens are the longer ones already.
+        """What a pass showed; the row's tokens are the longer ones already, by one or more.
 
         `predictions[0]` followed the newest token, `predictions[1 + i]` guess i of the draft.
         `accepted`: guesses that were right, along one path. Draft None: there was none.

@@ -9,6 +9,10 @@ from .pace import Pace
 from .sequence import Sequence
 
 _MAX_MEMORIES: Final = 16
+_MARGIN: Final = 1.03
+"""How much better a draft has to be: estimates are noisy, and the best of several flatters."""
+_PATIENCE: Final = 4
+_LONGEST_PAUSE: Final = 8
 
 
 class DraftPlanner:
@@ -40,6 +44,9 @@ class DraftPlanner:
             # Choices that fork off next get their first token together, without guesses.
             if not sequence.decodes or sequence.unborn:
                 continue
+            if sequence.draft_pause > 0:
+                sequence.draft_pause -= 1
+                continue
             if sequence.drafting is None:
                 sequence.drafting = self._start(sequence)
             limit = sequence.request.max_tokens - sequence.generated - 1
@@ -49,21 +56,34 @@ class DraftPlanner:
                 for size, right in sequence.drafting.sizes(limit)
                 if size * contexts <= most
             ]
-            if not sizes:
-                continue
-            best, gain = sizes[-1]
-            if not sequence.drafting.fixed:
-                best, gain, rate = 0, 0.0, tokens / self._pace.seconds(rows, drafts)
-                for size, right in sizes:
-                    took = self._pace.seconds(rows + size * contexts, drafts + contexts)
-                    if (tokens + right) / took > rate:
-                        best, gain, rate = size, right, (tokens + right) / took
+            if sequence.drafting.fixed:
+                best, gain = sizes[-1] if sizes else (0, 0.0)
+            else:
+                best, gain = self._best(sizes, tokens, rows, drafts, contexts)
+                _pause(sequence, is_miss=best == 0)
             if best:
                 sequence.draft = sequence.drafting.propose(best, limit)
                 rows += len(sequence.draft.tokens) * contexts
                 most -= len(sequence.draft.tokens) * contexts
                 tokens += min(gain, best)
                 drafts += contexts
+
+    def _best(
+        self,
+        sizes: List[tuple[int, float]],
+        tokens: float,
+        rows: int,
+        drafts: int,
+        contexts: int,
+    ) -> tuple[int, float]:
+        """The size that adds most to a step's tokens a second; (0, 0) where none adds to it."""
+        best, gain = 0, 0.0
+        rate = _MARGIN * tokens / self._pace.seconds(rows, drafts)
+        for size, right in sizes:
+            took = self._pace.seconds(rows + size * contexts, drafts + contexts)
+            if (tokens + right) / took > rate:
+                best, gain, rate = size, right, (tokens + right) / took
+        return best, gain
 
     def _start(self, sequence: Sequence) -> Drafting:
         choice = sequence.request.decoding["drafter"]
@@ -80,3 +100,10 @@ class DraftPlanner:
         if len(self._memories) > _MAX_MEMORIES:
             self._memories.popitem(last=False)
         return memory
+
+
+def _pause(sequence: Sequence, *, is_miss: bool) -> None:
+    """Ask a drafter that promises nothing more seldom: making guesses takes time as well."""
+    sequence.draft_misses = sequence.draft_misses + 1 if is_miss else 0
+    if sequence.draft_misses > _PATIENCE:
+        sequence.draft_pause = min(2 ** (sequence.draft_misses - _PATIENCE), _LONGEST_PAUSE)

@@ -197,10 +197,10 @@ class Engine:
             if sequence.draft is not None:
                 moves += self._keep_accepted(item, count)
             outputs.append(_output(item, count, reason, stop_reason))
+            if sequence.drafting is not None and (reason or not sequence.draft_pause):
+                sequence.drafting.learn(item.draft, item.predictions, item.accepted)
             if reason is not None:
                 ended.append(sequence)
-            elif sequence.drafting is not None:
-                sequence.drafting.learn(item.draft, item.predictions, item.accepted)
         if moves:
             sources, targets = zip(*moves, strict=True)
             self._store.move_slots(sources, targets)

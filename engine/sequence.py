@@ -49,6 +49,8 @@ class Sequence(Branch):
     the same steps. `target`: what makes one distribution of their logits; None: the model's own.
     `unborn`: indices of the request's other choices, which fork off when the prompt is read.
     `drafting`: the drafter at work, from the first token on. `draft`: what the next step verifies.
+    `draft_misses`: times in a row that no draft promised to pay. `draft_pause`: steps for which the
+    drafter is not asked.
     """
 
     request: Request
@@ -64,6 +66,8 @@ class Sequence(Branch):
     has_output: bool = False
     drafting: Drafting | None = None
     draft: Draft | None = None
+    draft_misses: int = 0
+    draft_pause: int = 0
 
     @property
     def key(self) -> tuple[int, int, int]:

@@ -109,12 +109,25 @@ class Span:
             tree=batch.trees.get(index),
         )
 
+    @property
+    def rows(self) -> int:
+        """How many rows it has."""
+        return self.stop - self.start
+
     def keys(self, cache: Tensor) -> Tensor:
         """Keys (or values) of this sequence: `[Hkv, kv_length, D]`.
 
         `cache` is `[pages, Hkv, page, D]`. A view where the pages are consecutive and the cache is
         stored head by head, a copy otherwise.
         """
+        _, kv_heads, page_size, size = cache.shape
+        by_page, by_head, by_token, by_element = cache.stride()
+        if self.first_page is not None and (by_page, by_token) == (page_size * size, size):
+            return cache.as_strided(
+                (kv_heads, self.kv_length, size),
+                (by_head, size, by_element),
+                cache.storage_offset() + self.first_page * by_page,
+            )
         heads = cache.transpose(0, 1)
         if self.first_page is not None:
             run = heads[:, self.first_page : self.first_page + -(-self.kv_length // self.page_size)]
@@ -136,7 +149,7 @@ class Span:
         """Boolean `[rows, kv_length]`, true where a row sees a key; made once per step."""
         mask = self._masks.get(window)
         if mask is None:
-            rows = self.stop - self.start
+            rows = self.rows
             key = torch.arange(self.kv_length, device=self.device)
             if self.tree is not None:
                 root = self.kv_length - rows

@@ -17,6 +17,8 @@ from ..batch import PagedBatch, ShortGroup, Span
 _SHORT_ELEMENTS = 16_384
 """Keys of a sequence (heads x tokens x size) up to which gathering all of them costs less than a
 call for each (measured: one call about 25 us, one gathered element about 0.6 ns)."""
+_WINDOW_ROWS = 32
+"""Rows of a sequence up to which query heads are packed as rows, with a mask for each of them."""
 
 
 def paged_attention(
@@ -38,35 +40,54 @@ def paged_attention(
     window: a row sees its own key and the `window - 1` before it. sinks_H: one logit a query
     head that takes part in the softmax but has no value (Xiao et al. 2023; gpt-oss).
     """
-    simple = softcap is None and sinks_H is None
-    groups: list[ShortGroup] = []
-    spans = batch.spans
-    if simple:
-        groups, spans = batch.split(_SHORT_ELEMENTS // (k_cache.shape[1] * k_cache.shape[3]))
-
-    def attend(span: Span) -> Tensor:
-        k_KLD, v_KLD = span.keys(k_cache), span.keys(v_cache)
-        q_RHD = q_THD[span.start : span.stop]
-        first = 0
-        if window is not None:
-            # Keys before the first row's window are seen by no row.
-            first = max(0, span.kv_length - (span.stop - span.start) - window + 1)
-            k_KLD, v_KLD = k_KLD[:, first:], v_KLD[:, first:]
-        if simple:
-            return _fused(q_RHD, k_KLD, v_KLD, span, scale, window, first)
-        return _explicit(q_RHD, k_KLD, v_KLD, span, scale, window, first, softcap, sinks_H)
-
+    options = scale, window
+    if softcap is not None or sinks_H is not None:
+        out = q_THD.new_empty(*q_THD.shape[:2], v_cache.shape[3])
+        for span in batch.spans:
+            rows = slice(span.start, span.stop)
+            k_KLD, v_KLD, first = _seen(span, k_cache, v_cache, window)
+            out[rows] = _explicit(
+                q_THD[rows], k_KLD, v_KLD, span, *options, first, softcap, sinks_H
+            )
+        return out
+    groups, spans = batch.split(_SHORT_ELEMENTS // (k_cache.shape[1] * k_cache.shape[3]))
     # One group or one span is all rows in their order.
     if len(groups) == 1 and not spans:
-        return _short(q_THD, k_cache, v_cache, groups[0], scale, window)
-    if len(spans) == 1 and not groups:
-        return attend(spans[0])
-    out = q_THD.new_empty(*q_THD.shape[:2], v_cache.shape[3])
+        return _short(q_THD, k_cache, v_cache, groups[0], *options)
+    if len(spans) == 1 and not groups and spans[0].rows > _WINDOW_ROWS:
+        return _long(q_THD, k_cache, v_cache, spans[0], *options)
+    count, heads, size = q_THD.shape
+    kv_heads = k_cache.shape[1]
+    group_size = heads // kv_heads
+    # The query heads of a group are further rows of their KV head: no key is ever repeated.
+    q_KND = (
+        q_THD.view(count, kv_heads, group_size, size).transpose(0, 1).reshape(kv_heads, -1, size)
+    )
+    out_KND = q_KND.new_empty(*q_KND.shape[:2], v_cache.shape[3])
+    out_TKGD = out_KND.view(kv_heads, count, group_size, -1).transpose(0, 1)
     for group in groups:
-        out[group.rows] = _short(q_THD[group.rows], k_cache, v_cache, group, scale, window)
+        part = _short(q_THD[group.rows], k_cache, v_cache, group, *options)
+        out_TKGD[group.rows] = part.unflatten(1, (kv_heads, group_size))
     for span in spans:
-        out[span.start : span.stop] = attend(span)
-    return out
+        rows = slice(span.start, span.stop)
+        if span.rows > _WINDOW_ROWS:
+            part = _long(q_THD[rows], k_cache, v_cache, span, *options)
+            out_TKGD[rows] = part.unflatten(1, (kv_heads, group_size))
+        else:
+            rows = slice(span.start * group_size, span.stop * group_size)
+            out_KND[:, rows] = _window(q_KND[:, rows], k_cache, v_cache, span, *options)
+    return out_TKGD.flatten(1, 2)
+
+
+def _seen(
+    span: Span, k_cache: Tensor, v_cache: Tensor, window: int | None
+) -> tuple[Tensor, Tensor, int]:
+    """Keys and values that some row sees, `[Hkv, L, D]` each, and the number of the first."""
+    k_KLD, v_KLD = span.keys(k_cache), span.keys(v_cache)
+    if window is None:
+        return k_KLD, v_KLD, 0
+    first = max(0, span.kv_length - span.rows - window + 1)
+    return k_KLD[:, first:], v_KLD[:, first:], first
 
 
 def _short(
@@ -86,40 +107,38 @@ def _short(
     return out.flatten(1, 2)
 
 
-def _fused(
-    q_RHD: Tensor,
-    k_KLD: Tensor,
-    v_KLD: Tensor,
-    span: Span,
-    scale: float,
-    window: int | None,
-    first: int,
+def _window(
+    q_KND: Tensor, k_cache: Tensor, v_cache: Tensor, span: Span, scale: float, window: int | None
 ) -> Tensor:
-    """Softmax attention through torch's fused kernel; the GQA group is packed, never repeated."""
+    """Few rows of one sequence: `[Hkv, rows x group, D]` in, the same out."""
+    k_KLD, v_KLD, first = _seen(span, k_cache, v_cache, window)
+    mask = None
+    if span.rows > 1:
+        group_size = q_KND.shape[1] // span.rows
+        mask = span.packed_mask(window, group_size, first, q_KND.dtype)
+    out = F.scaled_dot_product_attention(
+        q_KND[None], k_KLD[None], v_KLD[None], attn_mask=mask, scale=scale
+    )
+    return out[0]
+
+
+def _long(
+    q_RHD: Tensor, k_cache: Tensor, v_cache: Tensor, span: Span, scale: float, window: int | None
+) -> Tensor:
+    """A chunk of a prompt: `[rows, H, D]` in, the same out."""
+    k_KLD, v_KLD, first = _seen(span, k_cache, v_cache, window)
     rows, heads, size = q_RHD.shape
     kv_heads, keys, _ = k_KLD.shape
     group = heads // kv_heads
-    if rows == 1:
-        # One row: the query heads of a group are the "rows" of their KV head, no mask needed.
-        q_KGD = q_RHD.view(kv_heads, group, size)
-        out = F.scaled_dot_product_attention(q_KGD[None], k_KLD[None], v_KLD[None], scale=scale)
-        return out.view(1, heads, -1)
-    if rows == keys and window is None and span.tree is None:
-        q_KGRD = q_RHD.transpose(0, 1).reshape(kv_heads, group, rows, size)
-        k_KGLD = k_KLD[:, None].expand(kv_heads, group, keys, size)
-        v_KGLD = v_KLD[:, None].expand(kv_heads, group, keys, v_KLD.shape[2])
-        out = F.scaled_dot_product_attention(q_KGRD, k_KGLD, v_KGLD, is_causal=True, scale=scale)
-        return out.reshape(heads, rows, -1).transpose(0, 1)
-    # The query heads of a group are further rows of their KV head: one call, and no copy of a key.
-    q_KND = q_RHD.view(rows, kv_heads, group, size).transpose(0, 1).reshape(kv_heads, -1, size)
+    q_KGRD = q_RHD.transpose(0, 1).reshape(kv_heads, group, rows, size)
+    k_KGLD = k_KLD[:, None].expand(kv_heads, group, keys, size)
+    v_KGLD = v_KLD[:, None].expand(kv_heads, group, keys, v_KLD.shape[2])
+    causal = rows == keys and window is None and span.tree is None
+    mask = None if causal else span.mask(window)[:, first:]
     out = F.scaled_dot_product_attention(
-        q_KND[None],
-        k_KLD[None],
-        v_KLD[None],
-        attn_mask=span.packed_mask(window, group, first, q_RHD.dtype),
-        scale=scale,
+        q_KGRD, k_KGLD, v_KGLD, attn_mask=mask, is_causal=causal, scale=scale
     )
-    return out[0].view(kv_heads, rows, group, -1).transpose(0, 1).reshape(rows, heads, -1)
+    return out.reshape(heads, rows, -1).transpose(0, 1)
 
 
 def _explicit(
