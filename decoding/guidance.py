@@ -18,6 +18,7 @@ from .base import STRICT, Prompt, Target, combine_parameters
 
 MAX_NEGATIVE_MESSAGES = 4096
 MAX_SCALE = 100.0
+_IMPLAUSIBLE = 1e5
 
 Role = Annotated[str, StringConstraints(pattern=r"^(system|developer|user|assistant)$")]
 
@@ -100,7 +101,8 @@ class Cfg(Target[CfgParameters]):
         if any(one.plausibility > 0 for one in parameters):
             share = _column(parameters, "plausibility", own)
             floor = own.amax(dim=-1, keepdim=True) + share.log()
-            guided = guided.masked_fill(own < floor, float("-inf"))
+            # Behind all others and still in order: a rule may yet forbid those that are plausible.
+            guided = torch.where(own < floor, guided - _IMPLAUSIBLE, guided)
         return guided
 
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from .drafting.draft import Continued
 from .sampling import Row, Sampling
 
 
@@ -84,8 +85,8 @@ def _is_penalised(sampling: Sampling) -> bool:
 def _penalise(logits: Tensor, rows: Sequence[Row], indices: Sequence[int]) -> None:
     """Repetition (Keskar et al. 2019; prompt and answer), presence and frequency (answer only)."""
     vocab = logits.shape[1]
-    answers = [rows[i].tokens[rows[i].prompt_length :] for i in indices]
-    counts = _counts(answers, vocab, logits.device)
+    penalised = [rows[i] for i in indices]
+    counts = _counts(penalised, vocab, logits.device, in_prompt=False)
     chosen = _index(indices, logits)
     picked = logits[chosen]
 
@@ -94,8 +95,7 @@ def _penalise(logits: Tensor, rows: Sequence[Row], indices: Sequence[int]) -> No
 
     samplings = [rows[i].sampling for i in indices]
     if any(s.repetition_penalty != 1.0 for s in samplings):
-        prompts = [rows[i].tokens[: rows[i].prompt_length] for i in indices]
-        seen = (counts + _counts(prompts, vocab, logits.device)) > 0
+        seen = (counts + _counts(penalised, vocab, logits.device, in_prompt=True)) > 0
         factor = column([s.repetition_penalty for s in samplings])
         scaled = torch.where(picked > 0, picked / factor, picked * factor)
         picked = torch.where(seen, scaled, picked)
@@ -104,16 +104,27 @@ def _penalise(logits: Tensor, rows: Sequence[Row], indices: Sequence[int]) -> No
     logits[chosen] = picked
 
 
-def _counts(histories: Sequence[Sequence[int]], vocab: int, device: torch.device) -> Tensor:
-    """How often each token occurs in each history: float32 `[R, V]`."""
-    flat = [base + token for base, ids in _with_base(histories, vocab) for token in ids]
-    index = torch.tensor(flat, dtype=torch.int64, device=device)
-    counts = torch.bincount(index, minlength=len(histories) * vocab)
-    return counts.view(len(histories), vocab).float()
+def _counts(rows: Sequence[Row], vocab: int, device: torch.device, *, in_prompt: bool) -> Tensor:
+    """How often each token occurs in each row's prompt, or in its answer: float32 `[R, V]`.
 
-
-def _with_base(histories: Sequence[Sequence[int]], vocab: int) -> list[tuple[int, Sequence[int]]]:
-    return [(row * vocab, ids) for row, ids in enumerate(histories)]
+    What the rows of one draft share is counted once.
+    """
+    shared: dict[int, Tensor] = {}
+    found: list[Tensor] = []
+    for row in rows:
+        tokens, path = row.tokens, ()
+        if isinstance(tokens, Continued):
+            tokens, path = tokens.tokens, tokens.path
+        counts = shared.get(id(tokens))
+        if counts is None:
+            start, stop = (0, row.prompt_length) if in_prompt else (row.prompt_length, len(tokens))
+            index = torch.tensor(tokens[start:stop], dtype=torch.int64, device=device)
+            counts = shared[id(tokens)] = torch.bincount(index, minlength=vocab).float()
+        if path and not in_prompt:
+            index = torch.tensor(path, dtype=torch.int64, device=device)
+            counts = counts + torch.bincount(index, minlength=vocab)
+        found.append(counts)
+    return torch.stack(found)
 
 
 def _index(values: Sequence[int], like: Tensor) -> Tensor:

@@ -8,20 +8,26 @@ from ..decoding.base import DraftContext, Drafter, Drafting, Vocabulary
 from .pace import Pace
 from .sequence import Sequence
 
-_MAX_MEMORIES: Final = 16
+_MAX_MEMORIES: Final = 8
 _MARGIN: Final = 1.03
 """How much better a draft has to be: estimates are noisy, and the best of several flatters."""
+_SAMPLING_BYTES: Final = 2 << 30
+_BYTES_PER_LOGIT: Final = 6 * 4
 _PATIENCE: Final = 4
 _LONGEST_PAUSE: Final = 8
 
 
 class DraftPlanner:
-    """Plans the drafts of a step. `pace` tells what rows cost; `max_rows`: of a step."""
+    """Plans the drafts of a step. `pace` tells what rows cost; `max_rows`: of a step.
+
+    Drafts are wishes: the scheduler grants what its rows and pages leave.
+    """
 
     def __init__(self, pace: Pace, vocabulary: Vocabulary, max_rows: int) -> None:
         self._pace = pace
         self._vocabulary = vocabulary
-        self._max_rows = max_rows
+        # Every guess is sampled, and sampling takes some copies of a row of logits.
+        self._max_rows = min(max_rows, _SAMPLING_BYTES // (_BYTES_PER_LOGIT * vocabulary.size))
         self._memories: OrderedDict[str, dict[str, Any]] = OrderedDict()
 
     def plan(self, running: List[Sequence]) -> None:
@@ -37,12 +43,10 @@ class DraftPlanner:
         tokens = float(sum(s.decodes for s in running))
         drafts = 0
         most = self._max_rows - rows
-        if tokens < len(running):
-            most //= 2  # prompts that are read must not wait for guesses
         for sequence in drafting:
             sequence.draft = None
             # Choices that fork off next get their first token together, without guesses.
-            if not sequence.decodes or sequence.unborn:
+            if not sequence.decodes or sequence.unborn or most <= 0:
                 continue
             if sequence.draft_pause > 0:
                 sequence.draft_pause -= 1
@@ -51,14 +55,12 @@ class DraftPlanner:
                 sequence.drafting = self._start(sequence)
             limit = sequence.request.max_tokens - sequence.generated - 1
             contexts = 1 + len(sequence.others)
-            sizes = [
-                (size, right)
-                for size, right in sequence.drafting.sizes(limit)
-                if size * contexts <= most
-            ]
+            sizes = sequence.drafting.sizes(limit)
             if sequence.drafting.fixed:
                 best, gain = sizes[-1] if sizes else (0, 0.0)
+                best = min(best, most // contexts)
             else:
+                sizes = [(size, right) for size, right in sizes if size * contexts <= most]
                 best, gain = self._best(sizes, tokens, rows, drafts, contexts)
                 _pause(sequence, is_miss=best == 0)
             if best:

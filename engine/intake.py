@@ -112,19 +112,21 @@ class Intake:
         Raises:
             RequestError: a field asks for something that this model or server does not have.
         """
-        self._check_sequences(params.n, 1)
+        self._check_sequences(params.n)
         chosen_decoding = self.decoding.resolve(decoding)
         chosen_kv_cache = self.kv_cache.resolve(kv_cache or "full")
         ids = self.encode(prompt, param=prompt_param, add_special_tokens=add_special_tokens)
         if truncate_prompt_tokens is not None:
             ids = ids[-truncate_prompt_tokens:]
-        max_tokens = self._max_tokens(params, len(ids), default_max_tokens, prompt_param)
-        contexts = self._contexts(chosen_decoding, ids) if max_tokens > 0 else None
-        for other in contexts or ():
-            self._check_context(chosen_decoding, len(other), max_tokens)
+        contexts = None if params.max_tokens == 0 else self._contexts(chosen_decoding, ids)
+        target = ""
         if contexts:
-            self._check_sequences(params.n, 1 + len(contexts))
-            self._check_pages((ids, *contexts), max_tokens)
+            target = f"{self.decoding.field}.{chosen_decoding['target'].method.name}"
+            self._check_sequences(params.n, 1 + len(contexts), target)
+            default_max_tokens = self._room((ids, *contexts), default_max_tokens, target)
+        max_tokens = self._max_tokens(params, len(ids), default_max_tokens, prompt_param)
+        if contexts:
+            self._check_contexts((ids, *contexts), max_tokens, target)
         stop_ids = frozenset(params.stop_token_ids or ())
         if not params.ignore_eos:
             stop_ids |= self.eos_token_ids
@@ -157,19 +159,14 @@ class Intake:
         assert isinstance(target, Target)
         return target.contexts(choice.parameters, IntakePrompt(ids, self))
 
-    def _check_context(
-        self, chosen: Mapping[str, Choice[Any]], prompt_tokens: int, max_tokens: int
-    ) -> None:
-        if prompt_tokens + max_tokens > self.max_length_tokens:
-            field = f"{self.decoding.field}.{chosen['target'].method.name}"
-            raise ContextLengthError(
-                f"{field}: its further prompt has {prompt_tokens} tokens and max_tokens is "
-                f"{max_tokens}, together {prompt_tokens + max_tokens}, but this model's context is "
-                f"{self.max_length_tokens} tokens; lower max_tokens or shorten that prompt",
-                param=field,
+    def _check_sequences(self, n: int, contexts: int = 1, target: str = "") -> None:
+        if contexts > self.max_sequences:
+            raise RequestError(
+                f"{target} takes {contexts} sequences, but this server runs at most "
+                f"{self.max_sequences} at once (--max-running)",
+                param=target,
+                code="invalid_parameter",
             )
-
-    def _check_sequences(self, n: int, contexts: int) -> None:
         if n * contexts > self.max_sequences:
             each = f", each in {contexts} contexts," if contexts > 1 else ""
             raise RequestError(
@@ -179,8 +176,36 @@ class Intake:
                 code="invalid_parameter",
             )
 
-    def _check_pages(self, prompts: Sequence[tuple[int, ...]], max_tokens: int) -> None:
+    def _room(
+        self, prompts: Sequence[tuple[int, ...]], default: int | None, target: str
+    ) -> int | None:
+        """The default of max_tokens where further contexts leave less room than the prompt does."""
+        longest = max(map(len, prompts[1:]))
+        room = self.max_length_tokens - longest
+        if room < 1:
+            raise ContextLengthError(
+                f"{target}: its further prompt has {longest} tokens and leaves no room for an "
+                f"answer in this model's context of {self.max_length_tokens} tokens; shorten it",
+                param=target,
+            )
+        room = min(room, max(1, self.max_length_tokens - len(prompts[0])))
+        # Each context may leave its last page partly empty.
+        spare = self.pages - sum(-(-len(ids) // self.page_size) for ids in prompts)
+        room = min(room, max(1, spare // len(prompts) * self.page_size))
+        return room if default is None else min(default, room)
+
+    def _check_contexts(
+        self, prompts: Sequence[tuple[int, ...]], max_tokens: int, target: str
+    ) -> None:
         """A choice's contexts run together or not at all, so that all of them must fit."""
+        longest = max(map(len, prompts[1:]))
+        if longest + max_tokens > self.max_length_tokens:
+            raise ContextLengthError(
+                f"{target}: its further prompt has {longest} tokens and max_tokens is "
+                f"{max_tokens}, together {longest + max_tokens}, but this model's context is "
+                f"{self.max_length_tokens} tokens; lower max_tokens or shorten that prompt",
+                param=target,
+            )
         needed = sum(-(-(len(ids) + max_tokens) // self.page_size) for ids in prompts)
         if needed > self.pages:
             raise ContextLengthError(

@@ -15,6 +15,7 @@ _WEIGHT: Final = 0.15
 """Of a new measurement; an outlier of twice the time moves an estimate by no more than this."""
 _GRID: Final = 4
 """Estimates per doubling of the rows."""
+_FORGET_EVERY, _FORGET_SHARE = 64, 0.05
 _FREE_ROWS: Final = 8
 """Taken to cost as much as one, until measured: few rows are bound by reading the weights."""
 _FIXED_SHARE: Final = 0.5
@@ -29,6 +30,7 @@ class Pace:
         self._seconds: dict[int, float] = {}
         self._sizes: list[int] = []
         self._per_draft = 0.0
+        self._observed = 0
         self._began_s = 0.0
 
     def start(self) -> None:
@@ -42,9 +44,12 @@ class Pace:
     def observe(self, rows: int, drafts: int, seconds: float) -> None:
         """A step of so many rows, guesses included, and so many drafts took that long."""
         size = _on_grid(rows)
+        self._forget()
         known = self._seconds.get(size)
         if known is None:
-            self._seconds[size] = max(seconds - self._per_draft * drafts, 0.0)
+            first = max(seconds - self._per_draft * drafts, 0.0)
+            # The first step of a size may have been slow for reasons of its own.
+            self._seconds[size] = min(first, 2 * self._of_rows(size)) if self._sizes else first
             self._sizes = sorted(self._seconds)
             return
         estimate = known + self._per_draft * drafts
@@ -53,6 +58,15 @@ class Pace:
             error /= 2
             self._per_draft = max(0.0, self._per_draft + error / drafts)
         self._seconds[size] = max(known + error, 0.0)
+
+    def _forget(self) -> None:
+        """Let what is not measured any more seem cheaper, until it is tried and measured again."""
+        self._observed += 1
+        if self._observed % _FORGET_EVERY == 0:
+            low = min(self._seconds.values())
+            for size, known in self._seconds.items():
+                self._seconds[size] = known - _FORGET_SHARE * (known - low)
+            self._per_draft *= 1 - _FORGET_SHARE
 
     def seconds(self, rows: int, drafts: int = 0) -> float:
         """Estimate for a step; 1 where nothing is known.

@@ -134,8 +134,10 @@ class Scheduler:
         """Choose the next step's rows and reserve their pages."""
         step = Step()
         budget = self._max_batch_tokens
-        decoding = [s for s in self.running if s.decodes]
-        reading = [s for s in self.running if not s.decodes]
+        decoding: list[Sequence] = []
+        reading: list[Sequence] = []
+        for sequence in self.running:
+            (decoding if sequence.decodes else reading).append(sequence)
         stopped: set[int] = set()
         for sequence in decoding + reading:
             if id(sequence) in stopped:
@@ -146,39 +148,52 @@ class Scheduler:
                 budget -= sum(chunk.count for chunk in chunks)
         if not step.preempted:
             self._admit(step, budget)
+        self._add_drafts(step)
         return step
 
     def _chunks(self, sequence: Sequence, budget: int) -> list[Chunk]:
-        """The sequence's rows: as many as `budget` allows, its draft only where all of it fits."""
-        if not sequence.others and sequence.draft is None:
+        """The sequence's rows, as many as `budget` allows."""
+        if not sequence.others:
             count = min(sequence.remaining, budget, self._chunk_tokens)
             decodes = count == sequence.remaining
             return [Chunk(sequence=sequence, branch=sequence, count=count, decodes=decodes)][:count]
-        counts: list[int] = []
-        left = budget
-        for branch in sequence.branches:
-            counts.append(min(branch.remaining, left, self._chunk_tokens))
-            left -= counts[-1]
-        decodes = all(
-            count == branch.remaining
-            for count, branch in zip(counts, sequence.branches, strict=True)
-        )
-        draft = sequence.draft
-        if draft is not None:
-            extra = len(draft.tokens) * len(counts)
-            if not decodes or extra > left:
-                draft = None
-            else:
-                counts = [count + len(draft.tokens) for count in counts]
+        counts = [branch.remaining for branch in sequence.branches]
+        decodes = max(counts) <= self._chunk_tokens and sum(counts) <= budget
         if not decodes:
             # They get their next token together: none reads its last one before the others.
-            pairs = zip(counts, sequence.branches, strict=True)
-            counts = [min(count, branch.remaining - 1) for count, branch in pairs]
+            left = budget
+            for i, remaining in enumerate(counts):
+                counts[i] = min(remaining - 1, left, self._chunk_tokens)
+                left -= counts[i]
         return [
-            Chunk(sequence=sequence, branch=branch, count=count, decodes=decodes, draft=draft)
+            Chunk(sequence=sequence, branch=branch, count=count, decodes=decodes)
             for count, branch in zip(counts, sequence.branches, strict=True)
             if count > 0
         ]
+
+    def _add_drafts(self, step: Step) -> None:
+        """Guesses take what rows and pages are left; they push nobody out."""
+        drafting = [chunk for chunk in step.chunks if chunk.sequence.draft is not None]
+        budget = self._max_batch_tokens - step.rows if drafting else 0
+        for chunk in drafting:
+            sequence, draft = chunk.sequence, chunk.sequence.draft
+            if chunk.branch is not sequence or draft is None:
+                continue
+            size = len(draft.tokens)
+            missing = sum(
+                branch.table.pages_missing(branch.computed + 1 + size)
+                for branch in sequence.branches
+            )
+            if size * len(sequence.branches) > budget or missing > self._pool.available:
+                sequence.draft = None
+                continue
+            budget -= size * len(sequence.branches)
+            for of_branch in drafting:
+                if of_branch.sequence is sequence:
+                    copy = of_branch.branch.table.extend(of_branch.branch.computed + 1 + size)
+                    assert copy is None, "the last page is its own since its row was reserved"
+                    of_branch.count += size
+                    of_branch.draft = draft
 
     def _admit(self, step: Step, budget: int) -> None:
         """Let waiting sequences run while rows, places and pages last."""
@@ -218,27 +233,22 @@ class Scheduler:
     def _reserve(
         self, step: Step, sequence: Sequence, chunks: list[Chunk], stopped: set[int]
     ) -> bool:
-        """Pages for the rows: without the draft if need be, then by preempting from the end.
+        """Pages for the rows, preempting from the end of the order if need be.
 
         False: the sequence itself was preempted.
         """
         for chunk in chunks:
             while True:
                 try:
-                    copy = chunk.branch.table.extend(chunk.branch.computed + chunk.count)
+                    chunk.copy = chunk.branch.table.extend(chunk.branch.computed + chunk.count)
+                    break
                 except OutOfPages:
-                    if chunk.draft is not None:
-                        _drop_draft(chunks)
-                        continue
                     running = (s for s in self.running if id(s) not in stopped)
                     victim = max(running, key=lambda s: s.key)
                     self._preempt(step, victim)
                     stopped.add(id(victim))
                     if victim is sequence:
                         return False
-                else:
-                    chunk.copy = copy
-                    break
         return True
 
     def _preempt(self, step: Step, victim: Sequence) -> None:
@@ -254,9 +264,3 @@ class Scheduler:
         for branch in sequence.branches:
             branch.table.free()
             branch.computed = 0
-
-
-def _drop_draft(chunks: list[Chunk]) -> None:
-    for chunk in chunks:
-        chunk.count -= chunk.drafted
-        chunk.draft = None

@@ -11,6 +11,7 @@ own key is written before attention runs, and row j of a sequence sees the keys 
 from dataclasses import dataclass, field
 from itertools import pairwise
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -154,9 +155,9 @@ class Span:
             if self.tree is not None:
                 root = self.kv_length - rows
                 depths, seen = _paths(self.tree)
-                key[root:] = root + torch.tensor(depths, device=self.device)
+                key[root:] = root + torch.from_numpy(depths).to(self.device)
                 mask = key.new_ones(rows, self.kv_length, dtype=torch.bool)
-                mask[:, root:] = torch.tensor(seen, device=self.device)
+                mask[:, root:] = torch.from_numpy(seen).to(self.device)
             else:
                 mask = key <= key[self.kv_length - rows :, None]
             if window is not None:
@@ -219,17 +220,12 @@ class ShortGroup:
         return mask
 
 
-def _paths(parents: list[int]) -> tuple[list[int], list[list[bool]]]:
+def _paths(parents: list[int]) -> tuple[np.ndarray, np.ndarray]:
     """Depth of each row below the root, and which rows are on its path; the root is row 0."""
-    count = len(parents) + 1
-    depths = [0] * count
-    seen = [[False] * count for _ in range(count)]
-    seen[0][0] = True
+    seen = np.eye(len(parents) + 1, dtype=np.bool_)
     for row, parent in enumerate(parents, start=1):
-        seen[row] = list(seen[parent + 1])
-        seen[row][row] = True
-        depths[row] = depths[parent + 1] + 1
-    return depths, seen
+        seen[row] |= seen[parent + 1]
+    return seen.sum(axis=1) - 1, seen
 
 
 def _padded(length: int) -> int:

@@ -1,5 +1,6 @@
 """How a command's settings are read: flags > PENSTOCK_* environment > --config YAML > defaults."""
 
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,6 +34,16 @@ def split_commas(value: Any) -> Any:
         else:
             parts.append(item)
     return parts
+
+
+def as_json(value: Any) -> Any:
+    """What a flag or the environment says in JSON; what YAML says is there already."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"is not valid JSON: {error}") from None
 
 
 class YamlFile(PydanticBaseSettingsSource):
@@ -163,8 +174,9 @@ def _explain(error: ValidationError, model: type[BaseModel]) -> str:
     lines: list[str] = []
     for details in error.errors(include_url=False):
         name = str(details["loc"][0]) if details["loc"] else "settings"
-        flag = f"--{name.replace('_', '-')}"
-        if details["type"] == "extra_forbidden":
+        inside = "".join(f".{str(part)[:64]}" for part in details["loc"][1:])
+        flag = f"--{name.replace('_', '-')}{inside}"
+        if details["type"] == "extra_forbidden" and not inside:
             lines.append(f"{name}: there is no such setting; see --help")
             continue
         secret = name in model.model_fields and SecretStr.__name__ in str(

@@ -10,7 +10,7 @@ from pydantic_settings import CliPositionalArg, NoDecode
 from penstock.errors import ConfigurationError
 
 from ..engine.config import EngineConfig
-from .command_settings import CommandSettings, split_commas
+from .command_settings import CommandSettings, as_json, split_commas
 from .presets import MAX_PRESETS, Preset, PresetName
 
 RESERVED_TEMPLATE_KWARGS = frozenset(
@@ -39,6 +39,8 @@ RESERVED_TEMPLATE_KWARGS = frozenset(
 
 Words = Annotated[list[str], NoDecode, BeforeValidator(split_commas)]
 Secrets = Annotated[list[SecretStr], NoDecode, BeforeValidator(split_commas)]
+# Not decoded before validation: mappings of several sources would be merged, key by key.
+PresetTable = Annotated[dict[PresetName, Preset], NoDecode, BeforeValidator(as_json)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 
 
@@ -73,7 +75,7 @@ class ServeSettings(EngineConfig, CommandSettings):
     api_key_file: Path | None = None
     cors_origin: Words = Field(default=[])
     chat_template_kwarg: Words = Field(default=["enable_thinking"])
-    presets: dict[PresetName, Preset] = Field(default={}, max_length=MAX_PRESETS)
+    presets: PresetTable = Field(default={}, max_length=MAX_PRESETS)
     max_body_bytes: int = Field(default=4 * 2**20, ge=1024, le=2**30)
     max_header_bytes: int = Field(default=32 * 2**10, ge=1024, le=2**20)
     max_connection_requests: int = Field(default=10_000, ge=1, le=2**31 - 1)

@@ -7,7 +7,7 @@ prediction after the last of them is one token more (see README.md).
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import chain, islice
+from itertools import chain
 from typing import overload
 
 from ..sampling import Row, Sampling
@@ -67,33 +67,34 @@ class Draft:
         return found
 
 
-class _Continued(Sequence[int]):
-    """A sequence's tokens and a path of guesses; joined only where somebody reads them."""
+class Continued(Sequence[int]):
+    """A sequence's `tokens` and a `path` of guesses; joined only where somebody reads them."""
 
-    __slots__ = ("_path", "_tokens")
+    __slots__ = ("path", "tokens")
 
     def __init__(self, tokens: Sequence[int], path: Sequence[int]) -> None:
-        self._tokens = tokens
-        self._path = path
+        self.tokens = tokens
+        self.path = path
 
     def __len__(self) -> int:
-        return len(self._tokens) + len(self._path)
+        return len(self.tokens) + len(self.path)
 
     def __iter__(self) -> Iterator[int]:
-        return chain(self._tokens, self._path)
+        return chain(self.tokens, self.path)
 
     @overload
     def __getitem__(self, index: int) -> int: ...
     @overload
     def __getitem__(self, index: slice) -> list[int]: ...
     def __getitem__(self, index: int | slice) -> int | list[int]:
+        before = len(self.tokens)
         if isinstance(index, slice):
             start, stop, step = index.indices(len(self))
             assert step == 1, "nobody reads a history backwards"
-            return list(islice(self, start, stop))
+            behind = self.path[max(0, start - before) : max(0, stop - before)]
+            return [*self.tokens[start:stop], *behind] if start < before else list(behind)
         position = range(len(self))[index]
-        before = len(self._tokens)
-        return self._tokens[position] if position < before else self._path[position - before]
+        return self.tokens[position] if position < before else self.path[position - before]
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +111,7 @@ def drafted_rows(row: Row, draft: Draft) -> list[Row]:
     return [
         row,
         *(
-            DraftedRow(row.sampling, _Continued(row.tokens, draft.path(i)), row.prompt_length)
+            DraftedRow(row.sampling, Continued(row.tokens, draft.path(i)), row.prompt_length)
             for i in range(len(draft.tokens))
         ),
     ]

@@ -25,6 +25,7 @@ Initialiser = Literal["pad", "repeat-last", "random", "prompt-sample", "ngram"]
 class JacobiParameters(BaseModel):
     """`window`: guesses of a pass at most. `init`: where guesses come from that no pass has made;
     with `ngram` they replace a pass's guesses too where they are the likelier ones.
+    `shared`: with `ngram`, guess from earlier answers too, and let later ones guess from this.
     `adaptive`: draft as many as promise to pay, down to none; otherwise always `window`.
     `parallel_tokens`: of the answer, in blocks, with scheme `hybrid`.
     """
@@ -34,6 +35,7 @@ class JacobiParameters(BaseModel):
     window: int = Field(default=16, ge=0, le=MAX_WINDOW)
     init: Initialiser = "ngram"
     scheme: Literal["sliding", "block", "hybrid"] = "sliding"
+    shared: bool = True
     parallel_tokens: int = Field(default=128, ge=0, le=2**31 - 1)
     adaptive: bool = True
 
@@ -121,7 +123,7 @@ class _Suggested(SuggestedDrafting):
 
     def __init__(self, parameters: JacobiParameters, row: Row, context: DraftContext) -> None:
         suggester = Suggester(
-            memory_of(context), row.tokens, longest=MAX_NGRAM, shortest=1, shared=True
+            memory_of(context), row.tokens, longest=MAX_NGRAM, shortest=1, shared=parameters.shared
         )
         super().__init__(suggester, row, window=parameters.window, adaptive=parameters.adaptive)
         self._limits = _Window(parameters, row)

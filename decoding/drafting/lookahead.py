@@ -139,7 +139,7 @@ class _Lookahead(Drafting):
         window = self._window_rows(limit)
         if window and size >= len(tree.tokens) + window:
             self._add_window(tree)
-        return Draft(tree.tokens, tree.parents)
+        return Draft(tree.tokens[:size], tree.parents[:size])
 
     def learn(
         self, draft: Draft | None, predictions: Sequence[int], accepted: Sequence[int]

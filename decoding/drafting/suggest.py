@@ -13,6 +13,7 @@ The guesses are a tree: the likeliest paths, grown where another guess is likeli
 
 import heapq
 from collections.abc import Sequence
+from itertools import islice
 from operator import itemgetter
 from typing import Final
 
@@ -20,7 +21,7 @@ from .draft import Draft
 from .history import History
 
 _LONGEST_CONTEXT: Final = 4
-_MAX_CONTEXTS: Final = 100_000
+_MAX_CONTEXTS: Final = 50_000
 _MOST_TOKENS: Final = 4
 _FORGET_AT: Final = 64
 _SEEN_OFTEN: Final = 4
@@ -52,7 +53,8 @@ class Followers:
                 if counts is None:
                     known[context] = {token: 1.0}
                     if len(known) > self._most:
-                        del known[next(iter(known))]
+                        for oldest in list(islice(known, self._most // 8 + 1)):
+                            del known[oldest]
                 else:
                     _count(counts, token)
 
@@ -162,7 +164,7 @@ class Suggester:
     def __init__(
         self, memory: Memory, tokens: Sequence[int], *, longest: int, shortest: int, shared: bool
     ) -> None:
-        self._memory = memory
+        self._memory = memory if shared else Memory()
         self._history = History(tokens)
         self._tail = tuple(tokens[-_LONGEST_CONTEXT:])
         self._longest = min(longest, _LONGEST_MATCH)

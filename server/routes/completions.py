@@ -26,8 +26,6 @@ from .common import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from ...engine.request import Request as EngineRequest
     from ..backend import Backend
     from ..presets import Preset, Presets
@@ -71,18 +69,19 @@ def plan_completion(
             code="invalid_parameter",
         )
     identity = answer_id("cmpl")
-    requests = tuple(
-        _prepare(
-            engine,
-            body,
-            prompt,
-            request_id=f"{identity}-{number}",
-            tenant=tenant,
-            preset=served.preset,
+    requests: list[EngineRequest] = []
+    for number, prompt in enumerate(prompts):
+        requests.append(
+            _prepare(
+                engine,
+                body,
+                prompt,
+                request_id=f"{identity}-{number}",
+                tenant=tenant,
+                preset=served.preset,
+            )
         )
-        for number, prompt in enumerate(prompts)
-    )
-    _check_batch(requests)
+        _check_batch(requests[0], len(prompts))
     echo: tuple[str, ...] = ()
     if body.echo:
         echo = tuple(
@@ -97,7 +96,7 @@ def plan_completion(
         created=created,
         model=served.id,
         body=body,
-        requests=requests,
+        requests=tuple(requests),
         spelling=Spelling(engine.tokenizer),
         echo=echo,
         ignored=ignored,
@@ -132,14 +131,12 @@ def _prepare(
     )
 
 
-def _check_batch(requests: Sequence[EngineRequest]) -> None:
+def _check_batch(first: EngineRequest, prompts: int) -> None:
     """A further context belongs to one prompt: which of a batch it was written for is unknown."""
-    first = requests[0]
-    if len(requests) > 1 and first.contexts:
+    if prompts > 1 and first.contexts:
         method = first.decoding["target"].method.name
         raise RequestError(
-            f"prompt has {len(requests)} prompts, and decoding.{method} takes one; send several "
-            "requests",
+            f"prompt has {prompts} prompts, and decoding.{method} takes one; send several requests",
             param=f"decoding.{method}",
             code="invalid_parameter",
         )

@@ -107,7 +107,7 @@ class Registry(Generic[M]):
             return method.parameters.model_validate({} if raw is None else raw, strict=True)
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
-            path = ".".join([self.field, method.name, *(str(part) for part in first["loc"])])
+            path = ".".join([self.field, method.name, *(str(part)[:64] for part in first["loc"])])
             value = str(first["input"])[:64]
             reason = first.get("ctx", {}).get("error") or f"{first['msg']} (got {value})"
             raise RequestError(f"{path}: {reason}", param=path, code="invalid_parameter") from None

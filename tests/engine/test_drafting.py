@@ -17,7 +17,7 @@ from penstock.engine.build import Built
 from penstock.engine.request import Request
 from penstock.registry import Choice, Spec
 from tests.conftest import TinyModel
-from tests.engine.jobs import Answer, Job, build, run
+from tests.engine.jobs import Answer, Job, build, prepare, run
 
 NEW_TOKENS = 40
 INITIALISERS = ("pad", "repeat-last", "random", "prompt-sample", "ngram")
@@ -279,3 +279,42 @@ def test_aborts_at_random_moments_free_everything(seed: int, tiny_model: TinyMod
         held = {p for s in engine.scheduler.all() for b in s.branches for p in b.table.pages}
         assert engine.pool.in_use == len(held)
     assert engine.pool.in_use == 0
+
+
+def _steps_until_first_token(built: Built, drafting: Spec) -> int:
+    """How long a short request waits behind eight answers that are being generated."""
+    params = SamplingParams(max_tokens=200, temperature=1.0, seed=1, n=8, ignore_eos=True)
+    greedy_one = prepare(built, "many", Job(prompt=[1, 2, 3], params=params, decoding=drafting))
+    built.engine.add(greedy_one)
+    for _ in range(5):
+        built.engine.step()
+    short = SamplingParams(max_tokens=4, temperature=0)
+    built.engine.add(prepare(built, "short", Job(prompt=list(range(20)), params=short)))
+    for step in range(1, 300):
+        if any(output.request_id == "short" for output in built.engine.step()):
+            built.engine.abort_all()
+            return step
+    raise AssertionError("it never got a token")
+
+
+def test_guesses_do_not_hold_up_those_who_wait(tiny_model: TinyModel) -> None:
+    built = build(tiny_model("llama"), max_running=16)
+    wide: Spec = {"jacobi": {"window": 31, "init": "pad", "adaptive": False}}
+    assert _steps_until_first_token(built, None) == _steps_until_first_token(built, wide) == 1
+
+
+def test_guesses_take_no_page_from_others(tiny_model: TinyModel) -> None:
+    folder = tiny_model("llama")
+    size = build(folder).engine.bytes_per_token * 16 * 11
+    params = SamplingParams(max_tokens=90, temperature=0, ignore_eos=True)
+    wide: Spec = {"jacobi": {"window": 64, "init": "pad", "adaptive": False}}
+    short = SamplingParams(max_tokens=20, temperature=0, ignore_eos=True)
+    counts: list[tuple[int, list[int]]] = []
+    for drafting in (None, wide):
+        built = build(folder, max_model_len=128, kv_cache_memory=size)
+        others = [Job(prompt=[5, i], params=short) for i in range(2)]
+        first = Job(prompt=[1, 2, 3], params=params, decoding=drafting)
+        answers = run(built, [first, *others])
+        counts.append((built.engine.stats().preemptions, answers[0].tokens[0]))
+    assert counts[0] == counts[1]
+    assert counts[0][0] == 0

@@ -114,6 +114,21 @@ def test_plausibility_keeps_what_the_prompt_makes_likely(tiny_model: TinyModel) 
     assert run(built, [alone])[0].tokens == greedy.tokens
 
 
+def test_rules_win_over_plausibility(tiny_model: TinyModel) -> None:
+    built = build(tiny_model("llama"))
+    allowed = GREEDY.model_copy(update={"allowed_token_ids": [65, 66, 67]})
+    strict = cfg(1.5, plausibility=1.0)
+    (found,) = run(built, [Job(prompt=prompts()[1], params=allowed, decoding=strict)])
+    assert set(found.tokens[0]) <= {65, 66, 67}
+    # The likeliest token is the end, and it is forbidden.
+    first = run(built, [Job(prompt=prompts()[1], params=GREEDY)])[0].tokens[0][0]
+    ends = {"stop_token_ids": [first], "min_tokens": 5, "ignore_eos": False}
+    later = GREEDY.model_copy(update=ends)
+    (found,) = run(built, [Job(prompt=prompts()[1], params=later, decoding=strict)])
+    assert first not in found.tokens[0][:5]
+    assert found.tokens[0][0] != 0
+
+
 DRAFTERS: list[dict[str, Any]] = [
     {"jacobi": {"window": 0, "adaptive": False}},
     {"jacobi": {"window": 4, "adaptive": False}},
@@ -202,6 +217,15 @@ def test_contexts_count_against_the_limits(tiny_model: TinyModel) -> None:
     long = GREEDY.model_copy(update={"max_tokens": 60})
     with pytest.raises(ContextLengthError, match="2 contexts need 128 tokens of KV cache"):
         prepare(small, "x", Job(prompt=[1, 2], params=long, decoding="cfg"))
+    alone = build(folder, max_running=1)
+    with pytest.raises(RequestError, match="takes 2 sequences, but this server runs at most 1"):
+        prepare(alone, "x", Job(prompt=[1], params=GREEDY, decoding="cfg"))
+    # Where max_tokens is left to us, it is what all contexts leave.
+    free = GREEDY.model_copy(update={"max_tokens": None})
+    job = Job(prompt=[1, 2], params=free, decoding=cfg(2.0, "a" * 40))
+    assert prepare(built, "x", job).max_tokens == 512 - 40
+    assert prepare(small, "x", Job(prompt=[1, 2], params=free, decoding="cfg")).max_tokens == 32
+    assert len(run(small, [Job(prompt=[1, 2], params=free, decoding="cfg")])[0].tokens[0]) == 32
     # Two contexts run or wait together: no more than two pairs have four places.
     jobs = [Job(prompt=p, params=GREEDY, decoding="cfg") for p in prompts()]
     most = 0

@@ -17,17 +17,16 @@ from tests.engine.jobs import Job, build, prepare
 
 def paced(seconds: dict[int, float]) -> Pace:
     pace = Pace(lambda: 0.0)
-    for rows, cost in seconds.items():
-        pace.observe(rows, 0, cost)
+    for _ in range(100):
+        for rows, cost in seconds.items():
+            pace.observe(rows, 0, cost)
     return pace
 
 
 def test_it_interpolates_and_guesses_beyond() -> None:
     pace = paced({1: 1.0, 4: 2.5, 8: 3.0})
-    assert pace.seconds(1) == 1.0
-    assert pace.seconds(2) == 1.5
-    assert pace.seconds(6) == pytest.approx(2.75)
-    assert pace.seconds(16) == pytest.approx(6.0)
+    for rows, seconds in ((1, 1.0), (2, 1.5), (4, 2.5), (6, 2.75), (8, 3.0), (16, 6.0)):
+        assert pace.seconds(rows) == pytest.approx(seconds, rel=0.1)
     assert Pace(lambda: 0.0).seconds(7) == 1.0
     assert paced({8: 2.0}).seconds(1) < paced({8: 2.0}).seconds(4) < 2.0
 
@@ -39,6 +38,17 @@ def test_it_follows_and_forgets_outliers() -> None:
     for _ in range(60):
         pace.observe(1, 0, 3.0)
     assert pace.seconds(1) == pytest.approx(3.0, rel=0.01)
+
+
+def test_one_slow_first_step_is_forgotten() -> None:
+    pace = paced({1: 0.01})
+    pace.observe(5, 1, 0.5)
+    assert pace.seconds(5, 1) < 0.05
+    pace.observe(8, 1, 0.05)
+    for _ in range(4000):
+        pace.observe(1, 0, 0.01)
+    assert pace.seconds(5, 1) < 0.013
+    assert pace.seconds(8, 1) < 0.013
 
 
 def test_it_learns_what_a_draft_costs_beyond_its_rows() -> None:

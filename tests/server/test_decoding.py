@@ -159,7 +159,7 @@ REFUSALS: list[tuple[dict[str, Any], str, str]] = [
     ),
     ({"decoding": NEGATIVE, "prompt": ["a", "b"]}, "decoding.cfg", "prompt has 2 prompts"),
     ({"decoding": NEGATIVE, "n": 33}, "n", "n is 33, each in 2 contexts, but"),
-    ({"decoding": {"ngram": {"min_ngram": 5}}}, "decoding.ngram", "above max_ngram (4)"),
+    ({"decoding": {"ngram": {"min_ngram": 5, "max_ngram": 4}}}, "decoding.ngram", "5, above max"),
     ({"decoding": {"lookahead": {"ngram": 1}}}, "decoding.lookahead.ngram", "to 2 (got 1)"),
     ({"decoding": 7}, "decoding", "decoding"),
 ]

@@ -224,3 +224,26 @@ def test_what_templates_must_not_be_told_covers_transformers() -> None:
 )
 def test_loopback(host: str, loopback: bool) -> None:
     assert serve("--host", host).is_loopback is loopback
+
+
+def test_presets_of_a_flag_replace_those_of_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "penstock.yaml"
+    file.write_text("presets: {fast: {decoding: {jacobi: {window: 4}}}, slow: {decoding: plain}}")
+    settings = read_settings(ServeSettings, ["--config", str(file)], program="test")
+    assert set(settings.presets) == {"fast", "slow"}
+    flag = ["--presets", '{"fast": {"decoding": {"ngram": {}}}}']
+    settings = read_settings(ServeSettings, ["--config", str(file), *flag], program="test")
+    assert {name: one.decoding for name, one in settings.presets.items()} == {"fast": {"ngram": {}}}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"fast": {"decodin": "ngram"}}', r"--presets\.fast\.decodin: Extra inputs"),
+        ('{"fa', "--presets: is not valid JSON"),
+        ('{"a b": {}}', r"--presets\.a b"),
+    ],
+)
+def test_presets_that_are_wrong_are_named(text: str, message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        read_settings(ServeSettings, ["--presets", text], program="test")
