@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from penstock import SamplingParams
@@ -39,10 +40,11 @@ class Answer:
     logprobs: list[list[TokenLogprobs]] = field(default_factory=list)
 
 
-def build(folder: object, **settings: Any) -> Built:
-    """An engine on a small pool."""
+def build(folder: Path | None, **settings: Any) -> Built:
+    """An engine on a small pool; None is the embedded model."""
     fields: dict[str, Any] = {"kv_cache_memory": 0.01, **settings}
-    return build_engine(EngineConfig(model=str(folder), **fields), time.perf_counter)
+    model = None if folder is None else str(folder)
+    return build_engine(EngineConfig(model=model, **fields), time.perf_counter)
 
 
 def prepare(built: Built, name: str, job: Job) -> Request:

@@ -318,3 +318,48 @@ def test_guesses_take_no_page_from_others(tiny_model: TinyModel) -> None:
         counts.append((built.engine.stats().preemptions, answers[0].tokens[0]))
     assert counts[0] == counts[1]
     assert counts[0][0] == 0
+
+
+def test_on_the_embedded_model_every_method_gives_the_same_text() -> None:
+    built = build(None, threads=1)
+    tokenizer = built.intake.tokenizer
+    questions = [
+        "Repeat this list: apple, 7, river, stone, lamp, kite, 12, apple, river",
+        "Return JSON with name and food.\nJonas lives in Oslo and likes pie. He is 60 years old.",
+        "Write a story about a dragon who lost a key.",
+        "Game of 24: 4 5 6 10\nPossible next steps:",
+    ]
+    base: dict[str, Any] = {"max_tokens": 60}
+    params = [
+        SamplingParams(**base, temperature=0),
+        SamplingParams(**base, temperature=0, repetition_penalty=1.1),
+        SamplingParams(**base, temperature=0.8, seed=3, n=2),
+        SamplingParams(**base, temperature=0.5, seed=4, top_p=0.9),
+    ]
+    jobs = [
+        Job(
+            prompt=list(
+                tokenizer.encode(
+                    tokenizer.render_chat([{"role": "user", "content": question}]),
+                    add_special_tokens=False,
+                )
+            ),
+            params=one,
+        )
+        for question, one in zip(questions, params, strict=True)
+    ]
+    guided: dict[str, Any] = {"cfg": {"scale": 1.5}}
+    expected = tokens(run(built, jobs))
+    expected_guided = tokens(run(built, [job.with_decoding(guided) for job in jobs]))
+    for drafter in ("jacobi", "ngram", "lookahead"):
+        for adaptive in (True, False):
+            drafting: dict[str, Any] = {drafter: {"adaptive": adaptive}}
+            mixed = [
+                *(job.with_decoding(drafting) for job in jobs),
+                *(job.with_decoding({**drafting, **guided}) for job in jobs),
+            ]
+            answers = run(built, mixed)
+            assert tokens(answers) == expected + expected_guided, drafting
+            # Whether it pays is for the machine to say; that it can be right is not.
+            assert adaptive or sum(answer.usage.accepted for answer in answers) > 20
+    assert built.engine.pool.in_use == 0
