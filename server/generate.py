@@ -5,20 +5,21 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from prometheus_client import CollectorRegistry
-from pydantic import BaseModel, ConfigDict
-from pydantic_settings import CliPositionalArg
+from pydantic import BaseModel, BeforeValidator, ConfigDict
+from pydantic_settings import CliPositionalArg, NoDecode
 from tqdm import tqdm
 
 from penstock.errors import ConfigurationError
 
 from ..decoding.sampling_params import SamplingParams
 from ..engine.config import EngineConfig
-from .command_settings import CommandSettings
+from .command_settings import CommandSettings, as_json
 from .loading import load_engine
 from .log import configure_logging
+from .protocol.fields import MethodSpec
 from .settings import ServeSettings
 
 if TYPE_CHECKING:
@@ -27,6 +28,11 @@ if TYPE_CHECKING:
 
 _LONG_PROMPT_TOKENS = 512
 _REFRESH_S = 0.1
+
+
+def _name_or_json(value: Any) -> Any:
+    """A method's name stays as it is; what begins as JSON is read as JSON."""
+    return as_json(value) if isinstance(value, str) and value[:1] in "{[" else value
 
 
 class GenerateSettings(SamplingParams, EngineConfig, CommandSettings):
@@ -39,6 +45,7 @@ class GenerateSettings(SamplingParams, EngineConfig, CommandSettings):
     `temperature`: 0 always takes the most probable token.
     `seed`: same seed, same text.
     `stop`: end before this text.
+    `decoding`: a decoding method, such as jacobi, or JSON with methods and their parameters.
     """
 
     # Flags are text: "5" is a fine integer here, and in JSON it is not.
@@ -49,6 +56,7 @@ class GenerateSettings(SamplingParams, EngineConfig, CommandSettings):
     prompt: CliPositionalArg[str]
     chat: bool = False
     raw: bool = False
+    decoding: Annotated[MethodSpec | None, NoDecode, BeforeValidator(_name_or_json)] = None
 
     @property
     def sampling(self) -> SamplingParams:
@@ -89,6 +97,7 @@ async def _stream(engine: AsyncEngine, settings: GenerateSettings, prompt: str) 
         ),
         params=settings.sampling,
         add_special_tokens=not as_chat,
+        decoding=settings.decoding,
     )
     engine.start()
     reading = asyncio.create_task(_show_reading(engine, len(request.prompt_ids)))

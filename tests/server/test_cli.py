@@ -100,6 +100,19 @@ def test_generate(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == chat
 
 
+@pytest.mark.parametrize("decoding", ["jacobi", '{"ngram": {"window": 4}, "plain": {}}'])
+def test_generate_with_a_method(
+    decoding: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    call = ["generate", "Hello", "--model", str(folder), "--max-tokens", "12", "--temperature", "0"]
+    assert cli.main(call) == 0
+    plain = capsys.readouterr().out
+    assert cli.main([*call, "--decoding", decoding]) == 0
+    assert capsys.readouterr().out == plain
+    assert cli.main([*call, "--decoding", "beam9"]) == 1
+    assert "there is no method 'beam9'" in capsys.readouterr().err
+
+
 def test_generate_reads_standard_input(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
