@@ -159,8 +159,3 @@ class Drafting(ABC):
         `predictions[0]` followed the newest token, `predictions[1 + i]` guess i of the draft.
         `accepted`: guesses that were right, along one path. Draft None: there was none.
         """
-
-
-def combine_parameters(parameters: Sequence[Any], name: str) -> list[float]:
-    """One number of every row's parameters."""
-    return [float(getattr(one, name)) for one in parameters]

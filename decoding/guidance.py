@@ -14,7 +14,7 @@ import torch
 from pydantic import BaseModel, Field, StringConstraints, model_validator
 from torch import Tensor
 
-from .base import STRICT, Prompt, Target, combine_parameters
+from .base import STRICT, Prompt, Target
 
 MAX_NEGATIVE_MESSAGES = 4096
 MAX_SCALE = 100.0
@@ -107,7 +107,7 @@ class Cfg(Target[CfgParameters]):
 
 
 def _column(parameters: Sequence[CfgParameters], name: str, like: Tensor) -> Tensor:
-    values = combine_parameters(parameters, name)
+    values = [float(getattr(one, name)) for one in parameters]
     return torch.tensor(values, dtype=like.dtype, device=like.device)[:, None]
 
 
