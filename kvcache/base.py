@@ -1,22 +1,79 @@
 """The seam of cache policies: what a request may ask the KV cache to keep."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Generic, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
+
+STRICT = ConfigDict(strict=True, frozen=True, extra="forbid")
+"""For models of parameters: no conversions, no unknown fields."""
+
+MAX_TOKENS = 2**24
+Fraction = Annotated[float, Field(gt=0, le=1)]
+Tokens = Annotated[int, Field(ge=0, le=MAX_TOKENS)]
+Amount = Tokens | Fraction
+"""So many tokens (an integer), or that share of the prompt (a number with a point, up to 1.0)."""
+
+Score = Literal["sum", "mean", "decay"]
 
 
 class NoParameters(BaseModel):
     """Parameters of a policy that has none."""
 
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+    model_config = STRICT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CachePolicy:
+class Retention:
+    """What is kept of a sequence, in tokens, once its prompt has been read.
+
+    heavy + recent keys of each head stay; of those that are neither among the newest `recent` nor
+    the first `sink`, the ones of lowest score go. `interval`: tokens between two evictions; so many
+    further slots hold what was written since.
+
+    `score`: how attention received so far ranks keys; None ranks by age. `half_life`: tokens after
+    which attention counts half, with "decay". `score_window`: how many last tokens of the prompt
+    have a say; None is all of them.
+    """
+
+    heavy: int
+    recent: int
+    sink: int = 0
+    interval: int = 1
+    score: Score | None = "sum"
+    half_life: int = 256
+    score_window: int | None = None
+
+    @property
+    def keep(self) -> int:
+        """Keys of a head that survive an eviction."""
+        return self.heavy + self.recent
+
+    @property
+    def slots(self) -> int:
+        """Places for keys of a head."""
+        return self.keep + self.interval
+
+
+P = TypeVar("P", bound=BaseModel)
+
+
+class CachePolicy(ABC, Generic[P]):
     """A cache policy as requests see it; a request has exactly one (`slot` is the same for all)."""
 
     name: str
+    slot: Literal["policy"] = "policy"
     parameters: type[BaseModel]
     summary: str
-    slot: Literal["policy"] = "policy"
+
+    @abstractmethod
+    def retention(self, parameters: P, prompt_tokens: int) -> Retention | None:
+        """What is kept of a sequence with a prompt of that length; None: everything."""
+
+
+def tokens_of(amount: int | float, prompt_tokens: int) -> int:
+    """An `Amount` in tokens; a fraction is rounded up, so that it is never nothing."""
+    if isinstance(amount, int):
+        return amount
+    return -int(-amount * prompt_tokens // 1)

@@ -2,8 +2,16 @@
 
 from .base import CachePolicy, NoParameters
 
-FULL = CachePolicy(
-    name="full",
-    parameters=NoParameters,
-    summary="Keep every key and value until the sequence ends.",
-)
+
+class Full(CachePolicy[NoParameters]):
+    """Evicts nothing."""
+
+    name = "full"
+    parameters = NoParameters
+    summary = "Keep every key and value until the sequence ends."
+
+    def retention(self, parameters: NoParameters, prompt_tokens: int) -> None:
+        """See `CachePolicy`."""
+
+
+FULL = Full()

@@ -1,0 +1,63 @@
+"""Heavy-hitter eviction (Zhang et al. 2023, arXiv:2306.14048): `h2o`.
+
+A few keys receive most of the attention. Each head keeps those, and the newest ones.
+"""
+
+from pydantic import BaseModel, Field, model_validator
+
+from .base import MAX_TOKENS, STRICT, Amount, CachePolicy, Retention, Score, tokens_of
+
+
+class H2OParameters(BaseModel):
+    """`heavy`, `recent`: tokens (an integer) or a share of the prompt (0.1) that each head keeps.
+
+    `sink`: first tokens that are never evicted; they count as heavy ones. `interval`: tokens between
+    two evictions; 1 is the paper's rule. `score`: the sum of attention received, its mean over the
+    tokens that could see the key, or a sum that halves every `half_life` tokens.
+    `score_window`: only that many last tokens of the prompt have a say, as in SnapKV (Li et al.
+    2024, arXiv:2404.14469), so that cached prefixes can be used; null: all of them.
+    """
+
+    model_config = STRICT
+
+    heavy: Amount = 0.1
+    recent: Amount = 0.1
+    sink: int = Field(default=4, ge=0, le=1024)
+    interval: int = Field(default=16, ge=1, le=1024)
+    score: Score = "sum"
+    half_life: int = Field(default=256, ge=1, le=MAX_TOKENS)
+    score_window: int | None = Field(default=None, ge=1, le=MAX_TOKENS)
+
+    @model_validator(mode="after")
+    def _holds_something(self) -> "H2OParameters":
+        if isinstance(self.heavy, int) and self.heavy < self.sink:
+            raise ValueError(
+                f"heavy is {self.heavy} tokens, fewer than the {self.sink} of sink, which it has to "
+                "hold; raise heavy or lower sink"
+            )
+        if self.recent == 0:
+            raise ValueError("recent is 0; the newest token at least must stay")
+        return self
+
+
+class H2O(CachePolicy[H2OParameters]):
+    """Keeps heavy hitters and recent tokens."""
+
+    name = "h2o"
+    parameters = H2OParameters
+    summary = "Keep the keys that received most attention, and the newest; a fraction of the memory."
+
+    def retention(self, parameters: H2OParameters, prompt_tokens: int) -> Retention:
+        """See `CachePolicy`."""
+        return Retention(
+            heavy=max(parameters.sink, tokens_of(parameters.heavy, prompt_tokens)),
+            recent=max(1, tokens_of(parameters.recent, prompt_tokens)),
+            sink=parameters.sink,
+            interval=parameters.interval,
+            score=parameters.score,
+            half_life=parameters.half_life,
+            score_window=parameters.score_window,
+        )
+
+
+H2O_POLICY = H2O()

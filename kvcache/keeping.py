@@ -1,0 +1,179 @@
+"""Which keys of a context each head holds, and how much attention each of them has received.
+
+Until more keys are held than the policy keeps, key i is token i and lies where the page table says.
+Then the survivors move to slots of their own, and from there on a new key overwrites a victim:
+
+    slot        0    1    2    3    4    5            of one layer and head; S = keep + interval
+    position    0    1   17   40   33   41            not in order, and another one in each head
+    turn        -    -    0    -    1    -            victims: the next token takes slot 2, then 4
+
+A victim is attended until it is overwritten. When all victims are, the next ones are chosen.
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from .base import Retention
+
+_NEVER = 2**30
+_EMPTY = -1
+
+
+@dataclass(slots=True, kw_only=True)
+class Attended:
+    """What one step's attention said of one context's rows, layer by layer.
+
+    `depths`: how far behind row 0 each row is. `votes`: float32 `[R]`, what a row's attention
+    counts, where all rows are certain to stay (a chunk of a prompt); None where some are guesses.
+
+    `weights`: by layer, `[K, keys]` with votes, `[K, R, keys]` without; the rows' own keys are the
+    last R. `keys`, `values`: by layer, `[K, R, D]`, of a context in slots, whose keys are written
+    when it is known which rows stay.
+    """
+
+    depths: list[int]
+    votes: Tensor | None
+    weights: list[Tensor] = field(default_factory=list)
+    keys: list[Tensor] = field(default_factory=list)
+    values: list[Tensor] = field(default_factory=list)
+
+    def add(self, weight_KRL: Tensor) -> None:
+        """Take in the next layer's weights."""
+        if self.votes is not None:
+            weight_KRL = torch.einsum("krl,r->kl", weight_KRL, self.votes)
+        self.weights.append(weight_KRL)
+
+
+class Keeping:
+    """The state of one context under an evicting policy. Tensors over `[layers, K, keys]`.
+
+    `length`: tokens whose keys have been computed, evicted ones included.
+    """
+
+    def __init__(self, retention: Retention, device: torch.device) -> None:
+        self.retention = retention
+        self.length = 0
+        self.mass = torch.empty(0, device=device)
+        self.positions: Tensor | None = None
+        self._turns = torch.empty(0, device=device)
+        self._used = 0
+
+    @property
+    def in_slots(self) -> bool:
+        """Whether the survivors have moved to slots of their own."""
+        return self.positions is not None
+
+    @property
+    def room(self) -> int:
+        """Tokens that one step may add at most: victims are chosen between steps."""
+        return self.retention.interval - self._used if self.in_slots else _NEVER
+
+    @property
+    def must_move(self) -> bool:
+        """Whether more keys are held than are kept, for the first time."""
+        return not self.in_slots and self.length > self.retention.keep
+
+    def seen(self, depths: list[int], window: int | None, layer: int) -> Tensor:
+        """Boolean `[K, R, S]`: which slots each row sees; the rows' own keys are not among them."""
+        assert self.positions is not None
+        positions, turns = self.positions[layer], self._turns[layer]
+        depth_R1 = torch.tensor(depths, device=positions.device)[:, None]
+        seen = (positions != _EMPTY)[:, None] & (turns[:, None] > self._used + depth_R1)
+        if window is not None:
+            seen &= self.length + depth_R1 - positions[:, None] < window
+        return seen
+
+    def add_prompt(self, attended: Attended, count: int) -> None:
+        """`count` tokens were read, as one chunk."""
+        weights = torch.stack(attended.weights)
+        grown = weights.new_zeros(*weights.shape[:2], self.length + count)
+        if self.length:
+            grown[:, :, : self.length] = self._decayed(self.mass, count)
+        grown += weights
+        self.mass = grown
+        self.length += count
+
+    def add_rows(self, attended: Attended, rows: list[int]) -> Tensor | None:
+        """The rows that stay, in order: the newest token's, and those of right guesses.
+
+        Returns the slots that their keys are to be written to, int64 `[layers, K, rows]`; None
+        where the page table says it.
+        """
+        weights = torch.stack(attended.weights)[:, :, rows]
+        count, held = len(rows), weights.shape[-1] - len(attended.depths)
+        if self.retention.score == "decay":
+            ages = torch.arange(count - 1, -1, -1, device=weights.device)
+            weights = weights * (0.5 ** (ages / self.retention.half_life))[:, None]
+        received = weights.sum(dim=2)
+        mass = self._decayed(self.mass, count) + received[..., :held]
+        own = received[..., [held + row for row in rows]]
+        first = self.length
+        self.length += count
+        if self.positions is None:
+            self.mass = torch.cat([mass, own], dim=-1)
+            return None
+        turns = torch.arange(self._used, self._used + count, device=mass.device)
+        # Each head has exactly one slot for each turn.
+        slots = (self._turns[..., None, :] == turns[:, None]).int().argmax(dim=-1)
+        self.mass = mass.scatter_(-1, slots, own)
+        positions = torch.arange(first, self.length, dtype=torch.int32, device=mass.device)
+        self.positions.scatter_(-1, slots, positions.expand_as(slots))
+        self._turns.scatter_(-1, slots, _NEVER)
+        self._used += count
+        if self._used == self.retention.interval:
+            self._choose_victims()
+        return slots
+
+    def move_to_slots(self) -> Tensor:
+        """Choose the first survivors: int64 `[layers, K, keep]`, their positions, ascending.
+
+        They belong into slots 0 to keep - 1 of their head; the slots behind are empty.
+        """
+        retention, device = self.retention, self.mass.device
+        layers, heads, _ = self.mass.shape
+        positions = torch.arange(self.length, device=device).expand_as(self.mass)
+        order = _ascending(self._scores(positions), positions)
+        kept = order[..., -retention.keep :].sort(dim=-1).values
+        shape = layers, heads, retention.slots
+        self.positions = torch.full(shape, _EMPTY, dtype=torch.int32, device=device)
+        self.positions[..., : retention.keep] = kept
+        self._turns = torch.full(shape, _NEVER, dtype=torch.int32, device=device)
+        self._turns[..., retention.keep :] = torch.arange(retention.interval, device=device)
+        mass = self.mass.new_zeros(shape)
+        mass[..., : retention.keep] = self.mass.gather(-1, kept)
+        self.mass = mass
+        return kept
+
+    def _choose_victims(self) -> None:
+        assert self.positions is not None
+        interval = self.retention.interval
+        victims = _ascending(self._scores(self.positions), self.positions)[..., :interval]
+        turns = torch.arange(interval, dtype=torch.int32, device=victims.device)
+        self._turns.fill_(_NEVER).scatter_(-1, victims, turns.expand_as(victims))
+        self._used = 0
+
+    def _scores(self, positions: Tensor) -> Tensor:
+        """What keys are ranked by; infinite for those that must stay."""
+        retention = self.retention
+        match retention.score:
+            case None:
+                scores = positions.float()
+            case "mean":
+                scores = self.mass / (self.length - positions)
+            case _:
+                scores = self.mass.clone()
+        stays = (positions >= self.length - retention.recent) | (positions < retention.sink)
+        return scores.masked_fill_(stays, float("inf"))
+
+    def _decayed(self, mass: Tensor, queries: int) -> Tensor:
+        if self.retention.score != "decay":
+            return mass
+        return mass * 0.5 ** (queries / self.retention.half_life)
+
+
+def _ascending(scores: Tensor, positions: Tensor) -> Tensor:
+    """Indices by score, lowest first; of equal scores the older position first."""
+    by_age = positions.argsort(dim=-1, stable=True)
+    return by_age.gather(-1, scores.gather(-1, by_age).argsort(dim=-1, stable=True))

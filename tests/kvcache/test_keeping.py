@@ -1,0 +1,179 @@
+"""Eviction against a simulation in plain Python, straight from the rule."""
+
+import random
+from dataclasses import dataclass, field
+
+import pytest
+import torch
+
+from penstock.kvcache.base import Retention
+from penstock.kvcache.keeping import Attended, Keeping
+
+LAYERS, HEADS = 2, 3
+CPU = torch.device("cpu")
+
+
+@dataclass
+class Simulated:
+    """One head: positions held, and their masses; victims go when the interval is full."""
+
+    retention: Retention
+    masses: dict[int, float] = field(default_factory=dict)
+    doomed: list[int] = field(default_factory=list)
+    length: int = 0
+    evicts: bool = False
+
+    def sees(self) -> list[int]:
+        """Positions that the next token sees, itself included."""
+        gone = self.doomed[:1] if self.evicts and self.empty == 0 else []
+        return [p for p in self.masses if p not in gone] + [self.length]
+
+    @property
+    def empty(self) -> int:
+        return self.retention.slots - len(self.masses) if self.evicts else 1
+
+    def add(self, weights: dict[int, float]) -> None:
+        """The next token gave that much attention to each position that it sees."""
+        if self.evicts and self.empty == 0:
+            del self.masses[self.doomed.pop(0)]
+        self.masses[self.length] = 0.0
+        self.length += 1
+        if self.retention.score == "decay":
+            for position in self.masses:
+                self.masses[position] *= 0.5 ** (1 / self.retention.half_life)
+        for position, weight in weights.items():
+            self.masses[position] += weight
+        if self.evicts and len(self.masses) == self.retention.slots and not self.doomed:
+            self.doomed = self.worst()[: self.retention.interval]
+
+    def first_eviction(self) -> None:
+        if not self.evicts and len(self.masses) > self.retention.keep:
+            for position in self.worst()[: len(self.masses) - self.retention.keep]:
+                del self.masses[position]
+            self.evicts = True
+
+    def worst(self) -> list[int]:
+        free = [
+            p
+            for p in self.masses
+            if self.retention.sink <= p < self.length - self.retention.recent
+        ]
+        return sorted(free, key=lambda p: (self.score(p), p))
+
+    def score(self, position: int) -> float:
+        if self.retention.score is None:
+            return float(position)
+        if self.retention.score == "mean":
+            return self.masses[position] / (self.length - position)
+        return self.masses[position]
+
+
+CASES = {
+    "paper": Retention(heavy=5, recent=4),
+    "sinks": Retention(heavy=6, recent=3, sink=2),
+    "interval-4": Retention(heavy=5, recent=4, interval=4),
+    "interval-16": Retention(heavy=4, recent=6, sink=1, interval=16),
+    "mean": Retention(heavy=5, recent=4, interval=3, score="mean"),
+    "decay": Retention(heavy=5, recent=4, interval=2, score="decay", half_life=6),
+    "window": Retention(heavy=2, recent=6, sink=2, score=None, interval=2),
+    "all-recent": Retention(heavy=0, recent=7),
+}
+
+
+@pytest.mark.parametrize("prompt", [1, 6, 30])
+@pytest.mark.parametrize("name", CASES)
+def test_the_kept_set_is_that_of_the_rule(name: str, prompt: int) -> None:
+    retention = CASES[name]
+    chooser = random.Random(f"{name} {prompt}")
+    keeping = Keeping(retention, CPU)
+    heads = [Simulated(retention) for _ in range(LAYERS * HEADS)]
+
+    def weights_of(head: Simulated) -> dict[int, float]:
+        # Multiples of 1/64 add up exactly; some are equal, so that ties occur.
+        return {position: chooser.randrange(8) / 64 for position in head.sees()}
+
+    given = [[weights_of_and_add(head, weights_of) for _ in range(prompt)] for head in heads]
+    matrix = torch.zeros(LAYERS * HEADS, prompt, prompt)
+    for i, rows in enumerate(given):
+        for query, weights in enumerate(rows):
+            for position, weight in weights.items():
+                matrix[i, query, position] = weight
+    matrix = matrix.view(LAYERS, HEADS, prompt, prompt)
+    votes = torch.ones(prompt)
+    if retention.score == "decay":
+        votes = 0.5 ** (torch.arange(prompt - 1, -1, -1) / retention.half_life)
+    attended = Attended(depths=list(range(prompt)), votes=votes)
+    for layer in range(LAYERS):
+        attended.add(matrix[layer])
+    keeping.add_prompt(attended, prompt)
+    for _ in range(60):
+        for head in heads:
+            head.first_eviction()
+        if keeping.must_move:
+            keeping.move_to_slots()
+        check(keeping, heads)
+        step(keeping, heads, weights_of)
+    assert keeping.in_slots
+
+
+def weights_of_and_add(head: Simulated, weights_of: object) -> dict[int, float]:
+    weights = weights_of(head)  # type: ignore[operator]
+    head.add(weights)
+    return weights
+
+
+def check(keeping: Keeping, heads: list[Simulated]) -> None:
+    mass = keeping.mass.view(LAYERS * HEADS, -1)
+    for i, head in enumerate(heads):
+        if keeping.positions is None:
+            held = {p: float(mass[i, p]) for p in range(keeping.length)}
+        else:
+            positions = keeping.positions.view(LAYERS * HEADS, -1)[i].tolist()
+            held = {p: float(mass[i, s]) for s, p in enumerate(positions) if p >= 0}
+            # Overwritten at the next token, so no longer among what the rule holds.
+        assert set(held) == set(head.masses)
+        for position, value in held.items():
+            assert value == pytest.approx(head.masses[position], abs=1e-5)
+        recent = range(max(0, keeping.length - keeping.retention.recent), keeping.length)
+        assert set(recent) <= set(held)
+        assert set(range(min(keeping.retention.sink, keeping.length))) <= set(held)
+
+
+def step(keeping: Keeping, heads: list[Simulated], weights_of: object) -> None:
+    attended = Attended(depths=[0], votes=None)
+    held = keeping.mass.shape[-1]
+    for layer in range(LAYERS):
+        weight = torch.zeros(HEADS, 1, held + 1)
+        seen = keeping.seen([0], None, layer) if keeping.in_slots else None
+        for h in range(HEADS):
+            head = heads[layer * HEADS + h]
+            if seen is not None and keeping.positions is not None:
+                visible = keeping.positions[layer, h][seen[h, 0]].tolist()
+                assert sorted(visible) == sorted(head.sees())[:-1]
+            weights = weights_of(head)  # type: ignore[operator]
+            for position, value in weights.items():
+                if position == head.length:
+                    at = held
+                elif keeping.positions is None:
+                    at = position
+                else:
+                    at = int((keeping.positions[layer, h] == position).nonzero()[0, 0])
+                weight[h, 0, at] = value
+            head.add(weights)
+        attended.add(weight)
+    keeping.add_rows(attended, [0])
+
+
+def test_a_mass_is_not_frozen_by_its_size() -> None:
+    keeping = Keeping(Retention(heavy=4, recent=4), CPU)
+    attended = Attended(depths=[0], votes=torch.ones(1))
+    attended.add(torch.full((1, 1, 1), 20.0))
+    keeping.add_prompt(attended, 1)
+    for _ in range(1000):
+        attended = Attended(depths=[0], votes=None)
+        weight = torch.zeros(1, 1, keeping.length + 1)
+        weight[..., 0] = 0.001
+        attended.add(weight)
+        keeping.retention = Retention(heavy=5000, recent=4)
+        keeping.add_rows(attended, [0])
+    assert float(keeping.mass[0, 0, 0]) == pytest.approx(21.0, abs=0.01)
