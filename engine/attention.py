@@ -4,9 +4,9 @@ transformers calls the registered function once a layer; the step's geometry arr
 argument of the model call, so that nothing is global but the name "penstock".
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -23,12 +23,31 @@ NAME = "penstock"
 AttentionStep = Callable[..., Tensor]
 
 
+class Apart(Protocol):
+    """Rows of one context whose attention is not that of all others."""
+
+    start: int
+    stop: int
+
+    def attend(
+        self, layer: int, q_RHD: Tensor, k_RKD: Tensor, v_RKD: Tensor, store: KVStore, **how: Any
+    ) -> Tensor:
+        """One layer; returns `[R, H, Dv]`."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PagedStep:
-    """Attention of one step: writes the rows' keys and values, then attends over the pages."""
+    """Attention of one step: writes the rows' keys and values, then attends over the pages.
+
+    `batch`: the geometry of the ordinary rows; `rows`: int64, which those are where some are
+    `apart`.
+    """
 
     store: KVStore
     batch: PagedBatch
+    rows: Tensor | None = None
+    apart: Sequence[Apart] = ()
 
     def __call__(
         self,
@@ -43,18 +62,24 @@ class PagedStep:
         sinks_H: Tensor | None,
     ) -> Tensor:
         """One layer; returns `[T, H, Dv]`."""
+        how = {"scale": scale, "window": window, "softcap": softcap, "sinks_H": sinks_H}
+        if self.rows is None:
+            return self._ordinary(layer, q_THD, k_THD, v_THD, how)
+        out = q_THD.new_empty(*q_THD.shape[:2], v_THD.shape[2])
+        if self.rows.numel():
+            parts = (x[self.rows] for x in (q_THD, k_THD, v_THD))
+            out[self.rows] = self._ordinary(layer, *parts, how)
+        for one in self.apart:
+            rows = slice(one.start, one.stop)
+            out[rows] = one.attend(layer, q_THD[rows], k_THD[rows], v_THD[rows], self.store, **how)
+        return out
+
+    def _ordinary(
+        self, layer: int, q_THD: Tensor, k_THD: Tensor, v_THD: Tensor, how: dict[str, Any]
+    ) -> Tensor:
         k_cache, v_cache = self.store.keys[layer], self.store.values[layer]
         kv_write(k_THD, v_THD, k_cache, v_cache, self.batch.slots)
-        return paged_attention(
-            q_THD,
-            k_cache,
-            v_cache,
-            self.batch,
-            scale=scale,
-            window=window,
-            softcap=softcap,
-            sinks_H=sinks_H,
-        )
+        return paged_attention(q_THD, k_cache, v_cache, self.batch, **how)
 
 
 class Probe:

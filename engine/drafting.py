@@ -54,6 +54,9 @@ class DraftPlanner:
             if sequence.drafting is None:
                 sequence.drafting = self._start(sequence)
             limit = sequence.request.max_tokens - sequence.generated - 1
+            for branch in sequence.branches:
+                if branch.keeping is not None:  # an eviction is due then, between two steps
+                    limit = min(limit, branch.keeping.room - 1)
             contexts = 1 + len(sequence.others)
             sizes = sequence.drafting.sizes(limit)
             if sequence.drafting.fixed:

@@ -3,9 +3,12 @@
 import torch
 from torch import Tensor, nn
 
-from ..kernels.batch import PagedBatch
+from ..kernels.batch import PagedBatch, path_mask
+from ..kvcache.keeping import Attended
+from ..kvcache.slot_table import SlotTable
 from ..kvcache.store import KVStore
-from .attention import PagedStep
+from .apart import ScoredRows, SlottedRows
+from .attention import Apart, PagedStep
 from .scheduler import Chunk, Step
 
 
@@ -24,50 +27,69 @@ class ModelRunner:
         """
         if step.copies:
             self._store.copy_pages(step.copies)
-        page_size = self._store.page_size
-        ids: list[int] = []
-        positions: list[int] = []
-        slots: list[int] = []
-        starts = [0]
-        lengths: list[int] = []
-        trees: dict[int, list[int]] = {}
+        rows = _Rows(self._store.page_size)
         for chunk in step.chunks:
-            branch, draft = chunk.branch, chunk.draft
-            first = branch.computed
-            last = first + chunk.count
-            pages = branch.table.pages
-            if chunk.count == 1:
-                ids.append(branch.tokens[first])
-                positions.append(first)
-                slots.append(pages[first // page_size] * page_size + first % page_size)
-            else:
-                if draft is None:
-                    ids += branch.tokens[first:last]
-                    positions += range(first, last)
-                else:
-                    newest = len(branch.tokens) - 1
-                    ids += (branch.tokens[newest], *draft.tokens)
-                    positions += (newest, *(newest + depth for depth in draft.depths))
-                    if draft.parents is not None:
-                        trees[len(lengths)] = draft.parents
-                slots += [
-                    pages[at // page_size] * page_size + at % page_size for at in range(first, last)
-                ]
-            starts.append(starts[-1] + chunk.count)
-            lengths.append(last)
+            rows.add(chunk)
         batch = PagedBatch(
-            page_size=page_size,
-            query_starts=starts,
-            kv_lengths=lengths,
-            tables=[chunk.branch.table.pages for chunk in step.chunks],
-            trees=trees,
-            slots=self._tensor(slots),
+            page_size=rows.page_size,
+            query_starts=rows.starts,
+            kv_lengths=rows.lengths,
+            tables=rows.tables,
+            slots=self._tensor(rows.slots),
+            trees=rows.trees,
         )
-        return self._forward(ids, positions, batch, wanted_rows(step))
+        paged = PagedStep(store=self._store, batch=batch)
+        if rows.apart:
+            paged = PagedStep(
+                store=self._store,
+                batch=batch,
+                rows=self._tensor(rows.ordinary),
+                apart=[self._apart(start, chunk) for start, chunk in rows.apart],
+            )
+        return self._forward(rows.ids, rows.positions, paged, wanted_rows(step))
+
+    def _apart(self, start: int, chunk: Chunk) -> Apart:
+        """The rows of a context under an evicting policy."""
+        branch, draft = chunk.branch, chunk.draft
+        keeping = branch.keeping
+        assert keeping is not None
+        stop = start + chunk.count
+        depths = list(range(chunk.count)) if draft is None else [0, *draft.depths]
+        certain = draft is None and not keeping.in_slots
+        votes = keeping.votes(branch.prompt_length, chunk.count) if certain else None
+        attended = chunk.attended = Attended(depths=depths, votes=votes)
+        page_size = self._store.page_size
+        if isinstance(branch.table, SlotTable):
+            parents = range(-1, chunk.count - 2) if draft is None else draft.parents
+            tree = path_mask(list(range(-1, chunk.count - 2) if parents is None else parents))
+            return SlottedRows(
+                start=start,
+                stop=stop,
+                keeping=keeping,
+                slots=self._tensor(branch.table.slots(keeping.retention.slots)),
+                tree=torch.from_numpy(tree).to(self._device),
+                attended=attended,
+            )
+        pages, first = branch.table.pages, branch.computed
+        slots = [
+            pages[at // page_size] * page_size + at % page_size
+            for at in range(first, first + chunk.count)
+        ]
+        alone = PagedBatch(
+            page_size=page_size,
+            query_starts=[0, chunk.count],
+            kv_lengths=[first + chunk.count],
+            tables=[pages],
+            slots=self._tensor(slots),
+            trees={} if draft is None or draft.parents is None else {0: draft.parents},
+        )
+        return ScoredRows(
+            start=start, stop=stop, span=alone.spans[0], slots=alone.slots, attended=attended
+        )
 
     @torch.inference_mode()
     def _forward(
-        self, ids: list[int], positions: list[int], batch: PagedBatch, rows: list[int]
+        self, ids: list[int], positions: list[int], paged: PagedStep, rows: list[int]
     ) -> Tensor:
         wanted = self._tensor(rows)
         logits: Tensor = self._model(
@@ -75,12 +97,54 @@ class ModelRunner:
             position_ids=self._tensor(positions)[None],
             use_cache=False,
             logits_to_keep=wanted,
-            penstock_step=PagedStep(store=self._store, batch=batch),
+            penstock_step=paged,
         ).logits[0]
         return logits
 
     def _tensor(self, values: list[int]) -> Tensor:
         return torch.tensor(values, dtype=torch.int64, device=self._device)
+
+
+class _Rows:
+    """The rows of a step, flattened: ids and positions of all, geometry of the ordinary ones."""
+
+    def __init__(self, page_size: int) -> None:
+        self.page_size = page_size
+        self.ids: list[int] = []
+        self.positions: list[int] = []
+        self.ordinary: list[int] = []
+        self.slots: list[int] = []
+        self.starts = [0]
+        self.lengths: list[int] = []
+        self.tables: list[list[int]] = []
+        self.trees: dict[int, list[int]] = {}
+        self.apart: list[tuple[int, Chunk]] = []
+
+    def add(self, chunk: Chunk) -> None:
+        """The rows of one context."""
+        branch, draft, page_size = chunk.branch, chunk.draft, self.page_size
+        row, first = len(self.ids), branch.computed
+        last = first + chunk.count
+        if draft is None:
+            self.ids += branch.tokens[first:last]
+            self.positions += range(first, last)
+        else:
+            newest = len(branch.tokens) - 1
+            self.ids += (branch.tokens[newest], *draft.tokens)
+            self.positions += (newest, *(newest + depth for depth in draft.depths))
+        if branch.keeping is not None:
+            self.apart.append((row, chunk))
+            return
+        self.ordinary += range(row, row + chunk.count)
+        if draft is not None and draft.parents is not None:
+            self.trees[len(self.lengths)] = draft.parents
+        pages = branch.table.pages
+        self.slots += [
+            pages[at // page_size] * page_size + at % page_size for at in range(first, last)
+        ]
+        self.starts.append(self.starts[-1] + chunk.count)
+        self.lengths.append(last)
+        self.tables.append(pages)
 
 
 def wanted_rows(step: Step) -> list[int]:

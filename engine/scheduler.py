@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from ..decoding.drafting.draft import Draft
+from ..kvcache.keeping import Attended
 from ..kvcache.pages import OutOfPages, PagePool
 from ..kvcache.prefix import PrefixCache
-from ..kvcache.table import PageCopy
+from ..kvcache.table import PageCopy, PageTable
 from .sequence import Branch, Sequence
 
 
@@ -22,7 +23,8 @@ class Chunk:
 
     `decodes`: its newest token is among the rows, and those of the sequence's other contexts too,
     so that the sequence gets its next token. `draft`: the last rows are its guesses.
-    `copy`: a page to copy before the rows are written.
+    `copy`: a page to copy before the rows are written. `attended`: what the rows attended to, where
+    the cache policy asks.
     """
 
     sequence: Sequence
@@ -31,6 +33,7 @@ class Chunk:
     decodes: bool
     draft: Draft | None = None
     copy: PageCopy | None = None
+    attended: Attended | None = None
 
     @property
     def drafted(self) -> int:
@@ -44,6 +47,7 @@ class Step:
 
     chunks: list[Chunk] = field(default_factory=list)
     preempted: list[Sequence] = field(default_factory=list)
+    restored: list[Branch] = field(default_factory=list)
 
     @property
     def copies(self) -> list[PageCopy]:
@@ -83,6 +87,7 @@ class Scheduler:
         max_batch_tokens: int,
         chunk_tokens: int,
         clock: Callable[[], float],
+        on_preempt: Callable[[Sequence], None] = lambda sequence: None,
     ) -> None:
         assert max_batch_tokens >= max_running, "every decoding sequence needs its row"
         self._pool = pool
@@ -91,6 +96,7 @@ class Scheduler:
         self._max_batch_tokens = max_batch_tokens
         self._chunk_tokens = chunk_tokens
         self._clock = clock
+        self._on_preempt = on_preempt
         self._waiting: list[tuple[tuple[int, int, int], Sequence]] = []
         self.running: list[Sequence] = []
 
@@ -202,15 +208,13 @@ class Scheduler:
             _, sequence = self._waiting[0]
             if sequence.places > places:
                 return
-            for branch in sequence.branches:
-                branch.computed = self._adopt_cached(sequence, branch)
-            # Room for all that it has to read, or it would soon push others (or itself) out.
-            missing = sum(b.table.pages_missing(len(b.tokens)) for b in sequence.branches)
-            chunks = self._chunks(sequence, budget) if missing <= self._pool.available else []
+            fits = self._take_back(sequence)
+            chunks = self._chunks(sequence, budget) if fits else []
             if not chunks:
                 self._forget(sequence)
                 return
             heapq.heappop(self._waiting)
+            step.restored += [b for b in sequence.branches if b.swapped is not None]
             for chunk in chunks:
                 copy = chunk.branch.table.extend(chunk.branch.computed + chunk.count)
                 assert copy is None, "cached pages are whole pages"
@@ -224,11 +228,41 @@ class Scheduler:
             places -= sequence.places
             budget -= sum(chunk.count for chunk in chunks)
 
+    def _take_back(self, sequence: Sequence) -> bool:
+        """What is left of a sequence's keys: cached pages, or those that were swapped out.
+
+        False: there is no room for it.
+        """
+        choices = 1 + len(sequence.unborn)
+        for branch in sequence.branches:
+            if branch.swapped is None:
+                branch.computed = self._adopt_cached(sequence, branch)
+                if branch.keeping is not None:
+                    branch.keeping.reset(branch.computed)
+        # Room for all that it has to read, or it would soon push others (or itself) out.
+        missing = 0
+        for branch in sequence.branches:
+            if isinstance(branch.table, PageTable):
+                missing += branch.table.pages_missing(len(branch.tokens))
+            missing += branch.slot_pages * choices
+        if missing > self._pool.available:
+            return False
+        for branch in sequence.branches:
+            if branch.slot_pages:
+                branch.table.reserve(branch.slot_pages * choices)
+        return True
+
     def _adopt_cached(self, sequence: Sequence, branch: Branch) -> int:
         """Take cached pages for all but the last token, whose logits have to be computed."""
         if sequence.request.prompt_logprobs is not None and branch is sequence:
             return 0  # every prompt row has to be computed
-        return branch.table.adopt_prefix(branch.tokens[:-1])
+        assert isinstance(branch.table, PageTable)
+        usable = len(branch.tokens) - 1
+        if branch.keeping is not None and branch.keeping.retention.score is not None:
+            # Of cached tokens nobody knows what attention they paid: those that vote are computed.
+            votes = branch.keeping.retention.score_window
+            usable = 0 if votes is None else max(0, min(usable, branch.prompt_length - votes))
+        return branch.table.adopt_prefix(branch.tokens[:usable])
 
     def _reserve(
         self, step: Step, sequence: Sequence, chunks: list[Chunk], stopped: set[int]
@@ -254,6 +288,7 @@ class Scheduler:
     def _preempt(self, step: Step, victim: Sequence) -> None:
         step.chunks = [chunk for chunk in step.chunks if chunk.sequence is not victim]
         step.preempted.append(victim)
+        self._on_preempt(victim)
         self._forget(victim)
         self.running.remove(victim)
         self.add(victim)
@@ -263,4 +298,5 @@ class Scheduler:
         sequence.draft = None
         for branch in sequence.branches:
             branch.table.free()
-            branch.computed = 0
+            if branch.swapped is None:
+                branch.computed = 0

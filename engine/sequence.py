@@ -3,9 +3,13 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from torch import Tensor
+
 from ..decoding.base import Drafting, Target
 from ..decoding.drafting.draft import Draft
 from ..decoding.sampling import Sampling
+from ..kvcache.keeping import Keeping
+from ..kvcache.slot_table import SlotTable
 from ..kvcache.table import PageTable
 from ..registry import Choice
 from .request import Request, TokenLogprobs
@@ -15,13 +19,17 @@ from .request import Request, TokenLogprobs
 class Branch:
     """One context of a sequence: a prompt and the answer, and where their keys and values are.
 
-    `computed`: tokens whose keys and values are in the pages (logical length).
+    `computed`: tokens whose keys and values are in the pages, or were before they were evicted
+    (logical length). `keeping`: of an evicting cache policy. `swapped`: keys and values of each layer,
+    where the context was preempted after eviction had begun.
     """
 
     tokens: list[int]
     prompt_length: int
-    table: PageTable
+    table: PageTable | SlotTable
     computed: int = 0
+    keeping: Keeping | None = None
+    swapped: list[tuple[Tensor, Tensor]] | None = None
 
     @property
     def remaining(self) -> int:
@@ -33,9 +41,22 @@ class Branch:
         return Branch(
             tokens=list(self.tokens),
             prompt_length=self.prompt_length,
-            table=self.table.fork(),
+            table=self.fork_table(),
             computed=self.computed,
+            keeping=None if self.keeping is None else self.keeping.fork(),
         )
+
+    def fork_table(self) -> PageTable:
+        """A second table over the same pages, with its share of the reserve."""
+        assert isinstance(self.table, PageTable), "choices fork before anything is evicted"
+        return self.table.fork(self.slot_pages)
+
+    @property
+    def slot_pages(self) -> int:
+        """Pages that it needs once keys are evicted; 0: none ever are."""
+        if self.keeping is None:
+            return 0
+        return -(-self.keeping.retention.slots // self.table.page_size)
 
 
 @dataclass(slots=True, kw_only=True, eq=False)

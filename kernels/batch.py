@@ -154,8 +154,8 @@ class Span:
             key = torch.arange(self.kv_length, device=self.device)
             if self.tree is not None:
                 root = self.kv_length - rows
-                depths, seen = _paths(self.tree)
-                key[root:] = root + torch.from_numpy(depths).to(self.device)
+                seen = path_mask(self.tree)
+                key[root:] = root + torch.from_numpy(seen.sum(axis=1) - 1).to(self.device)
                 mask = key.new_ones(rows, self.kv_length, dtype=torch.bool)
                 mask[:, root:] = torch.from_numpy(seen).to(self.device)
             else:
@@ -220,12 +220,12 @@ class ShortGroup:
         return mask
 
 
-def _paths(parents: list[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Depth of each row below the root, and which rows are on its path; the root is row 0."""
+def path_mask(parents: list[int]) -> np.ndarray:
+    """Boolean `[rows, rows]`: which rows are on each row's path; the root is row 0."""
     seen = np.eye(len(parents) + 1, dtype=np.bool_)
     for row, parent in enumerate(parents, start=1):
         seen[row] |= seen[parent + 1]
-    return seen.sum(axis=1) - 1, seen
+    return seen
 
 
 def _padded(length: int) -> int:

@@ -52,10 +52,12 @@ class Keeping:
     `length`: tokens whose keys have been computed, evicted ones included.
     """
 
-    def __init__(self, retention: Retention, device: torch.device) -> None:
+    def __init__(
+        self, retention: Retention, layers: int, kv_heads: int, device: torch.device
+    ) -> None:
         self.retention = retention
         self.length = 0
-        self.mass = torch.empty(0, device=device)
+        self.mass = torch.zeros(layers, kv_heads, 0, device=device)
         self.positions: Tensor | None = None
         self._turns = torch.empty(0, device=device)
         self._used = 0
@@ -68,12 +70,39 @@ class Keeping:
     @property
     def room(self) -> int:
         """Tokens that one step may add at most: victims are chosen between steps."""
-        return self.retention.interval - self._used if self.in_slots else _NEVER
+        if self.in_slots:
+            return self.retention.interval - self._used
+        return max(1, self.retention.keep + 1 - self.length)
 
     @property
     def must_move(self) -> bool:
         """Whether more keys are held than are kept, for the first time."""
         return not self.in_slots and self.length > self.retention.keep
+
+    def fork(self) -> "Keeping":
+        """A second one in the same state; only before the survivors have moved."""
+        assert not self.in_slots
+        layers, kv_heads, _ = self.mass.shape
+        twin = Keeping(self.retention, layers, kv_heads, self.mass.device)
+        twin.length, twin.mass = self.length, self.mass.clone()
+        return twin
+
+    def reset(self, cached: int) -> None:
+        """Begin anew behind `cached` tokens whose keys are there and have received nothing yet."""
+        layers, kv_heads, _ = self.mass.shape
+        self.length = cached
+        self.mass = torch.zeros(layers, kv_heads, cached, device=self.mass.device)
+
+    def votes(self, prompt_length: int, count: int) -> Tensor:
+        """What the attention of the next `count` tokens counts: float32 `[count]`."""
+        retention, device = self.retention, self.mass.device
+        at = torch.arange(self.length, self.length + count, device=device)
+        votes = torch.ones(count, device=device)
+        if retention.score_window is not None:
+            votes[at < prompt_length - retention.score_window] = 0.0
+        if retention.score == "decay":
+            votes *= 0.5 ** ((self.length + count - 1 - at) / retention.half_life)
+        return votes
 
     def seen(self, depths: list[int], window: int | None, layer: int) -> Tensor:
         """Boolean `[K, R, S]`: which slots each row sees; the rows' own keys are not among them."""

@@ -67,6 +67,23 @@ class KVStore:
             flat = heads.view(heads.shape[0], -1, heads.shape[3])
             flat.index_copy_(1, target, flat.index_select(1, source))
 
+    def write_slots(self, layer: int, slots_KR: Tensor, k_KRD: Tensor, v_KRD: Tensor) -> None:
+        """Write keys and values of one layer to slots that differ from head to head."""
+        for cache, rows in ((self.keys[layer], k_KRD), (self.values[layer], v_KRD)):
+            heads = cache.transpose(0, 1)
+            flat = heads.view(heads.shape[0], -1, heads.shape[3])
+            index = slots_KR[..., None].expand(-1, -1, rows.shape[2])
+            flat.scatter_(1, index, rows.to(flat.dtype))
+
+    def read_slots(self, layer: int, slots_KR: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values `[K, R, D]` of one layer, from slots that differ from head to head."""
+        found: list[Tensor] = []
+        for cache in (self.keys[layer], self.values[layer]):
+            heads = cache.transpose(0, 1)
+            flat = heads.view(heads.shape[0], -1, heads.shape[3])
+            found.append(flat.gather(1, slots_KR[..., None].expand(-1, -1, flat.shape[2])))
+        return found[0], found[1]
+
 
 def _new_cache(
     heads: int, pages: int, page_size: int, size: int, dtype: torch.dtype, device: torch.device

@@ -28,12 +28,13 @@ class PageTable:
     def __init__(self, pool: PagePool, prefix: PrefixCache, page_size: int, salt: str = "") -> None:
         self._pool = pool
         self._prefix = prefix
-        self._page_size = page_size
+        self.page_size = page_size
         self._salt = salt
         self.pages: list[int] = []
         self.length = 0
         self._published = 0
         self._chains: list[Chain] = [salt]
+        self._reserve: list[int] = []
 
     def adopt_prefix(self, tokens: Sequence[int]) -> int:
         """Start an empty table with the cached pages that begin `tokens`; returns their tokens."""
@@ -41,14 +42,14 @@ class PageTable:
         pages, _ = self._prefix.match(tokens, self._salt)
         self._pool.retain(pages)
         self.pages = pages
-        self.length = len(pages) * self._page_size
+        self.length = len(pages) * self.page_size
         for index, page in enumerate(pages):
             self._publish_page(index, page, tokens)
         return self.length
 
     def pages_missing(self, length: int) -> int:
         """Pages that `extend(length)` would take from the pool."""
-        return max(0, -(-length // self._page_size) - len(self.pages)) + self._must_copy_last()
+        return max(0, -(-length // self.page_size) - len(self.pages)) + self._must_copy_last()
 
     def extend(self, length: int) -> PageCopy | None:
         """Make room for `length` tokens; returns the copy to perform before writing, if any.
@@ -57,7 +58,7 @@ class PageTable:
             OutOfPages: nothing has changed.
         """
         copy_last = self._must_copy_last()
-        growth = max(0, -(-length // self._page_size) - len(self.pages))
+        growth = max(0, -(-length // self.page_size) - len(self.pages))
         if growth or copy_last:
             after = self.pages[-1] if self.pages else None
             fresh = self._pool.allocate(growth + copy_last, after)
@@ -77,44 +78,62 @@ class PageTable:
 
         Only tokens that are final may be counted: nothing evicted, nothing unaccepted.
         """
-        for index in range(self._published, length // self._page_size):
+        for index in range(self._published, length // self.page_size):
             self._publish_page(index, self.pages[index], tokens)
 
-    def fork(self) -> "PageTable":
-        """A second table over the same pages; whoever writes the last partial page copies it."""
-        twin = PageTable(self._pool, self._prefix, self._page_size, self._salt)
+    def fork(self, reserve: int = 0) -> "PageTable":
+        """A second table over the same pages; whoever writes the last partial page copies it.
+
+        `reserve`: how many of the pages held back go with it.
+        """
+        twin = PageTable(self._pool, self._prefix, self.page_size, self._salt)
         self._pool.retain(self.pages)
         twin.pages = list(self.pages)
         twin.length = self.length
         twin._published = self._published
         twin._chains = list(self._chains)
+        twin._reserve = self.take_reserve(reserve)
         return twin
+
+    def reserve(self, count: int) -> None:
+        """Hold `count` further pages, for whatever this context becomes.
+
+        Raises:
+            OutOfPages: nothing has changed.
+        """
+        self._reserve += self._pool.allocate(count)
+
+    def take_reserve(self, count: int) -> list[int]:
+        """Give `count` of the pages held back to the caller, who owns them now."""
+        taken, self._reserve = self._reserve[:count], self._reserve[count:]
+        return taken
 
     def truncate(self, length: int) -> None:
         """Forget the tokens from `length` on and release the pages that only they needed."""
         assert length <= self.length
-        keep = -(-length // self._page_size)
+        keep = -(-length // self.page_size)
         self._pool.release(reversed(self.pages[keep:]))
         del self.pages[keep:]
         self.length = length
-        self._published = min(self._published, length // self._page_size)
+        self._published = min(self._published, length // self.page_size)
         del self._chains[self._published + 1 :]
 
     def free(self) -> None:
         """Release everything; the table is empty and can start again."""
         self.truncate(0)
+        self._pool.release(self.take_reserve(len(self._reserve)))
 
     def _must_copy_last(self) -> int:
         """1 where the next write would hit a page that others can see."""
-        if self.length % self._page_size == 0:
+        if self.length % self.page_size == 0:
             return 0
         last = self.pages[-1]
         return int(self._pool.references(last) > 1 or self._pool.is_kept(last))
 
     def _publish_page(self, index: int, page: int, tokens: Sequence[int]) -> None:
-        start = index * self._page_size
+        start = index * self.page_size
         chain = self._prefix.publish(
-            page, tokens[start : start + self._page_size], self._chains[-1]
+            page, tokens[start : start + self.page_size], self._chains[-1]
         )
         self._chains.append(chain)
         self._published += 1

@@ -85,7 +85,7 @@ CASES = {
 def test_the_kept_set_is_that_of_the_rule(name: str, prompt: int) -> None:
     retention = CASES[name]
     chooser = random.Random(f"{name} {prompt}")
-    keeping = Keeping(retention, CPU)
+    keeping = Keeping(retention, LAYERS, HEADS, CPU)
     heads = [Simulated(retention) for _ in range(LAYERS * HEADS)]
 
     def weights_of(head: Simulated) -> dict[int, float]:
@@ -99,10 +99,7 @@ def test_the_kept_set_is_that_of_the_rule(name: str, prompt: int) -> None:
             for position, weight in weights.items():
                 matrix[i, query, position] = weight
     matrix = matrix.view(LAYERS, HEADS, prompt, prompt)
-    votes = torch.ones(prompt)
-    if retention.score == "decay":
-        votes = 0.5 ** (torch.arange(prompt - 1, -1, -1) / retention.half_life)
-    attended = Attended(depths=list(range(prompt)), votes=votes)
+    attended = Attended(depths=list(range(prompt)), votes=keeping.votes(prompt, prompt))
     for layer in range(LAYERS):
         attended.add(matrix[layer])
     keeping.add_prompt(attended, prompt)
@@ -165,7 +162,7 @@ def step(keeping: Keeping, heads: list[Simulated], weights_of: object) -> None:
 
 
 def test_a_mass_is_not_frozen_by_its_size() -> None:
-    keeping = Keeping(Retention(heavy=4, recent=4), CPU)
+    keeping = Keeping(Retention(heavy=4, recent=4), 1, 1, CPU)
     attended = Attended(depths=[0], votes=torch.ones(1))
     attended.add(torch.full((1, 1, 1), 20.0))
     keeping.add_prompt(attended, 1)

@@ -1,0 +1,110 @@
+"""Evicting cache policies in the engine: h2o and window, alone and in every company."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from penstock import SamplingParams
+from penstock.engine.build import Built
+from penstock.engine.request import Request
+from penstock.kvcache.h2o import H2O_POLICY, H2OParameters
+from penstock.kvcache.window import WINDOW, WindowParameters
+from penstock.registry import Choice
+from tests.conftest import TinyModel
+from tests.engine.jobs import Answer, Job, build, run
+from tests.engine.test_drafting import METHODS, jobs
+
+
+def h2o(**fields: Any) -> Choice[Any]:
+    return Choice(method=H2O_POLICY, parameters=H2OParameters(**fields))
+
+
+def window(**fields: Any) -> Choice[Any]:
+    return Choice(method=WINDOW, parameters=WindowParameters(**fields))
+
+
+def tokens(answers: list[Answer]) -> list[list[list[int]]]:
+    return [answer.tokens for answer in answers]
+
+
+def with_policy(choice: Choice[Any]) -> Any:
+    def change(request: Request) -> Request:
+        return replace(request, kv_cache={"policy": choice})
+
+    return change
+
+
+KINDS = ["llama", "mistral", "gemma2", "gpt_oss"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_budget_that_holds_everything_changes_nothing(kind: str, tiny_model: TinyModel) -> None:
+    built = build(tiny_model(kind), prefix_cache=False)
+    expected = tokens(run(built, jobs()))
+    # One token short of everything: masses are recorded, and nothing moves.
+    choice = h2o(heavy=45, recent=44)
+    assert tokens(run(built, jobs(), change=with_policy(choice))) == expected
+    assert built.engine.pool.in_use == 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("interval", [1, 4, 16])
+def test_chunks_neighbours_drafts_and_preemption_change_nothing(
+    kind: str, interval: int, tiny_model: TinyModel
+) -> None:
+    folder = tiny_model(kind)
+    choice = h2o(heavy=6, recent=8, sink=2, interval=interval)
+    roomy = build(folder, prefix_cache=False)
+    alone = [run(roomy, [job], change=with_policy(choice))[0].tokens for job in jobs()]
+    assert alone != tokens(run(roomy, jobs())), "something was evicted"
+    assert tokens(run(roomy, jobs(), change=with_policy(choice))) == alone
+    small = build(
+        folder,
+        chunk_tokens=7,
+        max_model_len=96,
+        kv_cache_memory=roomy.engine.bytes_per_token * 16 * 12,
+    )
+    for shift in (0, 3):
+        mixed = [
+            job.with_decoding(METHODS[(shift + 5 * i) % len(METHODS)])
+            for i, job in enumerate(jobs())
+        ]
+        assert tokens(run(small, mixed, change=with_policy(choice))) == alone
+    assert small.engine.stats().preemptions > 0
+    assert small.engine.pool.in_use == 0
+
+
+def test_full_and_evicting_requests_share_steps(tiny_model: TinyModel) -> None:
+    built = build(tiny_model("llama"))
+    choices = [h2o(heavy=6, recent=8, interval=4), window(recent=12), None]
+    expected = [
+        run(built, [job], change=_chosen(choices[i % 3]))[0].tokens
+        for i, job in enumerate(jobs())
+    ]
+    numbers = iter(range(100))
+
+    def change(request: Request) -> Request:
+        return _chosen(choices[next(numbers) % 3])(request)
+
+    assert tokens(run(built, jobs(), change=change)) == expected
+
+
+def _chosen(choice: Choice[Any] | None) -> Any:
+    return (lambda request: request) if choice is None else with_policy(choice)
+
+
+def test_memory_is_given_back_after_the_prompt(tiny_model: TinyModel) -> None:
+    built: Built = build(tiny_model("llama"), prefix_cache=False)
+    params = SamplingParams(max_tokens=200, temperature=0, ignore_eos=True)
+    job = Job(prompt=[i % 250 for i in range(200)], params=params)
+    held: list[int] = []
+    run(
+        built,
+        [job],
+        change=with_policy(h2o(heavy=20, recent=20, interval=8)),
+        after_step=lambda: held.append(built.engine.pool.in_use),
+    )
+    assert max(held) >= 13
+    assert set(held[2:-1]) == {3}  # ceil((40 + 8) / 16)
+    assert held[-1] == 0
