@@ -60,6 +60,7 @@ class Assembly:
         self.usage.drafted += output.drafted
         self.usage.accepted += max(0, taken - 1)
         self.usage.guidance_tokens += output.guidance_tokens
+        self.usage.evicted += output.evicted
         by_text = detokenizer.stopped_by is not None
         reason = "stop" if by_text else output.finish_reason
         if reason is not None:

@@ -288,6 +288,8 @@ class AsyncEngine:
         if output.drafted:
             metrics.draft_tokens.inc(output.drafted)
             metrics.accepted_tokens.inc(max(0, len(delta.token_ids) - 1))
+        if output.evicted:
+            metrics.evicted_tokens.inc(output.evicted)
         if output.guidance_tokens:
             metrics.guidance_tokens.inc(output.guidance_tokens)
 

@@ -110,11 +110,12 @@ def make_intake(
         max_sequences=config.max_running,
         pages=pages,
         page_size=config.page_size,
+        can_evict=info.can_evict,
         vocab_size=info.vocab_size,
         eos_token_ids=eos_token_ids,
         defaults=sampling_defaults,
         decoding=Registry[DecodingMethod[Any]].from_entry_points("decoding", "penstock.decoding"),
-        kv_cache=Registry[CachePolicy].from_entry_points("kv_cache", "penstock.kv_cache"),
+        kv_cache=Registry[CachePolicy[Any]].from_entry_points("kv_cache", "penstock.kv_cache"),
     )
 
 

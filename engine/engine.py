@@ -398,7 +398,19 @@ def _output(
         prompt_logprobs=_prompt_logprobs(sequence) if first else None,
         drafted=0 if item.draft is None else len(item.draft.tokens),
         guidance_tokens=guidance_tokens,
+        evicted=_newly_evicted(sequence),
     )
+
+
+def _newly_evicted(sequence: Sequence) -> int:
+    """Tokens that were let go up to the step before, and not told yet."""
+    evicted = sum(
+        branch.keeping.length - branch.keeping.held
+        for branch in sequence.branches
+        if branch.keeping is not None
+    )
+    new, sequence.evicted = evicted - sequence.evicted, evicted
+    return new
 
 
 def _empty_output(sequence: Sequence, index: int) -> StepOutput:

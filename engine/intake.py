@@ -49,7 +49,8 @@ class Intake:
     """Checks and completes requests for one model.
 
     `max_length_tokens`: prompt plus answer. `max_sequences`: of one request, its choices in all
-    their contexts. `pages`, `page_size`: of the KV cache.
+    their contexts. `pages`, `page_size`: of the KV cache. `can_evict`: whether the model's layers
+    allow it.
     `defaults`: sampling fields of the model's generation_config.
     """
 
@@ -58,11 +59,12 @@ class Intake:
     max_sequences: int
     pages: int
     page_size: int
+    can_evict: bool
     vocab_size: int
     eos_token_ids: frozenset[int]
     defaults: dict[str, Any]
     decoding: Registry[DecodingMethod[Any]]
-    kv_cache: Registry[CachePolicy]
+    kv_cache: Registry[CachePolicy[Any]]
 
     def encode(
         self, prompt: str | list[int], *, param: str, add_special_tokens: bool = True
@@ -127,6 +129,7 @@ class Intake:
         max_tokens = self._max_tokens(params, len(ids), default_max_tokens, prompt_param)
         if contexts:
             self._check_contexts((ids, *contexts), max_tokens, target)
+        self._check_retention(chosen_kv_cache, (ids, *(contexts or ())), max_tokens, params.n)
         stop_ids = frozenset(params.stop_token_ids or ())
         if not params.ignore_eos:
             stop_ids |= self.eos_token_ids
@@ -158,6 +161,38 @@ class Intake:
         target = choice.method
         assert isinstance(target, Target)
         return target.contexts(choice.parameters, IntakePrompt(ids, self))
+
+    def _check_retention(
+        self,
+        chosen: Mapping[str, Choice[CachePolicy[Any]]],
+        prompts: Sequence[tuple[int, ...]],
+        max_tokens: int,
+        n: int,
+    ) -> None:
+        """While a prompt is read, what it will keep afterwards has its pages already."""
+        choice = chosen["policy"]
+        param = f"{self.kv_cache.field}.{choice.method.name}"
+        needed = 0
+        for ids in prompts:
+            retention = choice.method.retention(choice.parameters, len(ids))
+            if retention is None:
+                return
+            if not self.can_evict:
+                raise RequestError(
+                    f"{param}: the layers of this model have different numbers of KV heads, of "
+                    "which it cannot evict alike; leave it out",
+                    param=param,
+                    code="unsupported_parameter",
+                )
+            whole = max(len(ids), min(len(ids) + max_tokens, retention.keep + 1))
+            needed += -(-whole // self.page_size) + n * -(-retention.slots // self.page_size)
+        if needed > self.pages:
+            raise ContextLengthError(
+                f"{param}: the prompt and what is kept of it need {needed * self.page_size} tokens "
+                f"of KV cache, but this server has {self.pages * self.page_size}; keep less, lower "
+                "n, or shorten the prompt",
+                param=param,
+            )
 
     def _check_sequences(self, n: int, contexts: int = 1, target: str = "") -> None:
         if contexts > self.max_sequences:

@@ -32,7 +32,10 @@ _SAMPLING_DEFAULTS = ("temperature", "top_k", "top_p", "min_p", "repetition_pena
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelInfo:
-    """What callers may know of the served model. `created`: Unix time in seconds."""
+    """What callers may know of the served model. `created`: Unix time in seconds.
+
+    `can_evict`: all layers have as many KV heads, so that a policy can evict keys of all alike.
+    """
 
     id: str
     created: int
@@ -42,6 +45,7 @@ class ModelInfo:
     vocab_size: int
     dtype: str
     device: str
+    can_evict: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +109,7 @@ def load_model(config: EngineConfig) -> LoadedModel:
             vocab_size=vocab_size,
             dtype=str(dtype).removeprefix("torch."),
             device=str(device),
+            can_evict=len({layer.kv_heads for layer in found.in_order}) == 1,
         ),
         layers=found.in_order,
         device=device,

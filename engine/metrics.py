@@ -83,6 +83,9 @@ class RequestMetrics:
             "guidance_tokens": counter(
                 "guidance_tokens", "Tokens of further contexts.", ("decoding",)
             ),
+            "evicted_tokens": counter(
+                "evicted_tokens", "Tokens whose keys were evicted.", ("decoding",)
+            ),
             "guidance_requests": counter(
                 "guidance_requests", "Requests with further contexts.", ("decoding",)
             ),
@@ -128,6 +131,7 @@ class DecodingMetrics:
     draft_tokens: Counter
     accepted_tokens: Counter
     guidance_tokens: Counter
+    evicted_tokens: Counter
     guidance_requests: Counter
     first_token: Histogram
     inter_token: Histogram

@@ -38,7 +38,7 @@ class Request:
     priority: int = 0
     cache_salt: str = ""
     decoding: Mapping[str, Choice[DecodingMethod[Any]]] = field(default_factory=dict)
-    kv_cache: Mapping[str, Choice[CachePolicy]] = field(default_factory=dict)
+    kv_cache: Mapping[str, Choice[CachePolicy[Any]]] = field(default_factory=dict)
     contexts: tuple[tuple[int, ...], ...] = ()
     combines: bool = False
 
@@ -83,6 +83,7 @@ class StepOutput:
     `first_scheduled_s`: when the request left the queue (engine clock), on the first output.
     `prompt_logprobs`: on the first output of choice 0, where they were asked for.
     `drafted`: guesses that the step verified. `guidance_tokens`: tokens of further contexts.
+    `evicted`: tokens whose keys each head has let go since the last output, in all contexts.
     """
 
     request_id: str
@@ -96,6 +97,7 @@ class StepOutput:
     prompt_logprobs: tuple[TokenLogprobs, ...] | None = None
     drafted: int = 0
     guidance_tokens: int = 0
+    evicted: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,7 +122,8 @@ class Usage:
     """Token counts of one request, all choices together; grows while it runs.
 
     `steps`: passes in which a choice got tokens. `drafted`, `accepted`: guesses, and those that
-    were right. `guidance_tokens`: of the target's further contexts, prompts and answers.
+    were right. `guidance_tokens`: of the target's further contexts, prompts and answers. `evicted`:
+    tokens whose keys each head has let go.
     """
 
     prompt_tokens: int
@@ -130,3 +133,4 @@ class Usage:
     drafted: int = 0
     accepted: int = 0
     guidance_tokens: int = 0
+    evicted: int = 0

@@ -125,6 +125,16 @@ class _Rows:
         branch, draft, page_size = chunk.branch, chunk.draft, self.page_size
         row, first = len(self.ids), branch.computed
         last = first + chunk.count
+        if chunk.count == 1 and branch.keeping is None:
+            self.ids.append(branch.tokens[first])
+            self.positions.append(first)
+            self.ordinary.append(row)
+            pages = branch.table.pages
+            self.slots.append(pages[first // page_size] * page_size + first % page_size)
+            self.starts.append(self.starts[-1] + 1)
+            self.lengths.append(last)
+            self.tables.append(pages)
+            return
         if draft is None:
             self.ids += branch.tokens[first:last]
             self.positions += range(first, last)

@@ -20,8 +20,8 @@ class Branch:
     """One context of a sequence: a prompt and the answer, and where their keys and values are.
 
     `computed`: tokens whose keys and values are in the pages, or were before they were evicted
-    (logical length). `keeping`: of an evicting cache policy. `swapped`: keys and values of each layer,
-    where the context was preempted after eviction had begun.
+    (logical length). `keeping`: of an evicting cache policy. `swapped`: keys and values of each
+    layer, where the context was preempted after eviction had begun.
     """
 
     tokens: list[int]
@@ -70,8 +70,8 @@ class Sequence(Branch):
     the same steps. `target`: what makes one distribution of their logits; None: the model's own.
     `unborn`: indices of the request's other choices, which fork off when the prompt is read.
     `drafting`: the drafter at work, from the first token on. `draft`: what the next step verifies.
-    `draft_misses`: times in a row that no draft promised to pay. `draft_pause`: steps for which the
-    drafter is not asked.
+    `evicted`: tokens let go that the caller knows of. `draft_misses`: times in a row that no draft
+    promised to pay. `draft_pause`: steps for which the drafter is not asked.
     """
 
     request: Request
@@ -87,6 +87,7 @@ class Sequence(Branch):
     has_output: bool = False
     drafting: Drafting | None = None
     draft: Draft | None = None
+    evicted: int = 0
     draft_misses: int = 0
     draft_pause: int = 0
 

@@ -11,9 +11,9 @@ from .base import MAX_TOKENS, STRICT, Amount, CachePolicy, Retention, Score, tok
 class H2OParameters(BaseModel):
     """`heavy`, `recent`: tokens (an integer) or a share of the prompt (0.1) that each head keeps.
 
-    `sink`: first tokens that are never evicted; they count as heavy ones. `interval`: tokens between
-    two evictions; 1 is the paper's rule. `score`: the sum of attention received, its mean over the
-    tokens that could see the key, or a sum that halves every `half_life` tokens.
+    `sink`: first tokens that are never evicted; they count as heavy ones. `interval`: tokens
+    between two evictions; 1 is the paper's rule. `score`: the sum of attention received, its mean
+    over the tokens that could see the key, or a sum that halves every `half_life` tokens.
     `score_window`: only that many last tokens of the prompt have a say, as in SnapKV (Li et al.
     2024, arXiv:2404.14469), so that cached prefixes can be used; null: all of them.
     """
@@ -32,8 +32,8 @@ class H2OParameters(BaseModel):
     def _holds_something(self) -> "H2OParameters":
         if isinstance(self.heavy, int) and self.heavy < self.sink:
             raise ValueError(
-                f"heavy is {self.heavy} tokens, fewer than the {self.sink} of sink, which it has to "
-                "hold; raise heavy or lower sink"
+                f"heavy is {self.heavy} tokens, fewer than the {self.sink} of sink, which it has "
+                "to hold; raise heavy or lower sink"
             )
         if self.recent == 0:
             raise ValueError("recent is 0; the newest token at least must stay")
@@ -45,7 +45,9 @@ class H2O(CachePolicy[H2OParameters]):
 
     name = "h2o"
     parameters = H2OParameters
-    summary = "Keep the keys that received most attention, and the newest; a fraction of the memory."
+    summary = (
+        "Keep the keys that received most attention, and the newest; a fraction of the memory."
+    )
 
     def retention(self, parameters: H2OParameters, prompt_tokens: int) -> Retention:
         """See `CachePolicy`."""

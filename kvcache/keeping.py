@@ -49,7 +49,8 @@ class Attended:
 class Keeping:
     """The state of one context under an evicting policy. Tensors over `[layers, K, keys]`.
 
-    `length`: tokens whose keys have been computed, evicted ones included.
+    `length`: tokens whose keys have been computed, evicted ones included. `held`: keys that a head
+    has, those included that the next ones will overwrite.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Keeping:
         self.length = 0
         self.mass = torch.zeros(layers, kv_heads, 0, device=device)
         self.positions: Tensor | None = None
+        self.held = 0
         self._turns = torch.empty(0, device=device)
         self._used = 0
 
@@ -81,16 +83,16 @@ class Keeping:
 
     def fork(self) -> "Keeping":
         """A second one in the same state; only before the survivors have moved."""
-        assert not self.in_slots
+        assert not self.in_slots, "choices fork before anything is evicted"
         layers, kv_heads, _ = self.mass.shape
         twin = Keeping(self.retention, layers, kv_heads, self.mass.device)
-        twin.length, twin.mass = self.length, self.mass.clone()
+        twin.length, twin.held, twin.mass = self.length, self.held, self.mass.clone()
         return twin
 
     def reset(self, cached: int) -> None:
         """Begin anew behind `cached` tokens whose keys are there and have received nothing yet."""
         layers, kv_heads, _ = self.mass.shape
-        self.length = cached
+        self.length = self.held = cached
         self.mass = torch.zeros(layers, kv_heads, cached, device=self.mass.device)
 
     def votes(self, prompt_length: int, count: int) -> Tensor:
@@ -123,6 +125,7 @@ class Keeping:
         grown += weights
         self.mass = grown
         self.length += count
+        self.held = self.length
 
     def add_rows(self, attended: Attended, rows: list[int]) -> Tensor | None:
         """The rows that stay, in order: the newest token's, and those of right guesses.
@@ -142,6 +145,7 @@ class Keeping:
         self.length += count
         if self.positions is None:
             self.mass = torch.cat([mass, own], dim=-1)
+            self.held = self.length
             return None
         turns = torch.arange(self._used, self._used + count, device=mass.device)
         # Each head has exactly one slot for each turn.
@@ -151,6 +155,7 @@ class Keeping:
         self.positions.scatter_(-1, slots, positions.expand_as(slots))
         self._turns.scatter_(-1, slots, _NEVER)
         self._used += count
+        self.held = min(self.held + count, self.retention.slots)
         if self._used == self.retention.interval:
             self._choose_victims()
         return slots
@@ -173,6 +178,7 @@ class Keeping:
         mass = self.mass.new_zeros(shape)
         mass[..., : retention.keep] = self.mass.gather(-1, kept)
         self.mass = mass
+        self.held = retention.keep
         return kept
 
     def _choose_victims(self) -> None:

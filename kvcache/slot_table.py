@@ -1,4 +1,4 @@
-"""Pages of a context whose heads hold keys of different tokens: private, and all of them at once."""
+"""Pages of a context whose heads hold keys of different tokens: private, all of them at once."""
 
 from collections.abc import Sequence
 

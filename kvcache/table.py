@@ -132,8 +132,6 @@ class PageTable:
 
     def _publish_page(self, index: int, page: int, tokens: Sequence[int]) -> None:
         start = index * self.page_size
-        chain = self._prefix.publish(
-            page, tokens[start : start + self.page_size], self._chains[-1]
-        )
+        chain = self._prefix.publish(page, tokens[start : start + self.page_size], self._chains[-1])
         self._chains.append(chain)
         self._published += 1

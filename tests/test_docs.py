@@ -9,6 +9,7 @@ import pytest
 
 from docs import configuration
 from penstock.decoding.base import DecodingMethod
+from penstock.kvcache.base import CachePolicy
 from penstock.registry import Registry
 from tests.tiny import ARCHITECTURES
 
@@ -75,6 +76,16 @@ def test_methods_that_documents_name_exist() -> None:
         for owner, method in re.findall(r"`([A-Z]\w+)\.(\w+)`", prose(document)):
             found = re.search(rf"class {owner}\b", code) and re.search(rf"def {method}\b", code)
             assert found, f"{document.name}: {owner}.{method}"
+
+
+def test_every_cache_policy_is_documented_with_its_parameters() -> None:
+    text = (ROOT / "docs" / "kv-cache" / "README.md").read_text(encoding="utf-8")
+    policies = Registry[CachePolicy[Any]].from_entry_points("kv_cache", "penstock.kv_cache").methods
+    for name, policy in policies.items():
+        assert f"| `{name}`" in text
+        section = text.partition(f"## {name}:")[2].partition("\n## ")[0]
+        listed = re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)
+        assert set(listed) == set(policy.parameters.model_json_schema().get("properties", {})), name
 
 
 def test_every_decoding_method_has_a_page_with_its_parameters() -> None:

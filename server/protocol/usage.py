@@ -35,4 +35,7 @@ def _own(usages: Sequence[Usage]) -> dict[str, Any]:
     guidance = sum(usage.guidance_tokens for usage in usages)
     if guidance:
         own["guidance_tokens"] = guidance
+    evicted = sum(usage.evicted for usage in usages)
+    if evicted:
+        own["evicted_tokens"] = evicted
     return own

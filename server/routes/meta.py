@@ -65,7 +65,7 @@ async def methods(request: Request) -> Response:
 
 
 def _combinations(
-    decoding: Registry[DecodingMethod[Any]], kv_cache: Registry[CachePolicy]
+    decoding: Registry[DecodingMethod[Any]], kv_cache: Registry[CachePolicy[Any]]
 ) -> list[dict[str, list[str]]]:
     """Every set of methods that one request may name: at most one a slot, and a cache policy."""
     by_slot: dict[str, list[str]] = {}
@@ -79,7 +79,7 @@ def _combinations(
 
 
 def _described(
-    registry: Registry[DecodingMethod[Any]] | Registry[CachePolicy],
+    registry: Registry[DecodingMethod[Any]] | Registry[CachePolicy[Any]],
 ) -> list[dict[str, Any]]:
     return [
         {

@@ -54,9 +54,7 @@ class Simulated:
 
     def worst(self) -> list[int]:
         free = [
-            p
-            for p in self.masses
-            if self.retention.sink <= p < self.length - self.retention.recent
+            p for p in self.masses if self.retention.sink <= p < self.length - self.retention.recent
         ]
         return sorted(free, key=lambda p: (self.score(p), p))
 

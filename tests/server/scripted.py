@@ -115,11 +115,12 @@ class ScriptedEngine:
             max_sequences=64,
             pages=1024,
             page_size=16,
+            can_evict=True,
             vocab_size=VOCAB,
             eos_token_ids=frozenset([EOS]),
             defaults={},
             decoding=Registry[DecodingMethod[Any]]("decoding", [PLAIN]),
-            kv_cache=Registry[CachePolicy]("kv_cache", [FULL]),
+            kv_cache=Registry[CachePolicy[Any]]("kv_cache", [FULL]),
         )
         self.generations: list[ScriptedGeneration] = []
         self.snapshot = Stats()
