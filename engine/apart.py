@@ -1,7 +1,7 @@
 """Attention of contexts under an evicting cache policy: it also says what each key received."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -11,6 +11,9 @@ from ..kernels.kv_write.reference import kv_write
 from ..kernels.scored_attention.reference import scored_attention
 from ..kvcache.keeping import Attended, Keeping
 from ..kvcache.store import KVStore
+
+_PROBABILITIES: Final = 1 << 25
+"""How many are computed at a time: 128 MiB of them."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -39,9 +42,15 @@ class ScoredRows:
         kv_write(k_RKD, v_RKD, k_cache, v_cache, self.slots)
         k_KLD, v_KLD = self.span.keys(k_cache), self.span.keys(v_cache)
         seen = self.span.mask(window)[None]
-        out, weights = scored_attention(q_RHD, k_KLD, v_KLD, seen, **how)
-        self.attended.add(weights)
-        return out
+        rows, heads, _ = q_RHD.shape
+        piece = max(1, _PROBABILITIES // (heads * k_KLD.shape[1]))
+        outs: list[Tensor] = []
+        for first in range(0, rows, piece):
+            part = slice(first, first + piece)
+            out, weights = scored_attention(q_RHD[part], k_KLD, v_KLD, seen[:, part], **how)
+            self.attended.add(weights, first)
+            outs.append(out)
+        return outs[0] if len(outs) == 1 else torch.cat(outs)
 
 
 @dataclass(slots=True, kw_only=True)

@@ -67,11 +67,11 @@ class PagedStep:
             return self._ordinary(layer, q_THD, k_THD, v_THD, how)
         out = q_THD.new_empty(*q_THD.shape[:2], v_THD.shape[2])
         if self.rows.numel():
-            parts = (x[self.rows] for x in (q_THD, k_THD, v_THD))
-            out[self.rows] = self._ordinary(layer, *parts, how)
+            rows = self.rows
+            out[rows] = self._ordinary(layer, q_THD[rows], k_THD[rows], v_THD[rows], how)
         for one in self.apart:
-            rows = slice(one.start, one.stop)
-            out[rows] = one.attend(layer, q_THD[rows], k_THD[rows], v_THD[rows], self.store, **how)
+            of = slice(one.start, one.stop)
+            out[of] = one.attend(layer, q_THD[of], k_THD[of], v_THD[of], self.store, **how)
         return out
 
     def _ordinary(

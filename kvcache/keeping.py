@@ -39,11 +39,17 @@ class Attended:
     keys: list[Tensor] = field(default_factory=list)
     values: list[Tensor] = field(default_factory=list)
 
-    def add(self, weight_KRL: Tensor) -> None:
-        """Take in the next layer's weights."""
+    def add(self, weight_KRL: Tensor, first: int = 0) -> None:
+        """Take in the next layer's weights, from row `first` on: all rows, or pieces in order."""
         if self.votes is not None:
-            weight_KRL = torch.einsum("krl,r->kl", weight_KRL, self.votes)
-        self.weights.append(weight_KRL)
+            votes = self.votes[first : first + weight_KRL.shape[1]]
+            weight_KRL = torch.einsum("krl,r->kl", weight_KRL, votes)
+        if first == 0:
+            self.weights.append(weight_KRL)
+        elif self.votes is not None:
+            self.weights[-1] += weight_KRL
+        else:
+            self.weights[-1] = torch.cat([self.weights[-1], weight_KRL], dim=1)
 
 
 class Keeping:

@@ -98,10 +98,25 @@ def test_what_was_evicted_survives_preemption(tiny_model: TinyModel) -> None:
 
     small.engine.scheduler._on_preempt = counted  # pyright: ignore[reportPrivateUsage]
     waiting = iter(choices)
-    answers = run(small, mixed, change=lambda request: _chosen(next(waiting))(request))
+
+    def change(request: Request) -> Request:
+        return _chosen(next(waiting))(request)
+
+    answers = run(small, mixed, change=change)
     assert tokens(answers) == expected
     assert swapped > 0
     assert small.engine.pool.in_use == 0
+
+
+def test_long_chunks_are_computed_in_pieces(
+    tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built = build(tiny_model("llama"), prefix_cache=False)
+    choice = h2o(heavy=6, recent=8, interval=4)
+    drafted = [job.with_decoding({"jacobi": {"window": 5, "adaptive": False}}) for job in jobs()]
+    expected = tokens(run(built, drafted, change=with_policy(choice)))
+    monkeypatch.setattr("penstock.engine.apart._PROBABILITIES", 4 * 40 * 3)
+    assert tokens(run(built, drafted, change=with_policy(choice))) == expected
 
 
 def test_full_and_evicting_requests_share_steps(tiny_model: TinyModel) -> None:
@@ -119,7 +134,11 @@ def test_full_and_evicting_requests_share_steps(tiny_model: TinyModel) -> None:
 
 
 def _chosen(choice: Choice[Any] | None) -> Any:
-    return (lambda request: request) if choice is None else with_policy(choice)
+    return unchanged if choice is None else with_policy(choice)
+
+
+def unchanged(request: Request) -> Request:
+    return request
 
 
 def test_memory_is_given_back_after_the_prompt(tiny_model: TinyModel) -> None:

@@ -110,8 +110,9 @@ def rotate(x: Tensor, position: int) -> Tensor:
 @torch.no_grad()
 def naive(folder: Path, prompt: list[int], retention: Retention) -> list[int]:
     llama = NaiveLlama(folder, retention)
-    for position, token in enumerate(prompt):
-        logits = llama.next_logits(token, position)
+    for position, token in enumerate(prompt[:-1]):
+        llama.next_logits(token, position)
+    logits = llama.next_logits(prompt[-1], len(prompt) - 1)
     answer: list[int] = []
     while True:
         llama.evict(len(prompt) + len(answer))
