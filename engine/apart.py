@@ -22,6 +22,7 @@ class ScoredRows:
 
     start: int
     stop: int
+    keeping: Keeping
     span: Span
     slots: Tensor
     attended: Attended
@@ -41,6 +42,7 @@ class ScoredRows:
         k_cache, v_cache = store.keys[layer], store.values[layer]
         kv_write(k_RKD, v_RKD, k_cache, v_cache, self.slots)
         k_KLD, v_KLD = self.span.keys(k_cache), self.span.keys(v_cache)
+        self.keeping.note_window(layer, window)
         seen = self.span.mask(window)[None]
         rows, heads, _ = q_RHD.shape
         piece = max(1, _PROBABILITIES // (heads * k_KLD.shape[1]))

@@ -101,13 +101,13 @@ class Engine:
             prompt_length=len(request.prompt_ids),
             table=self._new_table(request),
             arrival=self._arrivals,
-            keeping=self._new_keeping(request, len(request.prompt_ids)),
+            keeping=self._new_keeping(request, request.prompt_ids),
             others=tuple(
                 Branch(
                     tokens=list(ids),
                     prompt_length=len(ids),
                     table=self._new_table(request),
-                    keeping=self._new_keeping(request, len(ids)),
+                    keeping=self._new_keeping(request, ids),
                 )
                 for ids in request.contexts
             ),
@@ -172,12 +172,9 @@ class Engine:
     def _new_table(self, request: Request) -> PageTable:
         return PageTable(self.pool, self.prefix, self._store.page_size, request.cache_salt)
 
-    def _new_keeping(self, request: Request, prompt_length: int) -> Keeping | None:
-        choice = request.kv_cache.get("policy")
-        if choice is None:
-            return None
-        retention = choice.method.retention(choice.parameters, prompt_length)
-        if retention is None or prompt_length + request.max_tokens <= retention.keep:
+    def _new_keeping(self, request: Request, prompt: tuple[int, ...]) -> Keeping | None:
+        retention = request.retention
+        if retention is None or not retention.evicts(len(prompt), request.max_tokens):
             return None
         layers, device = len(self._store.keys), self._store.keys[0].device
         return Keeping(retention, layers, self._store.keys[0].shape[1], device)
@@ -187,24 +184,26 @@ class Engine:
         for branch in sequence.branches:
             if isinstance(branch.table, SlotTable) and branch.swapped is None:
                 slots = self._slots(branch)
-                branch.swapped = [
-                    self._store.read_slots(layer, slots) for layer in range(len(self._store.keys))
-                ]
+                branch.swapped = []
+                for layer in range(len(self._store.keys)):
+                    keys, values = self._store.read_slots(layer, slots)
+                    branch.swapped.append((keys.cpu(), values.cpu()))
 
     def _swap_in(self, branch: Branch) -> None:
         assert branch.swapped is not None
         slots = self._slots(branch)
         for layer, (keys, values) in enumerate(branch.swapped):
-            self._store.write_slots(layer, slots, keys, values)
+            device = slots.device
+            self._store.write_slots(layer, slots, keys.to(device), values.to(device))
         branch.swapped = None
 
     def _slots(self, branch: Branch) -> Tensor:
         """Where the slots of every head are: int64 `[K, S]`."""
         assert branch.keeping is not None
         assert isinstance(branch.table, SlotTable)
-        slots = branch.table.slots(branch.keeping.retention.slots)
         keys = self._store.keys[0]
-        return torch.tensor(slots, device=keys.device).expand(keys.shape[1], -1)
+        slots = branch.table.index(branch.keeping.retention.slots, keys.device)
+        return slots.expand(keys.shape[1], -1)
 
     def _evict(self, step: Step, decoded: list[Decoded], ended: list[Sequence]) -> None:
         """Credit keys with the attention of guesses that stay, and let those go that must."""
@@ -250,12 +249,14 @@ class Engine:
         kept = keeping.move_to_slots()
         branch.table = SlotTable(self.pool, table.take_reserve(branch.slot_pages), size)
         places = self._slots(branch)
-        for layer in range(kept.shape[0]):
-            keys, values = self._store.read_slots(layer, lies[kept[layer]])
-            # Slots that are empty yet weigh nothing, but what lies there must be a number.
-            empty = 0, 0, 0, places.shape[1] - keys.shape[1]
-            self._store.write_slots(layer, places, pad(keys, empty), pad(values, empty))
-        table.free()
+        try:
+            for layer in range(kept.shape[0]):
+                keys, values = self._store.read_slots(layer, lies[kept[layer]])
+                # Slots that are empty yet weigh nothing, but what lies there must be a number.
+                empty = 0, 0, 0, places.shape[1] - keys.shape[1]
+                self._store.write_slots(layer, places, pad(keys, empty), pad(values, empty))
+        finally:
+            table.free()
 
     def _fork(self, sequence: Sequence) -> list[Sequence]:
         """The request's other choices, born when the prompt has been read."""
@@ -404,6 +405,8 @@ def _output(
 
 def _newly_evicted(sequence: Sequence) -> int:
     """Tokens that were let go up to the step before, and not told yet."""
+    if sequence.keeping is None and not sequence.others:
+        return 0
     evicted = sum(
         branch.keeping.length - branch.keeping.held
         for branch in sequence.branches

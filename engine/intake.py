@@ -172,25 +172,29 @@ class Intake:
         """While a prompt is read, what it will keep afterwards has its pages already."""
         choice = chosen["policy"]
         param = f"{self.kv_cache.field}.{choice.method.name}"
+        # Shares are of the longest prompt, for all contexts: they will hold the same answer.
+        retention = choice.method.retention(choice.parameters, max(map(len, prompts)))
+        if retention is None:
+            return
         needed = 0
         for ids in prompts:
-            retention = choice.method.retention(choice.parameters, len(ids))
-            if retention is None:
-                return
-            if not self.can_evict:
-                raise RequestError(
-                    f"{param}: the layers of this model have different numbers of KV heads, of "
-                    "which it cannot evict alike; leave it out",
-                    param=param,
-                    code="unsupported_parameter",
-                )
-            whole = max(len(ids), min(len(ids) + max_tokens, retention.keep + 1))
-            needed += -(-whole // self.page_size) + n * -(-retention.slots // self.page_size)
+            whole = len(ids) + max_tokens
+            if retention.evicts(len(ids), max_tokens):
+                if not self.can_evict:
+                    raise RequestError(
+                        f"{param}: the layers of this model have different numbers of KV heads, of "
+                        "which it cannot evict alike; leave it out",
+                        param=param,
+                        code="unsupported_parameter",
+                    )
+                whole = max(len(ids), min(whole, retention.keep + 1))
+                needed += n * -(-retention.slots // self.page_size)
+            needed += -(-whole // self.page_size)
         if needed > self.pages:
             raise ContextLengthError(
                 f"{param}: the prompt and what is kept of it need {needed * self.page_size} tokens "
                 f"of KV cache, but this server has {self.pages * self.page_size}; keep less, lower "
-                "n, or shorten the prompt",
+                "n or max_tokens, or shorten the prompt",
                 param=param,
             )
 

@@ -6,7 +6,7 @@ from typing import Any, Literal, cast
 
 from ..decoding.base import DecodingMethod, Target
 from ..decoding.sampling import Sampling
-from ..kvcache.base import CachePolicy
+from ..kvcache.base import CachePolicy, Retention
 from ..registry import Choice
 
 FinishReason = Literal["stop", "length"]
@@ -46,6 +46,15 @@ class Request:
     def target(self) -> Choice[Target[Any]] | None:
         """What makes one distribution of the logits; None: the model's own."""
         return cast("Choice[Target[Any]]", self.decoding["target"]) if self.combines else None
+
+    @property
+    def retention(self) -> Retention | None:
+        """What the cache policy keeps, of all contexts alike; None: everything."""
+        choice = self.kv_cache.get("policy")
+        if choice is None:
+            return None
+        longest = max(map(len, (self.prompt_ids, *self.contexts)))
+        return choice.method.retention(choice.parameters, longest)
 
     @property
     def prompt_tokens(self) -> int:

@@ -66,7 +66,7 @@ class ModelRunner:
                 start=start,
                 stop=stop,
                 keeping=keeping,
-                slots=self._tensor(branch.table.slots(keeping.retention.slots)),
+                slots=branch.table.index(keeping.retention.slots, self._device),
                 tree=torch.from_numpy(tree).to(self._device),
                 attended=attended,
             )
@@ -84,7 +84,12 @@ class ModelRunner:
             trees={} if draft is None or draft.parents is None else {0: draft.parents},
         )
         return ScoredRows(
-            start=start, stop=stop, span=alone.spans[0], slots=alone.slots, attended=attended
+            start=start,
+            stop=stop,
+            keeping=keeping,
+            span=alone.spans[0],
+            slots=alone.slots,
+            attended=attended,
         )
 
     @torch.inference_mode()

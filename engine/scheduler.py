@@ -222,7 +222,8 @@ class Scheduler:
                 sequence.first_scheduled_s = self._clock()
                 sequence.cached_tokens = sequence.computed
             for branch in sequence.branches:
-                self._prefix.count(queried=len(branch.tokens), hit=branch.computed)
+                if branch.swapped is None:
+                    self._prefix.count(queried=len(branch.tokens), hit=branch.computed)
             self.running.append(sequence)
             step.chunks += chunks
             places -= sequence.places

@@ -4,15 +4,25 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Annotated, Generic, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 STRICT = ConfigDict(strict=True, frozen=True, extra="forbid")
 """For models of parameters: no conversions, no unknown fields."""
 
 MAX_TOKENS = 2**24
-Fraction = Annotated[float, Field(gt=0, le=1)]
-Tokens = Annotated[int, Field(ge=0, le=MAX_TOKENS)]
-Amount = Tokens | Fraction
+
+
+def _checked(value: object) -> object:
+    is_tokens = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_TOKENS
+    if is_tokens or (isinstance(value, float) and 0 < value <= 1):
+        return value
+    raise ValueError(
+        f"must be an integer from 0 to {MAX_TOKENS}, which is tokens, or a share of the prompt "
+        f"above 0.0 and up to 1.0; got {str(value)[:64]}"
+    )
+
+
+Amount = Annotated[int | float, BeforeValidator(_checked)]
 """So many tokens (an integer), or that share of the prompt (a number with a point, up to 1.0)."""
 
 Score = Literal["sum", "mean", "decay"]
@@ -54,6 +64,10 @@ class Retention:
     def slots(self) -> int:
         """Places for keys of a head."""
         return self.keep + self.interval
+
+    def evicts(self, prompt_tokens: int, max_tokens: int) -> bool:
+        """Whether a sequence can grow so long that the attention of some token misses a key."""
+        return max_tokens >= 2 and prompt_tokens + max_tokens - 2 > self.keep
 
 
 P = TypeVar("P", bound=BaseModel)

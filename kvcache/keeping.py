@@ -69,6 +69,8 @@ class Keeping:
         self.held = 0
         self._turns = torch.empty(0, device=device)
         self._used = 0
+        self._first_vote = 0
+        self._windows = torch.full((layers, 1, 1), _NEVER, device=device)
 
     @property
     def in_slots(self) -> bool:
@@ -92,7 +94,9 @@ class Keeping:
         assert not self.in_slots, "choices fork before anything is evicted"
         layers, kv_heads, _ = self.mass.shape
         twin = Keeping(self.retention, layers, kv_heads, self.mass.device)
-        twin.length, twin.held, twin.mass = self.length, self.held, self.mass.clone()
+        # Tensors are replaced, never changed, until the survivors have moved: they can be shared.
+        twin.length, twin.held, twin.mass = self.length, self.held, self.mass
+        twin._first_vote, twin._windows = self._first_vote, self._windows
         return twin
 
     def reset(self, cached: int) -> None:
@@ -107,10 +111,16 @@ class Keeping:
         at = torch.arange(self.length, self.length + count, device=device)
         votes = torch.ones(count, device=device)
         if retention.score_window is not None:
-            votes[at < prompt_length - retention.score_window] = 0.0
+            self._first_vote = max(0, prompt_length - retention.score_window)
+            votes[at < self._first_vote] = 0.0
         if retention.score == "decay":
             votes *= 0.5 ** ((self.length + count - 1 - at) / retention.half_life)
         return votes
+
+    def note_window(self, layer: int, window: int | None) -> None:
+        """The model's own sliding window of a layer: what is behind it is never seen again."""
+        if window is not None:
+            self._windows[layer] = window
 
     def seen(self, depths: list[int], window: int | None, layer: int) -> Tensor:
         """Boolean `[K, R, S]`: which slots each row sees; the rows' own keys are not among them."""
@@ -174,7 +184,8 @@ class Keeping:
         retention, device = self.retention, self.mass.device
         layers, heads, _ = self.mass.shape
         positions = torch.arange(self.length, device=device).expand_as(self.mass)
-        order = _ascending(self._scores(positions), positions)
+        # Older positions stand first already, as they do among equal scores.
+        order = self._scores(positions).argsort(dim=-1, stable=True)
         kept = order[..., -retention.keep :].sort(dim=-1).values
         shape = layers, heads, retention.slots
         self.positions = torch.full(shape, _EMPTY, dtype=torch.int32, device=device)
@@ -202,9 +213,10 @@ class Keeping:
             case None:
                 scores = positions.float()
             case "mean":
-                scores = self.mass / (self.length - positions)
+                scores = self.mass / (self.length - positions.clamp(min=self._first_vote))
             case _:
                 scores = self.mass.clone()
+        scores = scores.masked_fill(self.length - positions >= self._windows, -1.0)
         stays = (positions >= self.length - retention.recent) | (positions < retention.sink)
         return scores.masked_fill_(stays, float("inf"))
 

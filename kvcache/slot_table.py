@@ -2,6 +2,9 @@
 
 from collections.abc import Sequence
 
+import torch
+from torch import Tensor
+
 from .pages import PagePool
 
 
@@ -13,6 +16,7 @@ class SlotTable:
         self.pages = pages
         self.page_size = page_size
         self.length = 0
+        self._index: Tensor | None = None
 
     def pages_missing(self, length: int) -> int:
         """None: they were reserved in full."""
@@ -25,6 +29,7 @@ class SlotTable:
             OutOfPages: nothing has changed.
         """
         self.pages = self._pool.allocate(count)
+        self._index = None
 
     def extend(self, length: int) -> None:
         """Nothing to make room for."""
@@ -39,8 +44,12 @@ class SlotTable:
         """Release all pages."""
         self._pool.release(reversed(self.pages))
         self.pages = []
+        self._index = None
 
-    def slots(self, count: int) -> list[int]:
-        """Where slots 0 to count - 1 of every head are: page x page_size + offset."""
-        size = self.page_size
-        return [self.pages[i // size] * size + i % size for i in range(count)]
+    def index(self, count: int, device: torch.device) -> Tensor:
+        """Where slots 0 to count - 1 of every head are: int64, page x page_size + offset."""
+        if self._index is None or self._index.shape[0] != count:
+            first = torch.tensor(self.pages, device=device)[:, None] * self.page_size
+            within = torch.arange(self.page_size, device=device)
+            self._index = (first + within).flatten()[:count]
+        return self._index

@@ -105,6 +105,7 @@ class PageTable:
 
     def take_reserve(self, count: int) -> list[int]:
         """Give `count` of the pages held back to the caller, who owns them now."""
+        assert count <= len(self._reserve), "what is taken was reserved"
         taken, self._reserve = self._reserve[:count], self._reserve[count:]
         return taken
 

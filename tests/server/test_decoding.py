@@ -163,6 +163,16 @@ REFUSALS: list[tuple[dict[str, Any], str, str]] = [
     ({"decoding": {"ngram": {"min_ngram": 5, "max_ngram": 4}}}, "decoding.ngram", "5, above max"),
     ({"decoding": {"lookahead": {"ngram": 1}}}, "decoding.lookahead.ngram", "to 2 (got 1)"),
     ({"decoding": 7}, "decoding", "decoding"),
+    ({"kv_cache": {"h2o": {"heavy": 1.5}}}, "kv_cache.h2o.heavy", "up to 1.0; got 1.5"),
+    ({"kv_cache": {"h2o": {"recent": 0}}}, "kv_cache.h2o", "recent is 0; the newest"),
+    ({"kv_cache": {"h2o": {"heavy": 2}}}, "kv_cache.h2o", "fewer than the 4 of sink"),
+    ({"kv_cache": {"window": {"recent": True}}}, "kv_cache.window.recent", "got True"),
+    ({"kv_cache": ["h2o", "window"]}, "kv_cache.window", "both fill the policy slot"),
+    (
+        {"kv_cache": {"h2o": {"interval": 1024, "score": "mean"}}, "n": 64},
+        "kv_cache.h2o",
+        "tokens of KV cache, but this server has",
+    ),
 ]
 
 
