@@ -22,7 +22,7 @@ from penstock.models.nano.abilities.arithmetic24 import (
 from penstock.models.nano.abilities.example import Example, Split
 
 _PUZZLES = Path(__file__).parents[2] / "../shared/data/game24/24.csv"
-_KINDS = [game24.propose, game24.judge, game24.judge_many, game24.solve, game24.miss]
+_KINDS = [game24.propose, game24.judge, game24.judge_many, game24.solve, game24.example]
 _GARBAGE = [
     pytest.param("", id="empty"),
     pytest.param("\n \n", id="blank"),
@@ -56,7 +56,7 @@ def test_every_example_grades_its_own_answer_right(
     rng = Random(7)
     for _ in range(300):
         one = kind(rng, split)
-        assert set(one.grade(one.answer).values()) == {kind is not game24.miss}, one
+        assert set(one.grade(one.answer).values()) == {1.0}, one
         assert [turn.role for turn in one.turns] == ["user", "assistant"] * (len(one.turns) // 2)
 
 

@@ -93,6 +93,26 @@ def test_learning_rate_warms_up_stays_and_decays() -> None:
     assert rates[-1] == pytest.approx(plan.final_fraction)
 
 
+def test_the_last_cycle_decays_to_nothing_from_its_own_peak() -> None:
+    plan = TrainingPlan(steps=100, last_steps=50, warmup_steps=10, last_rate=1.0)
+    rates = [learning_rate(plan, step, 100) for step in range(100, 150)]
+    assert rates[:9] == sorted(rates[:9])
+    assert max(rates) == pytest.approx(0.84)
+    assert rates[9:] == sorted(rates[9:], reverse=True)
+    assert 0 < rates[-1] < 0.03
+
+
+def test_the_last_cycle_follows_with_its_own_mix(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    plan = replace(PLAN, steps=1, last_steps=1)
+    assert [plan.mix(0), plan.mix(1)] == ["main", "last"]
+    trainer = Trainer(plan, tokenizer, CPU, tmp_path)
+    assert trainer.last_step == 2
+    _run(trainer, stop_at=trainer.last_step)
+    assert trainer.progress.step == 2
+
+
 def _decoded(encoder: Encoder, ids: list[int]) -> str:
     return cast("str", encoder.tokenizer.decode(ids))
 

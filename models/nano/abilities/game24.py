@@ -36,7 +36,6 @@ SOLVE_PROMPTS: Final = (
     "How can I get 24 out of {listed}, each used once?",
 )
 ANSWER_PREFIX: Final = "Answer: "
-MISSED: Final = "That makes {left}, not 24."
 UNSEEN: Final = "unseen state"
 MET: Final = "state also met in training puzzles"
 
@@ -44,8 +43,8 @@ _LONGEST_ANSWER: Final = 10_000
 
 
 def example(rng: Random, split: Split) -> Example:
-    """Draw one example of the four kinds."""
-    (draw,) = rng.choices((propose, judge_many, solve, miss), (29, 42, 26, 3))
+    """Draw one example of the three kinds."""
+    (draw,) = rng.choices((propose, judge_many, solve), (30, 45, 25))
     return draw(rng, split)
 
 
@@ -91,26 +90,6 @@ def solve(rng: Random, split: Split) -> Example:
     return _solve(rng.choice(_whole_puzzles(split)), rng)
 
 
-def miss(rng: Random, split: Split) -> Example:
-    """Ask for a solution; the answer's steps lead elsewhere, and it says so and ends.
-
-    A model that has seen none of these goes on without end after a step too far.
-    """
-    puzzle = rng.choice(_whole_puzzles(split))
-    numbers: Numbers = puzzle
-    lines: list[str] = []
-    while len(numbers) > 1:
-        step = rng.choice([step for step in steps(numbers) if step.left != (TARGET,)])
-        lines.append(step.line)
-        numbers = step.left
-    lines.append(MISSED.format(left=spell(numbers)))
-    return Example(
-        turns=ask(_solve_question(puzzle, rng), "\n".join(lines)),
-        grade=partial(grade_solution, puzzle),
-        tags=("miss",),
-    )
-
-
 def held_out_puzzles() -> list[Example]:
     """Return every held-out puzzle, asked for as `solve` does."""
     rng = Random("held-out puzzles")
@@ -121,16 +100,13 @@ def _solve(numbers: Numbers, rng: Random) -> Example:
     path = random_path(numbers, rng)
     lines = [step.line for step in path]
     lines.append(f"{ANSWER_PREFIX}{expression(numbers, path)} = {TARGET}")
+    listed = f"{', '.join(map(str, numbers[:-1]))} and {numbers[-1]}"
+    question = rng.choice(SOLVE_PROMPTS).format(numbers=spell(numbers), listed=listed)
     return Example(
-        turns=ask(_solve_question(numbers, rng), "\n".join(lines)),
+        turns=ask(question, "\n".join(lines)),
         grade=partial(grade_solution, numbers),
         tags=("solve",),
     )
-
-
-def _solve_question(numbers: Numbers, rng: Random) -> str:
-    listed = f"{', '.join(map(str, numbers[:-1]))} and {numbers[-1]}"
-    return rng.choice(SOLVE_PROMPTS).format(numbers=spell(numbers), listed=listed)
 
 
 def grade_steps(numbers: Numbers, answer: str) -> Mapping[str, float]:

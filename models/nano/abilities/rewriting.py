@@ -134,7 +134,7 @@ def _swap(rng: Random, split: Split) -> tuple[str, str]:
 
 
 _TASKS: Final = {"rename": _rename, "dict": _dict, "getters": _getters, "swap": _swap}
-_WEIGHTS: Final = (55, 15, 15, 15)
+_WEIGHTS: Final = (45, 20, 20, 15)
 
 
 def example(rng: Random, split: Split) -> Example:

@@ -83,13 +83,14 @@ def rows(
     row_tokens: int,
     split: Split = "train",
     *,
+    mix: str = "main",
     long: bool = False,
 ) -> Iterator[Encoded]:
     """Yield rows of `row_tokens` ids with their weights: whole documents, each where it first fits.
 
     Documents longer than a row are left out; what is free at a row's end is padding of no weight.
     """
-    source = documents(seed, split, long=long)
+    source = documents(seed, split, mix=mix, long=long)
     waiting: list[Encoded] = []
     while True:
         row = Encoded([], [])
@@ -127,6 +128,7 @@ def batch(encoder: Encoder, plan: TrainingPlan, step: int, split: Split = "train
         f"{plan.seed}/{step}",
         row_tokens,
         split,
+        mix=plan.mix(step),
         long=row_tokens == LONG_ROW_TOKENS,
     )
     return collate(islice(found, count))

@@ -15,7 +15,8 @@ LONG_ROW_TOKENS: Final = CONTEXT_TOKENS
 class TrainingPlan:
     """What determines the weights. Units: tokens, steps; rates are per step."""
 
-    steps: int
+    steps: int  # of the main cycle of the learning rate
+    last_steps: int = 0  # of a short second one, with the last mix, which ends the run
     seed: int = 0
     batch_tokens: int = 8192
     row_tokens: int = 384
@@ -23,6 +24,7 @@ class TrainingPlan:
     long_rows_from: int = 1000  # steps with rows of short texts alone, at first
     long_rows_every: int = 5  # each n-th step after that has rows of the whole context
     learning_rate: float = 3e-3
+    last_rate: float = 1e-3
     final_fraction: float = 0.01
     warmup_steps: int = 50
     decay_fraction: float = 0.75
@@ -36,6 +38,10 @@ class TrainingPlan:
         is_long = into >= 0 and (into + 1) % self.long_rows_every == 0
         row_tokens = LONG_ROW_TOKENS if is_long else self.row_tokens
         return max(1, self.batch_tokens // row_tokens), row_tokens
+
+    def mix(self, step: int) -> str:
+        """Return the mix of documents at `step`, one of `corpus.MIXES`."""
+        return "main" if step < self.steps else "last"
 
     def tokens(self, steps: int) -> int:
         """Return how many tokens the first `steps` steps take."""
@@ -60,7 +66,15 @@ def model_config(vocab_size: int) -> LlamaConfig:
 
 
 def learning_rate(plan: TrainingPlan, step: int, steps: int) -> float:
-    """Return the rate of `step` (0-based) in a run of `steps`: warm-up, plateau, cosine decay."""
+    """Return the rate of `step` (0-based) in a run whose main cycle has `steps`.
+
+    The main cycle: warm-up, plateau, cosine decay. The last one is a warm restart (Loshchilov &
+    Hutter 2017, arXiv:1608.03983) that decays linearly to nothing.
+    """
+    if step >= steps:
+        into = step + 1 - steps
+        warm = min(1.0, into / max(1, plan.warmup_steps))
+        return plan.last_rate * min(warm, 1 - (into - 1) / max(1, plan.last_steps))
     decay_steps = max(1, int(steps * plan.decay_fraction))
     warm = min(1.0, (step + 1) / max(1, plan.warmup_steps))
     into_decay = max(0.0, (step + 1 - (steps - decay_steps)) / decay_steps)

@@ -57,6 +57,7 @@ def main() -> None:
     """Train, or continue to train, and export."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--last-steps", type=int, default=300, help="after --steps")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:0 ...")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads of torch")
@@ -67,7 +68,7 @@ def main() -> None:
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
-    plan = TrainingPlan(steps=arguments.steps, seed=arguments.seed)
+    plan = TrainingPlan(steps=arguments.steps, last_steps=arguments.last_steps, seed=arguments.seed)
     name = arguments.device
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -83,7 +84,7 @@ def main() -> None:
         limit_s=arguments.stop_after_minutes * 60,
         save_every_s=arguments.save_every_minutes * 60,
         log_every=arguments.log_every,
-        stop_at=trainer.progress.steps,
+        stop_at=trainer.last_step,
     )
     export(trainer.model, tokenizer, arguments.out)
     shutil.copytree(tokenizer_dir, arguments.out, dirs_exist_ok=True)

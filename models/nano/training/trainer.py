@@ -100,6 +100,11 @@ class Trainer:
         self.optimizers = _optimizers(self.model, plan)
         self.progress = Progress(steps=plan.steps)
 
+    @property
+    def last_step(self) -> int:
+        """How many steps the run will have made at its end."""
+        return self.progress.steps + self.plan.last_steps
+
     def resume(self) -> None:
         """Continue from the checkpoint, if there is one. ValueError: it has another plan."""
         if not self.path.exists():
@@ -169,15 +174,15 @@ class Trainer:
         progress = self.progress
         before_s, saved_s = progress.elapsed_s, progress.elapsed_s
         start_s, losses = time.monotonic(), list[float]()
-        bar = tqdm(total=self.progress.steps, initial=progress.step, unit="step", smoothing=0.05)
-        while progress.step < min(self.progress.steps, stop_at):
+        bar = tqdm(total=self.last_step, initial=progress.step, unit="step", smoothing=0.05)
+        while progress.step < min(self.last_step, stop_at):
             losses.append(self.step())
             progress.elapsed_s = before_s + time.monotonic() - start_s
             self.shorten(limit_s)
-            bar.total = self.progress.steps
+            bar.total = self.last_step
             bar.update()
             bar.set_postfix(loss=f"{losses[-1]:.3f}", refresh=False)
-            if progress.step % log_every == 0 or progress.step == self.progress.steps:
+            if progress.step % log_every == 0 or progress.step == self.last_step:
                 self._log(sum(losses) / len(losses))
                 losses.clear()
             if progress.elapsed_s - saved_s >= save_every_s:
