@@ -239,7 +239,7 @@ def test_presets_of_a_flag_replace_those_of_the_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"fast": {"decodin": "ngram"}}', r"--presets\.fast\.decodin: Extra inputs"),
+        ('{"fast": {"drafter": "ngram"}}', r"--presets\.fast\.drafter: Extra inputs"),
         ('{"fa', "--presets: is not valid JSON"),
         ('{"a b": {}}', r"--presets\.a b"),
     ],
