@@ -4,23 +4,20 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
-from torch.nn.functional import pad
 
 from ..decoding.base import Vocabulary
 from ..decoding.gumbel import derive_seed
-from ..kvcache.keeping import Keeping
 from ..kvcache.pages import PagePool
 from ..kvcache.prefix import PrefixCache
-from ..kvcache.slot_table import SlotTable
 from ..kvcache.store import KVStore
 from ..kvcache.table import PageTable
 from .decode import Decoded, Decoder
 from .drafting import DraftPlanner
+from .eviction import Eviction
 from .pace import Pace
 from .request import FinishReason, Request, StepOutput, TokenLogprobs
 from .runner import ModelRunner
-from .scheduler import Chunk, Scheduler, Step
+from .scheduler import Scheduler, Step
 from .sequence import Branch, Sequence
 
 
@@ -58,6 +55,7 @@ class Engine:
     ) -> None:
         self.pool = PagePool(store.pages)
         self.prefix = PrefixCache(self.pool, store.page_size, enabled=prefix_cache)
+        self._eviction = Eviction(store, self.pool)
         self.scheduler = Scheduler(
             self.pool,
             self.prefix,
@@ -65,7 +63,7 @@ class Engine:
             max_batch_tokens=max_batch_tokens,
             chunk_tokens=chunk_tokens,
             clock=clock,
-            on_preempt=self._swap_out,
+            on_preempt=self._eviction.swap_out,
         )
         self.runner = runner
         self.decoder = Decoder()
@@ -101,13 +99,13 @@ class Engine:
             prompt_length=len(request.prompt_ids),
             table=self._new_table(request),
             arrival=self._arrivals,
-            keeping=self._new_keeping(request, request.prompt_ids),
+            keeping=self._eviction.keeping_for(request, request.prompt_ids),
             others=tuple(
                 Branch(
                     tokens=list(ids),
                     prompt_length=len(ids),
                     table=self._new_table(request),
-                    keeping=self._new_keeping(request, ids),
+                    keeping=self._eviction.keeping_for(request, ids),
                 )
                 for ids in request.contexts
             ),
@@ -142,11 +140,9 @@ class Engine:
         if not step.chunks:
             return []
         for branch in step.restored:
-            self._swap_in(branch)
+            self._eviction.swap_in(branch)
         logits = self.runner.run(step)
-        for chunk in step.chunks:
-            if chunk.attended is not None and chunk.attended.votes is not None:
-                self._note_attention(chunk, [])  # before choices fork off
+        self._eviction.note_prompts(step)  # before choices fork off
         decoded = self.decoder.decode(step, logits, self._fork)
         outputs = self._commit(step, decoded)
         if step.only_decodes:
@@ -171,92 +167,6 @@ class Engine:
 
     def _new_table(self, request: Request) -> PageTable:
         return PageTable(self.pool, self.prefix, self._store.page_size, request.cache_salt)
-
-    def _new_keeping(self, request: Request, prompt: tuple[int, ...]) -> Keeping | None:
-        retention = request.retention
-        if retention is None or not retention.evicts(len(prompt), request.max_tokens):
-            return None
-        layers, device = len(self._store.keys), self._store.keys[0].device
-        return Keeping(retention, layers, self._store.keys[0].shape[1], device)
-
-    def _swap_out(self, sequence: Sequence) -> None:
-        """What evicted contexts hold cannot be computed again: keep a copy."""
-        for branch in sequence.branches:
-            if isinstance(branch.table, SlotTable) and branch.swapped is None:
-                slots = self._slots(branch)
-                branch.swapped = []
-                for layer in range(len(self._store.keys)):
-                    keys, values = self._store.read_slots(layer, slots)
-                    branch.swapped.append((keys.cpu(), values.cpu()))
-
-    def _swap_in(self, branch: Branch) -> None:
-        assert branch.swapped is not None
-        slots = self._slots(branch)
-        for layer, (keys, values) in enumerate(branch.swapped):
-            device = slots.device
-            self._store.write_slots(layer, slots, keys.to(device), values.to(device))
-        branch.swapped = None
-
-    def _slots(self, branch: Branch) -> Tensor:
-        """Where the slots of every head are: int64 `[K, S]`."""
-        assert branch.keeping is not None
-        assert isinstance(branch.table, SlotTable)
-        keys = self._store.keys[0]
-        slots = branch.table.index(branch.keeping.retention.slots, keys.device)
-        return slots.expand(keys.shape[1], -1)
-
-    def _evict(self, step: Step, decoded: list[Decoded], ended: list[Sequence]) -> None:
-        """Credit keys with the attention of guesses that stay, and let those go that must."""
-        stays = {id(item.sequence): [0, *(1 + i for i in item.accepted)] for item in decoded}
-        gone = {id(sequence) for sequence in ended}
-        for chunk in step.chunks:
-            if chunk.attended is None or chunk.attended.votes is not None:
-                continue
-            if id(chunk.sequence) not in gone:
-                self._note_attention(chunk, stays[id(chunk.sequence)])
-        for item in decoded:
-            if id(item.sequence) not in gone:
-                for branch in item.sequence.branches:
-                    if branch.keeping is not None and branch.keeping.must_move:
-                        self._move_to_slots(branch)
-
-    def _note_attention(self, chunk: Chunk, rows: list[int]) -> None:
-        """Credit keys with the attention of the rows that stay; write those rows' keys."""
-        keeping, attended = chunk.branch.keeping, chunk.attended
-        assert keeping is not None
-        assert attended is not None
-        if attended.votes is not None:
-            keeping.add_prompt(attended, chunk.count)
-            return
-        slots = keeping.add_rows(attended, rows)
-        if slots is None:
-            return
-        places = self._slots(chunk.branch)
-        for layer, (keys, values) in enumerate(zip(attended.keys, attended.values, strict=True)):
-            where = places.gather(1, slots[layer])
-            self._store.write_slots(layer, where, keys[:, rows], values[:, rows])
-
-    def _move_to_slots(self, branch: Branch) -> None:
-        """The survivors of the first eviction go to pages of their own; all others are free."""
-        keeping, table = branch.keeping, branch.table
-        assert keeping is not None
-        assert isinstance(table, PageTable)
-        size, device = self._store.page_size, self._store.keys[0].device
-        lies = torch.tensor(
-            [table.pages[at // size] * size + at % size for at in range(keeping.length)],
-            device=device,
-        )
-        kept = keeping.move_to_slots()
-        branch.table = SlotTable(self.pool, table.take_reserve(branch.slot_pages), size)
-        places = self._slots(branch)
-        try:
-            for layer in range(kept.shape[0]):
-                keys, values = self._store.read_slots(layer, lies[kept[layer]])
-                # Slots that are empty yet weigh nothing, but what lies there must be a number.
-                empty = 0, 0, 0, places.shape[1] - keys.shape[1]
-                self._store.write_slots(layer, places, pad(keys, empty), pad(values, empty))
-        finally:
-            table.free()
 
     def _fork(self, sequence: Sequence) -> list[Sequence]:
         """The request's other choices, born when the prompt has been read."""
@@ -307,8 +217,7 @@ class Engine:
         if moves:
             sources, targets = zip(*moves, strict=True)
             self._store.move_slots(sources, targets)
-        if any(chunk.attended is not None for chunk in step.chunks):
-            self._evict(step, decoded, ended)
+        self._eviction.evict(step, decoded, ended)
         for chunk in step.chunks:
             sequence = chunk.sequence
             if sequence.request.max_tokens == 0 and sequence.remaining == 0:

@@ -1,0 +1,117 @@
+"""What the engine does for contexts under an evicting cache policy: credit, move, write, swap."""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from ..kvcache.keeping import Keeping
+from ..kvcache.pages import PagePool
+from ..kvcache.slot_table import SlotTable
+from ..kvcache.store import KVStore
+from ..kvcache.table import PageTable
+from .decode import Decoded
+from .request import Request
+from .scheduler import Chunk, Step
+from .sequence import Branch, Sequence
+
+
+class Eviction:
+    """Moves keys and values in `store`; the state of each context is its `Keeping`."""
+
+    def __init__(self, store: KVStore, pool: PagePool) -> None:
+        self._store = store
+        self._pool = pool
+
+    def keeping_for(self, request: Request, prompt: tuple[int, ...]) -> Keeping | None:
+        """The state of a context with that prompt; None: nothing of it is ever evicted."""
+        retention = request.retention
+        if retention is None or not retention.evicts(len(prompt), request.max_tokens):
+            return None
+        layers, device = len(self._store.keys), self._store.keys[0].device
+        return Keeping(retention, layers, self._store.keys[0].shape[1], device)
+
+    def swap_out(self, sequence: Sequence) -> None:
+        """What evicted contexts hold cannot be computed again: keep a copy."""
+        for branch in sequence.branches:
+            if isinstance(branch.table, SlotTable) and branch.swapped is None:
+                slots = self._slots(branch)
+                branch.swapped = []
+                for layer in range(len(self._store.keys)):
+                    keys, values = self._store.read_slots(layer, slots)
+                    branch.swapped.append((keys.cpu(), values.cpu()))
+
+    def swap_in(self, branch: Branch) -> None:
+        """Put back what was kept, into the pages that it has now."""
+        assert branch.swapped is not None
+        slots = self._slots(branch)
+        for layer, (keys, values) in enumerate(branch.swapped):
+            device = slots.device
+            self._store.write_slots(layer, slots, keys.to(device), values.to(device))
+        branch.swapped = None
+
+    def _slots(self, branch: Branch) -> Tensor:
+        """Where the slots of every head are: int64 `[K, S]`."""
+        assert branch.keeping is not None
+        assert isinstance(branch.table, SlotTable)
+        keys = self._store.keys[0]
+        slots = branch.table.index(branch.keeping.retention.slots, keys.device)
+        return slots.expand(keys.shape[1], -1)
+
+    def note_prompts(self, step: Step) -> None:
+        """Credit keys with the attention of rows that are certain to stay."""
+        for chunk in step.chunks:
+            if chunk.attended is not None and chunk.attended.votes is not None:
+                assert chunk.branch.keeping is not None
+                chunk.branch.keeping.add_prompt(chunk.attended, chunk.count)
+
+    def evict(self, step: Step, decoded: list[Decoded], ended: list[Sequence]) -> None:
+        """Credit keys with the attention of guesses that stay, and let those go that must."""
+        if all(chunk.attended is None for chunk in step.chunks):
+            return
+        stays = {id(item.sequence): [0, *(1 + i for i in item.accepted)] for item in decoded}
+        gone = {id(sequence) for sequence in ended}
+        for chunk in step.chunks:
+            if chunk.attended is None or chunk.attended.votes is not None:
+                continue
+            if id(chunk.sequence) not in gone:
+                self._note_rows(chunk, stays[id(chunk.sequence)])
+        for item in decoded:
+            if id(item.sequence) not in gone:
+                for branch in item.sequence.branches:
+                    if branch.keeping is not None and branch.keeping.must_move:
+                        self._move_to_slots(branch)
+
+    def _note_rows(self, chunk: Chunk, rows: list[int]) -> None:
+        """Credit keys with the attention of the rows that stay; write those rows' keys."""
+        keeping, attended = chunk.branch.keeping, chunk.attended
+        assert keeping is not None
+        assert attended is not None
+        slots = keeping.add_rows(attended, rows)
+        if slots is None:
+            return
+        places = self._slots(chunk.branch)
+        for layer, (keys, values) in enumerate(zip(attended.keys, attended.values, strict=True)):
+            where = places.gather(1, slots[layer])
+            self._store.write_slots(layer, where, keys[:, rows], values[:, rows])
+
+    def _move_to_slots(self, branch: Branch) -> None:
+        """The survivors of the first eviction go to pages of their own; all others are free."""
+        keeping, table = branch.keeping, branch.table
+        assert keeping is not None
+        assert isinstance(table, PageTable)
+        size, device = self._store.page_size, self._store.keys[0].device
+        lies = torch.tensor(
+            [table.pages[at // size] * size + at % size for at in range(keeping.length)],
+            device=device,
+        )
+        kept = keeping.move_to_slots()
+        branch.table = SlotTable(self._pool, table.take_reserve(branch.slot_pages), size)
+        places = self._slots(branch)
+        try:
+            for layer in range(kept.shape[0]):
+                keys, values = self._store.read_slots(layer, lies[kept[layer]])
+                # Slots that are empty yet weigh nothing, but what lies there must be a number.
+                empty = 0, 0, 0, places.shape[1] - keys.shape[1]
+                self._store.write_slots(layer, places, pad(keys, empty), pad(values, empty))
+        finally:
+            table.free()
