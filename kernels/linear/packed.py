@@ -1,10 +1,13 @@
 """A float32 linear layer for CPUs that picks its kernel by the number of rows.
 
-`plain` reads the weights as they are (MKL or OpenBLAS: fastest for one row or two), `packed` reads
-a copy that oneDNN has laid out for its matrix kernels (fastest from a few rows on). Where the
-border is depends on processor, threads and shape, so it is measured when the model is loaded.
+`plain` reads the weights as they are, in torch's own product. `sliced` reads them as a batch of
+slices, one product each: some libraries (MKL on an AMD processor) use all threads for a batch where
+they use one for a product with a vector. `packed` reads a copy that oneDNN has laid out for its
+matrix kernels, fastest from a few rows on. Where the borders are depends on processor, threads and
+shape, so it is measured when the model is loaded.
 """
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -14,8 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-Kernel = Literal["plain", "packed"]
-KERNELS: Final[tuple[Kernel, ...]] = ("plain", "packed")
+Kernel = Literal["plain", "sliced", "packed"]
+KERNELS: Final[tuple[Kernel, ...]] = ("plain", "sliced", "packed")
 Times = dict[Kernel, list[float]]
 """Seconds of one call, for each number of `ROWS`."""
 Choice = tuple[Kernel, ...]
@@ -23,6 +26,8 @@ Choice = tuple[Kernel, ...]
 
 ROWS: Final = (1, 2, 4, 8, 16, 32)
 PASSES: Final = 3
+_MOST_SLICES: Final = 64
+"""More than threads, so that all have work; a slice of a few rows is as fast as a long one."""
 
 
 class PackedLinear(nn.Module):
@@ -32,8 +37,10 @@ class PackedLinear(nn.Module):
         super().__init__()
         self.out_features, self.in_features = weight.shape
         self.choice = choice
-        self.weight = weight.detach() if "plain" in choice else None
+        as_it_is = "plain" in choice or "sliced" in choice
+        self.weight = weight.detach() if as_it_is else None
         self.bias = None if bias is None else bias.detach()
+        self.slices = slices(weight.detach()) if "sliced" in choice else None
         self.packed = pack(weight) if "packed" in choice else None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -43,8 +50,26 @@ class PackedLinear(nn.Module):
         if kernel == "plain":
             assert self.weight is not None
             return F.linear(x, self.weight, self.bias)
+        if kernel == "sliced":
+            assert self.slices is not None
+            return sliced_linear(x, self.slices, self.bias)
         assert self.packed is not None
         return packed_linear(x, self.packed, self.bias)
+
+
+def slices(weight: Tensor) -> Tensor:
+    """Weights `[N, K]` as slices `[S, N / S, K]`: a view."""
+    return weight.unflatten(0, (math.gcd(weight.shape[0], _MOST_SLICES), -1))
+
+
+def sliced_linear(x: Tensor, slices: Tensor, bias: Tensor | None) -> Tensor:
+    """`F.linear` with weights as `slices` gives them."""
+    count, _, size = slices.shape
+    columns = x.reshape(-1, size).t().expand(count, -1, -1)
+    out = torch.bmm(slices, columns).flatten(0, 1).t().contiguous()
+    if bias is not None:
+        out += bias
+    return out.unflatten(0, x.shape[:-1])
 
 
 def pack(weight: Tensor) -> Tensor:
@@ -72,6 +97,7 @@ def measure(
     with one kernel, so that each finds in the caches what it would find there in service.
     """
     packed = [pack(weight) for weight in weights]
+    sliced = [slices(weight) for weight in weights]
     found: dict[torch.Size, Times] = {
         weight.shape: {kernel: [] for kernel in KERNELS} for weight in weights
     }
@@ -85,6 +111,8 @@ def measure(
                     begun_s = clock()
                     if kernel == "plain":
                         F.linear(x, weight)
+                    elif kernel == "sliced":
+                        sliced_linear(x, sliced[i], None)
                     else:
                         packed_linear(x, packed[i], None)
                     best_s[i] = min(best_s[i], clock() - begun_s)
@@ -99,12 +127,15 @@ def choose(times_s: Times, *, one_layout: bool) -> Choice:
 
     `one_layout`: keep the weights once, where there is no memory for two copies.
     """
+    as_it_is: tuple[Kernel, ...] = ("plain", "sliced")
+    best_s = [min(times_s[kernel][i] for kernel in as_it_is) for i in range(len(ROWS))]
+    kernels = KERNELS
     if one_layout:
         # Relative times: small steps are the common ones, and would count least otherwise.
-        pairs = list(zip(times_s["plain"], times_s["packed"], strict=True))
+        pairs = list(zip(best_s, times_s["packed"], strict=True))
         ratio = sum(packed_s / plain_s - plain_s / packed_s for plain_s, packed_s in pairs)
-        return ("packed",) if ratio < 0 else ("plain",)
+        kernels = ("packed",) if ratio < 0 else as_it_is
     return tuple(
-        "plain" if plain_s <= packed_s else "packed"
-        for plain_s, packed_s in zip(times_s["plain"], times_s["packed"], strict=True)
+        min(kernels, key=lambda kernel: times_s[kernel][i])  # the first of equals
+        for i in range(len(ROWS))
     )

@@ -9,6 +9,7 @@ from torch.nn.functional import linear
 
 from penstock.kernels.linear.int8 import Int8Linear, fits, int_matmul, quantize_rows
 from penstock.kernels.linear.packed import (
+    KERNELS,
     PASSES,
     ROWS,
     Choice,
@@ -22,7 +23,8 @@ SHAPES = {"small": (48, 32), "odd": (37, 29), "wide": (512, 96)}
 CHOICES: dict[str, Choice] = {
     "plain": ("plain",),
     "packed": ("packed",),
-    "both": ("plain", "plain", "packed"),
+    "sliced": ("sliced",),
+    "all": ("plain", "sliced", "packed"),
 }
 
 
@@ -58,17 +60,22 @@ def test_the_number_of_rows_picks_the_kernel(rows: int, kernel: str) -> None:
 def test_only_the_chosen_layouts_are_kept() -> None:
     weight = torch.randn(8, 8)
     assert PackedLinear(weight, None, ("packed",)).weight is None
-    kept = PackedLinear(weight, None, ("plain", "packed")).weight
-    assert kept is not None
-    assert kept.data_ptr() == weight.data_ptr()
+    both = PackedLinear(weight, None, ("plain", "sliced", "packed"))
+    for kept in (both.weight, both.slices):  # two views of one memory
+        assert kept is not None
+        assert kept.data_ptr() == weight.data_ptr()
 
 
 def test_the_fastest_kernel_is_chosen_for_each_number_of_rows() -> None:
-    times_s: Times = {"plain": [1.0, 1.0, *[5.0] * 4], "packed": [2.0] * 6}
-    assert choose(times_s, one_layout=False) == ("plain", "plain", *["packed"] * 4)
-    assert choose(times_s, one_layout=True) == ("packed",)
-    slow_packed: Times = {"plain": [1.0] * 6, "packed": [1.5] * 6}
-    assert choose(slow_packed, one_layout=True) == ("plain",)
+    times_s: Times = {
+        "plain": [1.0, 1.0, *[5.0] * 4],
+        "sliced": [0.5, 1.5, *[6.0] * 4],
+        "packed": [2.0] * 6,
+    }
+    assert choose(times_s, one_layout=False) == ("sliced", "plain", *["packed"] * 4)
+    assert choose(times_s, one_layout=True) == ("packed",) * 6
+    slow_packed: Times = {"plain": [1.0] * 6, "sliced": [0.9, *[2.0] * 5], "packed": [1.5] * 6}
+    assert choose(slow_packed, one_layout=True) == ("sliced", *["plain"] * 5)
 
 
 def test_every_kernel_is_timed_for_each_shape_and_number_of_rows() -> None:
@@ -88,8 +95,9 @@ def test_every_kernel_is_timed_for_each_shape_and_number_of_rows() -> None:
     calls = len(weights) * PASSES  # of one kernel for one number of rows; the first are the best
     for shape, times_s in found.items():
         assert shape in ((16, 8), (8, 16))  # layers 0 and 2, and layer 1: the median is 1
-        assert times_s["plain"] == [2 * calls * i + 1.0 for i in range(len(ROWS))]
-        assert times_s["packed"] == [2 * calls * i + calls + 1.0 for i in range(len(ROWS))]
+        for number, kernel in enumerate(KERNELS):
+            first = [calls * (len(KERNELS) * i + number) for i in range(len(ROWS))]
+            assert times_s[kernel] == [1.0 + call for call in first]
 
 
 def test_quantised_rows_come_back_within_half_a_step() -> None:
