@@ -21,7 +21,7 @@ __version__ = version("penstock")
 # Before torch is loaded: its OpenMP threads would spin for milliseconds between operations and
 # take the core that HTTP needs (docs/decisions/0009). Whoever sets either variable decides.
 if "OMP_WAIT_POLICY" not in os.environ:
-    os.environ.setdefault("GOMP_SPINCOUNT", "3000")
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 _HOMES = {
     "LLM": ".engine.llm",
