@@ -51,6 +51,32 @@ def test_company_chunks_cached_prefixes_and_preemption_change_nothing(
     assert small.engine.pool.in_use == 0
 
 
+def nano_jobs() -> list[Job]:
+    params = SamplingParams(max_tokens=40, temperature=0, ignore_eos=True)
+    prompts = [[2 + (i * i + 31 * j) % 2700 for j in range(30 + 17 * i)] for i in range(6)]
+    return [Job(prompt=prompt, params=params) for prompt in prompts]
+
+
+@pytest.mark.parametrize("dtype", ["int8", "fp8"])
+def test_the_embedded_model_says_the_same_in_any_company(dtype: str) -> None:
+    built = build(None, kv_cache_dtype=dtype)
+    alone = [run(built, [job])[0].tokens for job in nano_jobs()]
+    before = built.engine.stats().prefix_hit_tokens
+    assert tokens(run(built, nano_jobs())) == alone, "their prefixes are cached now"
+    assert built.engine.stats().prefix_hit_tokens > before
+    fresh = build(None, kv_cache_dtype=dtype, prefix_cache=False)
+    assert tokens(run(fresh, nano_jobs())) == alone
+    small = build(
+        None,
+        kv_cache_dtype=dtype,
+        chunk_tokens=11,
+        max_model_len=256,
+        kv_cache_memory=built.engine.bytes_per_token * 16 * 24,
+    )
+    assert tokens(run(small, nano_jobs())) == alone
+    assert small.engine.stats().preemptions > 0
+
+
 @pytest.mark.parametrize("dtype", ["auto", *NAMED])
 def test_logprobs_are_off_by_what_the_dtype_costs(dtype: str, tiny_model: TinyModel) -> None:
     """A bound for each dtype, and none but `auto` is exact: the cache is really what it says."""
