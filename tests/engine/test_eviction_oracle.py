@@ -122,25 +122,28 @@ def rotate(x: Tensor, position: int) -> Tensor:
 
 
 @torch.no_grad()
-def naive(folder: Path, prompt: list[int], retention: Retention, dtype: str) -> list[int]:
+def shortfalls(
+    folder: Path, prompt: list[int], answer: list[int], retention: Retention, dtype: str
+) -> list[float]:
+    """By how much the logit of each token of an answer is below the largest: 0 where it is it."""
     llama = NaiveLlama(folder, retention, STORED[dtype])
     for position, token in enumerate(prompt[:-1]):
         llama.next_logits(token, position)
     logits = llama.next_logits(prompt[-1], len(prompt) - 1)
-    answer: list[int] = []
-    while True:
-        llama.evict(len(prompt) + len(answer))
-        answer.append(int(logits.argmax()))
-        if len(answer) == NEW_TOKENS:
-            return answer
-        logits = llama.next_logits(answer[-1], len(prompt) + len(answer) - 1)
+    found: list[float] = []
+    for position, token in enumerate(answer, start=len(prompt)):
+        llama.evict(position)
+        found.append(float(logits.max() - logits[token]))
+        logits = llama.next_logits(token, position)
+    return found
 
 
 @pytest.mark.parametrize("kv_heads", [1, 2, 4], ids=["group-4", "group-2", "group-1"])
 @pytest.mark.parametrize("policy", ["h2o", "window"])
-@pytest.mark.parametrize("dtype", STORED)
+# The last bit of a key may tip its rounding to 8 bits, which two nearly equal logits feel.
+@pytest.mark.parametrize(("dtype", "tie"), [("auto", 0.0), ("int8", 5e-3)])
 def test_greedy_text_is_that_of_the_rule(
-    dtype: str, policy: str, kv_heads: int, tmp_path: Path
+    dtype: str, tie: float, policy: str, kv_heads: int, tmp_path: Path
 ) -> None:
     folder = save_tiny("llama", tmp_path / "llama", num_key_value_heads=kv_heads)
     built = build(folder, kv_cache_dtype=dtype)
@@ -153,9 +156,10 @@ def test_greedy_text_is_that_of_the_rule(
     changed = 0
     for prompt in ([5, 6, 7], list(range(40, 64)), [9, 8, 7, 9, 8, 7] * 5):
         retention = choice.method.retention(choice.parameters, len(prompt))
-        expected = naive(folder, prompt, retention, dtype)
         job = Job(prompt=prompt, params=params)
         (found,) = run(built, [job], change=with_policy(choice))
-        assert found.tokens[0] == expected
-        changed += run(built, [job])[0].tokens[0] != expected
+        (answer,) = found.tokens
+        assert len(answer) == NEW_TOKENS
+        assert max(shortfalls(folder, prompt, answer, retention, dtype)) <= tie
+        changed += run(built, [job])[0].tokens[0] != answer
     assert changed >= 2, "something was evicted"
