@@ -155,8 +155,8 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--answers", type=int, default=32)
     parser.add_argument("--new-tokens", type=int, default=128)
     parser.add_argument("--sequences", nargs="+", type=int, default=[1, 8])
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--steps", type=int, default=48)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=32)
     parser.add_argument("--output", type=Path, default=OUTPUT)
     return parser.parse_args()
 
