@@ -27,9 +27,10 @@ def kv_write(
         if scales is not None:
             rows, of_rows = quantise(rows, cache.dtype)
             _put(of_rows, scales, slots)
+            rows, cache = as_bits(rows), as_bits(cache)
         elif rows.dtype != cache.dtype:
             rows = rows.to(cache.dtype)
-        _put(as_bits(rows), as_bits(cache), slots)
+        _put(rows, cache, slots)
 
 
 def _put(rows_THD: Tensor, cache: Tensor, slots: Tensor) -> None:

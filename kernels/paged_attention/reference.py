@@ -8,8 +8,6 @@ Formula, per row and head, over the keys that the row sees (see README.md):
 Shape suffixes: T rows, H query heads, K KV heads, G = H / K, L keys, D head size.
 """
 
-from typing import NamedTuple
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -17,6 +15,8 @@ from torch import Tensor
 from ..batch import PagedBatch, ShortGroup, Span
 from ..quantise import read
 
+_Caches = tuple[Tensor, Tensor, Tensor | None, Tensor | None]
+"""Keys and values of one layer, and their scales."""
 _SHORT_ELEMENTS = 16_384
 """Keys of a sequence (heads x tokens x size) up to which gathering all of them costs less than a
 call for each (measured: one call about 25 us, one gathered element about 0.6 ns)."""
@@ -47,7 +47,7 @@ def paged_attention(
     k_scales, v_scales: float32 `[pages, Hkv, page, 1]`, of caches in 8 bits; what is computed with
     are the numbers that are stored, in q's dtype.
     """
-    caches = _Caches(k_cache, v_cache, k_scales, v_scales)
+    caches = k_cache, v_cache, k_scales, v_scales
     options = scale, window
     if softcap is not None or sinks_H is not None:
         out = q_THD.new_empty(*q_THD.shape[:2], v_cache.shape[3])
@@ -87,24 +87,17 @@ def paged_attention(
     return out_TKGD.flatten(1, 2)
 
 
-class _Caches(NamedTuple):
-    """What holds one layer's keys and values."""
-
-    k: Tensor
-    v: Tensor
-    k_scales: Tensor | None
-    v_scales: Tensor | None
-
-    def read(self, at: Span | ShortGroup, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Keys and values of a span or group."""
-        return read(at, self.k, self.k_scales, dtype), read(at, self.v, self.v_scales, dtype)
+def _read(at: Span | ShortGroup, caches: _Caches, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Keys and values of a span or group."""
+    k_cache, v_cache, k_scales, v_scales = caches
+    return read(at, k_cache, k_scales, dtype), read(at, v_cache, v_scales, dtype)
 
 
 def _seen(
     span: Span, caches: _Caches, window: int | None, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, int]:
     """Keys and values that some row sees, `[Hkv, L, D]` each, and the number of the first."""
-    k_KLD, v_KLD = caches.read(span, dtype)
+    k_KLD, v_KLD = _read(span, caches, dtype)
     if window is None:
         return k_KLD, v_KLD, 0
     first = max(0, span.kv_length - span.rows - window + 1)
@@ -115,7 +108,7 @@ def _short(
     q_BHD: Tensor, caches: _Caches, group: ShortGroup, scale: float, window: int | None
 ) -> Tensor:
     """Many single rows over few keys each, in one fused call."""
-    k_BKLD, v_BKLD = caches.read(group, q_BHD.dtype)
+    k_BKLD, v_BKLD = _read(group, caches, q_BHD.dtype)
     q_BKGD = q_BHD.unflatten(1, (k_BKLD.shape[1], -1))
     out = F.scaled_dot_product_attention(
         q_BKGD, k_BKLD, v_BKLD, attn_mask=group.mask(window, q_BHD.dtype), scale=scale
