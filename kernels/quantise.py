@@ -56,9 +56,16 @@ def as_bits(elements: Tensor) -> Tensor:
     return elements.view(torch.uint8) if elements.dtype == torch.float8_e4m3fn else elements
 
 
-def read(at: Span | ShortGroup, cache: Tensor, scales: Tensor | None, dtype: torch.dtype) -> Tensor:
-    """`at.keys(cache)` in `dtype`: a view of the cache where that is its own."""
+def read(
+    at: Span | ShortGroup,
+    cache: Tensor,
+    scales: Tensor | None,
+    dtype: torch.dtype,
+    first: int = 0,
+) -> Tensor:
+    """`at.keys(cache)` in `dtype`, from the first key wanted on: as it is where that is its own."""
     if cache.dtype == dtype:
-        return at.keys(cache)
-    elements = at.keys(as_bits(cache)).view(cache.dtype)
-    return dequantise(elements, None if scales is None else at.keys(scales), dtype)
+        keys = at.keys(cache)
+        return keys[..., first:, :] if first else keys
+    elements = at.keys(as_bits(cache))[..., first:, :].view(cache.dtype)
+    return dequantise(elements, None if scales is None else at.keys(scales)[..., first:, :], dtype)

@@ -87,21 +87,20 @@ def paged_attention(
     return out_TKGD.flatten(1, 2)
 
 
-def _read(at: Span | ShortGroup, caches: _Caches, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Keys and values of a span or group."""
+def _read(
+    at: Span | ShortGroup, caches: _Caches, dtype: torch.dtype, first: int = 0
+) -> tuple[Tensor, Tensor]:
+    """Keys and values of a span or group, from the first key wanted on."""
     k_cache, v_cache, k_scales, v_scales = caches
-    return read(at, k_cache, k_scales, dtype), read(at, v_cache, v_scales, dtype)
+    return read(at, k_cache, k_scales, dtype, first), read(at, v_cache, v_scales, dtype, first)
 
 
 def _seen(
     span: Span, caches: _Caches, window: int | None, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, int]:
     """Keys and values that some row sees, `[Hkv, L, D]` each, and the number of the first."""
-    k_KLD, v_KLD = _read(span, caches, dtype)
-    if window is None:
-        return k_KLD, v_KLD, 0
-    first = max(0, span.kv_length - span.rows - window + 1)
-    return k_KLD[:, first:], v_KLD[:, first:], first
+    first = 0 if window is None else max(0, span.kv_length - span.rows - window + 1)
+    return *_read(span, caches, dtype, first), first
 
 
 def _short(
