@@ -107,7 +107,7 @@ def step_times(options: argparse.Namespace, text: str) -> dict[tuple[str, int], 
 
 def steps(built: Built, prompts: list[list[int]], count: int, name: str) -> list[float]:
     """Read prompts, then decode: seconds of `count` steps of one token for each."""
-    params = SamplingParams(max_tokens=count + 8, temperature=0.0, ignore_eos=True)
+    params = SamplingParams(temperature=0.0, ignore_eos=True)  # until they are aborted
     names = [f"{name}-{len(prompts)}-{i}" for i in range(len(prompts))]
     for request_id, prompt in zip(names, prompts, strict=True):
         built.engine.add(built.intake.prepare(request_id=request_id, prompt=prompt, params=params))
