@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ..kernels.batch import Span
 from ..kernels.kv_write.reference import kv_write
+from ..kernels.quantise import read
 from ..kernels.scored_attention.reference import scored_attention
 from ..kvcache.keeping import Attended, Keeping
 from ..kvcache.store import KVStore
@@ -40,8 +41,10 @@ class ScoredRows:
     ) -> Tensor:
         """Write, attend, and note what was attended to."""
         k_cache, v_cache = store.keys[layer], store.values[layer]
-        kv_write(k_RKD, v_RKD, k_cache, v_cache, self.slots)
-        k_KLD, v_KLD = self.span.keys(k_cache), self.span.keys(v_cache)
+        scales = store.scales[layer]
+        kv_write(k_RKD, v_RKD, k_cache, v_cache, self.slots, **scales)
+        k_KLD = read(self.span, k_cache, scales.get("k_scales"), q_RHD.dtype)
+        v_KLD = read(self.span, v_cache, scales.get("v_scales"), q_RHD.dtype)
         self.keeping.note_window(layer, window)
         seen = self.span.mask(window)[None]
         rows, heads, _ = q_RHD.shape
@@ -88,9 +91,10 @@ class SlottedRows:
     ) -> Tensor:
         """Attend to the slots and to the rows themselves, and keep what may have to be written."""
         every = self.slots.expand(k_RKD.shape[1], -1)
-        held_k, held_v = store.read_slots(layer, every)
-        k_KRD = k_RKD.transpose(0, 1).to(held_k.dtype)
-        v_KRD = v_RKD.transpose(0, 1).to(held_v.dtype)
+        held_k, held_v = store.decode(store.read_slots(layer, every), q_RHD.dtype)
+        # Seen as they will be read from the cache, or guesses would see other keys than tokens do.
+        rows = store.encode(k_RKD.transpose(0, 1), v_RKD.transpose(0, 1))
+        k_KRD, v_KRD = store.decode(rows, q_RHD.dtype)
         seen = self.keeping.seen(self.attended.depths, window, layer)
         tree = self.tree
         if window is not None:
@@ -99,6 +103,5 @@ class SlottedRows:
         keys = torch.cat([held_k, k_KRD], dim=1), torch.cat([held_v, v_KRD], dim=1)
         out, weights = scored_attention(q_RHD, *keys, seen, **how)
         self.attended.add(weights)
-        self.attended.keys.append(k_KRD)
-        self.attended.values.append(v_KRD)
+        self.attended.stored.append(rows)
         return out

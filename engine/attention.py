@@ -78,8 +78,9 @@ class PagedStep:
         self, layer: int, q_THD: Tensor, k_THD: Tensor, v_THD: Tensor, how: dict[str, Any]
     ) -> Tensor:
         k_cache, v_cache = self.store.keys[layer], self.store.values[layer]
-        kv_write(k_THD, v_THD, k_cache, v_cache, self.batch.slots)
-        return paged_attention(q_THD, k_cache, v_cache, self.batch, **how)
+        scales = self.store.scales[layer]
+        kv_write(k_THD, v_THD, k_cache, v_cache, self.batch.slots, **scales)
+        return paged_attention(q_THD, k_cache, v_cache, self.batch, **how, **scales)
 
 
 class Probe:

@@ -10,6 +10,7 @@ from ..errors import ConfigurationError
 from ..kvcache.base import CachePolicy
 from ..kvcache.store import KVStore
 from ..registry import Registry
+from .cache_dtype import cache_dtype
 from .config import EngineConfig
 from .engine import Engine
 from .intake import Intake
@@ -41,10 +42,11 @@ def build_engine(config: EngineConfig, clock: Callable[[], float]) -> Built:
         ConfigurationError: settings and model do not fit together.
     """
     loaded = load_model(config)
+    dtype = cache_dtype(config.kv_cache_dtype, loaded.dtype, loaded.device)
     pages = pool_pages(
         config,
         loaded.layers,
-        dtype=loaded.dtype,
+        dtype=dtype,
         device=loaded.device,
         max_length_tokens=loaded.info.max_length_tokens,
     )
@@ -53,7 +55,7 @@ def build_engine(config: EngineConfig, clock: Callable[[], float]) -> Built:
         loaded.layers,
         pages=pages,
         page_size=config.page_size,
-        dtype=loaded.dtype,
+        dtype=dtype,
         device=loaded.device,
     )
     batch_tokens = _batch_tokens(config, loaded)
@@ -79,14 +81,16 @@ def build_engine(config: EngineConfig, clock: Callable[[], float]) -> Built:
     )
     tokens = pages * config.page_size
     logger.info(
-        "%s (%s, %.1fM parameters), %s on %s; KV cache: %d tokens, %d MiB; "
+        "%s (%s, %.1fM parameters), %s on %s; KV cache in %s: %d tokens, %d bytes each, %d MiB; "
         "%.1f requests of the full context of %d tokens fit at once",
         info.id,
         info.architecture,
         info.parameters / 1e6,
         info.dtype,
         info.device,
+        str(dtype).removeprefix("torch."),
         tokens,
+        engine.bytes_per_token,
         store.bytes >> 20,
         tokens / info.max_length_tokens,
         info.max_length_tokens,

@@ -16,6 +16,8 @@ class EngineConfig(BaseModel):
     `trust_remote_code`: run Python code that comes with the model; only for models you trust.
     `max_model_len`: longest prompt plus answer in tokens; default: the model's own context.
     `kv_cache_memory`: fraction of the free memory (0 to 1], or bytes (above 1).
+    `kv_cache_dtype`: what keys and values are kept in; auto is the model's own dtype, int8 and fp8
+    come with a scale for each token and head.
     `page_size`: tokens of one KV cache page.
     `prefix_cache`: reuse the keys and values of prompts that begin alike.
     `max_running`: sequences that run at once; also the largest n.
@@ -38,6 +40,7 @@ class EngineConfig(BaseModel):
     trust_remote_code: bool = False
     max_model_len: Annotated[int, Field(ge=16, le=2**24)] | None = None
     kv_cache_memory: Annotated[float, Field(gt=0, le=2**50)] = 0.5
+    kv_cache_dtype: Literal["auto", "bf16", "fp8", "int8"] = "auto"
     page_size: Annotated[int, Field(ge=1, le=512)] = 16
     prefix_cache: bool = True
     max_running: Annotated[int, Field(ge=1, le=4096)] = 64

@@ -23,13 +23,17 @@ from .sequence import Branch, Sequence
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineStats:
-    """A snapshot for logs and metrics; token counts are totals since start."""
+    """A snapshot for logs and metrics; token counts are totals since start.
+
+    `page_bytes`: memory of one page, all layers together.
+    """
 
     running: int = 0
     waiting: int = 0
     pages_in_use: int = 0
     pages_cached: int = 0
     pages_total: int = 0
+    page_bytes: int = 0
     prompt_tokens: int = 0
     generation_tokens: int = 0
     prefix_queried_tokens: int = 0
@@ -157,6 +161,7 @@ class Engine:
             pages_in_use=self.pool.in_use,
             pages_cached=self.pool.cached,
             pages_total=self.pool.count,
+            page_bytes=self.bytes_per_token * self._store.page_size,
             prompt_tokens=self._prompt_tokens,
             generation_tokens=self._generation_tokens,
             prefix_queried_tokens=self.prefix.queried_tokens,

@@ -37,16 +37,16 @@ class Eviction:
                 slots = self._slots(branch)
                 branch.swapped = []
                 for layer in range(len(self._store.keys)):
-                    keys, values = self._store.read_slots(layer, slots)
-                    branch.swapped.append((keys.cpu(), values.cpu()))
+                    stored = self._store.read_slots(layer, slots)
+                    branch.swapped.append(tuple(each.cpu() for each in stored))
 
     def swap_in(self, branch: Branch) -> None:
         """Put back what was kept, into the pages that it has now."""
         assert branch.swapped is not None
         slots = self._slots(branch)
-        for layer, (keys, values) in enumerate(branch.swapped):
-            device = slots.device
-            self._store.write_slots(layer, slots, keys.to(device), values.to(device))
+        for layer, stored in enumerate(branch.swapped):
+            back = tuple(each.to(slots.device) for each in stored)
+            self._store.write_slots(layer, slots, back)
         branch.swapped = None
 
     def _slots(self, branch: Branch) -> Tensor:
@@ -90,9 +90,9 @@ class Eviction:
         if slots is None:
             return
         places = self._slots(chunk.branch)
-        for layer, (keys, values) in enumerate(zip(attended.keys, attended.values, strict=True)):
+        for layer, stored in enumerate(attended.stored):
             where = places.gather(1, slots[layer])
-            self._store.write_slots(layer, where, keys[:, rows], values[:, rows])
+            self._store.write_slots(layer, where, tuple(each[:, rows] for each in stored))
 
     def _move_to_slots(self, branch: Branch) -> None:
         """The survivors of the first eviction go to pages of their own; all others are free."""
@@ -109,9 +109,9 @@ class Eviction:
         places = self._slots(branch)
         try:
             for layer in range(kept.shape[0]):
-                keys, values = self._store.read_slots(layer, lies[kept[layer]])
+                stored = self._store.read_slots(layer, lies[kept[layer]])
                 # Slots that are empty yet weigh nothing, but what lies there must be a number.
-                empty = 0, 0, 0, places.shape[1] - keys.shape[1]
-                self._store.write_slots(layer, places, pad(keys, empty), pad(values, empty))
+                empty = 0, 0, 0, places.shape[1] - kept.shape[2]
+                self._store.write_slots(layer, places, tuple(pad(each, empty) for each in stored))
         finally:
             table.free()

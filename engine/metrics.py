@@ -38,6 +38,12 @@ class EngineCollector(Collector):
             ("kv_cache_pages_in_use", "Pages held by sequences.", s.pages_in_use),
             ("kv_cache_pages_cached", "Pages kept for their prefix only.", s.pages_cached),
             ("kv_cache_pages", "Pages of the pool.", s.pages_total),
+            (
+                "kv_cache_bytes_in_use",
+                "Bytes of the pages held by sequences.",
+                s.pages_in_use * s.page_bytes,
+            ),
+            ("kv_cache_bytes", "Bytes of the pool.", s.pages_total * s.page_bytes),
         )
         for name, text, value in gauges:
             yield GaugeMetricFamily(f"penstock_{name}", text, value=value)

@@ -3,13 +3,12 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import Tensor
-
 from ..decoding.base import Drafting, Target
 from ..decoding.drafting.draft import Draft
 from ..decoding.sampling import Sampling
 from ..kvcache.keeping import Keeping
 from ..kvcache.slot_table import SlotTable
+from ..kvcache.store import Stored
 from ..kvcache.table import PageTable
 from ..registry import Choice
 from .request import Request, TokenLogprobs
@@ -29,7 +28,7 @@ class Branch:
     table: PageTable | SlotTable
     computed: int = 0
     keeping: Keeping | None = None
-    swapped: list[tuple[Tensor, Tensor]] | None = None
+    swapped: list[Stored] | None = None
 
     @property
     def remaining(self) -> int:

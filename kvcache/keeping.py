@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from .base import Retention
+from .store import Stored
 
 _NEVER = 2**30
 _EMPTY = -1
@@ -29,15 +30,14 @@ class Attended:
     counts, where all rows are certain to stay (a chunk of a prompt); None where some are guesses.
 
     `weights`: by layer, `[K, keys]` with votes, `[K, R, keys]` without; the rows' own keys are the
-    last R. `keys`, `values`: by layer, `[K, R, D]`, of a context in slots, whose keys are written
-    when it is known which rows stay.
+    last R. `stored`: by layer, `[K, R, D]`, of a context in slots, whose keys are written when it
+    is known which rows stay.
     """
 
     depths: list[int]
     votes: Tensor | None
     weights: list[Tensor] = field(default_factory=list)
-    keys: list[Tensor] = field(default_factory=list)
-    values: list[Tensor] = field(default_factory=list)
+    stored: list[Stored] = field(default_factory=list)
 
     def add(self, weight_KRL: Tensor, first: int = 0) -> None:
         """Take in the next layer's weights, from row `first` on: all rows, or pieces in order."""

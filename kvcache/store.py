@@ -2,15 +2,23 @@
 
 logical   [pages, Hkv, page, D]      what kernels see; a (page, head) tile is contiguous
 stored    [Hkv, pages, page, D]      consecutive pages of a head are one run of memory
+
+In 8 bits (`kernels/quantise.py`) each pair has another one with its scales, where D is 1.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypedDict
 
 import torch
 from torch import Tensor
 
+from ..kernels.quantise import LARGEST, SCALE_DTYPE, as_bits, dequantise, quantise
 from .table import PageCopy
+
+Stored = tuple[Tensor, ...]
+"""Keys and values of some tokens of one layer, as they lie in the store: keys, values, and in 8
+bits the scales of both. All are `[..., D]`, alike but for D."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,8 +30,16 @@ class LayerShape:
     value_size: int
 
     def bytes_per_token(self, dtype: torch.dtype) -> int:
-        """Bytes that one token's key and value take in this layer."""
-        return self.kv_heads * (self.key_size + self.value_size) * dtype.itemsize
+        """Bytes that one token's key and value take in this layer, scales included."""
+        scales = 2 * SCALE_DTYPE.itemsize if dtype in LARGEST else 0
+        return self.kv_heads * ((self.key_size + self.value_size) * dtype.itemsize + scales)
+
+
+class Scales(TypedDict, total=False):
+    """What kernels are told of a layer in 8 bits, `[pages, Hkv, page, 1]`; else it is empty."""
+
+    k_scales: Tensor
+    v_scales: Tensor
 
 
 class KVStore:
@@ -40,49 +56,77 @@ class KVStore:
     ) -> None:
         self.page_size = page_size
         self.pages = pages
-        self.keys = [
-            _new_cache(layer.kv_heads, pages, page_size, layer.key_size, dtype, device)
+        self.dtype = dtype
+
+        def new(heads: int, size: int, dtype: torch.dtype = dtype) -> Tensor:
+            return _new_cache(heads, pages, page_size, size, dtype, device)
+
+        self.keys = [new(layer.kv_heads, layer.key_size) for layer in layers]
+        self.values = [new(layer.kv_heads, layer.value_size) for layer in layers]
+        self.scales = [
+            Scales(
+                k_scales=new(layer.kv_heads, 1, SCALE_DTYPE),
+                v_scales=new(layer.kv_heads, 1, SCALE_DTYPE),
+            )
+            if dtype in LARGEST
+            else Scales()
             for layer in layers
         ]
-        self.values = [
-            _new_cache(layer.kv_heads, pages, page_size, layer.value_size, dtype, device)
-            for layer in layers
-        ]
-        self.bytes = sum(t.numel() * t.element_size() for t in (*self.keys, *self.values))
+        self.bytes = sum(t.numel() * t.element_size() for t in self._everything())
+
+    def encode(self, k: Tensor, v: Tensor) -> Stored:
+        """Keys and values `[..., D]` as they are stored."""
+        if self.dtype not in LARGEST:
+            return k.to(self.dtype), v.to(self.dtype)
+        keys, key_scales = quantise(k, self.dtype)
+        values, value_scales = quantise(v, self.dtype)
+        return keys, values, key_scales, value_scales
+
+    def decode(self, stored: Stored, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Keys and values `[..., D]` of what is stored, in `dtype`."""
+        keys, values, *scales = stored
+        of_keys, of_values = scales or (None, None)
+        return dequantise(keys, of_keys, dtype), dequantise(values, of_values, dtype)
 
     def copy_pages(self, copies: Sequence[PageCopy]) -> None:
         """Copy whole pages in every layer (copy-on-write)."""
         source = torch.tensor([copy.source for copy in copies], device=self.keys[0].device)
         target = torch.tensor([copy.target for copy in copies], device=self.keys[0].device)
-        for cache in (*self.keys, *self.values):
-            heads = cache.transpose(0, 1)
+        for cache in self._everything():
+            heads = as_bits(cache).transpose(0, 1)
             heads.index_copy_(1, target, heads.index_select(1, source))
 
     def move_slots(self, sources: Sequence[int], targets: Sequence[int]) -> None:
         """Copy single tokens in every layer; slot = page x page_size + offset."""
         source = torch.tensor(sources, device=self.keys[0].device)
         target = torch.tensor(targets, device=self.keys[0].device)
-        for cache in (*self.keys, *self.values):
-            heads = cache.transpose(0, 1)
-            flat = heads.view(heads.shape[0], -1, heads.shape[3])
+        for cache in self._everything():
+            flat = _flat(cache)
             flat.index_copy_(1, target, flat.index_select(1, source))
 
-    def write_slots(self, layer: int, slots_KR: Tensor, k_KRD: Tensor, v_KRD: Tensor) -> None:
-        """Write keys and values of one layer to slots that differ from head to head."""
-        for cache, rows in ((self.keys[layer], k_KRD), (self.values[layer], v_KRD)):
-            heads = cache.transpose(0, 1)
-            flat = heads.view(heads.shape[0], -1, heads.shape[3])
+    def write_slots(self, layer: int, slots_KR: Tensor, stored: Stored) -> None:
+        """Write `[K, R, D]` of one layer to slots that differ from head to head."""
+        for cache, rows in zip(self._of(layer), stored, strict=True):
             index = slots_KR[..., None].expand(-1, -1, rows.shape[2])
-            flat.scatter_(1, index, rows.to(flat.dtype))
+            _flat(cache).scatter_(1, index, as_bits(rows))
 
-    def read_slots(self, layer: int, slots_KR: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values `[K, R, D]` of one layer, from slots that differ from head to head."""
-        found: list[Tensor] = []
-        for cache in (self.keys[layer], self.values[layer]):
-            heads = cache.transpose(0, 1)
-            flat = heads.view(heads.shape[0], -1, heads.shape[3])
-            found.append(flat.gather(1, slots_KR[..., None].expand(-1, -1, flat.shape[2])))
-        return found[0], found[1]
+    def read_slots(self, layer: int, slots_KR: Tensor) -> Stored:
+        """What is stored `[K, R, D]` of one layer, in slots that differ from head to head."""
+        return tuple(
+            _flat(cache)
+            .gather(1, slots_KR[..., None].expand(-1, -1, cache.shape[3]))
+            .view(cache.dtype)
+            for cache in self._of(layer)
+        )
+
+    def _of(self, layer: int) -> Stored:
+        scales = self.scales[layer]
+        if "k_scales" in scales and "v_scales" in scales:
+            return self.keys[layer], self.values[layer], scales["k_scales"], scales["v_scales"]
+        return self.keys[layer], self.values[layer]
+
+    def _everything(self) -> list[Tensor]:
+        return [cache for layer in range(len(self.keys)) for cache in self._of(layer)]
 
 
 def _new_cache(
@@ -91,3 +135,9 @@ def _new_cache(
     # Left as it comes: a slot is written before it is read, and memory not touched costs nothing.
     stored = torch.empty(heads, pages, page_size, size, dtype=dtype, device=device)
     return stored.transpose(0, 1)
+
+
+def _flat(cache: Tensor) -> Tensor:
+    """`[Hkv, slots, D]`, the same memory."""
+    heads = as_bits(cache).transpose(0, 1)
+    return heads.view(heads.shape[0], -1, heads.shape[3])

@@ -58,6 +58,8 @@ def _hardware() -> Iterator[Row]:
     import psutil
     import torch
 
+    from ..engine.cache_dtype import NAMED, works
+
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
             free, total = torch.cuda.mem_get_info(index)
@@ -65,6 +67,8 @@ def _hardware() -> Iterator[Row]:
             yield f"device cuda:{index}", f"{name}, {free >> 20} of {total >> 20} MiB free"
     else:
         yield "device", "cpu (torch sees no CUDA device)"
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    yield "KV cache dtypes", ", ".join(("auto", *(n for n, d in NAMED.items() if works(d, device))))
     yield "threads", f"{torch.get_num_threads()} of {psutil.cpu_count() or 1} processors"
     memory = psutil.virtual_memory()
     yield "memory", f"{memory.available >> 20} of {memory.total >> 20} MiB free"

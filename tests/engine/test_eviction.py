@@ -49,13 +49,15 @@ def test_a_budget_that_holds_everything_changes_nothing(kind: str, tiny_model: T
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("interval", [1, 4, 16])
+@pytest.mark.parametrize(
+    ("interval", "dtype"), [(1, "auto"), (4, "auto"), (16, "auto"), (4, "int8"), (4, "fp8")]
+)
 def test_chunks_neighbours_drafts_and_preemption_change_nothing(
-    kind: str, interval: int, tiny_model: TinyModel
+    kind: str, interval: int, dtype: str, tiny_model: TinyModel
 ) -> None:
     folder = tiny_model(kind)
     choice = h2o(heavy=6, recent=8, sink=2, interval=interval)
-    roomy = build(folder, prefix_cache=False)
+    roomy = build(folder, prefix_cache=False, kv_cache_dtype=dtype)
     alone = [run(roomy, [job], change=with_policy(choice))[0].tokens for job in jobs()]
     assert alone != tokens(run(roomy, jobs())), "something was evicted"
     assert tokens(run(roomy, jobs(), change=with_policy(choice))) == alone
@@ -64,6 +66,7 @@ def test_chunks_neighbours_drafts_and_preemption_change_nothing(
         chunk_tokens=7,
         max_model_len=96,
         kv_cache_memory=roomy.engine.bytes_per_token * 16 * 12,
+        kv_cache_dtype=dtype,
     )
     for shift in (0, 3):
         mixed = [
@@ -74,9 +77,10 @@ def test_chunks_neighbours_drafts_and_preemption_change_nothing(
     assert small.engine.pool.in_use == 0
 
 
-def test_what_was_evicted_survives_preemption(tiny_model: TinyModel) -> None:
+@pytest.mark.parametrize("dtype", ["auto", "int8", "fp8"])
+def test_what_was_evicted_survives_preemption(dtype: str, tiny_model: TinyModel) -> None:
     folder = tiny_model("llama")
-    roomy = build(folder)
+    roomy = build(folder, kv_cache_dtype=dtype)
     evicting = h2o(heavy=6, recent=8, interval=4)
     long = SamplingParams(max_tokens=80, temperature=0, ignore_eos=True)
     # Full caches grow until somebody has to go, and the last to come are those that evict.
@@ -87,7 +91,7 @@ def test_what_was_evicted_survives_preemption(tiny_model: TinyModel) -> None:
         for job, choice in zip(mixed, choices, strict=True)
     ]
     size = roomy.engine.bytes_per_token * 16 * 16
-    small = build(folder, max_model_len=96, kv_cache_memory=size)
+    small = build(folder, max_model_len=96, kv_cache_memory=size, kv_cache_dtype=dtype)
     swapped = 0
     swap_out = small.engine.scheduler._on_preempt  # pyright: ignore[reportPrivateUsage]
 

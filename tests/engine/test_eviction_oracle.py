@@ -4,6 +4,7 @@ One token at a time, one head at a time, Python sets for what is held: nothing o
 """
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,14 @@ BASE = 10_000.0
 class NaiveLlama:
     """Llama's formulas, with a dictionary of keys for each head."""
 
-    def __init__(self, folder: Path, retention: Retention) -> None:
+    def __init__(
+        self, folder: Path, retention: Retention, stored: Callable[[Tensor], Tensor]
+    ) -> None:
         loaded: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
         self.model = loaded.eval()
         self.config = loaded.config
         self.retention = retention
+        self.stored = stored
         layers, heads = self.config.num_hidden_layers, self.config.num_key_value_heads
         self.keys: list[list[dict[int, Tensor]]] = [
             [{} for _ in range(heads)] for _ in range(layers)
@@ -65,7 +69,8 @@ class NaiveLlama:
         for kv in range(k.shape[0]):
             keys, values = self.keys[number][kv], self.values[number][kv]
             masses = self.masses[number][kv]
-            keys[position], values[position] = rotate(k[kv], position), v[kv]
+            keys[position] = self.stored(rotate(k[kv], position))
+            values[position] = self.stored(v[kv])
             masses[position] = 0.0
             held = list(keys)
             for head in range(kv * group, (kv + 1) * group):
@@ -96,6 +101,15 @@ class NaiveLlama:
                 del keys[p], values[p], masses[p]
 
 
+def in_8_bits(row: Tensor) -> Tensor:
+    """What is left of a key or value in an int8 cache, one element after the other."""
+    scale = max(abs(float(x)) for x in row) / 127
+    return torch.tensor([round(float(x) / scale) * scale for x in row])
+
+
+STORED: dict[str, Callable[[Tensor], Tensor]] = {"auto": lambda row: row, "int8": in_8_bits}
+
+
 def norm(x: Tensor, module: Any) -> Tensor:
     return x * torch.rsqrt((x * x).mean() + module.variance_epsilon) * module.weight
 
@@ -108,25 +122,31 @@ def rotate(x: Tensor, position: int) -> Tensor:
 
 
 @torch.no_grad()
-def naive(folder: Path, prompt: list[int], retention: Retention) -> list[int]:
-    llama = NaiveLlama(folder, retention)
+def shortfalls(
+    folder: Path, prompt: list[int], answer: list[int], retention: Retention, dtype: str
+) -> list[float]:
+    """By how much the logit of each token of an answer is below the largest: 0 where it is it."""
+    llama = NaiveLlama(folder, retention, STORED[dtype])
     for position, token in enumerate(prompt[:-1]):
         llama.next_logits(token, position)
     logits = llama.next_logits(prompt[-1], len(prompt) - 1)
-    answer: list[int] = []
-    while True:
-        llama.evict(len(prompt) + len(answer))
-        answer.append(int(logits.argmax()))
-        if len(answer) == NEW_TOKENS:
-            return answer
-        logits = llama.next_logits(answer[-1], len(prompt) + len(answer) - 1)
+    found: list[float] = []
+    for position, token in enumerate(answer, start=len(prompt)):
+        llama.evict(position)
+        found.append(float(logits.max() - logits[token]))
+        logits = llama.next_logits(token, position)
+    return found
 
 
 @pytest.mark.parametrize("kv_heads", [1, 2, 4], ids=["group-4", "group-2", "group-1"])
 @pytest.mark.parametrize("policy", ["h2o", "window"])
-def test_greedy_text_is_that_of_the_rule(policy: str, kv_heads: int, tmp_path: Path) -> None:
+# The last bit of a key may tip its rounding to 8 bits, which two nearly equal logits feel.
+@pytest.mark.parametrize(("dtype", "tie"), [("auto", 0.0), ("int8", 1e-3)])
+def test_greedy_text_is_that_of_the_rule(
+    dtype: str, tie: float, policy: str, kv_heads: int, tmp_path: Path
+) -> None:
     folder = save_tiny("llama", tmp_path / "llama", num_key_value_heads=kv_heads)
-    built = build(folder)
+    built = build(folder, kv_cache_dtype=dtype)
     params = SamplingParams(max_tokens=NEW_TOKENS, temperature=0, ignore_eos=True)
     choice = (
         h2o(heavy=7, recent=5, sink=1, interval=1)
@@ -136,9 +156,10 @@ def test_greedy_text_is_that_of_the_rule(policy: str, kv_heads: int, tmp_path: P
     changed = 0
     for prompt in ([5, 6, 7], list(range(40, 64)), [9, 8, 7, 9, 8, 7] * 5):
         retention = choice.method.retention(choice.parameters, len(prompt))
-        expected = naive(folder, prompt, retention)
         job = Job(prompt=prompt, params=params)
         (found,) = run(built, [job], change=with_policy(choice))
-        assert found.tokens[0] == expected
-        changed += run(built, [job])[0].tokens[0] != expected
+        (answer,) = found.tokens
+        assert len(answer) == NEW_TOKENS
+        assert max(shortfalls(folder, prompt, answer, retention, dtype)) <= tie
+        changed += run(built, [job])[0].tokens[0] != answer
     assert changed >= 2, "something was evicted"

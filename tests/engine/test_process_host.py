@@ -33,6 +33,7 @@ from tests.conftest import TinyModel
 from tests.engine.test_async_engine import DEADLINE_S, read, request
 
 Body = Callable[[AsyncEngine, psutil.Process], Coroutine[Any, Any, None]]
+Serve = Callable[..., AsyncEngine]
 
 
 def children() -> list[psutil.Process]:
@@ -40,12 +41,16 @@ def children() -> list[psutil.Process]:
 
 
 @pytest.fixture
-def serve(tiny_model: TinyModel, caplog: pytest.LogCaptureFixture) -> Callable[[Body], AsyncEngine]:
+def serve(tiny_model: TinyModel, caplog: pytest.LogCaptureFixture) -> Serve:
     """Run a coroutine against an engine in a process, which has ended afterwards."""
 
-    def go(body: Body) -> AsyncEngine:
+    def go(body: Body, **settings: Any) -> AsyncEngine:
         config = EngineConfig(
-            model=str(tiny_model("llama")), kv_cache_memory=0.01, engine_in="process", threads=1
+            model=str(tiny_model("llama")),
+            kv_cache_memory=0.01,
+            engine_in="process",
+            threads=1,
+            **settings,
         )
         before = children()
         engine = AsyncEngine.load(config, registry=CollectorRegistry(), clock=time.monotonic)
@@ -68,10 +73,11 @@ def serve(tiny_model: TinyModel, caplog: pytest.LogCaptureFixture) -> Callable[[
     return go
 
 
+@pytest.mark.parametrize("dtype", ["auto", "int8"])
 def test_answers_are_those_of_the_same_process(
-    serve: Callable[[Body], AsyncEngine], tiny_model: TinyModel
+    dtype: str, serve: Serve, tiny_model: TinyModel
 ) -> None:
-    llm = LLM(str(tiny_model("llama")), kv_cache_memory=0.01)
+    llm = LLM(str(tiny_model("llama")), kv_cache_memory=0.01, kv_cache_dtype=dtype)
     prompts = [f"prompt number {i}" for i in range(8)]
     params = [SamplingParams(max_tokens=8, seed=i, ignore_eos=True) for i in range(8)]
     expected = llm.generate(prompts, params, logprobs=2, prompt_logprobs=1)
@@ -113,11 +119,11 @@ def test_answers_are_those_of_the_same_process(
         deltas = [delta async for delta in stopped]
         assert (deltas[-1].finish_reason, deltas[-1].stop_reason) == ("stop", stop)
 
-    serve(body)
+    serve(body, kv_cache_dtype=dtype)
 
 
 def test_a_dead_process_fails_the_waiting_and_refuses_the_next(
-    serve: Callable[[Body], AsyncEngine],
+    serve: Serve,
 ) -> None:
     async def body(engine: AsyncEngine, process: psutil.Process) -> None:
         process.suspend()  # it must not be done before it is killed
@@ -134,7 +140,7 @@ def test_a_dead_process_fails_the_waiting_and_refuses_the_next(
     serve(body)
 
 
-def test_a_stopped_process_is_unhealthy(serve: Callable[[Body], AsyncEngine]) -> None:
+def test_a_stopped_process_is_unhealthy(serve: Serve) -> None:
     now = [0.0]
 
     async def body(engine: AsyncEngine, process: psutil.Process) -> None:
@@ -156,7 +162,7 @@ def test_a_stopped_process_is_unhealthy(serve: Callable[[Body], AsyncEngine]) ->
 
 
 def test_signals_to_the_whole_group_leave_it_running(
-    serve: Callable[[Body], AsyncEngine],
+    serve: Serve,
 ) -> None:
     async def body(engine: AsyncEngine, process: psutil.Process) -> None:
         process.send_signal(signal.SIGTERM)

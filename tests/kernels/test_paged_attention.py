@@ -13,6 +13,7 @@ from torch import Tensor
 from penstock.kernels.batch import PagedBatch
 from penstock.kernels.kv_write.reference import kv_write
 from penstock.kernels.paged_attention.reference import paged_attention
+from penstock.kernels.quantise import LARGEST
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,17 +69,23 @@ class Data:
     keys: list[Tensor]
     values: list[Tensor]
     sinks_H: Tensor | None
+    scales: dict[str, Tensor]
 
 
-def make(case: Case, dtype: torch.dtype) -> Data:
+def make(case: Case, dtype: torch.dtype, stored: torch.dtype | None = None) -> Data:
+    """`stored`: of the caches, where it is another one; then keys and values are what they hold."""
     chooser = random.Random(3)
     pages_needed = [-(-length // case.page) for _, length in case.sizes]
     order = list(range(sum(pages_needed) + 8))
     if not case.consecutive:
         chooser.shuffle(order)
     shape = (case.kv_heads, len(order), case.page)
-    k_cache = torch.empty(*shape, case.size, dtype=dtype).transpose(0, 1)
-    v_cache = torch.empty(*shape, case.value_size, dtype=dtype).transpose(0, 1)
+    k_cache = torch.empty(*shape, case.size, dtype=stored or dtype).transpose(0, 1)
+    v_cache = torch.empty(*shape, case.value_size, dtype=stored or dtype).transpose(0, 1)
+    scales: dict[str, Tensor] = {}
+    if stored in LARGEST:
+        names = ("k_scales", "v_scales")
+        scales = {name: torch.empty(*shape, 1).transpose(0, 1) for name in names}
     starts, lengths, tables, slots = [0], [], [], []
     keys, values, queries = [], [], []
     for (rows, length), count in zip(case.sizes, pages_needed, strict=True):
@@ -86,7 +93,11 @@ def make(case: Case, dtype: torch.dtype) -> Data:
         k = torch.randn(length, case.kv_heads, case.size, dtype=torch.float64)
         v = torch.randn(length, case.kv_heads, case.value_size, dtype=torch.float64)
         at = [table[i // case.page] * case.page + i % case.page for i in range(length)]
-        kv_write(k.to(dtype), v.to(dtype), k_cache, v_cache, torch.tensor(at, dtype=torch.int64))
+        slots_of = torch.tensor(at, dtype=torch.int64)
+        kv_write(k.to(dtype), v.to(dtype), k_cache, v_cache, slots_of, **scales)
+        if stored is not None:
+            k = held(k_cache, scales.get("k_scales"), at)
+            v = held(v_cache, scales.get("v_scales"), at)
         heads = case.kv_heads * case.group
         queries.append(torch.randn(rows, heads, case.size, dtype=torch.float64))
         starts.append(starts[-1] + rows)
@@ -114,7 +125,17 @@ def make(case: Case, dtype: torch.dtype) -> Data:
         keys=keys,
         values=values,
         sinks_H=torch.randn(case.kv_heads * case.group, dtype=dtype) if case.sinks else None,
+        scales=scales,
     )
+
+
+def held(cache: Tensor, scales: Tensor | None, at: list[int]) -> Tensor:
+    """What a cache holds in some slots, float64 `[L, Hkv, D]`, element by element."""
+    page = cache.shape[2]
+    rows = torch.stack([cache[slot // page, :, slot % page] for slot in at]).double()
+    if scales is None:
+        return rows
+    return rows * torch.stack([scales[slot // page, :, slot % page] for slot in at]).double()
 
 
 def dense(case: Case, data: Data, dtype: torch.dtype) -> Tensor:
@@ -157,11 +178,15 @@ def seen_keys(
     return [key for key in seen if case.window is None or own - position_of[key] < case.window]
 
 
+STORED = [None, torch.bfloat16, torch.float8_e4m3fn, torch.int8]
+
+
+@pytest.mark.parametrize("stored", STORED, ids=["auto", "bf16", "fp8", "int8"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 @pytest.mark.parametrize("name", CASES)
-def test_equals_dense(name: str, dtype: torch.dtype) -> None:
+def test_equals_dense(name: str, dtype: torch.dtype, stored: torch.dtype | None) -> None:
     case = CASES[name]
-    data = make(case, dtype)
+    data = make(case, dtype, stored)
     exact = dense(case, data, torch.float64)
     out = paged_attention(
         data.q_THD,
@@ -172,6 +197,7 @@ def test_equals_dense(name: str, dtype: torch.dtype) -> None:
         window=case.window,
         softcap=case.softcap,
         sinks_H=data.sinks_H,
+        **data.scales,
     )
     assert out.dtype == dtype
     # At most twice the error of the same formula in the same precision, plus rounding.

@@ -1,5 +1,6 @@
 """The command itself: help, mistakes, and the commands that are not the server."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -131,6 +132,8 @@ def test_doctor(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPa
     for word in ("torch", "transformers", "device", "threads", "memory", "kernels", "embedded"):
         assert word in out
     assert "check paged_attention    ok" in out
+    assert "check quantised cache    ok" in out
+    assert re.search(r"^KV cache dtypes +auto, bf16, fp8, int8$", out, re.MULTILINE)
     monkeypatch.setattr(doctor, "CHECKS", {"sums": lambda: "1 + 1 is not 3"})
     assert cli.main(["doctor"]) == 1
     assert "FAILED: 1 + 1 is not 3" in capsys.readouterr().out
@@ -148,3 +151,15 @@ def test_the_kernels_check_sees_a_wrong_kernel(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr("penstock.kernels.paged_attention.reference.paged_attention", poisoned)
     assert doctor_checks.check_paged_attention() is not None
+
+
+def test_the_cache_check_sees_wrong_scales(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from penstock.kernels import quantise
+
+    def halved(elements: torch.Tensor, scales: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        return elements.to(dtype) * scales / 2
+
+    monkeypatch.setattr(quantise, "dequantise", halved)
+    assert doctor_checks.check_quantised_cache() is not None
