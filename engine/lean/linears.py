@@ -74,6 +74,19 @@ def quantize_linears(model: nn.Module) -> None:
     share = done_bytes / max(1, all_bytes)
     level = logging.INFO if share > _WORTH_IT else logging.WARNING
     logger.log(level, "%d linear layers, %.0f %% of the weights, in 8 bits", count, 100 * share)
+    if next(model.parameters()).device.type == "cpu" and not multiplies_int8():
+        logger.warning(
+            "this processor has no instructions for products of 8 bits (VNNI, AMX): "
+            "--quantization int8 may be slower than float32 here"
+        )
+
+
+def multiplies_int8() -> bool:
+    """Whether the processor multiplies bytes fast, as far as torch can tell: true where unknown."""
+    has = torch.cpu.get_capabilities()
+    if has.get("architecture") != "x86_64":
+        return True
+    return any(has.get(name) for name in ("avx512_vnni", "avx_vnni", "amx_int8"))
 
 
 def _is_plain(module: nn.Module) -> TypeGuard[nn.Linear]:

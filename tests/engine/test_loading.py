@@ -150,3 +150,24 @@ def test_int8_weights_take_the_place_of_linear_layers(
     kinds = {type(module) for module in loaded.model.modules()}
     assert Int8Linear in kinds
     assert not kinds & {PackedLinear, torch.nn.Linear}
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "warns"),
+    [
+        ({"architecture": "x86_64", "avx2": True}, True),
+        ({"architecture": "x86_64", "avx512_vnni": True}, False),
+        ({"architecture": "aarch64"}, False),
+    ],
+    ids=["avx2", "vnni", "arm"],
+)
+def test_int8_on_a_processor_without_its_instructions_warns(
+    capabilities: dict[str, Any],
+    warns: bool,
+    tiny_model: TinyModel,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    load_model(EngineConfig(model=str(tiny_model("llama")), quantization="int8"))
+    assert ("VNNI" in caplog.text) is warns
