@@ -173,6 +173,19 @@ def test_the_command_writes_all_policies_and_adds_to_what_is_there(
     assert (tmp_path / "perplexity.svg").stat().st_size > 1000
 
 
+@pytest.mark.slow
+def test_on_nano_the_oracle_is_best_and_h2o_beats_both_its_halves() -> None:
+    built = build(None, prefix_cache=False)
+    texts = kv_texts.stories(built.intake.tokenizer, Random(0), 3)
+    subject = Study(built, texts, 0)
+    names = ("full", "oracle", "h2o", "window", "heavy only", "random")
+    nats = {name: sum(subject.nats(name, 20)) for name in names}
+    assert nats["oracle"] <= nats["h2o"]
+    assert nats["h2o"] < min(nats["window"], nats["heavy only"])
+    assert nats["random"] > nats["window"]
+    assert nats["full"] == pytest.approx(nats["oracle"], abs=0.1)
+
+
 def test_nano_forgets_what_it_was_told() -> None:
     built = build(None, prefix_cache=False)
     questions = kv_texts.questions(built.intake.tokenizer, Random(0), 6)
