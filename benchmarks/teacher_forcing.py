@@ -1,0 +1,98 @@
+"""Texts through the engine: their own tokens are fed as if generated, and what was expected noted.
+
+The engine is the one that serves, with its policies, its pages and its eviction; only the sampler
+is another one, which chooses what the text says.
+"""
+
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from penstock import SamplingParams
+from penstock.decoding.sampler import Sampler
+from penstock.decoding.sampling import Row
+from penstock.engine.build import Built
+from penstock.kvcache.keeping import Keeping
+from penstock.registry import Spec
+
+
+class GivenTokens(Sampler):
+    """Chooses the next token of the text whose number is the row's seed."""
+
+    def __init__(self, texts: Sequence[Sequence[int]]) -> None:
+        super().__init__()
+        self._texts = texts
+
+    def sample(self, logits: Tensor, rows: Sequence[Row]) -> Tensor:
+        """See `Sampler`; the logits do not matter."""
+        tokens = [self._texts[row.sampling.seed][len(row.tokens)] for row in rows]
+        return torch.tensor(tokens, device=logits.device)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """A prompt to continue by `tokens`. `kv_cache`: as in a request's body.
+
+    `keeping`: what takes the place of the policy's own state (None: nothing is evicted).
+    """
+
+    prompt: Sequence[int]
+    tokens: int
+    kv_cache: Spec = None
+    keeping: Callable[[Keeping | None], Keeping | None] = lambda own: own
+
+
+@dataclass(slots=True, kw_only=True)
+class Continued:
+    """A job's tokens, and their log-probabilities (natural log)."""
+
+    tokens: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+
+
+def greedy(built: Built, jobs: Sequence[Job]) -> list[Continued]:
+    """What the model says; ends with its own end or after the job's tokens."""
+    return _run(built, jobs, ignore_eos=False)
+
+
+def forced(built: Built, jobs: Sequence[Job], texts: Sequence[Sequence[int]]) -> list[Continued]:
+    """What the model thinks of the texts, which begin with the jobs' prompts."""
+    with _sampler(built, GivenTokens(texts)):
+        return _run(built, jobs, ignore_eos=True)
+
+
+@contextmanager
+def _sampler(built: Built, sampler: Sampler) -> Generator[None]:
+    decoder = built.engine.decoder
+    own, decoder.sampler = decoder.sampler, sampler
+    try:
+        yield
+    finally:
+        decoder.sampler = own
+
+
+def _run(built: Built, jobs: Sequence[Job], *, ignore_eos: bool) -> list[Continued]:
+    engine = built.engine
+    found = [Continued() for _ in jobs]
+    for number, job in enumerate(jobs):
+        request = built.intake.prepare(
+            request_id=str(number),
+            prompt=list(job.prompt),
+            params=SamplingParams(
+                max_tokens=job.tokens, temperature=0, seed=number, ignore_eos=ignore_eos
+            ),
+            kv_cache=job.kv_cache,
+            logprobs=0,
+        )
+        engine.add(request)
+        (sequence,) = (s for s in engine.scheduler.all() if s.request is request)
+        sequence.keeping = job.keeping(sequence.keeping)
+    while engine.has_work:
+        for output in engine.step():
+            continued = found[int(output.request_id)]
+            continued.tokens += output.token_ids
+            continued.logprobs += [token.logprob for token in output.logprobs]
+    return found
