@@ -65,11 +65,12 @@ def slices(weight: Tensor) -> Tensor:
 def sliced_linear(x: Tensor, slices: Tensor, bias: Tensor | None) -> Tensor:
     """`F.linear` with weights as `slices` gives them."""
     count, _, size = slices.shape
-    columns = x.reshape(-1, size).t().expand(count, -1, -1)
-    out = torch.bmm(slices, columns).flatten(0, 1).t().contiguous()
+    rows = x.reshape(-1, size)
+    out = torch.bmm(slices, rows.t().expand(count, -1, -1))
+    out = out.view(1, -1) if rows.shape[0] == 1 else out.flatten(0, 1).t().contiguous()
     if bias is not None:
         out += bias
-    return out.unflatten(0, x.shape[:-1])
+    return out.view(*x.shape[:-1], -1)
 
 
 def pack(weight: Tensor) -> Tensor:
