@@ -43,7 +43,7 @@ def params(max_tokens: int) -> SamplingParams:
 @pytest.mark.parametrize(
     ("kv_cache", "new_tokens", "pages"),
     [
-        ({"h2o": {"heavy": 64, "recent": 64, "interval": 16}}, 10_000, 9),
+        ({"h2o": {"heavy": 64, "recent": 64, "interval": 16}}, 20_000, 9),
         ({"window": {"recent": 200, "interval": 8}}, 3_000, 14),
     ],
     ids=["h2o", "window"],
