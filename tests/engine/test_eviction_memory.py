@@ -11,7 +11,7 @@ from penstock.errors import ContextLengthError
 from penstock.kvcache.slot_table import SlotTable
 from tests.conftest import TinyModel
 from tests.engine.jobs import Job, build, prepare, run
-from tests.engine.test_eviction import h2o, with_policy
+from tests.engine.test_eviction import h2o, unchanged, with_policy
 from tests.tiny import save_tiny
 
 PAGE = 16
@@ -170,7 +170,7 @@ def test_pages_given_back_serve_others_at_once(tiny_model: TinyModel) -> None:
         return most, built.engine.stats().preemptions - before
 
     assert most_running(with_policy(h2o(heavy=16, recent=16, interval=16))) == (2, 0)
-    assert most_running(lambda request: request)[0] == 1
+    assert most_running(unchanged)[0] == 1
 
 
 @pytest.mark.parametrize("n", [1, 3])
@@ -180,33 +180,33 @@ def test_choices_and_contexts_take_what_intake_counts(
 ) -> None:
     """The smallest pool that intake accepts is enough to run alone."""
     folder = tiny_model("llama")
-    size = build(folder).engine.bytes_per_token * PAGE
-    choice = h2o(heavy=20, recent=20, interval=8)
     sampling = SamplingParams(max_tokens=120, temperature=1, seed=1, ignore_eos=True, n=n)
-    job = Job(prompt=list(range(length)), params=sampling, decoding={"cfg": {"scale": 1.5}})
-    kv_cache: Any = {"h2o": {"heavy": 20, "recent": 20, "interval": 8}}
+    job = Job(
+        prompt=list(range(length)),
+        params=sampling,
+        decoding={"cfg": {"scale": 1.5}},
+        kv_cache={"h2o": {"heavy": 20, "recent": 20, "interval": 8}},
+    )
+    expected = run(build(folder, prefix_cache=False), [job])[0].tokens
+    small = smallest_pool(folder, job)
+    assert small.engine.pool.count < 40
+    small.engine.add(prepare(small, "0", job))
+    found: list[list[int]] = [[] for _ in range(n)]
+    for _ in range(2000):
+        for output in small.engine.step():
+            found[output.index] += output.token_ids
+        if not small.engine.has_work:
+            break
+    assert found == expected
+
+
+def smallest_pool(folder: Path, job: Job) -> Built:
+    size = build(folder).engine.bytes_per_token * PAGE
     for pages in range(2, 64):
         built = build(folder, kv_cache_memory=pages * size, prefix_cache=False)
         try:
-            built.intake.prepare(
-                request_id="r",
-                prompt=job.prompt,
-                params=sampling,
-                decoding=job.decoding,
-                kv_cache=kv_cache,
-            )
+            prepare(built, "r", job)
         except ContextLengthError:
             continue
-        break
-    roomy = build(folder, prefix_cache=False)
-    expected = run(roomy, [job], change=with_policy(choice))[0].tokens
-    request = prepare(roomy, "0", job)
-    assert built.engine.pool.count < 40
-    built.engine.add(with_policy(choice)(request))
-    found: list[list[int]] = [[] for _ in range(n)]
-    for _ in range(2000):
-        for output in built.engine.step():
-            found[output.index] += output.token_ids
-        if not built.engine.has_work:
-            break
-    assert found == expected
+        return built
+    raise AssertionError("64 pages are enough")
