@@ -5,6 +5,7 @@ layers, 768 wide, 85 million parameters besides the embedding. `llama-4.6m`: 6 l
 4.6 million in all. They are made once, into a cache folder, from a seed.
 """
 
+import json
 import os
 import random
 import shutil
@@ -36,6 +37,11 @@ class Size:
     heads: int
     kv_heads: int
 
+    @property
+    def kv_bytes_per_token(self) -> int:
+        """Keys and values of all layers in float32."""
+        return 2 * 4 * self.layers * self.kv_heads * (self.width // self.heads)
+
 
 SIZES = {
     "llama-4.6m": Size(vocabulary=2048, width=256, feed_forward=640, layers=6, heads=4, kv_heads=2),
@@ -58,6 +64,20 @@ def model_folder(name: str) -> Path:
     folder = cache_folder() / name
     if not folder.exists():
         _make_llama(folder, SIZES[name])
+    return folder
+
+
+def long_model_folder(name: str, positions: int) -> Path:
+    """The same model with a longer context: rotary positions have no weights."""
+    source = model_folder(name)
+    folder = cache_folder() / f"{name}-{positions}"
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in source.iterdir():
+        if file.name != "config.json" and not (folder / file.name).exists():
+            (folder / file.name).symlink_to(file)
+    config = json.loads((source / "config.json").read_text(encoding="utf-8"))
+    config["max_position_embeddings"] = positions
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
     return folder
 
 

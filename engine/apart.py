@@ -1,28 +1,25 @@
 """Attention of contexts under an evicting cache policy: it also says what each key received."""
 
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..kernels.batch import Span
+from ..kernels.batch import PagedBatch, Span
 from ..kernels.kv_write.reference import kv_write
+from ..kernels.paged_attention.reference import paged_attention
 from ..kernels.quantise import read
 from ..kernels.scored_attention.reference import scored_attention
 from ..kvcache.keeping import Attended, Keeping
 from ..kvcache.store import KVStore
-
-_PROBABILITIES: Final = 1 << 25
-"""How many are computed at a time: 128 MiB of them."""
 
 
 @dataclass(slots=True, kw_only=True)
 class ScoredRows:
     """Rows whose keys still lie where the page table says. `slots`: int64 `[R]`, theirs."""
 
-    start: int
-    stop: int
+    rows: slice
     keeping: Keeping
     span: Span
     slots: Tensor
@@ -40,42 +37,90 @@ class ScoredRows:
         **how: Any,
     ) -> Tensor:
         """Write, attend, and note what was attended to."""
-        k_cache, v_cache = store.keys[layer], store.values[layer]
-        scales = store.scales[layer]
-        kv_write(k_RKD, v_RKD, k_cache, v_cache, self.slots, **scales)
-        k_KLD = read(self.span, k_cache, scales.get("k_scales"), q_RHD.dtype)
-        v_KLD = read(self.span, v_cache, scales.get("v_scales"), q_RHD.dtype)
+        caches = store.keys[layer], store.values[layer]
+        kv_write(k_RKD, v_RKD, *caches, self.slots, **store.scales[layer])
         self.keeping.note_window(layer, window)
         seen = self.span.mask(window)[None]
-        rows, heads, _ = q_RHD.shape
-        piece = max(1, _PROBABILITIES // (heads * k_KLD.shape[1]))
-        outs: list[Tensor] = []
-        for first in range(0, rows, piece):
-            part = slice(first, first + piece)
-            out, weights = scored_attention(q_RHD[part], k_KLD, v_KLD, seen[:, part], **how)
-            self.attended.add(weights, first)
-            outs.append(out)
-        return outs[0] if len(outs) == 1 else torch.cat(outs)
+        if window is None:  # all rows see all keys that were there before them
+            seen = seen[..., -q_RHD.shape[0] :]
+        keys, values = _read(self.span, store, layer, q_RHD.dtype)
+        out, weights = scored_attention(
+            q_RHD, keys, values, seen, votes_R=self.attended.votes, **how
+        )
+        self.attended.weights.append(weights)
+        return out
+
+
+@dataclass(slots=True, kw_only=True)
+class SlottedRow:
+    """The newest token of a context in slots, without guesses. `held`: the keys held with it."""
+
+    keeping: Keeping
+    held: PagedBatch
+    attended: Attended
+
+    def attend(
+        self,
+        layer: int,
+        q_1HD: Tensor,
+        store: KVStore,
+        *,
+        window: int | None,
+        **how: Any,
+    ) -> Tensor:
+        """Attend to what is held, which the row's own key is among."""
+        seen = self.keeping.visible(layer, window)
+        scored = self.keeping.retention.score is not None
+        if seen is None and not scored:
+            caches = store.keys[layer], store.values[layer]
+            return paged_attention(q_1HD, *caches, self.held, **how, **store.scales[layer])
+        keys, values = _read(self.held.spans[0], store, layer, q_1HD.dtype)
+        out, weights = scored_attention(q_1HD, keys, values, seen, **how)
+        if scored:
+            self.attended.weights.append(weights[:, 0])
+        return out
 
 
 @dataclass(slots=True, kw_only=True)
 class SlottedRows:
-    """Rows of a context in slots: the newest token and its guesses. Nothing is written yet.
+    """All rows of a step of that kind: each takes a victim's place before it attends.
 
-    `slots`: int64 `[S]`, where the context's slots are. `tree`: boolean `[R, R]`, which rows of the
-    draft each row sees.
+    `slots`: int64 `[layers, K, rows]`, where their keys go.
     """
 
-    start: int
-    stop: int
-    keeping: Keeping
+    rows: slice | Tensor
+    members: list[SlottedRow]
     slots: Tensor
+
+    def attend(
+        self, layer: int, q_RHD: Tensor, k_RKD: Tensor, v_RKD: Tensor, store: KVStore, **how: Any
+    ) -> Tensor:
+        """Write all, attend one context after the other."""
+        stored = store.encode(k_RKD.transpose(0, 1), v_RKD.transpose(0, 1))
+        store.write_slots(layer, self.slots[layer], stored)
+        outs = [
+            member.attend(layer, q_1HD, store, **how)
+            for member, q_1HD in zip(self.members, q_RHD.split(1), strict=True)
+        ]
+        return outs[0] if len(outs) == 1 else torch.cat(outs)
+
+
+@dataclass(slots=True, kw_only=True)
+class SlottedDraft:
+    """Rows of a context in slots: the newest token and its guesses. Nothing is written yet.
+
+    `held`: the keys that are held. `tree`: boolean `[R, R]`, which rows of the draft each row sees.
+    """
+
+    rows: slice
+    keeping: Keeping
+    held: Span
     tree: Tensor
     attended: Attended
     _positions: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
-        depths = torch.tensor(self.attended.depths, device=self.slots.device)
+        depths = torch.tensor(self.attended.depths, device=self.tree.device)
         self._positions = self.keeping.length + depths
 
     def attend(
@@ -90,11 +135,10 @@ class SlottedRows:
         **how: Any,
     ) -> Tensor:
         """Attend to the slots and to the rows themselves, and keep what may have to be written."""
-        every = self.slots.expand(k_RKD.shape[1], -1)
-        held_k, held_v = store.decode(store.read_slots(layer, every), q_RHD.dtype)
+        held_k, held_v = _read(self.held, store, layer, q_RHD.dtype)
         # Seen as they will be read from the cache, or guesses would see other keys than tokens do.
-        rows = store.encode(k_RKD.transpose(0, 1), v_RKD.transpose(0, 1))
-        k_KRD, v_KRD = store.decode(rows, q_RHD.dtype)
+        stored = store.encode(k_RKD.transpose(0, 1), v_RKD.transpose(0, 1))
+        k_KRD, v_KRD = store.decode(stored, q_RHD.dtype)
         seen = self.keeping.seen(self.attended.depths, window, layer)
         tree = self.tree
         if window is not None:
@@ -102,6 +146,15 @@ class SlottedRows:
         seen = torch.cat([seen, tree.expand(seen.shape[0], -1, -1)], dim=-1)
         keys = torch.cat([held_k, k_KRD], dim=1), torch.cat([held_v, v_KRD], dim=1)
         out, weights = scored_attention(q_RHD, *keys, seen, **how)
-        self.attended.add(weights)
-        self.attended.stored.append(rows)
+        self.attended.weights.append(weights)
+        self.attended.stored.append(stored)
         return out
+
+
+def _read(span: Span, store: KVStore, layer: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Keys and values `[K, L, D]` of one layer."""
+    scales = store.scales[layer]
+    return (
+        read(span, store.keys[layer], scales.get("k_scales"), dtype),
+        read(span, store.values[layer], scales.get("v_scales"), dtype),
+    )

@@ -61,6 +61,7 @@ class Assembly:
         self.usage.accepted += max(0, taken - 1)
         self.usage.guidance_tokens += output.guidance_tokens
         self.usage.evicted += output.evicted
+        self.usage.held_slots += output.held_slots
         by_text = detokenizer.stopped_by is not None
         reason = "stop" if by_text else output.finish_reason
         if reason is not None:

@@ -24,10 +24,12 @@ AttentionStep = Callable[..., Tensor]
 
 
 class Apart(Protocol):
-    """Rows of one context whose attention is not that of all others."""
+    """Rows whose attention is not that of all others."""
 
-    start: int
-    stop: int
+    @property
+    def rows(self) -> slice | Tensor:
+        """Which rows of the step."""
+        ...
 
     def attend(
         self, layer: int, q_RHD: Tensor, k_RKD: Tensor, v_RKD: Tensor, store: KVStore, **how: Any
@@ -70,7 +72,7 @@ class PagedStep:
             rows = self.rows
             out[rows] = self._ordinary(layer, q_THD[rows], k_THD[rows], v_THD[rows], how)
         for one in self.apart:
-            of = slice(one.start, one.stop)
+            of = one.rows
             out[of] = one.attend(layer, q_THD[of], k_THD[of], v_THD[of], self.store, **how)
         return out
 

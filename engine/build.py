@@ -111,6 +111,7 @@ def make_intake(
     return Intake(
         tokenizer=tokenizer,
         max_length_tokens=info.max_length_tokens,
+        context_tokens=info.context_tokens,
         max_sequences=config.max_running,
         pages=pages,
         page_size=config.page_size,
@@ -140,8 +141,8 @@ def _fit_context(config: EngineConfig, info: ModelInfo, pages: int) -> ModelInfo
             f"{tokens}; lower it or raise --kv-cache-memory"
         )
     logger.warning(
-        "the KV cache holds %d tokens, less than the model's context of %d: requests are limited "
-        "to %d tokens (raise --kv-cache-memory for more)",
+        "the KV cache holds %d tokens, less than the model's context of %d: requests that keep "
+        "every key are limited to %d tokens (raise --kv-cache-memory for more)",
         tokens,
         info.max_length_tokens,
         tokens,

@@ -146,7 +146,7 @@ class Engine:
         for branch in step.restored:
             self._eviction.swap_in(branch)
         logits = self.runner.run(step)
-        self._eviction.note_prompts(step)  # before choices fork off
+        self._eviction.note_certain(step)  # before choices fork off
         decoded = self.decoder.decode(step, logits, self._fork)
         outputs = self._commit(step, decoded)
         if step.only_decodes:
@@ -301,6 +301,7 @@ def _output(
     guidance_tokens = count * len(sequence.others)
     if first and sequence.index == 0:
         guidance_tokens += sum(branch.prompt_length for branch in sequence.others)
+    evicted, held_slots = _newly_evicted(sequence)
     return StepOutput(
         request_id=sequence.request.id,
         index=sequence.index,
@@ -313,20 +314,20 @@ def _output(
         prompt_logprobs=_prompt_logprobs(sequence) if first else None,
         drafted=0 if item.draft is None else len(item.draft.tokens),
         guidance_tokens=guidance_tokens,
-        evicted=_newly_evicted(sequence),
+        evicted=evicted,
+        held_slots=held_slots,
     )
 
 
-def _newly_evicted(sequence: Sequence) -> int:
-    """Tokens that were let go up to the step before, and not told yet."""
-    if sequence.keeping is None and not sequence.others:
-        return 0
-    evicted = sum(
-        branch.keeping.length - branch.keeping.held
-        for branch in sequence.branches
-        if branch.keeping is not None
-    )
-    new, sequence.evicted = evicted - sequence.evicted, evicted
+def _newly_evicted(sequence: Sequence) -> tuple[int, int]:
+    """Tokens let go, and slots taken, up to the step before, and not told yet."""
+    keepings = [branch.keeping for branch in sequence.branches if branch.keeping is not None]
+    if not keepings:
+        return 0, 0
+    evicted = sum(keeping.length - keeping.held for keeping in keepings)
+    slots = sum(keeping.retention.slots for keeping in keepings if keeping.in_slots)
+    new = evicted - sequence.evicted, slots - sequence.held_slots
+    sequence.evicted, sequence.held_slots = evicted, slots
     return new
 
 

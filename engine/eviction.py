@@ -2,9 +2,8 @@
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
-from ..kvcache.keeping import Keeping
+from ..kvcache.keeping import Attended, Keeping
 from ..kvcache.pages import PagePool
 from ..kvcache.slot_table import SlotTable
 from ..kvcache.store import KVStore
@@ -57,35 +56,44 @@ class Eviction:
         slots = branch.table.index(branch.keeping.retention.slots, keys.device)
         return slots.expand(keys.shape[1], -1)
 
-    def note_prompts(self, step: Step) -> None:
-        """Credit keys with the attention of rows that are certain to stay."""
+    def note_certain(self, step: Step) -> None:
+        """Credit keys with the attention of rows that are certain to stay: all but guesses."""
         for chunk in step.chunks:
-            if chunk.attended is not None and chunk.attended.votes is not None:
-                assert chunk.branch.keeping is not None
-                chunk.branch.keeping.add_prompt(chunk.attended, chunk.count)
+            keeping = chunk.branch.keeping
+            if keeping is None or chunk.draft is not None:
+                continue
+            if chunk.attended is None:
+                keeping.add_unscored(chunk.count)
+            elif keeping.in_slots:
+                keeping.end_row(chunk.attended)
+            else:
+                keeping.add_prompt(chunk.attended, chunk.count)
 
     def evict(self, step: Step, decoded: list[Decoded], ended: list[Sequence]) -> None:
         """Credit keys with the attention of guesses that stay, and let those go that must."""
-        if all(chunk.attended is None for chunk in step.chunks):
+        if all(chunk.branch.keeping is None for chunk in step.chunks):
             return
         stays = {id(item.sequence): [0, *(1 + i for i in item.accepted)] for item in decoded}
         gone = {id(sequence) for sequence in ended}
         for chunk in step.chunks:
-            if chunk.attended is None or chunk.attended.votes is not None:
+            keeping = chunk.branch.keeping
+            if keeping is None or chunk.draft is None or id(chunk.sequence) in gone:
                 continue
-            if id(chunk.sequence) not in gone:
-                self._note_rows(chunk, stays[id(chunk.sequence)])
+            rows = stays[id(chunk.sequence)]
+            if chunk.attended is None:
+                keeping.add_unscored(len(rows))
+            else:
+                self._note_rows(chunk, keeping, chunk.attended, rows)
         for item in decoded:
             if id(item.sequence) not in gone:
                 for branch in item.sequence.branches:
                     if branch.keeping is not None and branch.keeping.must_move:
                         self._move_to_slots(branch)
 
-    def _note_rows(self, chunk: Chunk, rows: list[int]) -> None:
+    def _note_rows(
+        self, chunk: Chunk, keeping: Keeping, attended: Attended, rows: list[int]
+    ) -> None:
         """Credit keys with the attention of the rows that stay; write those rows' keys."""
-        keeping, attended = chunk.branch.keeping, chunk.attended
-        assert keeping is not None
-        assert attended is not None
         slots = keeping.add_rows(attended, rows)
         if slots is None:
             return
@@ -100,18 +108,14 @@ class Eviction:
         assert keeping is not None
         assert isinstance(table, PageTable)
         size, device = self._store.page_size, self._store.keys[0].device
-        lies = torch.tensor(
-            [table.pages[at // size] * size + at % size for at in range(keeping.length)],
-            device=device,
-        )
+        at = torch.arange(keeping.length, device=device)
+        lies = torch.tensor(table.pages, device=device)[at // size] * size + at % size
         kept = keeping.move_to_slots()
         branch.table = SlotTable(self._pool, table.take_reserve(branch.slot_pages), size)
-        places = self._slots(branch)
+        places = self._slots(branch)[:, : kept.shape[2]]
         try:
             for layer in range(kept.shape[0]):
                 stored = self._store.read_slots(layer, lies[kept[layer]])
-                # Slots that are empty yet weigh nothing, but what lies there must be a number.
-                empty = 0, 0, 0, places.shape[1] - kept.shape[2]
-                self._store.write_slots(layer, places, tuple(pad(each, empty) for each in stored))
+                self._store.write_slots(layer, places, stored)
         finally:
             table.free()

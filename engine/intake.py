@@ -13,7 +13,7 @@ from ..decoding.base import DecodingMethod, Target
 from ..decoding.sampling import Sampling
 from ..decoding.sampling_params import SamplingParams
 from ..errors import ContextLengthError, RequestError
-from ..kvcache.base import CachePolicy
+from ..kvcache.base import CachePolicy, Retention
 from ..registry import Choice, Registry, Spec
 from .request import Request
 from .tokenization import Tokenizer
@@ -48,14 +48,16 @@ class IntakePrompt:
 class Intake:
     """Checks and completes requests for one model.
 
-    `max_length_tokens`: prompt plus answer. `max_sequences`: of one request, its choices in all
-    their contexts. `pages`, `page_size`: of the KV cache. `can_evict`: whether the model's layers
-    allow it.
+    `max_length_tokens`: prompt plus answer, where every key is kept. `context_tokens`: the model's
+    own limit, which is that of requests that evict. `max_sequences`: of one request, its choices in
+    all their contexts. `pages`, `page_size`: of the KV cache. `can_evict`: whether the model's
+    layers allow it.
     `defaults`: sampling fields of the model's generation_config.
     """
 
     tokenizer: Tokenizer
     max_length_tokens: int
+    context_tokens: int
     max_sequences: int
     pages: int
     page_size: int
@@ -121,15 +123,26 @@ class Intake:
         if truncate_prompt_tokens is not None:
             ids = ids[-truncate_prompt_tokens:]
         contexts = None if params.max_tokens == 0 else self._contexts(chosen_decoding, ids)
+        prompts = (ids, *(contexts or ()))
+        policy = chosen_kv_cache["policy"]
+        # Shares are of the longest prompt, for all contexts: they will hold the same answer.
+        retention = policy.method.retention(policy.parameters, max(map(len, prompts)))
+        # What is evicted takes no memory: then positions are the limit, not pages.
+        limit = self.max_length_tokens if retention is None else self.context_tokens
         target = ""
         if contexts:
             target = f"{self.decoding.field}.{chosen_decoding['target'].method.name}"
             self._check_sequences(params.n, 1 + len(contexts), target)
-            default_max_tokens = self._room((ids, *contexts), default_max_tokens, target)
-        max_tokens = self._max_tokens(params, len(ids), default_max_tokens, prompt_param)
+            room = self._room(prompts, limit, target, shares_pool=retention is None)
+            default_max_tokens = min(default_max_tokens or room, room)
+        max_tokens = self._max_tokens(params, len(ids), default_max_tokens, limit, prompt_param)
         if contexts:
-            self._check_contexts((ids, *contexts), max_tokens, target)
-        self._check_retention(chosen_kv_cache, (ids, *(contexts or ())), max_tokens, params.n)
+            self._check_contexts(prompts, max_tokens, limit, target)
+        if retention is None:
+            self._check_pages(prompts, max_tokens)
+        else:
+            param = f"{self.kv_cache.field}.{policy.method.name}"
+            self._check_retention(retention, prompts, max_tokens, params.n, param)
         stop_ids = frozenset(params.stop_token_ids or ())
         if not params.ignore_eos:
             stop_ids |= self.eos_token_ids
@@ -164,18 +177,13 @@ class Intake:
 
     def _check_retention(
         self,
-        chosen: Mapping[str, Choice[CachePolicy[Any]]],
+        retention: Retention,
         prompts: Sequence[tuple[int, ...]],
         max_tokens: int,
         n: int,
+        param: str,
     ) -> None:
-        """While a prompt is read, what it will keep afterwards has its pages already."""
-        choice = chosen["policy"]
-        param = f"{self.kv_cache.field}.{choice.method.name}"
-        # Shares are of the longest prompt, for all contexts: they will hold the same answer.
-        retention = choice.method.retention(choice.parameters, max(map(len, prompts)))
-        if retention is None:
-            return
+        """Beside what is held until the first eviction, the survivors have pages already."""
         needed = 0
         for ids in prompts:
             whole = len(ids) + max_tokens
@@ -187,8 +195,10 @@ class Intake:
                         param=param,
                         code="unsupported_parameter",
                     )
-                whole = max(len(ids), min(whole, retention.keep + 1))
-                needed += n * -(-retention.slots // self.page_size)
+                whole = max(len(ids), retention.keep + 1)
+                # Choices of a prompt that is too long evict in the step in which they fork.
+                at_once = n if len(ids) > retention.keep else 1
+                needed += at_once * -(-retention.slots // self.page_size)
             needed += -(-whole // self.page_size)
         if needed > self.pages:
             raise ContextLengthError(
@@ -216,35 +226,38 @@ class Intake:
             )
 
     def _room(
-        self, prompts: Sequence[tuple[int, ...]], default: int | None, target: str
-    ) -> int | None:
-        """The default of max_tokens where further contexts leave less room than the prompt does."""
+        self, prompts: Sequence[tuple[int, ...]], limit: int, target: str, *, shares_pool: bool
+    ) -> int:
+        """Tokens of an answer for which all contexts have room."""
         longest = max(map(len, prompts[1:]))
-        room = self.max_length_tokens - longest
+        room = limit - longest
         if room < 1:
             raise ContextLengthError(
                 f"{target}: its further prompt has {longest} tokens and leaves no room for an "
-                f"answer in this model's context of {self.max_length_tokens} tokens; shorten it",
+                f"answer in this model's context of {limit} tokens; shorten it",
                 param=target,
             )
-        room = min(room, max(1, self.max_length_tokens - len(prompts[0])))
-        # Each context may leave its last page partly empty.
-        spare = self.pages - sum(-(-len(ids) // self.page_size) for ids in prompts)
-        room = min(room, max(1, spare // len(prompts) * self.page_size))
-        return room if default is None else min(default, room)
+        room = min(room, max(1, limit - len(prompts[0])))
+        if shares_pool:
+            # Each context may leave its last page partly empty.
+            spare = self.pages - sum(-(-len(ids) // self.page_size) for ids in prompts)
+            room = min(room, max(1, spare // len(prompts) * self.page_size))
+        return room
 
     def _check_contexts(
-        self, prompts: Sequence[tuple[int, ...]], max_tokens: int, target: str
+        self, prompts: Sequence[tuple[int, ...]], max_tokens: int, limit: int, target: str
     ) -> None:
-        """A choice's contexts run together or not at all, so that all of them must fit."""
         longest = max(map(len, prompts[1:]))
-        if longest + max_tokens > self.max_length_tokens:
+        if longest + max_tokens > limit:
             raise ContextLengthError(
                 f"{target}: its further prompt has {longest} tokens and max_tokens is "
                 f"{max_tokens}, together {longest + max_tokens}, but this model's context is "
-                f"{self.max_length_tokens} tokens; lower max_tokens or shorten that prompt",
+                f"{limit} tokens; lower max_tokens or shorten that prompt",
                 param=target,
             )
+
+    def _check_pages(self, prompts: Sequence[tuple[int, ...]], max_tokens: int) -> None:
+        """A choice's contexts run together or not at all, so that all of them must fit."""
         needed = sum(-(-(len(ids) + max_tokens) // self.page_size) for ids in prompts)
         if needed > self.pages:
             raise ContextLengthError(
@@ -255,20 +268,25 @@ class Intake:
             )
 
     def _max_tokens(
-        self, params: SamplingParams, prompt_tokens: int, default: int | None, param: str
+        self,
+        params: SamplingParams,
+        prompt_tokens: int,
+        default: int | None,
+        limit: int,
+        param: str,
     ) -> int:
-        room = self.max_length_tokens - prompt_tokens
+        room = limit - prompt_tokens
         asked = params.max_tokens
         if room < (0 if asked == 0 else 1):
             raise ContextLengthError(
                 f"{param} has {prompt_tokens} tokens and leaves no room for an answer in this "
-                f"model's context of {self.max_length_tokens} tokens; shorten it",
+                f"model's context of {limit} tokens; shorten it",
                 param=param,
             )
         if asked is not None and asked > room:
             raise ContextLengthError(
                 f"the prompt has {prompt_tokens} tokens and max_tokens is {asked}, together "
-                f"{prompt_tokens + asked}, but this model's context is {self.max_length_tokens} "
+                f"{prompt_tokens + asked}, but this model's context is {limit} "
                 f"tokens; lower max_tokens to {room} or shorten the prompt",
                 param="max_tokens",
             )

@@ -34,6 +34,8 @@ _SAMPLING_DEFAULTS = ("temperature", "top_k", "top_p", "min_p", "repetition_pena
 class ModelInfo:
     """What callers may know of the served model. `created`: Unix time in seconds.
 
+    `max_length_tokens`: prompt plus answer of a request that keeps every key. `context_tokens`: of
+    one that evicts, which no pool limits: the positions that the model was made for.
     `can_evict`: all layers have as many KV heads, so that a policy can evict keys of all alike.
     """
 
@@ -42,6 +44,7 @@ class ModelInfo:
     architecture: str
     parameters: int
     max_length_tokens: int
+    context_tokens: int
     vocab_size: int
     dtype: str
     device: str
@@ -86,6 +89,7 @@ def load_model(config: EngineConfig) -> LoadedModel:
     text_config = model.config.get_text_config()
     found = _probe(model, text_config)
     parameters = sum(p.numel() for p in model.parameters())
+    context = _context(config, text_config, found)
     vocab_size = found.vocab_size
     generation = _generation_config(source, model)
     architecture = type(model).__name__
@@ -105,7 +109,8 @@ def load_model(config: EngineConfig) -> LoadedModel:
             created=int(time.time()),
             architecture=architecture,
             parameters=parameters,
-            max_length_tokens=_context(config, text_config, found),
+            max_length_tokens=context,
+            context_tokens=context,
             vocab_size=vocab_size,
             dtype=str(dtype).removeprefix("torch."),
             device=str(device),

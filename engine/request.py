@@ -93,6 +93,7 @@ class StepOutput:
     `prompt_logprobs`: on the first output of choice 0, where they were asked for.
     `drafted`: guesses that the step verified. `guidance_tokens`: tokens of further contexts.
     `evicted`: tokens whose keys each head has let go since the last output, in all contexts.
+    `held_slots`: places for keys of a head that are its own from now on, in all contexts.
     """
 
     request_id: str
@@ -107,6 +108,7 @@ class StepOutput:
     drafted: int = 0
     guidance_tokens: int = 0
     evicted: int = 0
+    held_slots: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,7 +134,8 @@ class Usage:
 
     `steps`: passes in which a choice got tokens. `drafted`, `accepted`: guesses, and those that
     were right. `guidance_tokens`: of the target's further contexts, prompts and answers. `evicted`:
-    tokens whose keys each head has let go.
+    tokens whose keys each head has let go. `held_slots`: places for keys that each head has kept
+    instead, however long the answer became; 0 where nothing was evicted.
     """
 
     prompt_tokens: int
@@ -143,3 +146,4 @@ class Usage:
     accepted: int = 0
     guidance_tokens: int = 0
     evicted: int = 0
+    held_slots: int = 0

@@ -7,7 +7,7 @@ from ..kernels.batch import PagedBatch, path_mask
 from ..kvcache.keeping import Attended
 from ..kvcache.slot_table import SlotTable
 from ..kvcache.store import KVStore
-from .apart import ScoredRows, SlottedRows
+from .apart import ScoredRows, SlottedDraft, SlottedRow, SlottedRows
 from .attention import Apart, PagedStep
 from .scheduler import Chunk, Step
 
@@ -44,52 +44,89 @@ class ModelRunner:
                 store=self._store,
                 batch=batch,
                 rows=self._tensor(rows.ordinary),
-                apart=[self._apart(start, chunk) for start, chunk in rows.apart],
+                apart=self._apart(rows.apart),
             )
         return self._forward(rows.ids, rows.positions, paged, wanted_rows(step))
 
-    def _apart(self, start: int, chunk: Chunk) -> Apart:
-        """The rows of a context under an evicting policy."""
+    def _apart(self, found: list[tuple[int, Chunk]]) -> list[Apart]:
+        """The rows of contexts under evicting policies, each with the first row's number."""
+        apart: list[Apart] = []
+        slotted: list[tuple[int, Chunk]] = []
+        for row, chunk in found:
+            if chunk.draft is None and isinstance(chunk.branch.table, SlotTable):
+                slotted.append((row, chunk))
+            else:
+                apart.append(self._alone(row, chunk))
+        return [*apart, self._slotted(slotted)] if slotted else apart
+
+    def _slotted(self, found: list[tuple[int, Chunk]]) -> SlottedRows:
+        """Newest tokens of contexts in slots."""
+        members: list[SlottedRow] = []
+        taken: list[Tensor] = []
+        for _, chunk in found:
+            assert chunk.count == 1, "a context in slots is never read again"
+            keeping, table = chunk.branch.keeping, chunk.branch.table
+            assert keeping is not None
+            assert isinstance(table, SlotTable)
+            slots = table.index(keeping.retention.slots, self._device)
+            taken.append(slots[keeping.begin_row()])
+            held = self._batch_of(table.pages, 1, keeping.held, slots)
+            attended = chunk.attended = Attended(depths=[0], votes=None)
+            members.append(SlottedRow(keeping=keeping, held=held, attended=attended))
+        rows = [row for row, _ in found]
+        consecutive = rows[-1] - rows[0] == len(rows) - 1
+        return SlottedRows(
+            rows=slice(rows[0], rows[-1] + 1) if consecutive else self._tensor(rows),
+            members=members,
+            slots=torch.cat(taken, dim=-1),
+        )
+
+    def _alone(self, row: int, chunk: Chunk) -> Apart:
+        """The rows of one context: of a prompt, or with guesses."""
         branch, draft = chunk.branch, chunk.draft
         keeping = branch.keeping
         assert keeping is not None
-        stop = start + chunk.count
+        rows = slice(row, row + chunk.count)
         depths = list(range(chunk.count)) if draft is None else [0, *draft.depths]
-        certain = draft is None and not keeping.in_slots
-        votes = keeping.votes(branch.prompt_length, chunk.count) if certain else None
+        votes = keeping.votes(branch.prompt_length, chunk.count) if draft is None else None
         attended = chunk.attended = Attended(depths=depths, votes=votes)
-        page_size = self._store.page_size
+        parents = None if draft is None else draft.parents
+        pages, size = branch.table.pages, self._store.page_size
         if isinstance(branch.table, SlotTable):
-            parents = range(-1, chunk.count - 2) if draft is None else draft.parents
-            tree = path_mask(list(range(-1, chunk.count - 2) if parents is None else parents))
-            return SlottedRows(
-                start=start,
-                stop=stop,
+            tree = path_mask(list(range(-1, chunk.count - 2)) if parents is None else parents)
+            return SlottedDraft(
+                rows=rows,
                 keeping=keeping,
-                slots=branch.table.index(keeping.retention.slots, self._device),
+                held=self._batch_of(pages, chunk.count, keeping.held, self._tensor([])).spans[0],
                 tree=torch.from_numpy(tree).to(self._device),
                 attended=attended,
             )
-        pages, first = branch.table.pages, branch.computed
-        slots = [
-            pages[at // page_size] * page_size + at % page_size
-            for at in range(first, first + chunk.count)
-        ]
-        alone = PagedBatch(
-            page_size=page_size,
-            query_starts=[0, chunk.count],
-            kv_lengths=[first + chunk.count],
-            tables=[pages],
-            slots=self._tensor(slots),
-            trees={} if draft is None or draft.parents is None else {0: draft.parents},
-        )
+        first, last = branch.computed, branch.computed + chunk.count
+        slots = self._tensor([pages[at // size] * size + at % size for at in range(first, last)])
         return ScoredRows(
-            start=start,
-            stop=stop,
+            rows=rows,
             keeping=keeping,
-            span=alone.spans[0],
-            slots=alone.slots,
+            span=self._batch_of(pages, chunk.count, last, slots, parents).spans[0],
+            slots=slots,
             attended=attended,
+        )
+
+    def _batch_of(
+        self,
+        pages: list[int],
+        rows: int,
+        kv_length: int,
+        slots: Tensor,
+        parents: list[int] | None = None,
+    ) -> PagedBatch:
+        """A batch of one context's rows."""
+        return PagedBatch(
+            page_size=self._store.page_size,
+            query_starts=[0, rows],
+            kv_lengths=[kv_length],
+            tables=[pages],
+            slots=slots,
+            trees={} if parents is None else {0: parents},
         )
 
     @torch.inference_mode()
@@ -130,7 +167,7 @@ class _Rows:
         branch, draft, page_size = chunk.branch, chunk.draft, self.page_size
         row, first = len(self.ids), branch.computed
         last = first + chunk.count
-        if chunk.count == 1 and branch.keeping is None:
+        if chunk.count == 1 and not chunk.apart:
             self.ids.append(branch.tokens[first])
             self.positions.append(first)
             self.ordinary.append(row)
@@ -147,7 +184,7 @@ class _Rows:
             newest = len(branch.tokens) - 1
             self.ids += (branch.tokens[newest], *draft.tokens)
             self.positions += (newest, *(newest + depth for depth in draft.depths))
-        if branch.keeping is not None:
+        if chunk.apart:
             self.apart.append((row, chunk))
             return
         self.ordinary += range(row, row + chunk.count)

@@ -40,6 +40,14 @@ class Chunk:
         """How many rows are guesses."""
         return len(self.draft.tokens) if self.draft is not None else 0
 
+    @property
+    def apart(self) -> bool:
+        """Whether its attention is not that of all others: keys are in slots, or are credited."""
+        keeping = self.branch.keeping
+        if keeping is None:
+            return False
+        return keeping.in_slots or keeping.counts(self.branch.prompt_length, self.count)
+
 
 @dataclass(slots=True, kw_only=True)
 class Step:
@@ -245,13 +253,21 @@ class Scheduler:
         for branch in sequence.branches:
             if isinstance(branch.table, PageTable):
                 missing += branch.table.pages_missing(len(branch.tokens))
-            missing += branch.slot_pages * choices
+            if self._evicts_at_once(branch):
+                missing += branch.slot_pages * choices
         if missing > self._pool.available:
             return False
         for branch in sequence.branches:
-            if branch.slot_pages:
+            if self._evicts_at_once(branch):
                 branch.table.reserve(branch.slot_pages * choices)
         return True
+
+    def _evicts_at_once(self, branch: Branch) -> bool:
+        """Whether it needs the pages of its slots as soon as all its tokens have been read."""
+        keeping = branch.keeping
+        return keeping is not None and (
+            branch.swapped is not None or keeping.outgrows(len(branch.tokens) - keeping.length)
+        )
 
     def _adopt_cached(self, sequence: Sequence, branch: Branch) -> int:
         """Take cached pages for all but the last token, whose logits have to be computed."""
@@ -275,6 +291,7 @@ class Scheduler:
         for chunk in chunks:
             while True:
                 try:
+                    self._hold_slots(chunk)
                     chunk.copy = chunk.branch.table.extend(chunk.branch.computed + chunk.count)
                     break
                 except OutOfPages:
@@ -285,6 +302,18 @@ class Scheduler:
                     if victim is sequence:
                         return False
         return True
+
+    def _hold_slots(self, chunk: Chunk) -> None:
+        """Pages for what survives, where the first eviction follows these rows.
+
+        Raises:
+            OutOfPages: nothing has changed.
+        """
+        branch, table = chunk.branch, chunk.branch.table
+        if branch.keeping is None or not isinstance(table, PageTable) or table.reserved:
+            return
+        if branch.keeping.outgrows(chunk.count):
+            table.reserve(branch.slot_pages)
 
     def _preempt(self, step: Step, victim: Sequence) -> None:
         step.chunks = [chunk for chunk in step.chunks if chunk.sequence is not victim]

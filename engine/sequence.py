@@ -46,9 +46,9 @@ class Branch:
         )
 
     def fork_table(self) -> PageTable:
-        """A second table over the same pages, with its share of the reserve."""
+        """A second table over the same pages, with its share of the reserve if there is one."""
         assert isinstance(self.table, PageTable), "choices fork before anything is evicted"
-        return self.table.fork(self.slot_pages)
+        return self.table.fork(self.slot_pages if self.table.reserved else 0)
 
     @property
     def slot_pages(self) -> int:
@@ -69,7 +69,7 @@ class Sequence(Branch):
     the same steps. `target`: what makes one distribution of their logits; None: the model's own.
     `unborn`: indices of the request's other choices, which fork off when the prompt is read.
     `drafting`: the drafter at work, from the first token on. `draft`: what the next step verifies.
-    `evicted`: tokens let go that the caller knows of. `draft_misses`: times in a row that no draft
+    `evicted`, `held_slots`: what the caller knows of. `draft_misses`: times in a row that no draft
     promised to pay. `draft_pause`: steps for which the drafter is not asked.
     """
 
@@ -87,6 +87,7 @@ class Sequence(Branch):
     drafting: Drafting | None = None
     draft: Draft | None = None
     evicted: int = 0
+    held_slots: int = 0
     draft_misses: int = 0
     draft_pause: int = 0
 

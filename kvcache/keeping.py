@@ -5,7 +5,7 @@ Then the survivors move to slots of their own, and from there on a new key overw
 
     slot        0    1    2    3    4    5            of one layer and head; S = keep + interval
     position    0    1   17   40   33   41            not in order, and another one in each head
-    turn        -    -    0    -    1    -            victims: the next token takes slot 2, then 4
+    victims     2    4                                the next token takes slot 2, the one after 4
 
 A victim is attended until it is overwritten. When all victims are, the next ones are chosen.
 """
@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from .base import Retention
 from .store import Stored
@@ -30,26 +31,14 @@ class Attended:
     counts, where all rows are certain to stay (a chunk of a prompt); None where some are guesses.
 
     `weights`: by layer, `[K, keys]` with votes, `[K, R, keys]` without; the rows' own keys are the
-    last R. `stored`: by layer, `[K, R, D]`, of a context in slots, whose keys are written when it
-    is known which rows stay.
+    last R. `stored`: by layer, `[K, R, D]`, of guesses of a context in slots, which are written
+    when it is known which stay.
     """
 
     depths: list[int]
     votes: Tensor | None
     weights: list[Tensor] = field(default_factory=list)
     stored: list[Stored] = field(default_factory=list)
-
-    def add(self, weight_KRL: Tensor, first: int = 0) -> None:
-        """Take in the next layer's weights, from row `first` on: all rows, or pieces in order."""
-        if self.votes is not None:
-            votes = self.votes[first : first + weight_KRL.shape[1]]
-            weight_KRL = torch.einsum("krl,r->kl", weight_KRL, votes)
-        if first == 0:
-            self.weights.append(weight_KRL)
-        elif self.votes is not None:
-            self.weights[-1] += weight_KRL
-        else:
-            self.weights[-1] = torch.cat([self.weights[-1], weight_KRL], dim=1)
 
 
 class Keeping:
@@ -67,7 +56,7 @@ class Keeping:
         self.mass = torch.zeros(layers, kv_heads, 0, device=device)
         self.positions: Tensor | None = None
         self.held = 0
-        self._turns = torch.empty(0, device=device)
+        self._victims = torch.empty(layers, kv_heads, 0, dtype=torch.int64, device=device)
         self._used = 0
         self._first_vote = 0
         self._windows = torch.full((layers, 1, 1), _NEVER, device=device)
@@ -82,12 +71,16 @@ class Keeping:
         """Tokens that one step may add at most: victims are chosen between steps."""
         if self.in_slots:
             return self.retention.interval - self._used
-        return max(1, self.retention.keep + 1 - self.length)
+        return max(1, self.retention.keep - self.length)
 
     @property
     def must_move(self) -> bool:
         """Whether more keys are held than are kept, for the first time."""
         return not self.in_slots and self.length > self.retention.keep
+
+    def outgrows(self, count: int) -> bool:
+        """Whether the survivors move for the first time once `count` more tokens are there."""
+        return not self.in_slots and self.length + count > self.retention.keep
 
     def fork(self) -> "Keeping":
         """A second one in the same state; only before the survivors have moved."""
@@ -104,6 +97,14 @@ class Keeping:
         layers, kv_heads, _ = self.mass.shape
         self.length = self.held = cached
         self.mass = torch.zeros(layers, kv_heads, cached, device=self.mass.device)
+
+    def counts(self, prompt_length: int, count: int) -> bool:
+        """Whether the attention of any of the next `count` tokens counts."""
+        retention = self.retention
+        if retention.score is None:
+            return False
+        window = retention.score_window
+        return window is None or self.length + count > prompt_length - window
 
     def votes(self, prompt_length: int, count: int) -> Tensor:
         """What the attention of the next `count` tokens counts: float32 `[count]`."""
@@ -123,14 +124,55 @@ class Keeping:
             self._windows[layer] = window
 
     def seen(self, depths: list[int], window: int | None, layer: int) -> Tensor:
-        """Boolean `[K, R, S]`: which slots each row sees; the rows' own keys are not among them."""
+        """Boolean `[K, R, held]`: which slots each row sees; the rows' own keys are not among them.
+
+        A row takes a victim's slot, and so do those before it on its path.
+        """
         assert self.positions is not None
-        positions, turns = self.positions[layer], self._turns[layer]
+        positions = self.positions[layer, :, : self.held]
+        turns = torch.full_like(self.positions[layer], _NEVER)
+        ahead = self._victims[layer, :, self._used :]
+        turn = torch.arange(ahead.shape[1], dtype=turns.dtype, device=turns.device)
+        turns.scatter_(-1, ahead, turn.expand_as(ahead))
         depth_R1 = torch.tensor(depths, device=positions.device)[:, None]
-        seen = (positions != _EMPTY)[:, None] & (turns[:, None] > self._used + depth_R1)
+        seen = turns[:, None, : self.held] > depth_R1
         if window is not None:
             seen &= self.length + depth_R1 - positions[:, None] < window
         return seen
+
+    def begin_row(self) -> Tensor:
+        """The next token is certain to stay: it takes its victims' slots, int64 `[layers, K, 1]`.
+
+        Its key is written there before it attends; what that counts goes to `end_row`.
+        """
+        assert self.positions is not None
+        slots = self._victims[..., self._used : self._used + 1]
+        self.positions.scatter_(-1, slots, self.length)
+        self.mass = self._decayed(self.mass, 1)
+        self.mass.scatter_(-1, slots, 0.0)
+        self.length += 1
+        self._used += 1
+        self.held = min(self.held + 1, self.retention.slots)
+        return slots
+
+    def visible(self, layer: int, window: int | None) -> Tensor | None:
+        """Boolean `[K, 1, held]`: which keys the newest token sees, itself included; None: all."""
+        assert self.positions is not None
+        if window is None:
+            return None
+        return (self.length - 1 - self.positions[layer, :, None, : self.held]) < window
+
+    def end_row(self, attended: Attended) -> None:
+        """All layers have attended; `attended.weights` are of the keys held, where they count."""
+        if attended.weights:
+            self.mass[..., : self.held] += torch.stack(attended.weights)
+        self._choose_victims_if_due()
+
+    def add_unscored(self, count: int) -> None:
+        """`count` tokens were read whose attention counts nothing."""
+        self.mass = pad(self._decayed(self.mass, count), (0, count))
+        self.length += count
+        self.held = self.length
 
     def add_prompt(self, attended: Attended, count: int) -> None:
         """`count` tokens were read, as one chunk."""
@@ -155,7 +197,7 @@ class Keeping:
             ages = torch.arange(count - 1, -1, -1, device=weights.device)
             weights = weights * (0.5 ** (ages / self.retention.half_life))[:, None]
         received = weights.sum(dim=2)
-        mass = self._decayed(self.mass, count) + received[..., :held]
+        mass = self._decayed(self.mass[..., :held], count) + received[..., :held]
         own = received[..., [held + row for row in rows]]
         first = self.length
         self.length += count
@@ -163,17 +205,14 @@ class Keeping:
             self.mass = torch.cat([mass, own], dim=-1)
             self.held = self.length
             return None
-        turns = torch.arange(self._used, self._used + count, device=mass.device)
-        # Each head has exactly one slot for each turn.
-        slots = (self._turns[..., None, :] == turns[:, None]).int().argmax(dim=-1)
-        self.mass = mass.scatter_(-1, slots, own)
+        slots = self._victims[..., self._used : self._used + count]
+        self.mass[..., :held] = mass
+        self.mass.scatter_(-1, slots, own)
         positions = torch.arange(first, self.length, dtype=torch.int32, device=mass.device)
         self.positions.scatter_(-1, slots, positions.expand_as(slots))
-        self._turns.scatter_(-1, slots, _NEVER)
         self._used += count
         self.held = min(self.held + count, self.retention.slots)
-        if self._used == self.retention.interval:
-            self._choose_victims()
+        self._choose_victims_if_due()
         return slots
 
     def move_to_slots(self) -> Tensor:
@@ -184,26 +223,25 @@ class Keeping:
         retention, device = self.retention, self.mass.device
         layers, heads, _ = self.mass.shape
         positions = torch.arange(self.length, device=device).expand_as(self.mass)
-        # Older positions stand first already, as they do among equal scores.
-        order = self._scores(positions).argsort(dim=-1, stable=True)
-        kept = order[..., -retention.keep :].sort(dim=-1).values
+        ranks = _ranks(self._scores(positions), positions)
+        kept = ranks.topk(retention.keep, dim=-1, sorted=False).indices.sort(dim=-1).values
         shape = layers, heads, retention.slots
         self.positions = torch.full(shape, _EMPTY, dtype=torch.int32, device=device)
         self.positions[..., : retention.keep] = kept
-        self._turns = torch.full(shape, _NEVER, dtype=torch.int32, device=device)
-        self._turns[..., retention.keep :] = torch.arange(retention.interval, device=device)
+        empty = torch.arange(retention.keep, retention.slots, device=device)
+        self._victims = empty.expand(layers, heads, -1)
         mass = self.mass.new_zeros(shape)
         mass[..., : retention.keep] = self.mass.gather(-1, kept)
         self.mass = mass
         self.held = retention.keep
         return kept
 
-    def _choose_victims(self) -> None:
+    def _choose_victims_if_due(self) -> None:
+        if self._used < self.retention.interval:
+            return
         assert self.positions is not None
-        interval = self.retention.interval
-        victims = _ascending(self._scores(self.positions), self.positions)[..., :interval]
-        turns = torch.arange(interval, dtype=torch.int32, device=victims.device)
-        self._turns.fill_(_NEVER).scatter_(-1, victims, turns.expand_as(victims))
+        ranks = _ranks(self._scores(self.positions), self.positions)
+        self._victims = ranks.topk(self.retention.interval, dim=-1, largest=False).indices
         self._used = 0
 
     def _scores(self, positions: Tensor) -> Tensor:
@@ -226,7 +264,9 @@ class Keeping:
         return mass * 0.5 ** (queries / self.retention.half_life)
 
 
-def _ascending(scores: Tensor, positions: Tensor) -> Tensor:
-    """Indices by score, lowest first; of equal scores the older position first."""
-    by_age = positions.argsort(dim=-1, stable=True)
-    return by_age.gather(-1, scores.gather(-1, by_age).argsort(dim=-1, stable=True))
+def _ranks(scores: Tensor, positions: Tensor) -> Tensor:
+    """Distinct int64 in the order of float32 scores; of equal scores the older position is lower.
+
+    The bits of floats that are not negative ascend as the floats do; a negative one is below them.
+    """
+    return (scores.view(torch.int32).long() << 32) + positions

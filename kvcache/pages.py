@@ -62,9 +62,36 @@ class PagePool:
         last = after
         while len(pages) < count:
             page = self._next(last, count - len(pages))
-            self._references[page] = 1
+            self._take(page)
             pages.append(page)
             last = page
+        return pages
+
+    def allocate_run(self, count: int) -> list[int]:
+        """Take `count` pages that nothing will follow, in a row if there are such.
+
+        They go where they fit best: among free pages, or else among those that nobody holds.
+
+        Raises:
+            OutOfPages: fewer are available; the pool is unchanged.
+        """
+        if count > self.available:
+            raise OutOfPages(f"{count} pages wanted, {self.available} available")
+        unheld = self._is_free.copy()
+        unheld[list(self._cached)] = True
+        for candidates in (self._is_free, unheld):
+            starts, lengths = _holes(candidates)
+            fits = lengths >= count
+            if fits.any():
+                start = int(starts[fits][lengths[fits].argmin()])
+                break
+        else:
+            return self.allocate(count)
+        pages = list(range(start, start + count))
+        for page in pages:
+            if page in self._cached:
+                self._reclaim(page)
+            self._take(page)
         return pages
 
     def retain(self, pages: Iterable[int]) -> None:
@@ -110,19 +137,26 @@ class PagePool:
         elif self._free:
             page = self._start_of_run(wanted)
         else:
-            page, _ = self._cached.popitem(last=False)
-            self._kept.discard(page)
-            self.on_reclaim(page)
-            return page
+            page = next(iter(self._cached))
+            self._reclaim(page)
+        return page
+
+    def _take(self, page: int) -> None:
+        """Hold a free page."""
         self._is_free[page] = False
         self._free -= 1
-        return page
+        self._references[page] = 1
+
+    def _reclaim(self, page: int) -> None:
+        """Make a cached page free."""
+        del self._cached[page]
+        self._kept.discard(page)
+        self.on_reclaim(page)
+        self._make_free(page)
 
     def _start_of_run(self, wanted: int) -> int:
         """First page of a new run: the middle of the largest hole, so that both sides can grow."""
-        edges = np.flatnonzero(np.diff(self._is_free.astype(np.int8), prepend=0, append=0))
-        starts, stops = edges[0::2], edges[1::2]
-        lengths = stops - starts
+        starts, lengths = _holes(self._is_free)
         largest = int(lengths.argmax())
         start, length = int(starts[largest]), int(lengths[largest])
         if start == 0 or length < 2 * wanted:
@@ -132,3 +166,9 @@ class PagePool:
     def _make_free(self, page: int) -> None:
         self._is_free[page] = True
         self._free += 1
+
+
+def _holes(pages: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where runs of true entries start, and how long they are."""
+    edges = np.flatnonzero(np.diff(pages.astype(np.int8), prepend=0, append=0))
+    return edges[0::2], edges[1::2] - edges[0::2]

@@ -28,7 +28,7 @@ class SlotTable:
         Raises:
             OutOfPages: nothing has changed.
         """
-        self.pages = self._pool.allocate(count)
+        self.pages = self._pool.allocate_run(count)
         self._index = None
 
     def extend(self, length: int) -> None:

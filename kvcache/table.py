@@ -36,6 +36,11 @@ class PageTable:
         self._chains: list[Chain] = [salt]
         self._reserve: list[int] = []
 
+    @property
+    def reserved(self) -> int:
+        """Pages held back."""
+        return len(self._reserve)
+
     def adopt_prefix(self, tokens: Sequence[int]) -> int:
         """Start an empty table with the cached pages that begin `tokens`; returns their tokens."""
         assert not self.pages
@@ -101,7 +106,7 @@ class PageTable:
         Raises:
             OutOfPages: nothing has changed.
         """
-        self._reserve += self._pool.allocate(count)
+        self._reserve += self._pool.allocate_run(count)
 
     def take_reserve(self, count: int) -> list[int]:
         """Give `count` of the pages held back to the caller, who owns them now."""

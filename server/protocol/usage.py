@@ -38,4 +38,5 @@ def _own(usages: Sequence[Usage]) -> dict[str, Any]:
     evicted = sum(usage.evicted for usage in usages)
     if evicted:
         own["evicted_tokens"] = evicted
+        own["held_slots"] = sum(usage.held_slots for usage in usages)
     return own

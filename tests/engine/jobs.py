@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +16,16 @@ from penstock.registry import Spec
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One request. `decoding`: as in a request's body."""
+    """One request. `decoding`, `kv_cache`: as in a request's body."""
 
     prompt: list[int]
     params: SamplingParams
     decoding: Spec = None
     logprobs: int | None = None
+    kv_cache: Spec = None
 
     def with_decoding(self, decoding: Spec) -> "Job":
-        return Job(
-            prompt=self.prompt, params=self.params, decoding=decoding, logprobs=self.logprobs
-        )
+        return replace(self, decoding=decoding)
 
 
 @dataclass(kw_only=True)
@@ -54,6 +53,7 @@ def prepare(built: Built, name: str, job: Job) -> Request:
         prompt=job.prompt,
         params=job.params,
         decoding=job.decoding,
+        kv_cache=job.kv_cache,
         logprobs=job.logprobs,
     )
 

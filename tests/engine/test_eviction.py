@@ -119,7 +119,7 @@ def test_long_chunks_are_computed_in_pieces(
     choice = h2o(heavy=6, recent=8, interval=4)
     drafted = [job.with_decoding({"jacobi": {"window": 5, "adaptive": False}}) for job in jobs()]
     expected = tokens(run(built, drafted, change=with_policy(choice)))
-    monkeypatch.setattr("penstock.engine.apart._PROBABILITIES", 4 * 40 * 3)
+    monkeypatch.setattr("penstock.kernels.scored_attention.reference._TILE", 4 * 40 * 3)
     assert tokens(run(built, drafted, change=with_policy(choice))) == expected
 
 

@@ -1,30 +1,52 @@
 """h2o against a straightforward forward pass of a tiny Llama that evicts by the rule.
 
-One token at a time, one head at a time, Python sets for what is held: nothing of the engine's.
+One token at a time, one head at a time, dictionaries of what is held: nothing of the engine's.
+Not only the text is compared, but which keys every head of every layer holds after every step.
 """
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from penstock import SamplingParams
+from penstock.engine.build import Built
+from penstock.kernels.scored_attention.reference import scored_attention
 from penstock.kvcache.base import Retention
+from penstock.kvcache.keeping import Attended, Keeping
+from penstock.registry import Choice
 from tests.engine.jobs import Job, build, run
 from tests.engine.test_eviction import h2o, window, with_policy
 from tests.tiny import save_tiny
 
 NEW_TOKENS = 30
 BASE = 10_000.0
+Held = list[list[list[set[int]]]]
+"""After each step the positions held, by layer and head."""
+
+
+@dataclass
+class NaiveHead:
+    """Keys, values and masses by position; `doomed`: the next to be overwritten, in turn."""
+
+    keys: dict[int, Tensor] = field(default_factory=dict)
+    values: dict[int, Tensor] = field(default_factory=dict)
+    masses: dict[int, float] = field(default_factory=dict)
+    doomed: list[int] = field(default_factory=list)
+
+    def drop(self, position: int) -> None:
+        del self.keys[position], self.values[position], self.masses[position]
 
 
 class NaiveLlama:
-    """Llama's formulas, with a dictionary of keys for each head."""
+    """Llama's formulas, and the rule of eviction."""
 
     def __init__(
         self, folder: Path, retention: Retention, stored: Callable[[Tensor], Tensor]
@@ -34,16 +56,14 @@ class NaiveLlama:
         self.config = loaded.config
         self.retention = retention
         self.stored = stored
+        self.evicts = False
         layers, heads = self.config.num_hidden_layers, self.config.num_key_value_heads
-        self.keys: list[list[dict[int, Tensor]]] = [
-            [{} for _ in range(heads)] for _ in range(layers)
-        ]
-        self.values: list[list[dict[int, Tensor]]] = [
-            [{} for _ in range(heads)] for _ in range(layers)
-        ]
-        self.masses: list[list[dict[int, float]]] = [
-            [{} for _ in range(heads)] for _ in range(layers)
-        ]
+        self.heads = [[NaiveHead() for _ in range(heads)] for _ in range(layers)]
+
+    @property
+    def held(self) -> list[list[set[int]]]:
+        """Positions by layer and head."""
+        return [[set(head.keys) for head in layer] for layer in self.heads]
 
     def next_logits(self, token: int, position: int) -> Tensor:
         """Read one token; the logits behind it."""
@@ -67,38 +87,47 @@ class NaiveLlama:
         v = (module.v_proj.weight @ x).view(-1, size)
         outs: list[Tensor] = []
         for kv in range(k.shape[0]):
-            keys, values = self.keys[number][kv], self.values[number][kv]
-            masses = self.masses[number][kv]
-            keys[position] = self.stored(rotate(k[kv], position))
-            values[position] = self.stored(v[kv])
-            masses[position] = 0.0
-            held = list(keys)
+            here = self.heads[number][kv]
+            if self.evicts and len(here.keys) == self.retention.slots:
+                here.drop(here.doomed.pop(0))
+            here.keys[position] = self.stored(rotate(k[kv], position))
+            here.values[position] = self.stored(v[kv])
+            here.masses[position] = 0.0
+            held = list(here.keys)
             for head in range(kv * group, (kv + 1) * group):
                 query = rotate(q[head], position)
-                scores = [float(query @ keys[p]) / math.sqrt(size) for p in held]
+                scores = [float(query @ here.keys[p]) / math.sqrt(size) for p in held]
                 probs = torch.tensor(scores, dtype=torch.float64).softmax(0).tolist()
                 outs.append(
                     sum(
-                        (share * values[p] for share, p in zip(probs, held, strict=True)),
+                        (share * here.values[p] for share, p in zip(probs, held, strict=True)),
                         torch.zeros(size),
                     )
                 )
                 for share, p in zip(probs, held, strict=True):
-                    masses[p] += share
+                    here.masses[p] += share
+            if self.evicts and len(here.keys) == self.retention.slots and not here.doomed:
+                here.doomed = self.worst(here, position + 1)[: self.retention.interval]
         return module.o_proj.weight @ torch.cat(outs)
 
-    def evict(self, length: int) -> None:
-        """More keys held than are kept: the worst go."""
+    def worst(self, head: NaiveHead, length: int) -> list[int]:
         retention = self.retention
-        for keys, values, masses in (
-            (self.keys[layer][head], self.values[layer][head], self.masses[layer][head])
-            for layer in range(len(self.keys))
-            for head in range(len(self.keys[layer]))
-        ):
-            free = [p for p in keys if retention.sink <= p < length - retention.recent]
-            worst = sorted(free, key=lambda p: (masses[p] if retention.score else p, p))
-            for p in worst[: max(0, len(keys) - retention.keep)]:
-                del keys[p], values[p], masses[p]
+        free = [p for p in head.keys if retention.sink <= p < length - retention.recent]
+        scores: dict[str | None, Callable[[int], float]] = {
+            None: float,
+            "sum": lambda p: head.masses[p],
+            "mean": lambda p: head.masses[p] / (length - p),
+        }
+        return sorted(free, key=lambda p: (scores[retention.score](p), p))
+
+    def first_eviction(self, length: int) -> None:
+        """All but what is kept goes at once."""
+        if self.evicts or length <= self.retention.keep:
+            return
+        self.evicts = True
+        for head in (head for layer in self.heads for head in layer):
+            for p in self.worst(head, length)[: length - self.retention.keep]:
+                head.drop(p)
 
 
 def in_8_bits(row: Tensor) -> Tensor:
@@ -122,44 +151,143 @@ def rotate(x: Tensor, position: int) -> Tensor:
 
 
 @torch.no_grad()
-def shortfalls(
-    folder: Path, prompt: list[int], answer: list[int], retention: Retention, dtype: str
-) -> list[float]:
-    """By how much the logit of each token of an answer is below the largest: 0 where it is it."""
+def naive(
+    folder: Path, prompt: list[int], answer: list[int], retention: Retention, dtype: str = "auto"
+) -> tuple[list[float], Held]:
+    """By how much the logit of each token of an answer is below the largest: 0 where it is it.
+
+    And what was held after each step but the last, when the engine has forgotten it.
+    """
     llama = NaiveLlama(folder, retention, STORED[dtype])
     for position, token in enumerate(prompt[:-1]):
         llama.next_logits(token, position)
     logits = llama.next_logits(prompt[-1], len(prompt) - 1)
-    found: list[float] = []
+    shortfalls: list[float] = []
+    held: Held = []
     for position, token in enumerate(answer, start=len(prompt)):
-        llama.evict(position)
-        found.append(float(logits.max() - logits[token]))
-        logits = llama.next_logits(token, position)
-    return found
+        llama.first_eviction(position)
+        held.append(llama.held)
+        shortfalls.append(float(logits.max() - logits[token]))
+        if len(held) < len(answer):
+            logits = llama.next_logits(token, position)
+    return shortfalls, held[:-1]
 
 
-@pytest.mark.parametrize("kv_heads", [1, 2, 4], ids=["group-4", "group-2", "group-1"])
-@pytest.mark.parametrize("policy", ["h2o", "window"])
-# The last bit of a key may tip its rounding to 8 bits, which two nearly equal logits feel.
-@pytest.mark.parametrize(("dtype", "tie"), [("auto", 0.0), ("int8", 1e-3)])
-def test_greedy_text_is_that_of_the_rule(
-    dtype: str, tie: float, policy: str, kv_heads: int, tmp_path: Path
-) -> None:
-    folder = save_tiny("llama", tmp_path / "llama", num_key_value_heads=kv_heads)
-    built = build(folder, kv_cache_dtype=dtype)
+def by_engine(built: Built, prompt: list[int], choice: Choice[Any]) -> tuple[list[int], Held]:
     params = SamplingParams(max_tokens=NEW_TOKENS, temperature=0, ignore_eos=True)
-    choice = (
-        h2o(heavy=7, recent=5, sink=1, interval=1)
-        if policy == "h2o"
-        else window(recent=10, sink=2, interval=1)
+    held: Held = []
+
+    def note() -> None:
+        for sequence in built.engine.scheduler.running:
+            keeping = sequence.keeping
+            assert keeping is not None
+            if keeping.positions is None:
+                layers, heads, _ = keeping.mass.shape
+                held.append([[set(range(keeping.length))] * heads] * layers)
+                continue
+            positions = keeping.positions[..., : keeping.held].tolist()
+            assert all(len(set(head)) == keeping.held for layer in positions for head in layer)
+            held.append([[set(head) for head in layer] for layer in positions])
+
+    job = Job(prompt=prompt, params=params)
+    (found,) = run(built, [job], change=with_policy(choice), after_step=note)
+    return found.tokens[0], held
+
+
+PROMPTS = [[5, 6, 7], list(range(40, 64)), [9, 8, 7, 9, 8, 7] * 5]
+RULES = {
+    "h2o, 1": h2o(heavy=7, recent=5, sink=1, interval=1),
+    "h2o, 4": h2o(heavy=7, recent=5, sink=1, interval=4),
+    "h2o, 16": h2o(heavy=4, recent=5, interval=16, sink=0),
+    "h2o, mean": h2o(heavy=7, recent=5, interval=2, score="mean"),
+    "window": window(recent=10, sink=2, interval=1),
+}
+
+
+@pytest.mark.parametrize(
+    ("kv_heads", "dtype"),
+    # The last bit of a key may tip its rounding to 8 bits: then two nearly equal logits or masses
+    # may change places.
+    [(1, "auto"), (2, "auto"), (8, "auto"), (2, "int8")],
+    ids=["group-8", "group-4", "group-1", "group-4, int8"],
+)
+@pytest.mark.parametrize("rule", RULES)
+def test_text_and_held_keys_are_those_of_the_rule(
+    rule: str, kv_heads: int, dtype: str, tmp_path: Path
+) -> None:
+    folder = save_tiny(
+        "llama", tmp_path / "llama", num_attention_heads=8, num_key_value_heads=kv_heads, head_dim=8
     )
+    built = build(folder, kv_cache_dtype=dtype)
+    choice = RULES[rule]
     changed = 0
-    for prompt in ([5, 6, 7], list(range(40, 64)), [9, 8, 7, 9, 8, 7] * 5):
+    for prompt in PROMPTS:
         retention = choice.method.retention(choice.parameters, len(prompt))
-        job = Job(prompt=prompt, params=params)
-        (found,) = run(built, [job], change=with_policy(choice))
-        (answer,) = found.tokens
+        answer, held = by_engine(built, prompt, choice)
         assert len(answer) == NEW_TOKENS
-        assert max(shortfalls(folder, prompt, answer, retention, dtype)) <= tie
-        changed += run(built, [job])[0].tokens[0] != answer
+        shortfalls, expected = naive(folder, prompt, answer, retention, dtype)
+        if dtype == "auto":
+            assert held == expected
+        assert max(shortfalls) <= (0 if dtype == "auto" else 1e-3)
+        params = SamplingParams(max_tokens=NEW_TOKENS, temperature=0, ignore_eos=True)
+        changed += run(built, [Job(prompt=prompt, params=params)])[0].tokens[0] != answer
     assert changed >= 2, "something was evicted"
+
+
+def attend_evenly(folder: Path) -> None:
+    """Small queries: attention is almost even, and means differ little from key to key."""
+    weights = load_file(folder / "model.safetensors")
+    for name, weight in weights.items():
+        if "q_proj" in name:
+            weight *= 0.1
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def without_recent(patch: pytest.MonkeyPatch) -> None:
+    scores = Keeping._scores  # pyright: ignore[reportPrivateUsage]
+
+    def changed(self: Keeping, positions: Tensor) -> Tensor:
+        true, keep = self.retention, self.retention.keep
+        self.retention = replace(true, heavy=keep - 1, recent=1)
+        found = scores(self, positions)
+        self.retention = true
+        return found
+
+    patch.setattr(Keeping, "_scores", changed)
+
+
+def summed_in_bfloat16(patch: pytest.MonkeyPatch) -> None:
+    end_row = Keeping.end_row
+
+    def changed(self: Keeping, attended: Attended) -> None:
+        end_row(self, attended)
+        self.mass = self.mass.bfloat16().float()
+
+    patch.setattr(Keeping, "end_row", changed)
+
+
+def first_head_only(patch: pytest.MonkeyPatch) -> None:
+    def changed(q: Tensor, k: Tensor, v: Tensor, *seen: Tensor, **how: Any) -> Any:
+        out, _ = scored_attention(q, k, v, *seen, **how)
+        group = q.shape[1] // k.shape[0]
+        return out, scored_attention(q[:, ::group], k, v, *seen, **how)[1]
+
+    patch.setattr("penstock.engine.apart.scored_attention", changed)
+
+
+@pytest.mark.parametrize("mutant", [without_recent, summed_in_bfloat16, first_head_only])
+def test_the_comparison_notices_another_rule(
+    mutant: Callable[[pytest.MonkeyPatch], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = save_tiny("llama", tmp_path / "llama")
+    attend_evenly(folder)
+    built = build(folder)
+    # Means differ less than sums, of which the newest have least anyway.
+    choice = h2o(heavy=20, recent=10, sink=1, interval=1, score="mean")
+    prompt = [(17 * i * i) % 250 for i in range(60)]
+    retention = choice.method.retention(choice.parameters, len(prompt))
+    answer, held = by_engine(built, prompt, choice)
+    assert naive(folder, prompt, answer, retention)[1] == held
+    mutant(monkeypatch)
+    answer, held = by_engine(built, prompt, choice)
+    assert naive(folder, prompt, answer, retention)[1] != held

@@ -78,9 +78,10 @@ CASES = {
 }
 
 
+@pytest.mark.parametrize("at_once", [False, True], ids=["when-verified", "at-once"])
 @pytest.mark.parametrize("prompt", [1, 6, 30])
 @pytest.mark.parametrize("name", CASES)
-def test_the_kept_set_is_that_of_the_rule(name: str, prompt: int) -> None:
+def test_the_kept_set_is_that_of_the_rule(name: str, prompt: int, at_once: bool) -> None:
     retention = CASES[name]
     chooser = random.Random(f"{name} {prompt}")
     keeping = Keeping(retention, LAYERS, HEADS, CPU)
@@ -99,7 +100,8 @@ def test_the_kept_set_is_that_of_the_rule(name: str, prompt: int) -> None:
     matrix = matrix.view(LAYERS, HEADS, prompt, prompt)
     attended = Attended(depths=list(range(prompt)), votes=keeping.votes(prompt, prompt))
     for layer in range(LAYERS):
-        attended.add(matrix[layer])
+        assert attended.votes is not None
+        attended.weights.append(torch.einsum("hqk,q->hk", matrix[layer], attended.votes))
     keeping.add_prompt(attended, prompt)
     for _ in range(60):
         for head in heads:
@@ -107,7 +109,7 @@ def test_the_kept_set_is_that_of_the_rule(name: str, prompt: int) -> None:
         if keeping.must_move:
             keeping.move_to_slots()
         check(keeping, heads)
-        step(keeping, heads, weights_of)
+        (step_at_once if at_once and keeping.in_slots else step)(keeping, heads, weights_of)
     assert keeping.in_slots
 
 
@@ -136,14 +138,14 @@ def check(keeping: Keeping, heads: list[Simulated]) -> None:
 
 def step(keeping: Keeping, heads: list[Simulated], weights_of: object) -> None:
     attended = Attended(depths=[0], votes=None)
-    held = keeping.mass.shape[-1]
+    held = keeping.held
     for layer in range(LAYERS):
         weight = torch.zeros(HEADS, 1, held + 1)
         seen = keeping.seen([0], None, layer) if keeping.in_slots else None
         for h in range(HEADS):
             head = heads[layer * HEADS + h]
             if seen is not None and keeping.positions is not None:
-                visible = keeping.positions[layer, h][seen[h, 0]].tolist()
+                visible = keeping.positions[layer, h, :held][seen[h, 0]].tolist()
                 assert sorted(visible) == sorted(head.sees())[:-1]
             weights = weights_of(head)  # type: ignore[operator]
             for position, value in weights.items():
@@ -155,20 +157,39 @@ def step(keeping: Keeping, heads: list[Simulated], weights_of: object) -> None:
                     at = int((keeping.positions[layer, h] == position).nonzero()[0, 0])
                 weight[h, 0, at] = value
             head.add(weights)
-        attended.add(weight)
+        attended.weights.append(weight)
     keeping.add_rows(attended, [0])
+
+
+def step_at_once(keeping: Keeping, heads: list[Simulated], weights_of: object) -> None:
+    """A row without guesses takes its slots before it attends."""
+    keeping.begin_row()
+    assert keeping.positions is not None
+    attended = Attended(depths=[0], votes=None)
+    for layer in range(LAYERS):
+        weight = torch.zeros(HEADS, keeping.held)
+        for h in range(HEADS):
+            head = heads[layer * HEADS + h]
+            held = keeping.positions[layer, h, : keeping.held].tolist()
+            assert sorted(held) == sorted(head.sees())
+            weights = weights_of(head)  # type: ignore[operator]
+            for position, value in weights.items():
+                weight[h, held.index(position)] = value
+            head.add(weights)
+        attended.weights.append(weight)
+    keeping.end_row(attended)
 
 
 def test_a_mass_is_not_frozen_by_its_size() -> None:
     keeping = Keeping(Retention(heavy=4, recent=4), 1, 1, CPU)
     attended = Attended(depths=[0], votes=torch.ones(1))
-    attended.add(torch.full((1, 1, 1), 20.0))
+    attended.weights.append(torch.full((1, 1), 20.0))
     keeping.add_prompt(attended, 1)
     for _ in range(1000):
         attended = Attended(depths=[0], votes=None)
         weight = torch.zeros(1, 1, keeping.length + 1)
         weight[..., 0] = 0.001
-        attended.add(weight)
+        attended.weights.append(weight)
         keeping.retention = Retention(heavy=5000, recent=4)
         keeping.add_rows(attended, [0])
     assert float(keeping.mass[0, 0, 0]) == pytest.approx(21.0, abs=0.01)

@@ -40,6 +40,40 @@ def test_exhaustion_takes_nothing() -> None:
     pool.release(pool.allocate(4))
 
 
+def test_a_run_goes_where_it_fits_best() -> None:
+    pool = PagePool(20)
+    everything = pool.allocate_run(20)
+    assert everything == list(range(20))
+    pool.release([2, 3, 4, 7, 8, 9, 10, 11, 12, 15])
+    assert pool.allocate_run(3) == [2, 3, 4]
+    assert pool.allocate_run(1) == [15]
+    assert pool.allocate_run(5) == [7, 8, 9, 10, 11]
+    with pytest.raises(OutOfPages):
+        pool.allocate_run(2)
+    pool.release([0, 5])
+    assert sorted(pool.allocate_run(3)) == [0, 5, 12], "not in a row, but there"
+    pool.release(everything)
+    assert pool.available == 20
+
+
+def test_a_run_may_take_what_only_the_prefix_cache_holds() -> None:
+    pool, prefix = house(8)
+    table = PageTable(pool, prefix, PAGE)
+    table.extend(8 * PAGE)
+    table.publish(list(range(4 * PAGE)), 4 * PAGE)
+    kept = list(table.pages)
+    table.free()
+    assert pool.cached == 4
+    free = pool.allocate_run(4)
+    assert free == kept[4:], "free pages first"
+    pool.release(free[::2])
+    assert pool.allocate_run(3) == kept[:3]
+    assert len(prefix) == 1
+    assert PageTable(pool, prefix, PAGE).adopt_prefix(list(range(4 * PAGE))) == 0
+    pool.release([*kept[:3], *free[1::2]])
+    assert pool.in_use == 0
+
+
 def test_prefix_is_shared_and_survives_its_sequence() -> None:
     pool, prefix = house(16)
     tokens = list(range(11))

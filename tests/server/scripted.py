@@ -112,6 +112,7 @@ class ScriptedEngine:
         self.intake = Intake(
             tokenizer=self.tokenizer,
             max_length_tokens=CONTEXT,
+            context_tokens=CONTEXT,
             max_sequences=64,
             pages=1024,
             page_size=16,

@@ -102,6 +102,27 @@ def test_usage_and_metrics_tell_what_drafting_did(http: httpx.Client) -> None:
     }
 
 
+def test_usage_and_metrics_tell_what_was_evicted_and_held(http: httpx.Client) -> None:
+    def evicted() -> float:
+        families = text_string_to_metric_families(http.get("/metrics").text)
+        return sum(
+            sample.value
+            for family in families
+            for sample in family.samples
+            if sample.name == "penstock_evicted_tokens_total"
+        )
+
+    before = evicted()
+    kv_cache = {"h2o": {"heavy": 5, "recent": 6, "interval": 3}}
+    answer = ask(http, kv_cache=kv_cache, n=2, decoding=NEGATIVE)
+    own = answer["usage"]["penstock"]
+    # Two choices in two contexts: prompts of 12 and 2 tokens and 23 read tokens of the answer.
+    assert own["held_slots"] == 2 * 2 * (5 + 6 + 3)
+    assert own["evicted_tokens"] == 2 * (12 + 23 - 14 + 2 + 23 - 14)
+    assert evicted() - before == own["evicted_tokens"]
+    assert "held_slots" not in ask(http, kv_cache={"window": {"recent": 64}})["usage"]["penstock"]
+
+
 def test_streams_carry_several_tokens_an_event(client: openai.OpenAI) -> None:
     fields = {
         key: value for key, value in BODY.items() if key not in ("ignore_eos", "allowed_token_ids")

@@ -1,0 +1,226 @@
+"""What evicting costs and gains in time, beside the full cache; and one very long answer.
+
+    python benchmarks/kv_cache.py [--models llama-85m] [--prompts 1024 2048] [--rounds 4]
+
+Within a round all policies read the same prompt, one after the other, so that a drift of the
+machine hits all. A ratio is the policy's time over that of the full cache in that round; the table
+has the median of the rounds. `h2o, as many keys` holds as many keys as the full cache when the
+prompt has been read, and evicts one for each token: what is dearer is collecting scores and
+choosing victims.
+The time of a decoding step is the mean over four intervals between evictions.
+
+`--answer 20000` adds one answer of that length, in a pool of 1,024 tokens.
+"""
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Any, Final
+
+# At the end: an installed package must win over a folder of that name.
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+
+from benchmarks import results
+from benchmarks.models import SIZES, long_model_folder
+from benchmarks.provenance import Provenance
+from penstock import SamplingParams
+from penstock.engine.build import Built, build_engine
+from penstock.engine.config import EngineConfig
+from penstock.registry import Spec
+from penstock.server.bench.report import plain_table
+
+OUTPUT: Final = Path(__file__).resolve().parent / "results" / "kv_cache.csv"
+INTERVAL: Final = 16
+STEPS: Final = 4 * INTERVAL
+FULL: Final = "full"
+FIRST_TOKEN: Final = "time to first token, ms"
+STEP: Final = "decoding step, ms"
+LONG_PROMPT: Final = 512
+POOL_TOKENS: Final = 1024
+
+Line = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """One policy, one prompt, one round: seconds."""
+
+    model: str
+    prompt_tokens: int
+    policy: str
+    round: int
+    first_token_s: float
+    step_s: float
+
+
+def policies(prompt_tokens: int) -> dict[str, Spec]:
+    """What is compared, for a prompt of that length."""
+    half = prompt_tokens // 2
+    return {
+        FULL: None,
+        "h2o, as many keys": {
+            "h2o": {"heavy": half, "recent": half - INTERVAL, "interval": INTERVAL}
+        },
+        "h2o, 20%": {"h2o": {"heavy": 0.1, "recent": 0.1, "interval": INTERVAL}},
+        "h2o, 20%, 32 votes": {
+            "h2o": {"heavy": 0.1, "recent": 0.1, "interval": INTERVAL, "score_window": 32}
+        },
+        "window, 20%": {"window": {"recent": 0.2, "interval": INTERVAL}},
+    }
+
+
+def main() -> int:
+    """Measure, print, write."""
+    options = _parse()
+    lines: list[Line] = []
+    for model in options.models:
+        lines += table(list(measure(model, options)))
+        if options.answer:
+            lines += long_answer(model, options.answer)
+    show(lines)
+    results.write(options.output, lines, Provenance.now("torch", "transformers"))
+    return 0
+
+
+def measure(model: str, options: argparse.Namespace) -> Iterator[Cell]:
+    """All rounds of one model; the first, a warm-up, is thrown away."""
+    longest = max(options.prompts) + STEPS + INTERVAL
+    built = build(model, longest, 2 * longest)
+    rng = Random("kv cache")
+    for number in range(options.rounds + 1):
+        for prompt_tokens in options.prompts[: 1 if number == 0 else None]:
+            prompt = [rng.randrange(3, built.info.vocab_size) for _ in range(prompt_tokens)]
+            for policy, kv_cache in policies(prompt_tokens).items():
+                begun_s = time.perf_counter()
+                times_s = list(_answer(built, prompt, STEPS + 1, kv_cache))
+                cell = Cell(
+                    model=model,
+                    prompt_tokens=prompt_tokens,
+                    policy=policy,
+                    round=number,
+                    first_token_s=times_s[0] - begun_s,
+                    step_s=(times_s[-1] - times_s[0]) / STEPS,
+                )
+                if number:
+                    yield cell
+
+
+def table(cells: Sequence[Cell]) -> list[Line]:
+    """Two lines for each model, prompt and policy."""
+    full = {(c.model, c.prompt_tokens, c.round): c for c in cells if c.policy == FULL}
+    groups: dict[tuple[str, int, str], list[Cell]] = {}
+    for cell in cells:
+        groups.setdefault((cell.model, cell.prompt_tokens, cell.policy), []).append(cell)
+    lines: list[Line] = []
+    for (model, prompt_tokens, policy), members in groups.items():
+        for name, figure in (("first_token_s", FIRST_TOKEN), ("step_s", STEP)):
+            times_s: list[float] = [getattr(c, name) for c in members]
+            ratios: list[float] = [
+                getattr(c, name) / getattr(full[model, prompt_tokens, c.round], name)
+                for c in members
+            ]
+            value = statistics.median(times_s) * 1e3
+            lines.append(line(model, policy, prompt_tokens, STEPS + 1, figure, value, ratios))
+    return lines
+
+
+def long_answer(model: str, tokens: int) -> list[Line]:
+    """One answer far beyond the pool: time of its steps, early and late, and pages held."""
+    built = build(model, LONG_PROMPT + tokens, POOL_TOKENS)
+    rng = Random("kv cache")
+    prompt = [rng.randrange(3, built.info.vocab_size) for _ in range(LONG_PROMPT)]
+    policy = f"h2o, 20%, in a pool of {POOL_TOKENS} tokens"
+    pages: list[int] = []
+    times_s: list[float] = []
+    for at_s in _answer(built, prompt, tokens, {"h2o": {"interval": INTERVAL}}):
+        times_s.append(at_s)
+        pages.append(built.engine.pool.in_use)
+    assert len(times_s) == tokens, "an answer of full length"
+    early, late = times_s[:1001], times_s[-1001:]
+    return [
+        line(model, policy, LONG_PROMPT, tokens, figure, value, [])
+        for figure, value in (
+            ("pages held after the prompt, least", min(pages[:-1])),
+            ("pages held after the prompt, most", max(pages[:-1])),
+            ("step among the first 1,000, ms", early[-1] - early[0]),
+            ("step among the last 1,000, ms", late[-1] - late[0]),
+        )
+    ]
+
+
+def line(
+    model: str,
+    policy: str,
+    prompt_tokens: int,
+    answer_tokens: int,
+    figure: str,
+    value: float,
+    over_full: Sequence[float],
+) -> Line:
+    """A result; `over_full`: ratios to the full cache, one a round."""
+    return {
+        "model": model,
+        "policy": policy,
+        "prompt_tokens": prompt_tokens,
+        "answer_tokens": answer_tokens,
+        "figure": figure,
+        "value": value,
+        "over_full": statistics.median(over_full) if over_full else "",
+        "over_full_low": min(over_full, default=""),
+        "over_full_high": max(over_full, default=""),
+        "rounds": max(1, len(over_full)),
+    }
+
+
+def show(lines: Sequence[Line]) -> None:
+    """Print a table."""
+    columns = list(lines[0])
+    print("\n".join(plain_table([columns, *([_shown(one[c]) for c in columns] for one in lines)])))
+
+
+def build(model: str, positions: int, pool_tokens: int) -> Built:
+    """An engine for contexts of `positions`, with a pool of `pool_tokens`."""
+    config = EngineConfig(
+        model=str(long_model_folder(model, positions)),
+        dtype="float32",
+        kv_cache_memory=pool_tokens * SIZES[model].kv_bytes_per_token,
+        prefix_cache=False,
+    )
+    return build_engine(config, time.perf_counter)
+
+
+def _answer(built: Built, prompt: list[int], tokens: int, kv_cache: Spec) -> Iterator[float]:
+    """When each token of one greedy answer came."""
+    request = built.intake.prepare(
+        request_id="r",
+        prompt=prompt,
+        params=SamplingParams(max_tokens=tokens, temperature=0, ignore_eos=True),
+        kv_cache=kv_cache,
+    )
+    built.engine.add(request)
+    while built.engine.has_work:
+        if built.engine.step():
+            yield time.perf_counter()
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0] if __doc__ else None)
+    parser.add_argument("--models", nargs="+", default=["llama-85m"])
+    parser.add_argument("--prompts", nargs="+", type=int, default=[1024, 2048])
+    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--answer", type=int, default=0)
+    parser.add_argument("--output", type=Path, default=OUTPUT)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
