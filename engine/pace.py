@@ -12,7 +12,11 @@ from collections.abc import Callable
 from typing import Final
 
 _WEIGHT: Final = 0.15
-"""Of a new measurement; an outlier of twice the time moves an estimate by no more than this."""
+"""Of a new measurement."""
+_MOST: Final = 1.5
+"""Times the estimate: a measurement above counts as no more."""
+_DRAFTS_SHARE: Final = 0.1
+"""Of an error, with one draft."""
 _GRID: Final = 4
 """Estimates per doubling of the rows."""
 _FORGET_EVERY, _FORGET_SHARE = 64, 0.05
@@ -53,11 +57,13 @@ class Pace:
             self._sizes = sorted(self._seconds)
             return
         estimate = known + self._per_draft * drafts
-        error = _WEIGHT * (min(seconds, 2 * estimate) - estimate)
-        if drafts:  # it may lie with either
-            error /= 2
-            self._per_draft = max(0.0, self._per_draft + error / drafts)
-        self._seconds[size] = max(known + error, 0.0)
+        error = _WEIGHT * (min(seconds, _MOST * estimate) - estimate)
+        # It may lie with either: with the drafts the rather, the more there are.
+        of_drafts = _DRAFTS_SHARE * drafts * drafts
+        self._per_draft = max(
+            0.0, self._per_draft + error * of_drafts / (1 + of_drafts) / max(1, drafts)
+        )
+        self._seconds[size] = max(known + error / (1 + of_drafts), 0.0)
 
     def _forget(self) -> None:
         """Let what is not measured any more seem cheaper, until it is tried and measured again."""

@@ -71,7 +71,10 @@ def planned(built: Built, pace: Pace, count: int, rights: float) -> list[int]:
     built.engine.step()
     running = built.engine.scheduler.running
     planner = DraftPlanner(
-        pace, vocabulary=cast("Any", SimpleNamespace(size=320, pad_id=0)), max_rows=512
+        pace,
+        vocabulary=cast("Any", SimpleNamespace(size=320, pad_id=0)),
+        max_rows=512,
+        clock=lambda: 0.0,
     )
     planner.plan(running)
     for sequence in running:
