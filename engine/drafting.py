@@ -3,6 +3,7 @@
 from collections import OrderedDict
 from collections.abc import Callable
 from collections.abc import Sequence as List
+from dataclasses import dataclass
 from math import inf
 from typing import Any, Final
 
@@ -24,6 +25,17 @@ _LONGEST_SAVING: Final = 30.0
 """Of them, in steps."""
 _LEAST_CHANCE, _ROWS_AHEAD = 0.02, 16
 _WEIGHT: Final = 0.05
+
+
+@dataclass(slots=True, kw_only=True)
+class _Load:
+    """A step as planned so far: its rows without guesses, the guesses beside them, and the tokens
+    that it promises."""
+
+    rows: int
+    tokens: float
+    guesses: int = 0
+    drafts: int = 0
 
 
 class DraftPlanner:
@@ -54,15 +66,14 @@ class DraftPlanner:
         if not drafting:
             return
         rows = sum(branch.remaining for s in running for branch in s.branches)
-        tokens = float(sum(s.decodes for s in running))
-        drafts = 0
+        load = _Load(rows=rows, tokens=float(sum(s.decodes for s in running)))
         most = self._max_rows - rows
         took_s = self._pace.seconds(rows)
         self._for_trials_s = min(
             self._for_trials_s + _TRIAL_SHARE * took_s, _LONGEST_SAVING * took_s
         )
         pause = self._pause(len(drafting), took_s)
-        worth = self._worth(rows, tokens)
+        worth = self._worth(load)
         for sequence in drafting:
             sequence.draft = None
             # Choices that fork off next get their first token together, without guesses.
@@ -86,45 +97,45 @@ class DraftPlanner:
                 best = min(best, most // contexts)
             else:
                 sizes = [(size, right) for size, right in sizes if size * contexts <= most]
-                best, gain = self._best(sizes, tokens, rows, drafts, contexts)
+                best, gain = self._best(sizes, load, contexts)
                 sequence.draft_pause = 0 if best else pause
             if best:
                 sequence.draft = sequence.drafting.propose(best, limit)
-                rows += len(sequence.draft.tokens) * contexts
-                most -= len(sequence.draft.tokens) * contexts
-                tokens += min(gain, best)
-                drafts += contexts
+                size = len(sequence.draft.tokens)
+                most -= size * contexts
+                load.guesses += size * contexts
+                load.drafts += contexts
+                load.tokens += min(gain, size)
 
     def _pause(self, askers: int, took_s: float) -> int:
         """Steps for which a drafter that promises nothing is left alone; asking takes time too."""
         return min(int(askers * self._asking_s / (_ASKING_SHARE * took_s)), _LONGEST_PAUSE)
 
-    def _worth(self, rows: int, tokens: float) -> float:
+    def _worth(self, load: "_Load") -> float:
         """How likely a guess must be right to bring more than its row costs, at the least."""
-        now_s = self._pace.seconds(rows)
-        each_s = min((self._pace.seconds(rows + more) - now_s) / more for more in (4, _ROWS_AHEAD))
-        return max(_LEAST_CHANCE, each_s * tokens / now_s)
+        now_s = self._pace.seconds(load.rows)
+        each_s = min(
+            (self._pace.seconds(load.rows, more) - now_s) / more for more in (4, _ROWS_AHEAD)
+        )
+        return max(_LEAST_CHANCE, each_s * load.tokens / now_s)
 
     def _best(
-        self,
-        sizes: List[tuple[int, float]],
-        tokens: float,
-        rows: int,
-        drafts: int,
-        contexts: int,
+        self, sizes: List[tuple[int, float]], load: "_Load", contexts: int
     ) -> tuple[int, float]:
         """The size that adds most to a step's tokens a second; (0, 0) where none adds to it."""
         best, gain = 0, 0.0
-        now_s = self._pace.seconds(rows, drafts)
-        rate = _MARGIN * tokens / now_s
+        now_s = self._pace.seconds(load.rows, load.guesses, load.drafts)
+        rate = _MARGIN * load.tokens / now_s
         for size, right in sizes:
-            took_s = self._pace.seconds(rows + size * contexts, drafts + contexts)
+            took_s = self._pace.seconds(
+                load.rows, load.guesses + size * contexts, load.drafts + contexts
+            )
             if right == inf:
                 if took_s - now_s <= self._for_trials_s:
                     self._for_trials_s -= took_s - now_s
                     return size, 0.0
-            elif (tokens + right) / took_s > rate:
-                best, gain, rate = size, right, (tokens + right) / took_s
+            elif (load.tokens + right) / took_s > rate:
+                best, gain, rate = size, right, (load.tokens + right) / took_s
         return best, gain
 
     def _start(self, sequence: Sequence) -> Drafting:

@@ -146,7 +146,7 @@ class Engine:
         decoded = self.decoder.decode(step, logits, self._fork)
         outputs = self._commit(step, decoded)
         if step.only_decodes:
-            self._pace.stop(step.rows, step.drafts)
+            self._pace.stop(step.rows - step.guesses, step.guesses, step.drafts)
         return outputs
 
     def stats(self) -> EngineStats:

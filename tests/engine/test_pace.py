@@ -15,50 +15,82 @@ from tests.conftest import TinyModel
 from tests.engine.jobs import Job, build, prepare
 
 
-def paced(seconds: dict[int, float]) -> Pace:
+def paced(seconds: dict[int, float], rows: int = 1) -> Pace:
+    """What so many sequences cost with guesses up to so many rows in all."""
+    pace = Pace(lambda: 0.0)
+    for _ in range(200):
+        for size, cost in seconds.items():
+            if size >= rows:
+                pace.observe(rows, size - rows, size > rows, cost)
+    return pace
+
+
+def plain(seconds: dict[int, float]) -> Pace:
+    """What sequences cost without guesses."""
     pace = Pace(lambda: 0.0)
     for _ in range(100):
         for rows, cost in seconds.items():
-            pace.observe(rows, 0, cost)
+            pace.observe(rows, 0, 0, cost)
     return pace
 
 
 def test_it_interpolates_and_guesses_beyond() -> None:
-    pace = paced({1: 1.0, 4: 2.5, 8: 3.0})
+    pace = plain({1: 1.0, 4: 2.5, 8: 3.0})
     for rows, seconds in ((1, 1.0), (2, 1.5), (4, 2.5), (6, 2.75), (8, 3.0), (16, 6.0)):
         assert pace.seconds(rows) == pytest.approx(seconds, rel=0.1)
     assert Pace(lambda: 0.0).seconds(7) == 1.0
-    assert paced({8: 2.0}).seconds(1) < paced({8: 2.0}).seconds(4) < 2.0
+    assert plain({8: 2.0}).seconds(1) < plain({8: 2.0}).seconds(4) < 2.0
 
 
 def test_it_follows_and_forgets_outliers() -> None:
-    pace = paced({1: 1.0})
-    pace.observe(1, 0, 1000.0)
+    pace = plain({1: 1.0})
+    pace.observe(1, 0, 0, 1000.0)
     assert pace.seconds(1) < 1.2
     for _ in range(60):
-        pace.observe(1, 0, 3.0)
+        pace.observe(1, 0, 0, 3.0)
     assert pace.seconds(1) == pytest.approx(3.0, rel=0.01)
 
 
 def test_one_slow_first_step_is_forgotten() -> None:
-    pace = paced({1: 0.01})
-    pace.observe(5, 1, 0.5)
-    assert pace.seconds(5, 1) < 0.05
-    pace.observe(8, 1, 0.05)
+    pace = plain({1: 0.01})
+    pace.observe(1, 4, 1, 0.5)
+    pace.observe(1, 7, 1, 0.05)
+    assert pace.seconds(1, 4, 1) < 0.02
     for _ in range(4000):
-        pace.observe(1, 0, 0.01)
-    assert pace.seconds(5, 1) < 0.013
-    assert pace.seconds(8, 1) < 0.013
+        pace.observe(1, 0, 0, 0.01)
+    assert pace.seconds(1, 4, 1) < 0.0102
+    assert pace.seconds(1, 7, 1) < 0.0102
 
 
-def test_it_learns_what_a_draft_costs_beyond_its_rows() -> None:
-    pace = paced({16: 1.0})
-    for _ in range(200):
-        pace.observe(16, 0, 1.0)
-        pace.observe(16, 4, 1.4)
+def test_it_learns_what_guesses_and_drafts_cost() -> None:
+    pace = plain({16: 1.0})
+    assert pace.seconds(16, 8) == pytest.approx(1.16), "nothing is known yet"
+    for _ in range(500):
+        pace.observe(16, 0, 0, 1.0)
+        pace.observe(16, 4, 4, 1.4)
+        pace.observe(16, 16, 4, 1.7)
+        pace.observe(16, 16, 16, 2.9)
     assert pace.seconds(16) == pytest.approx(1.0, rel=0.05)
-    assert pace.seconds(16, 4) == pytest.approx(1.4, rel=0.05)
-    assert pace.seconds(16, 8) == pytest.approx(1.8, rel=0.1)
+    assert pace.seconds(16, 4, 4) == pytest.approx(1.4, rel=0.05)
+    assert pace.seconds(16, 16, 4) == pytest.approx(1.7, rel=0.05)
+    assert pace.seconds(16, 16, 16) == pytest.approx(2.9, rel=0.05)
+
+
+def test_what_many_sequences_cost_says_nothing_of_guesses() -> None:
+    pace = plain({1: 1.0, 8: 4.0})
+    assert pace.seconds(1, 7, 1) < 1.3
+
+
+def test_a_slower_machine_is_not_taken_for_dear_guesses() -> None:
+    pace = paced({1: 1.0, 5: 1.1})
+    for _ in range(10):  # of one size alone, and everything takes half as long again
+        pace.observe(1, 4, 1, 1.65)
+    assert pace.seconds(1) > 1.2
+    for _ in range(100):
+        pace.observe(1, 0, 0, 1.5)
+        pace.observe(1, 4, 1, 1.65)
+    assert pace.seconds(1, 4, 1) == pytest.approx(1.65, rel=0.03)
+    assert pace.seconds(1) == pytest.approx(1.5, rel=0.03)
 
 
 def planned(built: Built, pace: Pace, count: int, rights: float) -> list[int]:
@@ -118,6 +150,6 @@ def test_many_sequences_draft_less_than_one(tiny_model: TinyModel) -> None:
     costs = {1: 1.0, 16: 1.1, 32: 2.2, 64: 4.4, 512: 35.0}
     built = build(tiny_model("llama"))
     (alone,) = planned(built, paced(costs), 1, 0.8)
-    many = planned(built, paced(costs), 16, 0.8)
+    many = planned(built, paced(costs, rows=16), 16, 0.8)
     assert alone >= 8
     assert max(many) <= 2
