@@ -99,6 +99,7 @@ def main() -> int:
         for task in options.tasks
         for temperature in options.temperatures
     ]
+    provenance = Provenance.now("torch", "transformers")
     total = len(settings) * options.rounds * len(options.methods)
     with tqdm(total=total, unit="run", file=sys.stderr) as bar:
         for batch, task, temperature in settings:
@@ -134,7 +135,6 @@ def main() -> int:
             lines = _lines([c for c in cells if _place(c) == (batch, task, temperature)])
             for line in lines:
                 tqdm.write("  ".join(f"{value}" for value in line.values()))
-            provenance = Provenance.now("torch", "transformers")
             _draw(results.merge(options.output, lines, provenance, _KEY), options.plot)
     changed = _changed(cells)
     for text in changed:
