@@ -57,7 +57,7 @@ class Trust:
 
 
 class Memory:
-    """What the requests that may share it have taught: followers, and which source to trust."""
+    """What the requests that may share it have taught: what follows what, and whom to trust."""
 
     def __init__(self) -> None:
         self.followers = Followers()
@@ -70,8 +70,8 @@ class _Node:
     """A guess, or the newest token.
 
     `chance`: that all guesses up to here are right. `parent`: the guess before it, -1 the newest
-    token. `follows`, `carried`: what these sources say comes behind it; `history`, `carry`: the
-    next token of each and how far it is trusted. `children`: by token.
+    token. `follows`, `carried`: what the history and the last pass say comes behind it. `asked`:
+    how far each token was trusted to come next. `children`: the guesses among them.
     """
 
     __slots__ = (
