@@ -1,16 +1,21 @@
 """What rows cost, and how many guesses they are worth."""
 
 from dataclasses import replace
-from types import SimpleNamespace
+from math import inf
 from typing import Any, cast
 
 import pytest
+from pydantic import BaseModel
 
 from penstock import SamplingParams
+from penstock.decoding.base import DraftContext, Drafter, Drafting, NoParameters, Vocabulary
+from penstock.decoding.drafting.draft import Draft
+from penstock.decoding.sampling import Row
 from penstock.engine.build import Built
 from penstock.engine.drafting import DraftPlanner
 from penstock.engine.pace import Pace
 from penstock.engine.sequence import Sequence
+from penstock.registry import Choice
 from tests.conftest import TinyModel
 from tests.engine.jobs import Job, build, prepare
 
@@ -102,12 +107,7 @@ def planned(built: Built, pace: Pace, count: int, rights: float) -> list[int]:
         built.engine.add(replace(request))
     built.engine.step()
     running = built.engine.scheduler.running
-    planner = DraftPlanner(
-        pace,
-        vocabulary=cast("Any", SimpleNamespace(size=320, pad_id=0)),
-        max_rows=512,
-        clock=lambda: 0.0,
-    )
+    planner = DraftPlanner(pace, vocabulary=Vocabulary(size=320), max_rows=512, clock=lambda: 0.0)
     planner.plan(running)
     for sequence in running:
         acceptance = cast("Any", sequence.drafting).acceptance
@@ -153,3 +153,69 @@ def test_many_sequences_draft_less_than_one(tiny_model: TinyModel) -> None:
     many = planned(built, paced(costs, rows=16), 16, 0.8)
     assert alone >= 8
     assert max(many) <= 2
+
+
+class _Asked(Drafting):
+    """Says the same whenever it is asked, which takes a while."""
+
+    def __init__(self, says: float, clock: list[float]) -> None:
+        self._says = says
+        self._clock = clock
+        self.asked = 0
+
+    def sizes(self, limit: int, worth: float) -> list[tuple[int, float]]:
+        self.asked += 1
+        self._clock[0] += 0.05
+        return [(8, self._says)]
+
+    def propose(self, size: int, limit: int) -> Draft:
+        return Draft([0] * size)
+
+
+class _Asker(Drafter[NoParameters]):
+    name = "asked"
+    parameters: type[BaseModel] = NoParameters
+    summary = "Says the same whenever it is asked."
+
+    def __init__(self, drafting: Drafting) -> None:
+        self._drafting = drafting
+
+    def start(self, parameters: NoParameters, row: Row, context: DraftContext) -> Drafting:
+        return self._drafting
+
+
+def drafted_in(built: Built, says: float, steps: int) -> tuple[int, int]:
+    """How often a drafter that says so is asked and drafts, where a step takes one second."""
+    clock = [0.0]
+    drafting = _Asked(says, clock)
+    params = SamplingParams(max_tokens=400, temperature=0, ignore_eos=True)
+    choice = Choice(method=_Asker(drafting), parameters=NoParameters())
+    request = prepare(built, "0", Job(prompt=[1, 2], params=params))
+    built.engine.add(replace(request, decoding={"drafter": choice}))
+    built.engine.step()
+    planner = DraftPlanner(
+        paced({1: 1.0, 9: 1.5}),
+        vocabulary=Vocabulary(size=320),
+        max_rows=512,
+        clock=lambda: clock[0],
+    )
+    drafts = 0
+    for _ in range(steps):
+        planner.plan(built.engine.scheduler.running)
+        drafts += sum(_size(sequence) > 0 for sequence in built.engine.scheduler.running)
+    built.engine.abort_all()
+    return drafting.asked, drafts
+
+
+def test_trials_take_a_hundredth_of_the_time(tiny_model: TinyModel) -> None:
+    _, drafts = drafted_in(build(tiny_model("llama")), inf, 2000)
+    # Each costs half a step more.
+    assert 20 <= drafts <= 0.01 * 2000 / 0.5 + 1
+
+
+def test_who_promises_nothing_is_asked_for_a_hundredth_of_the_time(tiny_model: TinyModel) -> None:
+    asked, drafts = drafted_in(build(tiny_model("llama")), 0.1, 2000)
+    assert drafts == 0
+    assert 0.05 * asked / 2000 < 0.015
+    asked, drafts = drafted_in(build(tiny_model("llama")), 6.0, 100)
+    assert asked == drafts == 100
