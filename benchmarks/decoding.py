@@ -1,14 +1,17 @@
 """Decoding methods beside plain decoding: tokens a pass, and wall-clock, on nano's own tasks.
 
-    python benchmarks/decoding.py [--batch 1 4 16] [--tasks copy extract] [--rounds 3]
+    python benchmarks/decoding.py [--batch 1 4 16] [--tasks copy extract] [--rounds 5]
 
 Within a round every method answers the same prompts, plain decoding among them, one method after
-the other, so that a drift of the machine hits all. A ratio is plain decoding's time over the
-method's in that round; the table has the median of the rounds. Prefix caching is off. Texts are
-compared: a drafter that changed one would be wrong, not fast.
+the other, so that a drift of the machine hits all; every round begins with another method. A ratio
+is plain decoding's time over the method's in that round; the table has the median of the rounds.
+Prefix caching is off. Texts are compared: a drafter that changed one would be wrong, not fast.
 
-Drafters that remember earlier answers remember their own alone, those of the warm-up and of earlier
-rounds; each round has new prompts.
+Drafters that remember earlier answers remember their own alone, those of the warm-up (8 at once)
+and of earlier rounds; each round has new prompts.
+
+What is measured replaces the lines of the same batch, task, temperature and method in the results;
+other lines stay, so that a long run can be made in pieces.
 """
 
 import argparse
@@ -62,6 +65,10 @@ METHODS: Final[Mapping[str, Spec]] = {
     "cfg": {"cfg": {"scale": 1.5}},
     "cfg + jacobi": {"cfg": {"scale": 1.5}, "jacobi": {}},
 }
+WITHOUT_DRAFTER: Final = ("plain", "cfg")
+_KEY: Final = ("batch", "task", "temperature", "method")
+_WARM_UP_BATCH: Final = 8
+_LONGEST_PROMPT: Final = 1000
 BASE: Final = {"cfg + jacobi": "cfg"}
 """Whose texts a method must repeat, where that is not plain decoding."""
 
@@ -92,20 +99,24 @@ def main() -> int:
         for task in options.tasks
         for temperature in options.temperatures
     ]
+    provenance = Provenance.now("torch", "transformers")
     total = len(settings) * options.rounds * len(options.methods)
     with tqdm(total=total, unit="run", file=sys.stderr) as bar:
         for batch, task, temperature in settings:
             built = _build(options.model, batch)
-            count = max(options.least_prompts, 2 * batch)
+            count = max(options.least_prompts, options.waves * batch)
             # The engine learns what rows cost, and drafters what is said.
+            warm_up = _prompts(built, task, options.warm_up, 0)
             for method in options.methods:
-                warm_up = _prompts(built, task, options.warm_up, 0)
-                _run(built, warm_up, method, temperature)
+                if method not in WITHOUT_DRAFTER:
+                    _run(built, warm_up, method, temperature, _WARM_UP_BATCH)
+                _run(built, warm_up[: max(2, batch)], method, temperature, batch)
             for number in range(1, options.rounds + 1):
                 prompts = _prompts(built, task, count, number)
-                for method in options.methods:
+                first = number % len(options.methods)
+                for method in options.methods[first:] + options.methods[:first]:
                     start_s = time.perf_counter()
-                    usages, texts = _run(built, prompts, method, temperature)
+                    usages, texts = _run(built, prompts, method, temperature, batch)
                     cells.append(
                         Cell(
                             task=task,
@@ -121,15 +132,11 @@ def main() -> int:
                         )
                     )
                     bar.update()
-            for line in _lines(
-                [c for c in cells if c.texts and _place(c) == (batch, task, temperature)]
-            ):
+            lines = _lines([c for c in cells if _place(c) == (batch, task, temperature)])
+            for line in lines:
                 tqdm.write("  ".join(f"{value}" for value in line.values()))
+            _draw(results.merge(options.output, lines, provenance, _KEY), options.plot)
     changed = _changed(cells)
-    lines = _lines(cells)
-    if options.output:
-        results.write(options.output, lines, Provenance.now("torch", "transformers"))
-        _draw(lines, options.plot)
     for text in changed:
         print(f"changed: {text}")
     return 1 if changed else 0
@@ -141,7 +148,8 @@ def _place(cell: Cell) -> tuple[int, str, float]:
 
 def _build(model: str | None, batch: int) -> Built:
     # Guidance takes two places for each sequence.
-    config = EngineConfig(model=model, max_running=2 * batch, prefix_cache=False)
+    places = 2 * max(batch, _WARM_UP_BATCH)
+    config = EngineConfig(model=model, max_running=places, prefix_cache=False)
     return build_engine(config, time.perf_counter)
 
 
@@ -158,15 +166,11 @@ def _prompts(built: Built, task: str, count: int, number: int) -> list[list[int]
     return found
 
 
-_LONGEST_PROMPT: Final = 1000
-
-
 def _run(
-    built: Built, prompts: Sequence[list[int]], method: str, temperature: float
+    built: Built, prompts: Sequence[list[int]], method: str, temperature: float, batch: int
 ) -> tuple[list[tuple[int, int]], tuple[tuple[int, ...], ...]]:
     """Answer all prompts, `batch` at a time; (steps, guesses) and tokens of each."""
     engine = built.engine
-    batch = built.intake.max_sequences // 2
     params = SamplingParams(max_tokens=256, temperature=temperature, seed=1)
     waiting = [
         built.intake.prepare(
@@ -200,7 +204,9 @@ def _changed(cells: Sequence[Cell]) -> list[str]:
     of = {(_place(c), c.method, c.round): c.texts for c in cells}
     found: set[str] = set()
     for (place, method, number), texts in of.items():
-        base = of.get((place, BASE.get(method, method if method == "cfg" else "plain"), number))
+        base = of.get(
+            (place, BASE.get(method, method if method in WITHOUT_DRAFTER else "plain"), number)
+        )
         if base is not None and texts != base:
             found.add(f"{method} at {place}")
     return sorted(found)
@@ -246,10 +252,11 @@ def _sum(cells: Sequence[Cell], name: str) -> int:
     return sum(getattr(cell, name) for cell in cells)
 
 
-def _draw(lines: Sequence[Mapping[str, Any]], out: Path) -> None:
+def _draw(lines: Sequence[Mapping[str, str]], out: Path) -> None:
     """Speed ratios by task, one panel for each batch size; greedy."""
-    batches = sorted({line["batch"] for line in lines})
-    tasks = list(dict.fromkeys(line["task"] for line in lines))
+    lines = [line for line in lines if float(line["temperature"]) == 0]
+    batches = sorted({int(line["batch"]) for line in lines})
+    tasks = [task for task in TASKS if any(line["task"] == task for line in lines)]
     methods = [m for m in METHODS if m != "plain" and any(line["method"] == m for line in lines)]
     figure = Figure(figsize=(4 * len(batches), 3.6), layout="constrained")
     panels = figure.subplots(1, len(batches), sharey=True, squeeze=False)[0]
@@ -257,9 +264,9 @@ def _draw(lines: Sequence[Mapping[str, Any]], out: Path) -> None:
     for axes, batch in zip(panels, batches, strict=True):
         for number, method in enumerate(methods):
             of_task = {
-                line["task"]: line["speed_ratio"]
+                line["task"]: float(line["speed_ratio"])
                 for line in lines
-                if line["batch"] == batch and line["method"] == method and line["temperature"] == 0
+                if int(line["batch"]) == batch and line["method"] == method
             }
             places = [i + number * width for i in range(len(tasks))]
             axes.bar(places, [of_task.get(task, 0.0) for task in tasks], width, label=method)
@@ -280,9 +287,10 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--temperatures", type=float, nargs="+", default=[0.0, 0.8])
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--least-prompts", type=int, default=8)
-    parser.add_argument("--warm-up", type=int, default=24, help="prompts before the first round")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--least-prompts", type=int, default=6, help="of a round")
+    parser.add_argument("--waves", type=int, default=2, help="prompts of a round, in batches")
+    parser.add_argument("--warm-up", type=int, default=32, help="prompts before the first round")
     parser.add_argument("--output", type=Path, default=RESULTS)
     parser.add_argument("--plot", type=Path, default=PLOT)
     options = parser.parse_args()

@@ -133,12 +133,14 @@ class Drafting(ABC):
     """What a drafter knows of one sequence."""
 
     @abstractmethod
-    def sizes(self, limit: int) -> Sequence[tuple[int, float]]:
+    def sizes(self, limit: int, worth: float) -> Sequence[tuple[int, float]]:
         """Drafts worth a thought: (guesses, how many of them are expected to be right).
 
-        `limit`: tokens of the answer that could still be accepted. Ascending in both numbers; the
-        engine takes one of them, or none, whichever makes most tokens a second. A `fixed` drafter
-        offers one.
+        `limit`: tokens of the answer that could still be accepted. `worth`: about how likely a
+        guess has to be right to pay for its row; less likely ones may be left out. Ascending in
+        both numbers; the engine takes one of them, or none, whichever makes most tokens a second.
+        A `fixed` drafter offers one. Infinitely many right ones ask for a trial, which is granted
+        now and then. The row may have grown since by tokens that no draft brought.
         """
 
     @property
@@ -150,12 +152,14 @@ class Drafting(ABC):
     def propose(self, size: int, limit: int) -> Draft:
         """At most `size` guesses, none of them more than `limit` tokens ahead."""
 
-    @abstractmethod
-    def learn(
-        self, draft: Draft | None, predictions: Sequence[int], accepted: Sequence[int]
+    def learn(  # noqa: B027 -- nothing, for drafters to whom the row's tokens say enough
+        self, draft: Draft, predictions: Sequence[int], accepted: Sequence[int]
     ) -> None:
-        """What a pass showed; the row's tokens are the longer ones already, by one or more.
+        """What a pass showed that verified a draft; the row's tokens are the longer ones already.
 
         `predictions[0]` followed the newest token, `predictions[1 + i]` guess i of the draft.
-        `accepted`: guesses that were right, along one path. Draft None: there was none.
+        `accepted`: guesses that were right, along one path.
         """
+
+    def finish(self) -> None:  # noqa: B027 -- as above
+        """The sequence has ended, by itself or not: remember what is worth it for later ones."""

@@ -5,7 +5,7 @@ logits, parameters, history and position alone.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -22,11 +22,10 @@ _CANDIDATES = 1024
 """Top-p first looks among so many best tokens, which nearly always suffices."""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Packed:
-    """The parameters of a step's rows as tensors; kept while the same rows run."""
+    """The parameters of some rows as tensors."""
 
-    samplings: tuple[Sampling, ...]
     all_greedy: bool
     greedy: Tensor
     temperature: Tensor
@@ -37,11 +36,35 @@ class _Packed:
     seeds: np.ndarray
     with_rules: list[int]
 
+    def repeated(self, counts: list[int]) -> "_Packed":
+        """The same with row i `counts[i]` times."""
+        index = np.repeat(np.arange(len(counts)), counts)
+        with_rules = self.with_rules
+        if with_rules:
+            having = frozenset(with_rules)
+            with_rules = [row for row, i in enumerate(index.tolist()) if i in having]
+        if self.all_greedy:
+            return replace(self, with_rules=with_rules)
+        at = torch.from_numpy(index).to(self.greedy.device)
+        return _Packed(
+            all_greedy=False,
+            greedy=self.greedy[at],
+            temperature=self.temperature[at],
+            top_k=None if self.top_k is None else self.top_k[at],
+            max_top_k=self.max_top_k,
+            top_p=None if self.top_p is None else self.top_p[at],
+            min_p=None if self.min_p is None else self.min_p[at],
+            seeds=self.seeds[index],
+            with_rules=with_rules,
+        )
+
 
 class Sampler:
     """Chooses one token per row. Keeps only what it can recompute: packed parameters, token ids."""
 
     def __init__(self) -> None:
+        # Of the sequences of the last step; they mostly stay while their drafts change.
+        self._samplings: list[Sampling] = []
         self._packed: _Packed | None = None
         self._token_ids: Tensor | None = None
 
@@ -75,25 +98,32 @@ class Sampler:
         return gumbel_noise(keys, ids)
 
     def _pack(self, rows: Sequence[Row], device: torch.device) -> _Packed:
-        samplings = tuple(row.sampling for row in rows)
+        samplings: list[Sampling] = []
+        counts: list[int] = []
+        for row in rows:
+            if samplings and row.sampling is samplings[-1]:
+                counts[-1] += 1
+            else:
+                samplings.append(row.sampling)
+                counts.append(1)
         packed = self._packed
-        if packed is None or not _same(packed.samplings, samplings):
+        if packed is None or not _same(self._samplings, samplings):
             packed = self._packed = _pack(samplings, device)
-        return packed
+            self._samplings = samplings
+        return packed if len(samplings) == len(rows) else packed.repeated(counts)
 
 
-def _same(a: tuple[Sampling, ...], b: tuple[Sampling, ...]) -> bool:
+def _same(a: list[Sampling], b: list[Sampling]) -> bool:
     return len(a) == len(b) and all(x is y for x, y in zip(a, b, strict=True))
 
 
-def _pack(samplings: tuple[Sampling, ...], device: torch.device) -> _Packed:
+def _pack(samplings: list[Sampling], device: torch.device) -> _Packed:
     def column(values: list[float]) -> Tensor:
         return torch.tensor(values, dtype=torch.float32, device=device)[:, None]
 
     greedy = [s.temperature < GREEDY_BELOW for s in samplings]
     top_k = [s.top_k for s in samplings]
     return _Packed(
-        samplings=samplings,
         all_greedy=all(greedy),
         greedy=torch.tensor(greedy, device=device),
         temperature=column(

@@ -72,7 +72,7 @@ class Engine:
         self.runner = runner
         self.decoder = Decoder()
         self._pace = Pace(clock)
-        self._planner = DraftPlanner(self._pace, vocabulary, max_batch_tokens)
+        self._planner = DraftPlanner(self._pace, vocabulary, max_batch_tokens, clock)
         self._store = store
         self._by_request: dict[str, list[Sequence]] = {}
         self._arrivals = 0
@@ -150,7 +150,7 @@ class Engine:
         decoded = self.decoder.decode(step, logits, self._fork)
         outputs = self._commit(step, decoded)
         if step.only_decodes:
-            self._pace.stop(step.rows, step.drafts)
+            self._pace.stop(step.rows - step.guesses, step.guesses, step.drafts)
         return outputs
 
     def stats(self) -> EngineStats:
@@ -215,7 +215,7 @@ class Engine:
             if sequence.draft is not None:
                 moves += self._keep_accepted(item, count)
             outputs.append(_output(item, count, reason, stop_reason))
-            if sequence.drafting is not None and (reason or not sequence.draft_pause):
+            if sequence.drafting is not None and item.draft is not None:
                 sequence.drafting.learn(item.draft, item.predictions, item.accepted)
             if reason is not None:
                 ended.append(sequence)
@@ -285,6 +285,8 @@ class Engine:
     def _finish(self, gone: list[Sequence]) -> None:
         self.scheduler.remove(gone)
         for sequence in gone:
+            if sequence.drafting is not None:
+                sequence.drafting.finish()
             living = self._by_request.get(sequence.request.id)
             if living is not None:
                 living.remove(sequence)

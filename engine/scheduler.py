@@ -73,6 +73,11 @@ class Step:
         return sum(chunk.draft is not None for chunk in self.chunks)
 
     @property
+    def guesses(self) -> int:
+        """Rows that are guesses, in all contexts."""
+        return sum(chunk.drafted for chunk in self.chunks)
+
+    @property
     def rows(self) -> int:
         """Rows of the batch."""
         return sum(chunk.count for chunk in self.chunks)

@@ -69,8 +69,8 @@ class Sequence(Branch):
     the same steps. `target`: what makes one distribution of their logits; None: the model's own.
     `unborn`: indices of the request's other choices, which fork off when the prompt is read.
     `drafting`: the drafter at work, from the first token on. `draft`: what the next step verifies.
-    `evicted`, `held_slots`: what the caller knows of. `draft_misses`: times in a row that no draft
-    promised to pay. `draft_pause`: steps for which the drafter is not asked.
+    `evicted`, `held_slots`: what the caller knows of. `draft_pause`: steps for which the drafter is
+    not asked.
     """
 
     request: Request
@@ -88,7 +88,6 @@ class Sequence(Branch):
     draft: Draft | None = None
     evicted: int = 0
     held_slots: int = 0
-    draft_misses: int = 0
     draft_pause: int = 0
 
     @property

@@ -141,8 +141,17 @@ class Span:
         """Additive `[rows x group, kv_length - first]`, each row `group` times; made once."""
         mask = self._packed.get((window, group))
         if mask is None:
-            seen = self.mask(window)[:, first:].repeat_interleave(group, dim=0)
-            mask = torch.zeros_like(seen, dtype=dtype).masked_fill_(~seen, float("-inf"))
+            if window is None:
+                # All but the last square is seen by every row.
+                whole = np.zeros((self.rows, group, self.kv_length), dtype=np.float32)
+                seen = (
+                    np.tri(self.rows, dtype=np.bool_) if self.tree is None else path_mask(self.tree)
+                )
+                whole[:, :, self.kv_length - self.rows :][~seen[:, None].repeat(group, 1)] = -np.inf
+                mask = torch.from_numpy(whole.reshape(-1, self.kv_length)).to(self.device, dtype)
+            else:
+                seen = self.mask(window)[:, first:].repeat_interleave(group, dim=0)
+                mask = torch.zeros_like(seen, dtype=dtype).masked_fill_(~seen, float("-inf"))
             self._packed[window, group] = mask
         return mask
 

@@ -2,24 +2,27 @@
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from math import inf
 from typing import Final
 
 from ..base import Drafting
+from ..sampling import Row
 from .acceptance import Acceptance
 from .draft import Draft
 
 MAX_WINDOW: Final = 256
 SIZES: Final = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 _TRIAL_SIZE: Final = 4
-_WORTH_A_TRIAL: Final = 1e6
 
 
 class ChainDrafting(Drafting):
     """Drafts one line, as long as it has lately paid, or always as long as it can."""
 
-    def __init__(self, *, adaptive: bool) -> None:
-        self.acceptance = Acceptance()
+    def __init__(self, row: Row, acceptance: Acceptance, *, adaptive: bool) -> None:
+        self.row = row
+        self.acceptance = acceptance
         self._adaptive = adaptive
+        self._known = len(row.tokens)
 
     @property
     def fixed(self) -> bool:
@@ -35,19 +38,24 @@ class ChainDrafting(Drafting):
         """That many of them."""
 
     @abstractmethod
-    def learned(self, predictions: Sequence[int], right: int) -> None:
-        """Take in a pass of which the first `right` guesses were; called after every pass."""
+    def moved(self, predictions: Sequence[int]) -> None:
+        """The text has grown; `predictions` were made for the places behind it, by a pass over
+        guesses that turned out wrong."""
 
-    def sizes(self, limit: int) -> list[tuple[int, float]]:
+    def sizes(self, limit: int, worth: float) -> list[tuple[int, float]]:
         """See `Drafting`."""
+        alone = len(self.row.tokens) - self._known
+        if alone:
+            self.acceptance.skip(alone)
+            self._move([])
         most = self.available(limit)
         if most <= 0:
             return []
         expected = self.acceptance.expected
         if not self._adaptive:
             return [(most, expected(most))]
-        if self.acceptance.is_trial:
-            return [(min(most, _TRIAL_SIZE), _WORTH_A_TRIAL)]
+        if self.acceptance.take_trial():
+            return [(min(most, _TRIAL_SIZE), inf)]
         sizes = [size for size in SIZES if size < most]
         return [(size, expected(size)) for size in (*sizes, most)]
 
@@ -55,9 +63,11 @@ class ChainDrafting(Drafting):
         """See `Drafting`."""
         return Draft(self.guesses(min(size, self.available(limit))))
 
-    def learn(
-        self, draft: Draft | None, predictions: Sequence[int], accepted: Sequence[int]
-    ) -> None:
+    def learn(self, draft: Draft, predictions: Sequence[int], accepted: Sequence[int]) -> None:
         """See `Drafting`."""
-        self.acceptance.observe(len(draft.tokens) if draft is not None else 0, len(accepted))
-        self.learned(predictions, len(accepted))
+        self.acceptance.observe(len(draft.tokens), len(accepted))
+        self._move(predictions[len(accepted) + 1 :])
+
+    def _move(self, predictions: Sequence[int]) -> None:
+        self._known = len(self.row.tokens)
+        self.moved(predictions)

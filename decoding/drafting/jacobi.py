@@ -12,8 +12,9 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from ..base import STRICT, DraftContext, Drafter, Drafting, Vocabulary
+from ..base import STRICT, DraftContext, Drafter, Drafting
 from ..sampling import Row
+from .acceptance import acceptance_of
 from .chain import MAX_WINDOW, ChainDrafting
 from .draft import Draft
 from .ngram import MAX_NGRAM, SuggestedDrafting, memory_of
@@ -49,6 +50,11 @@ class _Window:
         self._known = len(row.tokens)
         self._block_left = parameters.window + 1
 
+    @property
+    def has_moved(self) -> bool:
+        """Whether the text has grown since the window moved."""
+        return len(self._row.tokens) != self._known
+
     def size(self, limit: int) -> int:
         """Guesses of the next pass, `limit` at most."""
         most = min(self._parameters.window, limit)
@@ -69,13 +75,11 @@ class _Window:
         return predicted if self._parameters.scheme == "sliding" else []
 
 
-def _behind(draft: Draft | None, predictions: Sequence[int], accepted: Sequence[int]) -> list[int]:
+def _behind(draft: Draft, predictions: Sequence[int], accepted: Sequence[int]) -> list[int]:
     """Predictions for the places behind the accepted text: of the first guesses that are that deep.
 
     The guesses before them were wrong, or the text would have gone on.
     """
-    if draft is None:
-        return []
     found: dict[int, int] = {}
     for index, depth in enumerate(draft.depths):
         if depth > len(accepted):
@@ -86,11 +90,11 @@ def _behind(draft: Draft | None, predictions: Sequence[int], accepted: Sequence[
 class _Filled(ChainDrafting):
     """Carries predictions over, and fills the window up behind them."""
 
-    def __init__(self, parameters: JacobiParameters, row: Row, vocabulary: Vocabulary) -> None:
-        super().__init__(adaptive=parameters.adaptive)
+    def __init__(self, parameters: JacobiParameters, row: Row, context: DraftContext) -> None:
+        name = f"jacobi from {parameters.init}"
+        super().__init__(row, acceptance_of(context, name), adaptive=parameters.adaptive)
         self._initialiser = parameters.init
-        self._row = row
-        self._vocabulary = vocabulary
+        self._vocabulary = context.vocabulary
         self._random = Random(row.sampling.seed)
         self._window = _Window(parameters, row)
         self._carried: list[int] = []
@@ -100,11 +104,11 @@ class _Filled(ChainDrafting):
 
     def guesses(self, count: int) -> list[int]:
         carried = self._carried[:count]
-        last = carried[-1] if carried else self._row.tokens[-1]
+        last = carried[-1] if carried else self.row.tokens[-1]
         return carried + [self._initial(last) for _ in range(count - len(carried))]
 
-    def learned(self, predictions: Sequence[int], right: int) -> None:
-        self._carried = self._window.carry(list(predictions[right + 1 :]))
+    def moved(self, predictions: Sequence[int]) -> None:
+        self._carried = self._window.carry(list(predictions))
 
     def _initial(self, last: int) -> int:
         match self._initialiser:
@@ -113,7 +117,7 @@ class _Filled(ChainDrafting):
             case "random":
                 return self._random.randrange(self._vocabulary.size)
             case "prompt-sample":
-                return self._row.tokens[self._random.randrange(self._row.prompt_length)]
+                return self.row.tokens[self._random.randrange(self.row.prompt_length)]
             case _:
                 return last
 
@@ -123,20 +127,24 @@ class _Suggested(SuggestedDrafting):
 
     def __init__(self, parameters: JacobiParameters, row: Row, context: DraftContext) -> None:
         suggester = Suggester(
-            memory_of(context), row.tokens, longest=MAX_NGRAM, shortest=1, shared=parameters.shared
+            memory_of(context),
+            row.tokens,
+            prompt_length=row.prompt_length,
+            longest=MAX_NGRAM,
+            shortest=1,
+            shared=parameters.shared,
         )
         super().__init__(suggester, row, window=parameters.window, adaptive=parameters.adaptive)
         self._limits = _Window(parameters, row)
         self._carried: list[int] = []
 
-    def suggest(self, limit: int) -> int:
+    def suggest(self, limit: int, worth: float) -> int:
+        if self._limits.has_moved:  # by tokens that no draft brought
+            self._carried = self._limits.carry([])
         most = self._limits.size(limit)
-        return self.suggester.suggest(min(most, self.most), most, self._carried)
+        return self.suggester.suggest(most, most, self._carried, worth)
 
-    def learn(
-        self, draft: Draft | None, predictions: Sequence[int], accepted: Sequence[int]
-    ) -> None:
-        super().learn(draft, predictions, accepted)
+    def learn(self, draft: Draft, predictions: Sequence[int], accepted: Sequence[int]) -> None:
         self._carried = self._limits.carry(_behind(draft, predictions, accepted))
 
 
@@ -151,7 +159,7 @@ class Jacobi(Drafter[JacobiParameters]):
         """See `Drafter`."""
         if parameters.init == "ngram":
             return _Suggested(parameters, row, context)
-        return _Filled(parameters, row, context.vocabulary)
+        return _Filled(parameters, row, context)
 
 
 JACOBI = Jacobi()

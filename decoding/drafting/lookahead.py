@@ -12,6 +12,7 @@ begin with the newest token are verified beside the window, several in one pass.
 
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
+from math import inf
 from random import Random
 from typing import Final
 
@@ -19,11 +20,14 @@ from pydantic import BaseModel, Field
 
 from ..base import STRICT, DraftContext, Drafter, Drafting
 from ..sampling import Row
-from .acceptance import Acceptance
 from .draft import Draft
 
 _SEED_TOKENS: Final = 4096
-_WORTH_A_TRIAL: Final = 1e6
+_FIRST_WORTH: Final = 1.0
+_WEIGHT: Final = 0.05
+"""Of a new observation of what guesses are worth."""
+_FIRST_PAUSE, _LONGEST_PAUSE = 64, 4096
+_TRIAL_PASSES: Final = 4
 
 
 class LookaheadParameters(BaseModel):
@@ -47,20 +51,68 @@ class NgramPool:
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._of: dict[int, OrderedDict[tuple[int, ...], None]] = {}
+        self._of: dict[int, OrderedDict[tuple[int, ...], bool]] = {}
 
-    def add(self, ngram: Sequence[int]) -> None:
-        """Keep an n-gram, as the newest of its kind."""
+    def add(self, ngram: Sequence[int], *, is_text: bool) -> None:
+        """Keep an n-gram, as the newest of its kind. `is_text`: the text has it, not a pass."""
         first, rest = ngram[0], tuple(ngram[1:])
         kept = self._of.setdefault(first, OrderedDict())
-        kept[rest] = None
+        kept[rest] = is_text or kept.get(rest, False)
         kept.move_to_end(rest)
         if len(kept) > self._most:
             kept.popitem(last=False)
 
-    def after(self, token: int) -> list[tuple[int, ...]]:
-        """What may follow `token`, newest first."""
-        return list(reversed(self._of.get(token, ())))
+    def after(self, token: int) -> list[tuple[tuple[int, ...], bool]]:
+        """What may follow `token`, newest first, and whether the text has it."""
+        return list(reversed(self._of.get(token, {}).items()))
+
+
+class Worth:
+    """What the pool and the window have lately been worth, in tokens that guesses got right.
+
+    It learns from all that is written, drafted or not: what the pool would have guessed behind a
+    token is known when the tokens behind it are.
+
+    `of_rank`: of the newest n-gram that begins with a token, of the second newest beyond the first,
+    and so on. `of_window`: of n-grams that no text had, beyond those that it had, a token of the
+    text; followed only where a window has run lately. `since_window`: tokens written since.
+    """
+
+    def __init__(self, candidates: int) -> None:
+        self.of_rank = [_FIRST_WORTH / 2**rank for rank in range(candidates)]
+        self.of_window = _FIRST_WORTH
+        self.since_window = 0
+        self._pause = _FIRST_PAUSE
+
+    def observe(
+        self, paths: Sequence[tuple[tuple[int, ...], bool]], came: Sequence[int], *, windowed: bool
+    ) -> None:
+        """`paths`: what the pool has behind a token, behind which `came` came."""
+        reached = from_text = 0
+        for rank, (path, is_text) in enumerate(paths):
+            right = _common(path, came)
+            beyond = max(0, right - reached)
+            self.of_rank[rank] += _WEIGHT * (beyond * is_text - self.of_rank[rank])
+            reached = max(reached, right)
+            from_text = max(from_text, right * is_text)
+        if windowed:
+            self.of_window += _WEIGHT * (reached - from_text - self.of_window)
+
+    def take_trial(self) -> bool:
+        """Whether the window should run for a while, whatever it promises; ever more seldom."""
+        if self.since_window < self._pause:
+            return False
+        self.since_window = 0
+        self._pause = min(2 * self._pause, _LONGEST_PAUSE)
+        return True
+
+
+def _common(path: Sequence[int], came: Sequence[int]) -> int:
+    """How many tokens they begin with alike."""
+    for at, (guess, token) in enumerate(zip(path, came, strict=False)):
+        if guess != token:
+            return at
+    return min(len(path), len(came))
 
 
 class _Tree:
@@ -94,9 +146,10 @@ class _Tree:
 
 
 class _Lookahead(Drafting):
-    def __init__(self, parameters: LookaheadParameters, row: Row) -> None:
+    def __init__(self, parameters: LookaheadParameters, row: Row, worth: Worth) -> None:
         self._parameters = parameters
         self._row = row
+        self._worth = worth
         self._random = Random(row.sampling.seed)
         self._pool = NgramPool(max(1, parameters.candidates))
         self._known = 0
@@ -105,31 +158,34 @@ class _Lookahead(Drafting):
             self._fresh(parameters.window) for _ in range(parameters.ngram - 1)
         ]
         self._top: list[int] = []  # of the last draft: the guesses of the newest level
-        self._with_window = Acceptance()
-        self._without_window = Acceptance()
-        self._harvest_text()
+        self._trial_passes = 0
+        self._windowed_until = 0  # up to where the text may owe something to the window
+        self._harvest_text(judge=False)
 
     @property
     def fixed(self) -> bool:
         """See `Drafting`."""
         return not self._parameters.adaptive
 
-    def sizes(self, limit: int) -> list[tuple[int, float]]:
-        """See `Drafting`. Two sizes: the candidates alone, and with the window."""
-        candidates = len(self._candidates(limit).tokens)
+    def sizes(self, limit: int, worth: float) -> list[tuple[int, float]]:
+        """See `Drafting`. The newest n-grams, one by one, then all of them and the window."""
+        self._harvest_text(judge=True)
         window = self._window_rows(limit)
-        reach = min(limit, self._parameters.ngram - 1)
-        whole = candidates + window
         if not self._parameters.adaptive:
+            whole = len(self._candidates(limit).tokens) + window
             return [(whole, 0.0)] if whole else []
         found: list[tuple[int, float]] = []
-        if candidates:
-            found.append((candidates, self._without_window.expected(reach)))
+        expected, reach = 0.0, min(limit, self._parameters.ngram - 1)
+        tree = _Tree()
+        for (path, _), of_rank in zip(self._paths(), self._worth.of_rank, strict=False):
+            tree.add_path(path[:reach])
+            expected += of_rank
+            found.append((len(tree.tokens), min(expected, reach)))
         if window:
-            # What the window brings is what later passes find in the pool.
-            is_trial = self._with_window.is_trial
-            promise = _WORTH_A_TRIAL if is_trial else self._with_window.expected(reach)
-            found.append((whole, promise))
+            if self._trial_passes == 0 and self._worth.take_trial():
+                self._trial_passes = _TRIAL_PASSES
+            gain = inf if self._trial_passes else self._worth.of_window
+            found.append((len(tree.tokens) + window, min(expected, reach) + gain))
         return found
 
     def propose(self, size: int, limit: int) -> Draft:
@@ -141,26 +197,23 @@ class _Lookahead(Drafting):
             self._add_window(tree)
         return Draft(tree.tokens[:size], tree.parents[:size])
 
-    def learn(
-        self, draft: Draft | None, predictions: Sequence[int], accepted: Sequence[int]
-    ) -> None:
+    def learn(self, draft: Draft, predictions: Sequence[int], accepted: Sequence[int]) -> None:
         """See `Drafting`."""
-        reach = self._parameters.ngram - 1
-        drafted = 0 if draft is None else min(reach, max(draft.depths, default=0))
-        right = min(len(accepted), drafted)
-        if draft is not None and self._top:
-            self._with_window.observe(drafted, right)
+        if self._top:
             self._iterate(predictions, 1 + len(accepted))
-        else:
-            self._with_window.observe(0, 0)
-            if drafted:
-                self._without_window.observe(drafted, right)
-        self._harvest_text()
+            self._trial_passes = max(0, self._trial_passes - 1)
+            self._windowed_until = len(self._row.tokens) + self._parameters.window
+            self._worth.since_window = 0
+
+    def _paths(self) -> list[tuple[tuple[int, ...], bool]]:
+        if not self._parameters.candidates:
+            return []
+        return self._pool.after(self._row.tokens[-1])
 
     def _candidates(self, limit: int) -> _Tree:
         tree = _Tree()
         reach = min(limit, self._parameters.ngram - 1)
-        for path in self._pool.after(self._row.tokens[-1])[: self._parameters.candidates]:
+        for path, _ in self._paths():
             tree.add_path(path[:reach])
         return tree
 
@@ -186,7 +239,7 @@ class _Lookahead(Drafting):
         """One Jacobi iteration: harvest the columns, drop the oldest level, move with the text."""
         newest = [predictions[1 + index] for index in self._top]
         for column in zip(*self._levels, newest, strict=True):
-            self._pool.add(column)
+            self._pool.add(column, is_text=False)
         self._top = []
         # A token of level l > 0 stands one further ahead than the one above it, so the levels that
         # remain have moved by one token already.
@@ -196,12 +249,17 @@ class _Lookahead(Drafting):
             [*level[moved:], *self._fresh(fresh)] for level in (*self._levels[1:], newest)
         ]
 
-    def _harvest_text(self) -> None:
-        """What the prompt and the answer say is worth a guess too."""
+    def _harvest_text(self, *, judge: bool) -> None:
+        """What the prompt and the answer say is worth a guess too; so is what was worth one."""
         tokens, n = self._row.tokens, self._parameters.ngram
         first = max(0, self._known - n + 1, len(tokens) - _SEED_TOKENS)
         for start in range(first, len(tokens) - n + 1):
-            self._pool.add(tokens[start : start + n])
+            if judge:
+                paths = self._pool.after(tokens[start])[: self._parameters.candidates]
+                came = tokens[start + 1 : start + n]
+                self._worth.observe(paths, came, windowed=start < self._windowed_until)
+                self._worth.since_window += 1
+            self._pool.add(tokens[start : start + n], is_text=True)
         self._known = len(tokens)
 
     def _fresh(self, count: int) -> list[int]:
@@ -218,7 +276,9 @@ class Lookahead(Drafter[LookaheadParameters]):
 
     def start(self, parameters: LookaheadParameters, row: Row, context: DraftContext) -> Drafting:
         """See `Drafter`."""
-        return _Lookahead(parameters, row)
+        name = f"lookahead {parameters.window} {parameters.ngram} {parameters.candidates}"
+        worth = context.memory.setdefault(name, Worth(parameters.candidates))
+        return _Lookahead(parameters, row, worth)
 
 
 LOOKAHEAD = Lookahead()

@@ -5,7 +5,6 @@ guessed to follow again; so is what most often followed them in earlier answers.
 answers repeat their prompt or one another: extraction, editing, code, forms.
 """
 
-from collections.abc import Sequence
 from typing import Final
 
 from pydantic import BaseModel, Field, model_validator
@@ -14,7 +13,7 @@ from ..base import STRICT, DraftContext, Drafter, Drafting
 from ..sampling import Row
 from .chain import MAX_WINDOW, SIZES
 from .draft import Draft
-from .suggest import Memory, Suggester
+from .suggest import LEAST_CHANCE, Memory, Suggester
 
 MAX_NGRAM: Final = 8
 _MEMORY: Final = "suggestions"
@@ -54,40 +53,33 @@ class SuggestedDrafting(Drafting):
         self.row = row
         self.window = window
         self._adaptive = adaptive
-        self._worth = window
 
     @property
     def fixed(self) -> bool:
         """See `Drafting`."""
         return not self._adaptive
 
-    def suggest(self, limit: int) -> int:
+    def suggest(self, limit: int, worth: float) -> int:
         """Make the guesses for the next pass; returns how many."""
-        return self.suggester.suggest(self.most, limit)
+        return self.suggester.suggest(min(self.window, limit), limit, worth=worth)
 
-    @property
-    def most(self) -> int:
-        """How many guesses to make: more than lately paid, but not far more, for they take time."""
-        return min(self.window, self._worth) if self._adaptive else self.window
-
-    def sizes(self, limit: int) -> list[tuple[int, float]]:
+    def sizes(self, limit: int, worth: float) -> list[tuple[int, float]]:
         """See `Drafting`."""
-        most = self.suggest(limit)
+        self.suggester.learn(self.row.tokens)
+        most = self.suggest(limit, worth if self._adaptive else LEAST_CHANCE)
         if most <= 0:
             return []
+        expected = self.suggester.expected()
         wanted = [most] if self.fixed else [*(size for size in SIZES if size < most), most]
-        return [(size, self.suggester.expected(size)) for size in wanted]
+        return [(size, expected[size - 1]) for size in wanted]
 
     def propose(self, size: int, limit: int) -> Draft:
         """See `Drafting`."""
         return self.suggester.draft(size)
 
-    def learn(
-        self, draft: Draft | None, predictions: Sequence[int], accepted: Sequence[int]
-    ) -> None:
-        """See `Drafting`. Guesses that were not drafted teach as much: the next token is known."""
-        self._worth = 2 if draft is None else 2 * len(draft.tokens) + 2
-        self.suggester.learn(self.row.tokens)
+    def finish(self) -> None:
+        """See `Drafting`."""
+        self.suggester.finish(self.row.tokens)
 
 
 class Ngram(Drafter[NgramParameters]):
@@ -102,6 +94,7 @@ class Ngram(Drafter[NgramParameters]):
         suggester = Suggester(
             memory_of(context),
             row.tokens,
+            prompt_length=row.prompt_length,
             longest=parameters.max_ngram,
             shortest=parameters.min_ngram,
             shared=parameters.shared,

@@ -2,95 +2,36 @@
 
 Statistics of n-grams draft as well as a small model does where text repeats itself (SuffixDecoding,
 Oliaro et al. 2024, arXiv:2411.04975, shares them among requests). Three sources say what may come
-next, and learn how far they can be trusted:
+next:
 
     followers    what followed the last 1 to 4 tokens in earlier answers
     history      what followed the longest run of last tokens that this sequence has had before
     carried      what a pass has predicted for that place
+
+How likely a guess is was counted where guesses rested on the same: how often it followed how long a
+context, how long the run is, whether earlier requests with such a prompt led to that token. (Text
+compression does the same for symbols never seen in a context: Bloom 1998, "Solving the problems of
+context modeling".) All guesses teach, drafted or not, for the next token is known in any case.
 
 The guesses are a tree: the likeliest paths, grown where another guess is likeliest to be right.
 """
 
 import heapq
 from collections.abc import Sequence
-from itertools import islice
-from operator import itemgetter
+from itertools import accumulate
 from typing import Final
 
 from .draft import Draft
+from .followers import LONGEST_CONTEXT, Followers
 from .history import History
+from .lexicon import Lexicon
 
-_LONGEST_CONTEXT: Final = 4
-_MAX_CONTEXTS: Final = 50_000
-_MOST_TOKENS: Final = 4
-_FORGET_AT: Final = 64
-_SEEN_OFTEN: Final = 4
-_LEAST_CHANCE: Final = 0.02
+_MANY: Final = 128
+"""Observations after which a trust counts the old ones half."""
+LEAST_CHANCE: Final = 0.02
 """A guess less likely than this is none."""
 _LONGEST_MATCH: Final = 8
 _CARRIED_DEPTHS: Final = 8
-
-
-class Followers:
-    """What follows short contexts, over many answers; the oldest contexts are forgotten first."""
-
-    def __init__(self, most: int = _MAX_CONTEXTS) -> None:
-        self._most = most
-        # How often each token came after a context; the tokens that came least are forgotten.
-        self._of: dict[tuple[int, ...], dict[int, float]] = {}
-
-    def __len__(self) -> int:
-        return len(self._of)
-
-    def learn(self, tokens: Sequence[int], first: int) -> None:
-        """Take in `tokens[first:]`, each with the tokens before it."""
-        known = self._of
-        for at in range(max(1, first), len(tokens)):
-            token = tokens[at]
-            for length in range(1, min(_LONGEST_CONTEXT, at) + 1):
-                context = tuple(tokens[at - length : at])
-                counts = known.get(context)
-                if counts is None:
-                    known[context] = {token: 1.0}
-                    if len(known) > self._most:
-                        for oldest in list(islice(known, self._most // 8 + 1)):
-                            del known[oldest]
-                else:
-                    _count(counts, token)
-
-    def after(self, tail: tuple[int, ...]) -> dict[int, float]:
-        """Tokens that may follow `tail`, with their shares.
-
-        The longest context counts; where it has hardly been seen, the best share of any.
-        """
-        found: dict[int, float] = {}
-        known = self._of
-        for start in range(max(0, len(tail) - _LONGEST_CONTEXT), len(tail)):
-            counts = known.get(tail[start:])
-            if counts is None:
-                continue
-            total = sum(counts.values()) + 1.0
-            for token, count in counts.items():
-                share = count / total
-                if share > found.get(token, 0.0):
-                    found[token] = share
-            if total > _SEEN_OFTEN:
-                break
-        return found
-
-
-def _count(counts: dict[int, float], token: int) -> None:
-    if token not in counts and len(counts) == _MOST_TOKENS:
-        rarest = min(counts, key=counts.__getitem__)
-        counts[rarest] -= 1.0
-        if counts[rarest] <= 0:
-            del counts[rarest]
-            counts[token] = 1.0
-        return
-    counts[token] = counts.get(token, 0.0) + 1.0
-    if counts[token] > _FORGET_AT:
-        for each in counts:
-            counts[each] /= 2
 
 
 class Trust:
@@ -110,31 +51,31 @@ class Trust:
         """Learn from one guess."""
         self.right += right
         self.seen += 1
-        if self.seen > 2 * _FORGET_AT:
+        if self.seen > _MANY:
             self.right /= 2
             self.seen /= 2
 
 
 class Memory:
-    """What the requests that may share it have taught: followers, and which source to trust."""
+    """What the requests that may share it have taught: what follows what, and whom to trust."""
 
     def __init__(self) -> None:
         self.followers = Followers()
-        # The longer the match, the likelier that the text goes on as it did.
-        self.of_match = [Trust(0.2 + 0.6 * n / _LONGEST_MATCH) for n in range(_LONGEST_MATCH + 1)]
-        self.of_carried = [Trust(0.3) for _ in range(_CARRIED_DEPTHS)]
+        self.lexicon = Lexicon()
+        # By what the guesses rest on: see `Suggester._next`.
+        self.trusts: dict[int, Trust] = {}
 
 
 class _Node:
     """A guess, or the newest token.
 
     `chance`: that all guesses up to here are right. `parent`: the guess before it, -1 the newest
-    token. `history`, `carry`: what these sources say comes next, and how far they are trusted.
+    token. `follows`, `carried`: what the history and the last pass say comes behind it. `asked`:
+    how far each token was trusted to come next. `children`: the guesses among them.
     """
 
     __slots__ = (
-        "carried", "carry", "chance", "children", "depth", "follows", "history", "parent", "tail",
-        "token",
+        "asked", "carried", "chance", "children", "depth", "follows", "parent", "tail", "token",
     )  # fmt: skip
 
     def __init__(
@@ -149,116 +90,169 @@ class _Node:
     ) -> None:
         self.token, self.chance, self.depth, self.parent = token, chance, depth, parent
         self.tail, self.follows, self.carried = tail, follows, carried
-        self.history: tuple[int, Trust] | None = None
-        self.carry: tuple[int, Trust] | None = None
-        self.children: list[_Node] = []
+        self.asked: dict[int, Trust] = {}
+        self.children: dict[int, _Node] = {}
 
-    def child(self, token: int) -> "_Node | None":
-        """The guess `token` behind this one, where there is one."""
-        return next((child for child in self.children if child.token == token), None)
+    def child(self, token: int, chance: float, number: int) -> "_Node":
+        """The guess `token` behind this one, which is guess `number`."""
+        follows, carried = self.follows, self.carried
+        return _Node(
+            token,
+            chance,
+            self.depth + 1,
+            number,
+            (*self.tail[1 - LONGEST_CONTEXT :], token),
+            follows[1:] if follows and follows[0] == token else (),
+            carried[1:] if carried and carried[0] == token else (),
+        )
 
 
 class Suggester:
     """Makes trees of guesses for one sequence, and learns from what came instead."""
 
     def __init__(
-        self, memory: Memory, tokens: Sequence[int], *, longest: int, shortest: int, shared: bool
+        self,
+        memory: Memory,
+        tokens: Sequence[int],
+        *,
+        prompt_length: int,
+        longest: int,
+        shortest: int,
+        shared: bool,
     ) -> None:
         self._memory = memory if shared else Memory()
         self._history = History(tokens)
-        self._tail = tuple(tokens[-_LONGEST_CONTEXT:])
+        self._tail = tuple(tokens[-LONGEST_CONTEXT:])
         self._longest = min(longest, _LONGEST_MATCH)
         self._shortest = shortest
         self._shared = shared
         self._match = 0
+        self._prompt = tuple(tokens[:prompt_length])
+        self._expected = memory.lexicon.expected(self._prompt) if shared else {}
         self._root: _Node | None = None
         self._nodes: list[_Node] = []
 
-    def suggest(self, count: int, limit: int, carried: Sequence[int] = ()) -> int:
+    def suggest(
+        self,
+        count: int,
+        limit: int,
+        carried: Sequence[int] = (),
+        worth: float = LEAST_CHANCE,
+    ) -> int:
         """Make at most `count` guesses, none more than `limit` tokens ahead; returns how many.
 
-        `carried`: tokens that a pass has predicted for the next places.
+        `carried`: tokens that a pass has predicted for the next places. `worth`: the least chance
+        of a guess.
         """
         self._match, follows = self._history.match(
             min(count, limit), longest=self._longest, shortest=self._shortest
         )
         node = self._root = _Node(-1, 1.0, 0, -1, self._tail, follows, carried)
-        self._nodes = []
-        waiting: list[tuple[float, int, _Node]] = []
+        nodes = self._nodes = []
+        # (minus the chance, a number that breaks ties, the guess before, its number, the token)
+        waiting: list[tuple[float, int, _Node, int, int]] = []
         made = 0
         while True:
             if node.depth < limit:
-                self._expand(node, len(self._nodes) - 1)
-                for child in node.children:
+                for token, chance in self._next(node, worth):
                     made += 1
-                    heapq.heappush(waiting, (-child.chance, made, child))
-            if not waiting or len(self._nodes) >= count:
-                return len(self._nodes)
-            node = heapq.heappop(waiting)[2]
-            self._nodes.append(node)
+                    heapq.heappush(waiting, (-chance, made, node, len(nodes) - 1, token))
+            if not waiting or len(nodes) >= count:
+                return len(nodes)
+            chance, _, before, number, token = heapq.heappop(waiting)
+            node = before.children[token] = before.child(token, -chance, number)
+            nodes.append(node)
 
-    def expected(self, size: int) -> float:
-        """How many of the first `size` guesses will be right."""
-        return sum(node.chance for node in self._nodes[:size])
+    def expected(self) -> list[float]:
+        """How many of the first 1, 2, 3 and so on guesses will be right."""
+        return list(accumulate(node.chance for node in self._nodes))
 
     def draft(self, size: int) -> Draft:
-        """The first `size` guesses."""
+        """The first `size` guesses, each before those behind it, the likelier branches first.
+
+        So the likeliest path stands together, and its keys need not be moved when it is right.
+        """
         nodes = self._nodes[:size]
-        parents = [node.parent for node in nodes]
-        is_chain = parents == list(range(-1, len(nodes) - 1))
-        return Draft([node.token for node in nodes], None if is_chain else parents)
+        behind: list[list[int]] = [[] for _ in range(len(nodes) + 1)]
+        for number, node in enumerate(nodes):
+            behind[node.parent].append(number)
+        tokens: list[int] = []
+        parents: list[int] = []
+        waiting = [(number, -1) for number in reversed(behind[-1])]
+        while waiting:
+            number, parent = waiting.pop()
+            at = len(tokens)
+            tokens.append(nodes[number].token)
+            parents.append(parent)
+            waiting += [(child, at) for child in reversed(behind[number])]
+        is_chain = len(nodes) == 0 or nodes[-1].depth == len(nodes)
+        return Draft(tokens, None if is_chain else parents)
 
     def learn(self, tokens: Sequence[int]) -> None:
         """The sequence's tokens are these now: as guessed, or not."""
         new = tokens[len(self._history) :]
+        if not new:
+            return
         node = self._root
         for token in new:
             if node is None:
                 break
-            for source in (node.history, node.carry):
-                if source is not None:
-                    source[1].observe(right=source[0] == token)
-            node = node.child(token)
+            for guess, trust in node.asked.items():
+                trust.observe(right=guess == token)
+            node = node.children.get(token)
         self._root = None
         self._nodes = []
         if self._shared:
-            behind = list(tokens[-(len(new) + _LONGEST_CONTEXT) :])
+            behind = list(tokens[-(len(new) + LONGEST_CONTEXT) :])
             self._memory.followers.learn(behind, len(behind) - len(new))
         self._history.extend(new)
-        self._tail = tuple(tokens[-_LONGEST_CONTEXT:])
+        self._tail = tuple(tokens[-LONGEST_CONTEXT:])
 
-    def _expand(self, node: _Node, index: int) -> None:
-        """Give a guess the guesses that may follow it."""
+    def finish(self, tokens: Sequence[int]) -> None:
+        """The sequence has ended with these tokens."""
+        self.learn(tokens)
+        if self._shared:
+            self._memory.lexicon.learn(self._prompt, tokens[len(self._prompt) :])
+
+    def _next(self, node: _Node, worth: float) -> list[tuple[int, float]]:
+        """The guesses that may follow a guess, and how likely it is that they are reached."""
         memory = self._memory
-        chances = memory.followers.after(node.tail) if self._shared else {}
+        evidence = memory.followers.after(node.tail) if self._shared else {}
         if node.follows:
-            trust = memory.of_match[min(self._match + node.depth, _LONGEST_MATCH)]
-            node.history = token, _ = node.follows[0], trust
-            chances[token] = max(chances.get(token, 0.0), trust.share)
+            length = min(self._match + node.depth, _LONGEST_MATCH)
+            token, share = node.follows[0], 0.2 + 0.6 * length / _LONGEST_MATCH
+            known, grounds = evidence.get(token, (0.0, 0))
+            evidence[token] = max(known, share), grounds + (length << 12)
         if node.carried:
-            trust = memory.of_carried[min(node.depth, _CARRIED_DEPTHS - 1)]
-            node.carry = token, _ = node.carried[0], trust
-            chances[token] = max(chances.get(token, 0.0), trust.share)
-        ordered = chances.items()
-        if len(chances) > 1:
-            ordered = sorted(ordered, key=itemgetter(1), reverse=True)
+            token, share = node.carried[0], 0.3
+            known, grounds = evidence.get(token, (0.0, 0))
+            depth = min(node.depth + 1, _CARRIED_DEPTHS)
+            evidence[token] = max(known, share), grounds + (depth << 16)
+        trusts = memory.trusts
+        asked = node.asked = {}
+        expected = self._expected
+        for token, (share, grounds) in evidence.items():
+            if token in expected:
+                grounds += expected[token] << 20
+            trust = trusts.get(grounds)
+            if trust is None:
+                trust = trusts[grounds] = Trust(share)
+            asked[token] = trust
+        ordered = asked.items()
+        if len(asked) > 1:
+            ordered = sorted(ordered, key=_share, reverse=True)
+        found: list[tuple[int, float]] = []
         left = 1.0
-        for token, chance in ordered:
+        for token, trust in ordered:
             # Together they cannot be likelier than certain.
-            sure = min(chance, left)
+            sure = min(trust.share, left)
             left -= sure
             sure *= node.chance
-            if sure < _LEAST_CHANCE:
+            if sure < worth:
                 break
-            follows, carried = node.follows, node.carried
-            node.children.append(
-                _Node(
-                    token,
-                    sure,
-                    node.depth + 1,
-                    index,
-                    (*node.tail[1 - _LONGEST_CONTEXT :], token),
-                    follows[1:] if follows and follows[0] == token else (),
-                    carried[1:] if carried and carried[0] == token else (),
-                )
-            )
+            found.append((token, sure))
+        return found
+
+
+def _share(of: tuple[int, Trust]) -> float:
+    return of[1].share

@@ -3,15 +3,13 @@
 import random
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any
 
 import pytest
 
 from penstock.decoding.drafting.acceptance import Acceptance
 from penstock.decoding.drafting.draft import Draft, drafted_rows
 from penstock.decoding.drafting.history import History
-from penstock.decoding.drafting.lookahead import NgramPool
-from penstock.decoding.drafting.suggest import Followers, Memory, Suggester
+from penstock.decoding.drafting.lookahead import NgramPool, Worth
 from penstock.decoding.sampling import Sampling
 
 
@@ -92,10 +90,22 @@ def test_history_finds_what_followed_last_time(seed: int) -> None:
 def test_the_pool_keeps_the_newest_ngrams_of_a_token() -> None:
     pool = NgramPool(2)
     for ngram in ([1, 2, 3], [1, 4, 5], [1, 2, 3], [1, 6, 7], [2, 0, 0]):
-        pool.add(ngram)
-    assert pool.after(1) == [(6, 7), (2, 3)]
-    assert pool.after(2) == [(0, 0)]
+        pool.add(ngram, is_text=ngram[1] == 6)
+    assert pool.after(1) == [((6, 7), True), ((2, 3), False)]
+    assert pool.after(2) == [((0, 0), False)]
     assert pool.after(9) == []
+
+
+def test_the_pool_and_the_window_are_worth_what_they_guess() -> None:
+    text_is_right, window_is_right = Worth(2), Worth(2)
+    paths = [((5, 6, 7), True), ((5, 8, 9), False)]
+    for _ in range(200):
+        text_is_right.observe(paths, [5, 6, 1], windowed=True)
+        window_is_right.observe(paths, [5, 8, 9], windowed=True)
+    assert text_is_right.of_rank == pytest.approx([2, 0], abs=0.01)
+    assert text_is_right.of_window == pytest.approx(0, abs=0.01)
+    assert window_is_right.of_rank == pytest.approx([1, 0], abs=0.01)
+    assert window_is_right.of_window == pytest.approx(2, abs=0.01)
 
 
 def test_acceptance_follows_what_happens() -> None:
@@ -109,99 +119,46 @@ def test_acceptance_follows_what_happens() -> None:
     assert bad.expected(8) < 0.1
 
 
+def test_acceptance_begins_where_earlier_requests_ended() -> None:
+    earlier = Acceptance()
+    first = Acceptance(earlier)
+    for _ in range(40):
+        first.observe(8, 0)
+    assert Acceptance(earlier).rate < 0.03
+    for _ in range(40):
+        Acceptance(earlier).observe(8, 8)
+    assert Acceptance(earlier).rate > 0.97
+    assert first.rate < 0.03, "its own experience counts for more"
+
+
 def test_what_was_given_up_is_tried_again_ever_more_seldom() -> None:
     acceptance = Acceptance()
     trials: list[int] = []
     for step in range(3000):
-        if acceptance.is_trial:
+        if acceptance.take_trial():
             trials.append(step)
             acceptance.observe(4, 0)
         else:
-            acceptance.observe(0, 0)
+            acceptance.skip(1)
     assert 6 <= len(trials) <= 60
     gaps = [b - a for a, b in pairwise(trials) if b - a > 1]
     assert gaps == sorted(gaps)
     assert (gaps[0], gaps[-1]) == (65, 513)
     # And believed again when it pays again.
     for _ in range(600):
-        acceptance.observe(4 if acceptance.is_trial else 0, 4 if acceptance.is_trial else 0)
+        if acceptance.take_trial():
+            acceptance.observe(4, 4)
+        else:
+            acceptance.skip(1)
         if acceptance.rate > 0.9:
             break
     assert acceptance.rate > 0.9
 
 
-def test_followers_give_each_token_its_share() -> None:
-    followers = Followers(most=50)
-    followers.learn([1, 2, 3, 1, 2, 3, 1, 2, 4, 1, 2, 3], 0)
-    assert followers.after((9, 2)) == {3: 0.6, 4: 0.2}
-    assert followers.after((77,)) == {}
-    for number in range(1000, 2000):
-        followers.learn([number, number + 1], 0)
-    assert 40 <= len(followers) <= 50
-    assert followers.after((1999,)) == {2000: 0.5}
-    assert followers.after((2,)) == {}, "the oldest are forgotten"
-
-
-def test_what_follows_differently_now_takes_over() -> None:
-    followers = Followers()
-    for token in range(2, 8):
-        followers.learn([1, token] * 30, 0)
-    found = followers.after((1,))
-    assert len(found) <= 4
-    assert 7 in found
-    assert sum(found.values()) < 1
-
-
-def guesses(suggester: Suggester, count: int, **options: Any) -> list[int]:
-    made = suggester.suggest(count, count, **options)
-    return suggester.draft(made).tokens
-
-
-def test_suggestions_learn_which_source_to_trust() -> None:
-    memory = Memory()
-    chooser = random.Random(2)
-    # The text repeats a phrase; what a pass "carried" is always wrong.
-    phrase = [chooser.randrange(1000) for _ in range(12)]
-    tokens = list(phrase)
-    suggester = Suggester(memory, tokens, longest=8, shortest=1, shared=True)
-    right = 0
-    for _ in range(20):
-        for token in phrase:
-            right += guesses(suggester, 4, carried=[5000, 5000])[:1] == [token]
-            tokens.append(token)
-            suggester.learn(tokens)
-    assert right > 200
-    assert memory.of_match[8].share > 0.95
-    assert memory.of_carried[0].share < 0.3
-    assert guesses(suggester, 4, carried=[5000, 5000]) == phrase[:4]
-    assert suggester.expected(4) > 3.5
-
-
-def test_the_likeliest_guesses_come_first_and_parents_before_their_children() -> None:
-    memory = Memory()
-    said = [1, 2, 3, 4] * 6 + [1, 5, 6] * 3
-    teacher = Suggester(memory, [0], longest=8, shortest=1, shared=True)
-    teacher.learn([0, *said])
-    suggester = Suggester(memory, [9, 1], longest=8, shortest=1, shared=True)
-    made = suggester.suggest(8, 3)
-    draft = suggester.draft(made)
-    assert draft.parents is not None
-    assert draft.tokens[0] == 2
-    assert set(draft.tokens) >= {2, 3, 4, 5, 6}
-    assert all(parent < index for index, parent in enumerate(draft.parents))
-    assert max(draft.depths) <= 3
-    gains = [suggester.expected(n + 1) - suggester.expected(n) for n in range(made)]
-    assert gains == sorted(gains, reverse=True)
-    roots = [i for i, parent in enumerate(draft.parents) if parent < 0]
-    assert sum(gains[i] for i in roots) <= 1
-
-
-def test_earlier_answers_are_remembered_where_they_may_be() -> None:
-    memory = Memory()
-    said = [5, 6, 7, 8, 9, 10]
-    first = Suggester(memory, [1], longest=8, shortest=1, shared=True)
-    first.learn([1, *said, *said, *said])
-    second = Suggester(memory, [2, 5], longest=8, shortest=1, shared=True)
-    assert guesses(second, 3) == [6, 7, 8]
-    alone = Suggester(memory, [2, 5], longest=8, shortest=1, shared=False)
-    assert guesses(alone, 3) == []
+def test_one_of_many_sequences_makes_the_trial() -> None:
+    earlier = Acceptance()
+    sequences = [Acceptance(earlier) for _ in range(8)]
+    for _ in range(4):
+        for one in sequences:
+            one.skip(1)
+    assert [one.take_trial() for one in sequences] == [True] + [False] * 7

@@ -122,7 +122,7 @@ class _Told(Drafting):
     def fixed(self) -> bool:
         return True
 
-    def sizes(self, limit: int) -> list[tuple[int, float]]:
+    def sizes(self, limit: int, worth: float) -> list[tuple[int, float]]:
         size = min(self._window, limit) * (1 + self._wrong_paths)
         return [(size, 0.0)] if size else []
 

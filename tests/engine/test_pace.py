@@ -1,64 +1,101 @@
 """What rows cost, and how many guesses they are worth."""
 
 from dataclasses import replace
-from types import SimpleNamespace
+from math import inf
 from typing import Any, cast
 
 import pytest
+from pydantic import BaseModel
 
 from penstock import SamplingParams
+from penstock.decoding.base import DraftContext, Drafter, Drafting, NoParameters, Vocabulary
+from penstock.decoding.drafting.draft import Draft
+from penstock.decoding.sampling import Row
 from penstock.engine.build import Built
 from penstock.engine.drafting import DraftPlanner
 from penstock.engine.pace import Pace
 from penstock.engine.sequence import Sequence
+from penstock.registry import Choice
 from tests.conftest import TinyModel
 from tests.engine.jobs import Job, build, prepare
 
 
-def paced(seconds: dict[int, float]) -> Pace:
+def paced(seconds: dict[int, float], rows: int = 1) -> Pace:
+    """What so many sequences cost with guesses up to so many rows in all."""
+    pace = Pace(lambda: 0.0)
+    for _ in range(200):
+        for size, cost in seconds.items():
+            if size >= rows:
+                pace.observe(rows, size - rows, size > rows, cost)
+    return pace
+
+
+def plain(seconds: dict[int, float]) -> Pace:
+    """What sequences cost without guesses."""
     pace = Pace(lambda: 0.0)
     for _ in range(100):
         for rows, cost in seconds.items():
-            pace.observe(rows, 0, cost)
+            pace.observe(rows, 0, 0, cost)
     return pace
 
 
 def test_it_interpolates_and_guesses_beyond() -> None:
-    pace = paced({1: 1.0, 4: 2.5, 8: 3.0})
+    pace = plain({1: 1.0, 4: 2.5, 8: 3.0})
     for rows, seconds in ((1, 1.0), (2, 1.5), (4, 2.5), (6, 2.75), (8, 3.0), (16, 6.0)):
         assert pace.seconds(rows) == pytest.approx(seconds, rel=0.1)
     assert Pace(lambda: 0.0).seconds(7) == 1.0
-    assert paced({8: 2.0}).seconds(1) < paced({8: 2.0}).seconds(4) < 2.0
+    assert plain({8: 2.0}).seconds(1) < plain({8: 2.0}).seconds(4) < 2.0
 
 
 def test_it_follows_and_forgets_outliers() -> None:
-    pace = paced({1: 1.0})
-    pace.observe(1, 0, 1000.0)
+    pace = plain({1: 1.0})
+    pace.observe(1, 0, 0, 1000.0)
     assert pace.seconds(1) < 1.2
     for _ in range(60):
-        pace.observe(1, 0, 3.0)
+        pace.observe(1, 0, 0, 3.0)
     assert pace.seconds(1) == pytest.approx(3.0, rel=0.01)
 
 
 def test_one_slow_first_step_is_forgotten() -> None:
-    pace = paced({1: 0.01})
-    pace.observe(5, 1, 0.5)
-    assert pace.seconds(5, 1) < 0.05
-    pace.observe(8, 1, 0.05)
+    pace = plain({1: 0.01})
+    pace.observe(1, 4, 1, 0.5)
+    pace.observe(1, 7, 1, 0.05)
+    assert pace.seconds(1, 4, 1) < 0.02
     for _ in range(4000):
-        pace.observe(1, 0, 0.01)
-    assert pace.seconds(5, 1) < 0.013
-    assert pace.seconds(8, 1) < 0.013
+        pace.observe(1, 0, 0, 0.01)
+    assert pace.seconds(1, 4, 1) < 0.0102
+    assert pace.seconds(1, 7, 1) < 0.0102
 
 
-def test_it_learns_what_a_draft_costs_beyond_its_rows() -> None:
-    pace = paced({16: 1.0})
-    for _ in range(200):
-        pace.observe(16, 0, 1.0)
-        pace.observe(16, 4, 1.4)
+def test_it_learns_what_guesses_and_drafts_cost() -> None:
+    pace = plain({16: 1.0})
+    assert pace.seconds(16, 8) == pytest.approx(1.16), "nothing is known yet"
+    for _ in range(500):
+        pace.observe(16, 0, 0, 1.0)
+        pace.observe(16, 4, 4, 1.4)
+        pace.observe(16, 16, 4, 1.7)
+        pace.observe(16, 16, 16, 2.9)
     assert pace.seconds(16) == pytest.approx(1.0, rel=0.05)
-    assert pace.seconds(16, 4) == pytest.approx(1.4, rel=0.05)
-    assert pace.seconds(16, 8) == pytest.approx(1.8, rel=0.1)
+    assert pace.seconds(16, 4, 4) == pytest.approx(1.4, rel=0.05)
+    assert pace.seconds(16, 16, 4) == pytest.approx(1.7, rel=0.05)
+    assert pace.seconds(16, 16, 16) == pytest.approx(2.9, rel=0.05)
+
+
+def test_what_many_sequences_cost_says_nothing_of_guesses() -> None:
+    pace = plain({1: 1.0, 8: 4.0})
+    assert pace.seconds(1, 7, 1) < 1.3
+
+
+def test_a_slower_machine_is_not_taken_for_dear_guesses() -> None:
+    pace = paced({1: 1.0, 5: 1.1})
+    for _ in range(10):  # of one size alone, and everything takes half as long again
+        pace.observe(1, 4, 1, 1.65)
+    assert pace.seconds(1) > 1.2
+    for _ in range(100):
+        pace.observe(1, 0, 0, 1.5)
+        pace.observe(1, 4, 1, 1.65)
+    assert pace.seconds(1, 4, 1) == pytest.approx(1.65, rel=0.03)
+    assert pace.seconds(1) == pytest.approx(1.5, rel=0.03)
 
 
 def planned(built: Built, pace: Pace, count: int, rights: float) -> list[int]:
@@ -70,9 +107,7 @@ def planned(built: Built, pace: Pace, count: int, rights: float) -> list[int]:
         built.engine.add(replace(request))
     built.engine.step()
     running = built.engine.scheduler.running
-    planner = DraftPlanner(
-        pace, vocabulary=cast("Any", SimpleNamespace(size=320, pad_id=0)), max_rows=512
-    )
+    planner = DraftPlanner(pace, vocabulary=Vocabulary(size=320), max_rows=512, clock=lambda: 0.0)
     planner.plan(running)
     for sequence in running:
         acceptance = cast("Any", sequence.drafting).acceptance
@@ -115,6 +150,72 @@ def test_many_sequences_draft_less_than_one(tiny_model: TinyModel) -> None:
     costs = {1: 1.0, 16: 1.1, 32: 2.2, 64: 4.4, 512: 35.0}
     built = build(tiny_model("llama"))
     (alone,) = planned(built, paced(costs), 1, 0.8)
-    many = planned(built, paced(costs), 16, 0.8)
+    many = planned(built, paced(costs, rows=16), 16, 0.8)
     assert alone >= 8
     assert max(many) <= 2
+
+
+class _Asked(Drafting):
+    """Says the same whenever it is asked, which takes a while."""
+
+    def __init__(self, says: float, clock: list[float]) -> None:
+        self._says = says
+        self._clock = clock
+        self.asked = 0
+
+    def sizes(self, limit: int, worth: float) -> list[tuple[int, float]]:
+        self.asked += 1
+        self._clock[0] += 0.05
+        return [(8, self._says)]
+
+    def propose(self, size: int, limit: int) -> Draft:
+        return Draft([0] * size)
+
+
+class _Asker(Drafter[NoParameters]):
+    name = "asked"
+    parameters: type[BaseModel] = NoParameters
+    summary = "Says the same whenever it is asked."
+
+    def __init__(self, drafting: Drafting) -> None:
+        self._drafting = drafting
+
+    def start(self, parameters: NoParameters, row: Row, context: DraftContext) -> Drafting:
+        return self._drafting
+
+
+def drafted_in(built: Built, says: float, steps: int) -> tuple[int, int]:
+    """How often a drafter that says so is asked and drafts, where a step takes one second."""
+    clock = [0.0]
+    drafting = _Asked(says, clock)
+    params = SamplingParams(max_tokens=400, temperature=0, ignore_eos=True)
+    choice = Choice(method=_Asker(drafting), parameters=NoParameters())
+    request = prepare(built, "0", Job(prompt=[1, 2], params=params))
+    built.engine.add(replace(request, decoding={"drafter": choice}))
+    built.engine.step()
+    planner = DraftPlanner(
+        paced({1: 1.0, 9: 1.5}),
+        vocabulary=Vocabulary(size=320),
+        max_rows=512,
+        clock=lambda: clock[0],
+    )
+    drafts = 0
+    for _ in range(steps):
+        planner.plan(built.engine.scheduler.running)
+        drafts += sum(_size(sequence) > 0 for sequence in built.engine.scheduler.running)
+    built.engine.abort_all()
+    return drafting.asked, drafts
+
+
+def test_trials_take_a_hundredth_of_the_time(tiny_model: TinyModel) -> None:
+    _, drafts = drafted_in(build(tiny_model("llama")), inf, 2000)
+    # Each costs half a step more.
+    assert 20 <= drafts <= 0.01 * 2000 / 0.5 + 1
+
+
+def test_who_promises_nothing_is_asked_for_a_hundredth_of_the_time(tiny_model: TinyModel) -> None:
+    asked, drafts = drafted_in(build(tiny_model("llama")), 0.1, 2000)
+    assert drafts == 0
+    assert 0.05 * asked / 2000 < 0.015
+    asked, drafts = drafted_in(build(tiny_model("llama")), 6.0, 100)
+    assert asked == drafts == 100
