@@ -65,12 +65,12 @@ def slices(weight: Tensor) -> Tensor:
 def sliced_linear(x: Tensor, slices: Tensor, bias: Tensor | None) -> Tensor:
     """`F.linear` with weights as `slices` gives them."""
     count, _, size = slices.shape
-    rows = x.reshape(-1, size)
+    rows = x.reshape(x.numel() // size, size)  # there may be none
     out = torch.bmm(slices, rows.t().expand(count, -1, -1))
     out = out.view(1, -1) if rows.shape[0] == 1 else out.flatten(0, 1).t().contiguous()
     if bias is not None:
         out += bias
-    return out.view(*x.shape[:-1], -1)
+    return out.view(*x.shape[:-1], out.shape[-1])
 
 
 def pack(weight: Tensor) -> Tensor:

@@ -35,7 +35,7 @@ def weights(shape: tuple[int, int], *, bias: bool) -> tuple[Tensor, Tensor | Non
 @pytest.mark.parametrize("bias", [False, True], ids=["no-bias", "bias"])
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 @pytest.mark.parametrize("choice", CHOICES.values(), ids=CHOICES)
-@pytest.mark.parametrize("rows", [1, 2, 3, 4, 5, 17, 100])
+@pytest.mark.parametrize("rows", [0, 1, 2, 3, 4, 5, 17, 100])
 def test_packed_equals_plain(choice: Choice, shape: tuple[int, int], rows: int, bias: bool) -> None:
     weight, offset = weights(shape, bias=bias)
     x = torch.randn(2, rows, shape[1])[:1]
