@@ -21,13 +21,20 @@ _MOST_SURE: Final = 4
 
 
 class Lexicon:
-    """Counts the requests in which two tokens met, one in the prompt, the other in the answer."""
+    """Counts the requests in which two tokens met, one in the prompt, the other in the answer.
 
-    def __init__(self) -> None:
+    `most`: tokens of prompts that are kept; the oldest are forgotten first.
+    """
+
+    def __init__(self, most: int = _MAX_WORDS) -> None:
+        self._most = most
         self._requests = 0
         self._prompts: dict[int, int] = {}
         self._answers: dict[int, int] = {}
         self._companions: dict[int, dict[int, int]] = {}
+
+    def __len__(self) -> int:
+        return len(self._companions)
 
     def learn(self, prompt: Sequence[int], answer: Sequence[int]) -> None:
         """Take in one request."""
@@ -46,7 +53,7 @@ class Lexicon:
             if len(met) > 2 * _MOST_COMPANIONS:
                 most = sorted(met, key=met.__getitem__, reverse=True)[:_MOST_COMPANIONS]
                 self._companions[asked] = {token: met[token] for token in most}
-        if len(self._companions) > _MAX_WORDS:
+        while len(self._companions) > self._most:
             oldest = next(iter(self._companions))
             del self._companions[oldest], self._prompts[oldest]
 

@@ -147,6 +147,16 @@ def test_a_prompt_says_which_of_several_guesses_is_likelier() -> None:
     assert right == 12
 
 
+def test_a_lexicon_never_outgrows_its_bound() -> None:
+    lexicon = Lexicon(most=50)
+    for first in range(0, 1000, 100):
+        lexicon.learn(range(first, first + 100), [5000 + first])
+        assert len(lexicon) <= 50
+    known = [asked for asked in range(1000) if lexicon.expected([asked])]
+    assert len(known) == 50
+    assert min(known) >= 900  # the newest
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_promises_are_kept(seed: int) -> None:
     """Also of what was hardly seen before, of which shares alone would promise more than comes."""
