@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
 from pydantic import BaseModel, ConfigDict
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Generator, Mapping, Sequence
 
     from torch import Tensor
 
     from .drafting.draft import Draft
     from .sampling import Row
+    from .search.budget import Budget
+    from .search.operations import Operation, Outcome, State
 
 Slot = Literal["target", "drafter", "controller"]
 SLOTS: dict[Slot, str] = {
@@ -163,3 +165,95 @@ class Drafting(ABC):
 
     def finish(self) -> None:  # noqa: B027 -- as above
         """The sequence has ended, by itself or not: remember what is worth it for later ones."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchLimits:
+    """What controllers may count on. `budget`: the server's own, every field set.
+
+    `evaluators`: names that `Evaluate` may use.
+    """
+
+    budget: Budget
+    evaluators: frozenset[str] = frozenset()
+
+
+class SearchContext(Protocol):
+    """A request as its controller sees it."""
+
+    @property
+    def problem(self) -> str:
+        """The prompt's text; of a chat, what the user said last."""
+        ...
+
+    @property
+    def prompt(self) -> State:
+        """The request's own prompt, ready to be continued."""
+        ...
+
+    @property
+    def n(self) -> int:
+        """How many answers are wanted."""
+        ...
+
+    @property
+    def seed(self) -> int:
+        """For choices that the controller makes itself."""
+        ...
+
+    @property
+    def max_tokens(self) -> int | None:
+        """Of one generation, where the caller has set it."""
+        ...
+
+    @property
+    def budget(self) -> Budget:
+        """What is left to be decided by the controller: `thoughts`. The engine minds the rest."""
+        ...
+
+    @property
+    def eos_ids(self) -> frozenset[int]:
+        """Tokens that end a text."""
+        ...
+
+    def ask(self, text: str) -> State:
+        """A prompt that puts `text` to the model in place of the problem: through the chat template
+        and behind the chat's earlier messages where the request is a chat, or the model has a
+        template and the request does not ask for raw text.
+        """
+        ...
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        """Tokens of a text that continues another one; no special tokens."""
+        ...
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of tokens, special ones left out."""
+        ...
+
+
+class Controller(DecodingMethod[P]):
+    """Decides which sequences live; a request without one is a single run."""
+
+    slot: Slot = "controller"
+
+    @abstractmethod
+    def check(self, parameters: P, n: int, limits: SearchLimits) -> None:
+        """Refuse, before anything runs, what cannot work.
+
+        Raises:
+            RequestError: names the field under `decoding.NAME`.
+        """
+
+    @abstractmethod
+    def budget(self, parameters: P) -> Budget:
+        """What the request allows; fields left out are the server's limits."""
+
+    @abstractmethod
+    def run(
+        self, parameters: P, context: SearchContext
+    ) -> Generator[Operation | list[Operation], Any, Outcome]:
+        """The search. Deterministic: whatever it does follows from its arguments and results.
+
+        At its yields it may meet `BudgetExhausted`, once, and returns what it has.
+        """

@@ -1,0 +1,180 @@
+"""What a controller asks for, and what it gets back.
+
+A controller is a generator: it yields an operation, or a list of operations that may run at the
+same time, and receives the result, or the list of results in the order asked for. It never sees a
+page, a batch or another request, so that it can be tested with scripted results alone.
+
+A `State` is a value: forking, appending and truncating make new ones and can neither fail nor leak.
+Where its keys and values are is the engine's business (docs/decisions/0018-search.md).
+"""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+FinishReason = Literal["stop", "length"]
+NodeStatus = Literal["open", "kept", "dropped", "answer"]
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """A text as tokens: a prompt, and whatever was generated or appended behind it.
+
+    `source`: of the generation that it came from, for the engine; never compared.
+    """
+
+    ids: tuple[int, ...]
+    source: str | None = None
+
+    def append(self, ids: tuple[int, ...]) -> "State":
+        """The state with tokens behind it."""
+        return replace(self, ids=self.ids + ids)
+
+    def truncate(self, length: int) -> "State":
+        """Its first `length` tokens."""
+        return replace(self, ids=self.ids[:length])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Generate:
+    """`count` continuations of a state, choice i under the request's seed for choice i.
+
+    `max_tokens`: of each. `stop`: texts that end one, beside those of the request. `guided`:
+    whether the request's target (such as cfg) applies; for thoughts, not for judgements of them.
+    `logprobs`: whether the results have them. `keep`: whether their states will be continued.
+
+    Result: a tuple of `Generated`.
+    """
+
+    state: State
+    count: int = 1
+    max_tokens: int
+    stop: tuple[str, ...] = ()
+    guided: bool = True
+    logprobs: bool = False
+    keep: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Generated:
+    """One continuation. `state`: with the new tokens, but the one that ends a text.
+
+    `text` is without the stop string. `stop_reason`: the stop string or token that ended it; None
+    with "stop" is the end of the text, and with "length" nothing did. `logprobs`: of `token_ids`,
+    natural log, empty where not asked for.
+    """
+
+    state: State
+    text: str
+    token_ids: tuple[int, ...]
+    finish_reason: FinishReason
+    stop_reason: int | str | None = None
+    logprobs: tuple[float, ...] = ()
+
+    @property
+    def ended(self) -> bool:
+        """Whether the model itself ended the text."""
+        return self.finish_reason == "stop" and self.stop_reason is None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forward:
+    """The `top` most probable next tokens of a state, before sampling's rules; Result: `Forwarded`."""
+
+    state: State
+    top: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forwarded:
+    """`next`: (token id, logprob), most probable first. `state`: the same, its keys kept."""
+
+    state: State
+    next: tuple[tuple[int, float], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Score:
+    """How probable each of some continuations of a state is; nothing is sampled.
+
+    Result: a tuple of floats, the sum of its tokens' logprobs (natural log) for each.
+    """
+
+    state: State
+    continuations: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluate:
+    """Scores by an evaluator that the operator has configured or registered under `name`.
+
+    Result: a tuple of floats, one for each candidate text; higher is better.
+    """
+
+    name: str
+    problem: str
+    candidates: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Free:
+    """These states will not be continued any more. Result: None."""
+
+    states: tuple[State, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Node:
+    """One thought of a tree, as the caller sees it; one id may come again with a new status.
+
+    `parent`: None for those of the first level (`depth` 1). `value`: None before it was judged.
+    """
+
+    id: int
+    parent: int | None
+    depth: int
+    text: str
+    value: float | None
+    status: NodeStatus
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Emit:
+    """Show nodes to the caller. Result: None."""
+
+    nodes: tuple[Node, ...]
+
+
+Operation = Generate | Forward | Score | Evaluate | Free | Emit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """One choice of the final answer; `value`: what it was ranked by, higher is better.
+
+    `token_ids`: where the model wrote it word for word; None where it was put together.
+    """
+
+    text: str
+    finish_reason: FinishReason = "stop"
+    stop_reason: int | str | None = None
+    token_ids: tuple[int, ...] | None = None
+    value: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """The answers, best first, at most as many as choices were asked for."""
+
+    answers: tuple[Answer, ...]
+
+
+class BudgetExhausted(Exception):
+    """Thrown into a controller at its yield: an operation would exceed a budget, and did not run.
+
+    The controller returns the best that it has, with "length", and can ask for nothing but `Emit`
+    and `Free` any more. `budget`: the name of the field that is used up.
+    """
+
+    def __init__(self, budget: str) -> None:
+        super().__init__(budget)
+        self.budget = budget
