@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .search.budget import Budget
     from .search.operations import Operation, Outcome, State
 
+TraceLevel = Literal["none", "summary", "full"]
 Slot = Literal["target", "drafter", "controller"]
 SLOTS: dict[Slot, str] = {
     "target": "what distribution a row has",
@@ -207,19 +208,29 @@ class SearchContext(Protocol):
         ...
 
     @property
-    def budget(self) -> Budget:
-        """What is left to be decided by the controller: `thoughts`. The engine minds the rest."""
+    def answer_tokens(self) -> int:
+        """How many tokens an answer may have."""
         ...
 
     @property
-    def eos_ids(self) -> frozenset[int]:
-        """Tokens that end a text."""
+    def stop(self) -> tuple[str, ...]:
+        """Texts that end an answer."""
+        ...
+
+    @property
+    def budget(self) -> Budget:
+        """Every field set. Controllers mind `thoughts`, and the engine the rest."""
+        ...
+
+    @property
+    def stop_ids(self) -> frozenset[int]:
+        """Tokens that end an answer, the end of the text among them."""
         ...
 
     def ask(self, text: str) -> State:
-        """A prompt that puts `text` to the model in place of the problem: through the chat template
-        and behind the chat's earlier messages where the request is a chat, or the model has a
-        template and the request does not ask for raw text.
+        """A prompt that puts `text` to the model in place of the problem.
+
+        Through the chat template where the model has one; in a chat behind what was said before.
         """
         ...
 
@@ -233,9 +244,14 @@ class SearchContext(Protocol):
 
 
 class Controller(DecodingMethod[P]):
-    """Decides which sequences live; a request without one is a single run."""
+    """Decides which sequences live; a request without one is a single run.
+
+    `evicts`: whether it works with cache policies that evict. Each generation then evicts for
+    itself, and what continues it reads its tokens again.
+    """
 
     slot: Slot = "controller"
+    evicts: bool = True
 
     @abstractmethod
     def check(self, parameters: P, n: int, limits: SearchLimits) -> None:
@@ -248,6 +264,10 @@ class Controller(DecodingMethod[P]):
     @abstractmethod
     def budget(self, parameters: P) -> Budget:
         """What the request allows; fields left out are the server's limits."""
+
+    def trace(self, parameters: P) -> TraceLevel:
+        """How much of the tree the answer shows."""
+        return "none"
 
     @abstractmethod
     def run(

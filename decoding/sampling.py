@@ -27,6 +27,16 @@ class Sampling:
     allowed_token_ids: tuple[int, ...] | None = None
     seed: int = 0
 
+    def unruled(self) -> "Sampling":
+        """The same without rules about particular tokens."""
+        return Sampling(
+            temperature=self.temperature,
+            top_k=self.top_k,
+            top_p=self.top_p,
+            min_p=self.min_p,
+            seed=self.seed,
+        )
+
 
 class Row(Protocol):
     """What the sampler needs to know of a sequence whose next token it chooses."""

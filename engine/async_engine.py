@@ -10,99 +10,35 @@ The loop side does text, admission and metrics; the other side does nothing but 
 import asyncio
 import logging
 import math
-from collections import deque
-from collections.abc import AsyncIterator, Callable
-from typing import Self
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from prometheus_client import CollectorRegistry
 
 from ..errors import EngineDeadError, OverloadedError, PenstockError, UnavailableError
-from .assembly import Assembly
 from .build import build_engine
 from .config import EngineConfig
 from .engine import EngineStats
+from .evaluators import Evaluator, in_threads, registered
+from .generation import Generation
 from .host import EngineHost, ThreadHost
 from .intake import Intake
 from .loading import ModelInfo
 from .loop import Abort
 from .metrics import EngineCollector, RequestMetrics
 from .process_host import ProcessHost
-from .request import ChoiceDelta, Request, StepOutput, TokenLogprobs, Usage
+from .request import PART, ChoiceDelta, Request, StepOutput
+from .searching import Searching
 from .tokenization import Tokenizer
 
 logger = logging.getLogger(__name__)
 
 
-class Generation(AsyncIterator[ChoiceDelta]):
-    """One running request: iterate it for deltas of all choices, in the order they come.
-
-    Iteration raises EngineDeadError or UnavailableError where the request cannot be finished.
-    """
-
-    def __init__(self, engine: "AsyncEngine", request: Request, submitted_s: float) -> None:
-        self.request = request
-        self.submitted_s = submitted_s
-        self.started_s: float | None = None
-        self.first_token_s: float | None = None
-        self.last_token_s: dict[int, float] = {}
-        self.assembly = Assembly(request, engine.tokenizer)
-        self.metrics = engine.metrics.of(_label(request))
-        self.reason = "abort"
-        self._engine = engine
-        self._deltas: deque[ChoiceDelta] = deque()
-        self._wake = asyncio.Event()
-        self._error: PenstockError | None = None
-        self._closed = False
-
-    @property
-    def usage(self) -> Usage:
-        """Token counts so far."""
-        return self.assembly.usage
-
-    @property
-    def prompt_logprobs(self) -> tuple[TokenLogprobs, ...] | None:
-        """Known from the first delta on, where they were asked for."""
-        return self.assembly.prompt_logprobs
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> ChoiceDelta:
-        while not self._deltas:
-            if self._error is not None:
-                raise self._error
-            if self._closed:
-                raise StopAsyncIteration
-            self._wake.clear()
-            await self._wake.wait()
-        return self._deltas.popleft()
-
-    def ready(self) -> list[ChoiceDelta]:
-        """Further deltas that are there already; never waits."""
-        deltas = list(self._deltas)
-        self._deltas.clear()
-        return deltas
-
-    def abort(self) -> None:
-        """End it now and free everything; harmless when it has ended."""
-        self._engine.abort(self.request.id)
-
-    def push(self, delta: ChoiceDelta) -> None:
-        """A delta from the engine."""
-        self._deltas.append(delta)
-        self._wake.set()
-
-    def close(self, error: PenstockError | None = None) -> None:
-        """Nothing comes any more; `error` is raised once the deltas are consumed."""
-        self._closed = True
-        self._error = error
-        self._wake.set()
-
-
 class AsyncEngine:
     """Serves one model to many concurrent callers on one event loop.
 
-    `clock` gives seconds from any fixed point; metrics go to the injected `registry`.
+    `clock` gives seconds from any fixed point; metrics go to the injected `registry`. `evaluators`:
+    that searches may name, beside those that packages register.
     """
 
     def __init__(
@@ -114,9 +50,12 @@ class AsyncEngine:
         *,
         registry: CollectorRegistry,
         clock: Callable[[], float],
+        evaluators: Mapping[str, Evaluator] | None = None,
     ) -> None:
         self.model = model
-        self.intake = intake
+        self._evaluators = {**in_threads(registered()), **(evaluators or {})}
+        known = replace(intake.search_limits, evaluators=frozenset(self._evaluators))
+        self.intake = replace(intake, search_limits=known)
         self.tokenizer: Tokenizer = intake.tokenizer
         self.config = config
         self.metrics = RequestMetrics(registry)
@@ -137,6 +76,7 @@ class AsyncEngine:
         *,
         registry: CollectorRegistry,
         clock: Callable[[], float],
+        evaluators: Mapping[str, Evaluator] | None = None,
     ) -> "AsyncEngine":
         """Load model and engine; blocks for as long as that takes, needs no event loop.
 
@@ -146,10 +86,13 @@ class AsyncEngine:
         if config.engine_in == "process":
             process = ProcessHost(config, clock)
             model, intake = process.ready.info, process.intake(config)
-            return cls(process, model, intake, config, registry=registry, clock=clock)
-        built = build_engine(config, clock)
-        host = ThreadHost(built.engine, clock)
-        return cls(host, built.info, built.intake, config, registry=registry, clock=clock)
+            host: EngineHost = process
+        else:
+            built = build_engine(config, clock)
+            host, model, intake = ThreadHost(built.engine, clock), built.info, built.intake
+        return cls(
+            host, model, intake, config, registry=registry, clock=clock, evaluators=evaluators
+        )
 
     def start(self) -> None:
         """Start the engine; call it on the event loop that will consume."""
@@ -165,8 +108,7 @@ class AsyncEngine:
                 logger.warning("%d requests did not finish within %g s", len(self._live), drain_s)
         error = UnavailableError("the server is shutting down; the request was ended")
         for generation in list(self._live.values()):
-            self._host.send(Abort(request_id=generation.request.id))
-            self._end(generation, error)
+            self._cancel(generation, error)
         await self._host.stop()
 
     def submit(self, request: Request) -> Generation:
@@ -180,22 +122,45 @@ class AsyncEngine:
         if self._draining:
             raise UnavailableError("the server is shutting down")
         self._check_queue(request)
-        generation = Generation(self, request, self._clock())
+        generation = self._generation(request)
         generation.metrics.n.observe(request.n)
         if request.contexts:
             generation.metrics.guidance_requests.inc()
         generation.metrics.max_tokens.observe(request.max_tokens)
-        self._host.send(request)  # first: what cannot be sent must not count as live
+        if not isinstance(generation, Searching):
+            self._host.send(request)  # first: what cannot be sent must not count as live
         self._live[request.id] = generation
         self._idle.clear()
+        if isinstance(generation, Searching):
+            generation.begin()
         return generation
+
+    def _generation(self, request: Request) -> Generation:
+        metrics, now_s = self.metrics.of(_label(request)), self._clock()
+        if request.search is None:
+            return Generation(
+                request,
+                tokenizer=self.tokenizer,
+                metrics=metrics,
+                submitted_s=now_s,
+                abort=self.abort,
+            )
+        return Searching(
+            request,
+            intake=self.intake,
+            metrics=metrics,
+            submitted_s=now_s,
+            abort=self.abort,
+            send=self._host.send,
+            ended=self._end,
+            evaluators=self._evaluators,
+        )
 
     def abort(self, request_id: str) -> None:
         """End a request now; unknown or finished ids are ignored."""
         generation = self._live.get(request_id)
         if generation is not None:
-            self._host.send(Abort(request_id=request_id))
-            self._end(generation)
+            self._cancel(generation)
 
     def stats(self) -> EngineStats:
         """Counters and gauges as of the last step."""
@@ -218,9 +183,7 @@ class AsyncEngine:
 
     def _check_queue(self, request: Request) -> None:
         limit = self.config.max_running + self.config.max_queued_requests
-        live = sum(
-            g.assembly.open_choices * (1 + len(g.request.contexts)) for g in self._live.values()
-        )
+        live = sum(generation.sequences for generation in self._live.values())
         queued_tokens = sum(
             g.request.prompt_tokens for g in self._live.values() if g.first_token_s is None
         )
@@ -251,8 +214,12 @@ class AsyncEngine:
             self.metrics.iteration_tokens.observe(rows)
         now_s = self._clock()
         for output in outputs:
-            generation = self._live.get(output.request_id)
+            generation = self._live.get(output.request_id.partition(PART)[0])
             if generation is None:
+                continue
+            if isinstance(generation, Searching):
+                generation.feed(output)
+                self._count(generation, output, output.token_ids, now_s)
                 continue
             delta, ended_by_text = generation.assembly.feed(output)
             if delta is None:
@@ -265,6 +232,11 @@ class AsyncEngine:
                 generation.reason = delta.finish_reason or "stop"
                 self._end(generation)
 
+    def _cancel(self, generation: Generation, error: PenstockError | None = None) -> None:
+        if not isinstance(generation, Searching):
+            self._host.send(Abort(request_id=generation.request.id))
+        self._end(generation, error)
+
     def _fail(self, reason: str) -> None:
         self._failure = reason
         error = EngineDeadError("the engine has failed; the request could not be finished")
@@ -275,19 +247,26 @@ class AsyncEngine:
         self, generation: Generation, output: StepOutput, delta: ChoiceDelta, now_s: float
     ) -> None:
         metrics = generation.metrics
-        if generation.first_token_s is None:
-            generation.first_token_s = now_s
-            generation.started_s = output.first_scheduled_s
-            metrics.prompt_tokens.inc(generation.usage.prompt_tokens)
-            metrics.first_token.observe(now_s - generation.submitted_s)
         last_s = generation.last_token_s.get(delta.index)
         if last_s is not None:
             metrics.inter_token.observe(now_s - last_s)
         generation.last_token_s[delta.index] = now_s
-        metrics.generation_tokens.inc(len(delta.token_ids))
+        self._count(generation, output, delta.token_ids, now_s)
+
+    def _count(
+        self, generation: Generation, output: StepOutput, tokens: tuple[int, ...], now_s: float
+    ) -> None:
+        metrics = generation.metrics
+        if generation.first_token_s is None:
+            generation.first_token_s = now_s
+            generation.started_s = output.first_scheduled_s
+            if not isinstance(generation, Searching):
+                metrics.prompt_tokens.inc(generation.usage.prompt_tokens)
+            metrics.first_token.observe(now_s - generation.submitted_s)
+        metrics.generation_tokens.inc(len(tokens))
         if output.drafted:
             metrics.draft_tokens.inc(output.drafted)
-            metrics.accepted_tokens.inc(max(0, len(delta.token_ids) - 1))
+            metrics.accepted_tokens.inc(max(0, len(tokens) - 1))
         if output.evicted:
             metrics.evicted_tokens.inc(output.evicted)
         if output.guidance_tokens:
@@ -299,6 +278,10 @@ class AsyncEngine:
             return
         if not self._live:
             self._idle.set()
+        if isinstance(generation, Searching):
+            generation.leave()
+            generation.metrics.prompt_tokens.inc(generation.usage.prompt_tokens)
+            generation.metrics.thoughts.inc(generation.usage.thoughts)
         reason = "error" if error is not None else generation.reason
         self.metrics.ended(_label(generation.request), reason)
         metrics, now_s = generation.metrics, self._clock()

@@ -5,7 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..decoding.base import DecodingMethod, Vocabulary
+from ..decoding.base import DecodingMethod, SearchLimits, Vocabulary
+from ..decoding.search.budget import Budget
 from ..errors import ConfigurationError
 from ..kvcache.base import CachePolicy
 from ..kvcache.store import KVStore
@@ -13,6 +14,7 @@ from ..registry import Registry
 from .cache_dtype import cache_dtype
 from .config import EngineConfig
 from .engine import Engine
+from .evaluators import registered
 from .intake import Intake
 from .loading import LoadedModel, ModelInfo, load_model
 from .memory import pool_pages
@@ -121,6 +123,15 @@ def make_intake(
         defaults=sampling_defaults,
         decoding=Registry[DecodingMethod[Any]].from_entry_points("decoding", "penstock.decoding"),
         kv_cache=Registry[CachePolicy[Any]].from_entry_points("kv_cache", "penstock.kv_cache"),
+        search_limits=SearchLimits(
+            budget=Budget(
+                thoughts=config.search_thoughts,
+                sequences=config.search_sequences or -(-config.max_running // 4),
+                tokens=config.search_tokens,
+                seconds=config.search_seconds,
+            ),
+            evaluators=frozenset(registered()),
+        ),
     )
 
 

@@ -4,6 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from ..decoding.search.budget import MAX_SECONDS, MAX_SEQUENCES, MAX_THOUGHTS, MAX_TOKENS
+
 
 class EngineConfig(BaseModel):
     """How one engine runs one model.
@@ -24,6 +26,9 @@ class EngineConfig(BaseModel):
     `max_batch_tokens`: rows of one step, prompt chunks and decoding together; None fits the device.
     `chunk_tokens`: longest piece of one prompt in a step; None means the whole budget.
     `max_queued_requests`, `max_queued_tokens`: admission bounds on what waits; beyond them 429.
+    `search_thoughts`, `search_sequences`, `search_tokens`, `search_seconds`: what one search may
+    use: nodes of its tree, sequences at once (default: a quarter of `max_running`), tokens of all
+    its prompts and answers, time.
     `threads`: CPU threads of torch; default: OMP_NUM_THREADS, or by the model's size and the cores.
     `engine_in`: a thread of the server, or a process of its own, where HTTP does not hold it up;
     `LLM` needs neither and runs in the caller's thread.
@@ -48,6 +53,10 @@ class EngineConfig(BaseModel):
     chunk_tokens: Annotated[int, Field(ge=1, le=2**20)] | None = None
     max_queued_requests: Annotated[int, Field(ge=0, le=2**20)] = 512
     max_queued_tokens: Annotated[int, Field(ge=1, le=2**40)] = 1_000_000
+    search_thoughts: Annotated[int, Field(ge=1, le=MAX_THOUGHTS)] = 2000
+    search_sequences: Annotated[int, Field(ge=1, le=MAX_SEQUENCES)] | None = None
+    search_tokens: Annotated[int, Field(ge=1, le=MAX_TOKENS)] = 1_000_000
+    search_seconds: Annotated[float, Field(gt=0, le=MAX_SECONDS)] = 600.0
     threads: Annotated[int, Field(ge=1, le=1024)] | None = None
     engine_in: Literal["thread", "process"] = "thread"
     stall_s: Annotated[float, Field(gt=0, le=86_400)] = 300.0

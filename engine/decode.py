@@ -15,8 +15,8 @@ from ..decoding.sampler import Sampler
 from ..decoding.sampling import Row
 from .request import TokenLogprobs
 from .runner import wanted_of
-from .scheduler import Chunk, Step
 from .sequence import Sequence
+from .step import Chunk, Step
 
 
 @dataclass(slots=True, kw_only=True)
@@ -166,11 +166,12 @@ def _add_logprobs(raw: Tensor, decoded: List[Decoded], where: List[list[int]]) -
 def _collect_prompt_logprobs(chunk: Chunk, logits: Tensor) -> None:
     """Row i predicts prompt token i + 1; rows computed again after preemption are skipped."""
     sequence = chunk.sequence
-    first = max(sequence.computed, len(sequence.prompt_logprobs))
+    begin = sequence.computed + chunk.count - logits.shape[0]
+    first = max(begin, sequence.request.scored_from - 1 + len(sequence.prompt_logprobs))
     last = min(sequence.computed + chunk.count, sequence.prompt_length - 1)
     if first >= last:
         return
-    rows = logits[first - sequence.computed : last - sequence.computed]
+    rows = logits[first - begin : last - begin]
     targets = sequence.tokens[first + 1 : last + 1]
     counts = [sequence.request.prompt_logprobs or 0] * len(targets)
     sequence.prompt_logprobs += _token_logprobs(rows, targets, counts)

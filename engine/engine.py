@@ -17,8 +17,10 @@ from .eviction import Eviction
 from .pace import Pace
 from .request import FinishReason, Request, StepOutput, TokenLogprobs
 from .runner import ModelRunner
-from .scheduler import Scheduler, Step
+from .scheduler import Scheduler
 from .sequence import Branch, Sequence
+from .shelf import Shelf
+from .step import Step
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +62,7 @@ class Engine:
         self.pool = PagePool(store.pages)
         self.prefix = PrefixCache(self.pool, store.page_size, enabled=prefix_cache)
         self._eviction = Eviction(store, self.pool)
+        self._shelf = Shelf()
         self.scheduler = Scheduler(
             self.pool,
             self.prefix,
@@ -68,6 +71,7 @@ class Engine:
             chunk_tokens=chunk_tokens,
             clock=clock,
             on_preempt=self._eviction.swap_out,
+            shelf=self._shelf,
         )
         self.runner = runner
         self.decoder = Decoder()
@@ -124,12 +128,18 @@ class Engine:
         living = self._by_request.get(request_id, [])
         gone = [s for s in living if index is None or s.index == index]
         if index is not None:
+            self._keep(gone)
             for sequence in living:
                 sequence.unborn = tuple(i for i in sequence.unborn if i != index)
         self._finish(gone)
 
+    def release(self, names: tuple[str, ...]) -> None:
+        """Let go of the keys and values that requests have left under these names."""
+        self._shelf.release(names)
+
     def abort_all(self) -> None:
         """End everything, also after a step has failed half-way; all pages are free then."""
+        self._shelf.clear()
         self.scheduler.remove(self.scheduler.all())
         self._by_request.clear()
 
@@ -230,6 +240,7 @@ class Engine:
                     _empty_output(sequence, index) for index in (sequence.index, *sequence.unborn)
                 ]
                 ended.append(sequence)
+        self._keep(ended)
         self._finish(ended)
         return outputs
 
@@ -281,6 +292,12 @@ class Engine:
         if sequence.generated >= sequence.request.max_tokens:
             return "length", None
         return None, None
+
+    def _keep(self, ended: list[Sequence]) -> None:
+        """Put what will be continued on the shelf."""
+        for sequence in ended:
+            if sequence.request.keeps and self.prefix.enabled:
+                self._shelf.put(sequence.request.kept_name(sequence.index), sequence)
 
     def _finish(self, gone: list[Sequence]) -> None:
         self.scheduler.remove(gone)

@@ -10,8 +10,8 @@ from ..kvcache.store import KVStore
 from ..kvcache.table import PageTable
 from .decode import Decoded
 from .request import Request
-from .scheduler import Chunk, Step
 from .sequence import Branch, Sequence
+from .step import Chunk, Step
 
 
 class Eviction:

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Protocol
 
 from .engine import Engine, EngineStats
-from .loop import Abort, EngineLoop, Inbox
-from .request import Request, StepOutput
+from .loop import EngineLoop, Inbox, Message
+from .request import StepOutput
 
 JOIN_S = 30.0
 
@@ -23,8 +23,8 @@ class EngineHost(Protocol):
         each step, and with the reason when the engine has ended by itself."""
         ...
 
-    def send(self, message: Request | Abort) -> None:
-        """Hand over a request or an abort."""
+    def send(self, message: Message) -> None:
+        """Hand over a message."""
         ...
 
     async def stop(self) -> None:
@@ -66,7 +66,7 @@ class ThreadHost:
         self._thread = threading.Thread(target=self._loop.run, name="engine", daemon=True)
         self._thread.start()
 
-    def send(self, message: Request | Abort) -> None:
+    def send(self, message: Message) -> None:
         """See `EngineHost`."""
         self._inbox.put(message)
 

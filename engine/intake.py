@@ -9,13 +9,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..decoding.base import DecodingMethod, Target
+from ..decoding.base import DecodingMethod, SearchLimits, Target
 from ..decoding.sampling import Sampling
 from ..decoding.sampling_params import SamplingParams
 from ..errors import ContextLengthError, RequestError
 from ..kvcache.base import CachePolicy, Retention
 from ..registry import Choice, Registry, Spec
 from .request import Request
+from .search_intake import said_last, search_task
 from .tokenization import Tokenizer
 
 
@@ -51,7 +52,7 @@ class Intake:
     `max_length_tokens`: prompt plus answer, where every key is kept. `context_tokens`: the model's
     own limit, which is that of requests that evict. `max_sequences`: of one request, its choices in
     all their contexts. `pages`, `page_size`: of the KV cache. `can_evict`: whether the model's
-    layers allow it.
+    layers allow it. `search_limits`: what one search may use, and the evaluators that there are.
     `defaults`: sampling fields of the model's generation_config.
     """
 
@@ -67,6 +68,7 @@ class Intake:
     defaults: dict[str, Any]
     decoding: Registry[DecodingMethod[Any]]
     kv_cache: Registry[CachePolicy[Any]]
+    search_limits: SearchLimits
 
     def encode(
         self, prompt: str | list[int], *, param: str, add_special_tokens: bool = True
@@ -107,8 +109,11 @@ class Intake:
         cache_salt: str = "",
         decoding: Spec = None,
         kv_cache: Spec = None,
+        conversation: Sequence[Mapping[str, Any]] | None = None,
     ) -> Request:
         """Tokenise, check and complete one request.
+
+        `conversation`: the messages that the prompt was made of, where it is a chat.
 
         `default_max_tokens`: used when `params.max_tokens` is None; None means all that is left.
         `truncate_prompt_tokens`: keep only this many last prompt tokens.
@@ -122,7 +127,7 @@ class Intake:
         ids = self.encode(prompt, param=prompt_param, add_special_tokens=add_special_tokens)
         if truncate_prompt_tokens is not None:
             ids = ids[-truncate_prompt_tokens:]
-        contexts = None if params.max_tokens == 0 else self._contexts(chosen_decoding, ids)
+        contexts = None if params.max_tokens == 0 else self.contexts(chosen_decoding, ids)
         prompts = (ids, *(contexts or ()))
         policy = chosen_kv_cache["policy"]
         # Shares are of the longest prompt, for all contexts: they will hold the same answer.
@@ -143,6 +148,21 @@ class Intake:
         else:
             param = f"{self.kv_cache.field}.{policy.method.name}"
             self._check_retention(retention, prompts, max_tokens, params.n, param)
+        search = None
+        if "controller" in chosen_decoding:
+            said = said_last(conversation) if conversation is not None else prompt
+            search = search_task(
+                chosen_decoding["controller"],
+                params=params,
+                problem=said if isinstance(said, str) else self.tokenizer.decode(ids),
+                conversation=conversation,
+                contexts=len(prompts),
+                wants_logprobs={"logprobs": logprobs, "prompt_logprobs": prompt_logprobs},
+                policy=policy,
+                retention=retention,
+                can_evict=self.can_evict,
+                limits=self.search_limits,
+            )
         stop_ids = frozenset(params.stop_token_ids or ())
         if not params.ignore_eos:
             stop_ids |= self.eos_token_ids
@@ -162,9 +182,27 @@ class Intake:
             kv_cache=chosen_kv_cache,
             contexts=contexts or (),
             combines=contexts is not None,
+            search=search,
         )
 
-    def _contexts(
+    def room(self, part: Request, ids: tuple[int, ...]) -> int:
+        """Tokens that a part of a search can have behind `ids` and its contexts; may be below 1."""
+        prompts = (ids, *part.contexts)
+        longest = max(map(len, prompts))
+        policy = part.kv_cache["policy"]
+        retention = policy.method.retention(policy.parameters, longest)
+        try:
+            if retention is not None:
+                room = self.context_tokens - longest
+                self._check_retention(retention, prompts, room, part.n, "")
+                return room
+            if part.contexts:
+                return self._room(prompts, self.max_length_tokens, "", shares_pool=True)
+        except ContextLengthError:
+            return 0
+        return self.max_length_tokens - longest
+
+    def contexts(
         self, chosen: Mapping[str, Choice[DecodingMethod[Any]]], ids: tuple[int, ...]
     ) -> tuple[tuple[int, ...], ...] | None:
         """Prompts of the further contexts that the target asks for; None: it changes nothing."""

@@ -13,7 +13,17 @@ from .assembly import Assembly
 from .build import build_engine
 from .config import EngineConfig
 from .engine import EngineStats
-from .request import FinishReason, Request, TokenLogprobs, Usage
+from .evaluators import registered
+from .request import (
+    PART,
+    ChoiceDelta,
+    FinishReason,
+    Request,
+    TokenLogprobs,
+    Trace,
+    Usage,
+)
+from .sync_search import SyncSearch
 
 Prompt = str | list[int]
 Message = Mapping[str, Any]
@@ -30,15 +40,24 @@ class Completion:
     finish_reason: FinishReason | None = None
     stop_reason: int | str | None = None
 
+    def add(self, delta: ChoiceDelta) -> None:
+        """Take in what came."""
+        self.text += delta.text
+        self.token_ids += delta.token_ids
+        self.logprobs += delta.logprobs
+        self.finish_reason = delta.finish_reason
+        self.stop_reason = delta.stop_reason
+
 
 @dataclass(slots=True, kw_only=True)
 class RequestOutput:
-    """The answer to one prompt: `choices` by index."""
+    """The answer to one prompt: `choices` by index. `trace`: the tree, where it was searched."""
 
     prompt_token_ids: tuple[int, ...]
     choices: list[Completion]
     usage: Usage
     prompt_logprobs: tuple[TokenLogprobs, ...] | None
+    trace: Trace | None = None
 
     @property
     def text(self) -> str:
@@ -59,6 +78,7 @@ class LLM:
         self.tokenizer = built.intake.tokenizer
         self._intake = built.intake
         self._engine = built.engine
+        self._evaluators = registered()
         self._requests = 0
 
     def generate(
@@ -118,6 +138,7 @@ class LLM:
                 decoding=decoding,
                 kv_cache=kv_cache,
                 logprobs=logprobs,
+                conversation=conversation,  # type: ignore[arg-type]
             )
             for conversation, one in zip(several, each, strict=True)
         ]
@@ -137,36 +158,52 @@ class LLM:
         return f"llm-{self._requests}"
 
     def _run(self, requests: list[Request], progress: bool) -> list[RequestOutput]:
-        assemblies = {r.id: Assembly(r, self.tokenizer) for r in requests}
         answers = {r.id: [Completion(index=i) for i in range(r.n)] for r in requests}
+        assemblies = {r.id: Assembly(r, self.tokenizer) for r in requests if r.search is None}
+        searches = {
+            r.id: SyncSearch(r, self._intake, self._engine, self._evaluators)
+            for r in requests
+            if r.search is not None
+        }
         for request in requests:
-            self._engine.add(request)
+            if request.search is None:
+                self._engine.add(request)
         try:
             with tqdm(total=len(requests), disable=not progress, unit="request") as bar:
+                for search in searches.values():
+                    search.advance()
                 while self._engine.has_work:
                     for output in self._engine.step():
+                        search = searches.get(output.request_id.partition(PART)[0])
+                        if search is not None:
+                            search.feed(output)
+                            bar.update(search.ended)
+                            continue
                         assembly = assemblies[output.request_id]
                         delta, ended_by_text = assembly.feed(output)
                         if delta is None:
                             continue
                         if ended_by_text:
                             self._engine.abort(output.request_id, output.index)
-                        answer = answers[output.request_id][delta.index]
-                        answer.text += delta.text
-                        answer.token_ids += delta.token_ids
-                        answer.logprobs += delta.logprobs
-                        answer.finish_reason = delta.finish_reason
-                        answer.stop_reason = delta.stop_reason
+                        answers[output.request_id][delta.index].add(delta)
                         bar.update(assembly.finished)
+                    for search in searches.values():
+                        search.check_time()
+            for request_id, search in searches.items():
+                for delta in search.answers():
+                    answers[request_id][delta.index].add(delta)
         finally:
             for request in requests:
                 self._engine.abort(request.id)
+            for search in searches.values():
+                search.close()
         return [
             RequestOutput(
                 prompt_token_ids=r.prompt_ids,
                 choices=answers[r.id],
-                usage=assemblies[r.id].usage,
-                prompt_logprobs=assemblies[r.id].prompt_logprobs,
+                usage=searches[r.id].usage if r.id in searches else assemblies[r.id].usage,
+                prompt_logprobs=None if r.id in searches else assemblies[r.id].prompt_logprobs,
+                trace=searches[r.id].trace if r.id in searches else None,
             )
             for r in requests
         ]

@@ -19,8 +19,16 @@ class Abort:
     index: int | None = None
 
 
-Inbox = queue.SimpleQueue[Request | Abort | None]
-"""Requests and aborts, in order; None ends the loop."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Release:
+    """Let go of the keys and values that requests have left under these names."""
+
+    names: tuple[str, ...]
+
+
+Message = Request | Abort | Release
+Inbox = queue.SimpleQueue[Message | None]
+"""Messages in order; None ends the loop."""
 
 
 class EngineLoop:
@@ -75,5 +83,7 @@ class EngineLoop:
             self.taken += 1
             if isinstance(message, Request):
                 self._engine.add(message)
+            elif isinstance(message, Release):
+                self._engine.release(message.names)
             else:
                 self._engine.abort(message.request_id, message.index)

@@ -92,6 +92,7 @@ class RequestMetrics:
             "evicted_tokens": counter(
                 "evicted_tokens", "Tokens whose keys were evicted.", ("decoding",)
             ),
+            "thoughts": counter("search_thoughts", "Thoughts of searches.", ("decoding",)),
             "guidance_requests": counter(
                 "guidance_requests", "Requests with further contexts.", ("decoding",)
             ),
@@ -138,6 +139,7 @@ class DecodingMetrics:
     accepted_tokens: Counter
     guidance_tokens: Counter
     evicted_tokens: Counter
+    thoughts: Counter
     guidance_requests: Counter
     first_token: Histogram
     inter_token: Histogram

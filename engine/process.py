@@ -21,7 +21,7 @@ from ..errors import ConfigurationError
 from . import wire
 from .build import Built, build_engine
 from .config import EngineConfig
-from .loop import Abort, EngineLoop, Inbox
+from .loop import Abort, EngineLoop, Inbox, Release
 from .request import StepOutput
 
 logger = logging.getLogger(__name__)
@@ -138,6 +138,8 @@ def _read(
                     return
                 if isinstance(message, wire.Aborted):
                     inbox.put(Abort(request_id=message.request_id, index=message.index))
+                elif isinstance(message, wire.Released):
+                    inbox.put(Release(names=message.names))
                 elif isinstance(message, wire.Submitted):
                     intake = built.result().intake
                     inbox.put(wire.unpack_request(message, intake.decoding, intake.kv_cache))

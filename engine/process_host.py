@@ -20,8 +20,7 @@ from .engine import EngineStats
 from .host import JOIN_S, OnFailure, OnStep
 from .intake import Intake
 from .loading import load_tokenizer
-from .loop import Abort
-from .request import Request
+from .loop import Message
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +81,7 @@ class ProcessHost:
         self._on_step, self._on_failure = on_step, on_failure
         self._connecting = asyncio.create_task(self._connect())
 
-    def send(self, message: Request | Abort) -> None:
+    def send(self, message: Message) -> None:
         """See `EngineHost`."""
         packed = wire.pack_message(message)
         if self._busy_since_s is None:

@@ -1,15 +1,33 @@
 """What enters the engine and what leaves it. Nothing here changes after it is made."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal, cast
 
-from ..decoding.base import DecodingMethod, Target
+from ..decoding.base import Controller, DecodingMethod, Target
 from ..decoding.sampling import Sampling
+from ..decoding.search.operations import Node
 from ..kvcache.base import CachePolicy, Retention
 from ..registry import Choice
 
 FinishReason = Literal["stop", "length"]
+PART = "#"
+"""Between the id of a request and the number of one of its parts."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchTask:
+    """What controllers see of a request.
+
+    `problem`: the prompt's text, or what a chat's user said last. `conversation`: the chat's
+    messages; None where the prompt is no chat. `max_tokens`: as the caller set it.
+    `sequences`: that may run at once, in all contexts.
+    """
+
+    problem: str
+    conversation: tuple[Mapping[str, Any], ...] | None
+    max_tokens: int | None
+    sequences: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +42,11 @@ class Request:
     `cache_salt`: prefixes are shared only between requests of equal salt.
     `contexts`: prompts of the target's further contexts. `combines`: whether the target changes
     anything.
+    `search`: what a controller needs of the request; it runs as many requests, its parts, and none
+    of its own. The rest is for such parts. `part_of`: id of the request that it is a part of.
+    `scored_from`: position of the first prompt token with logprobs. `keeps`: whether keys and
+    values stay when it ends, under `kept_name`, until they are released or room is short. `source`:
+    such a name, whose sequence begins like this prompt.
     """
 
     id: str
@@ -41,6 +64,20 @@ class Request:
     kv_cache: Mapping[str, Choice[CachePolicy[Any]]] = field(default_factory=dict)
     contexts: tuple[tuple[int, ...], ...] = ()
     combines: bool = False
+    search: SearchTask | None = None
+    part_of: str | None = None
+    scored_from: int = 1
+    keeps: bool = False
+    source: str | None = None
+
+    def kept_name(self, index: int) -> str:
+        """Under which the keys and values of a choice are kept."""
+        return f"{self.id}/{index}"
+
+    @property
+    def controller(self) -> Choice[Controller[Any]] | None:
+        """What decides which sequences live; None: there is one for each choice."""
+        return cast("Choice[Controller[Any]] | None", self.decoding.get("controller"))
 
     @property
     def target(self) -> Choice[Target[Any]] | None:
@@ -63,7 +100,9 @@ class Request:
 
     @property
     def sequences(self) -> int:
-        """How many it runs: its choices, each in all contexts."""
+        """How many it runs at once: its choices, each in all contexts, or what its search may."""
+        if self.search is not None:
+            return self.search.sequences
         return self.n * (1 + len(self.contexts))
 
 
@@ -118,6 +157,7 @@ class ChoiceDelta:
     `text` may lag behind `token_ids`: an unfinished UTF-8 sequence or the possible beginning of
     a stop string is held back. A delta with `finish_reason` is the last of its choice.
     `stop_reason`: the stop string or stop token that ended the choice, None for end-of-sequence.
+    `nodes`: of a search's tree that are new or have changed.
     """
 
     index: int
@@ -126,6 +166,15 @@ class ChoiceDelta:
     logprobs: tuple[TokenLogprobs, ...] = ()
     finish_reason: FinishReason | None = None
     stop_reason: int | str | None = None
+    nodes: tuple[Node, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trace:
+    """The tree of a search: its nodes by id, and the budget that ended it, if one did."""
+
+    nodes: tuple[Node, ...]
+    exhausted: str | None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -135,7 +184,8 @@ class Usage:
     `steps`: passes in which a choice got tokens. `drafted`, `accepted`: guesses, and those that
     were right. `guidance_tokens`: of the target's further contexts, prompts and answers. `evicted`:
     tokens whose keys each head has let go. `held_slots`: places for keys that each head has kept
-    instead, however long the answer became; 0 where nothing was evicted.
+    instead, however long the answer became; 0 where nothing was evicted. `thoughts`: nodes of a
+    search's tree; its other counts are those of all its branches.
     """
 
     prompt_tokens: int
@@ -147,3 +197,9 @@ class Usage:
     guidance_tokens: int = 0
     evicted: int = 0
     held_slots: int = 0
+    thoughts: int = 0
+
+    def add(self, other: "Usage") -> None:
+        """Count what another request used as well."""
+        for each in fields(self):
+            setattr(self, each.name, getattr(self, each.name) + getattr(other, each.name))

@@ -9,7 +9,7 @@ from ..kvcache.slot_table import SlotTable
 from ..kvcache.store import KVStore
 from .apart import ScoredRows, SlottedDraft, SlottedRow, SlottedRows
 from .attention import Apart, PagedStep
-from .scheduler import Chunk, Step
+from .step import Chunk, Step
 
 
 class ModelRunner:
@@ -216,5 +216,6 @@ def wanted_rows(step: Step) -> list[int]:
 def wanted_of(chunk: Chunk) -> int:
     """How many rows' logits are needed of a chunk: its last ones."""
     if chunk.branch is chunk.sequence and chunk.sequence.request.prompt_logprobs is not None:
-        return chunk.count
+        unwanted = max(0, chunk.sequence.request.scored_from - 1 - chunk.branch.computed)
+        return max(0, chunk.count - unwanted)
     return 1 + chunk.drafted if chunk.decodes else 0

@@ -3,84 +3,45 @@
 Order: those that decode (one row a context, and their drafts), then prompts being read, then those
 that wait; within each by priority and arrival. When pages run out, the last in that order gives
 its pages back and waits again (preemption by recomputation).
+
+Two rules for requests that share much. Of several that begin alike one reads, and the others wait
+until they can take its pages. Beside requests of others, searches have as many rows as those.
 """
 
 import heapq
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Final
 
-from ..decoding.drafting.draft import Draft
-from ..kvcache.keeping import Attended
 from ..kvcache.pages import OutOfPages, PagePool
 from ..kvcache.prefix import PrefixCache
-from ..kvcache.table import PageCopy, PageTable
+from ..kvcache.table import PageTable
 from .sequence import Branch, Sequence
+from .shelf import Shelf
+from .step import Chunk, Step
+
+_SEARCH_PART: Final = 16
+"""Of a step's rows, the part that searches get beside others, however few those are."""
 
 
 @dataclass(slots=True, kw_only=True)
-class Chunk:
-    """`count` rows of one context of a sequence: its tokens from `branch.computed` on.
+class _Budget:
+    """Rows that a step has left, `of_searches` among them for the parts of searches."""
 
-    `decodes`: its newest token is among the rows, and those of the sequence's other contexts too,
-    so that the sequence gets its next token. `draft`: the last rows are its guesses.
-    `copy`: a page to copy before the rows are written. `attended`: what the rows attended to, where
-    the cache policy asks.
-    """
+    rows: int
+    of_searches: int
 
-    sequence: Sequence
-    branch: Branch
-    count: int
-    decodes: bool
-    draft: Draft | None = None
-    copy: PageCopy | None = None
-    attended: Attended | None = None
+    def of(self, sequence: Sequence) -> int:
+        """Rows that are left for this one."""
+        if sequence.request.part_of is None:
+            return self.rows
+        return min(self.rows, self.of_searches)
 
-    @property
-    def drafted(self) -> int:
-        """How many rows are guesses."""
-        return len(self.draft.tokens) if self.draft is not None else 0
-
-    @property
-    def apart(self) -> bool:
-        """Whether its attention is not that of all others: keys are in slots, or are credited."""
-        keeping = self.branch.keeping
-        if keeping is None:
-            return False
-        return keeping.in_slots or keeping.counts(self.branch.prompt_length, self.count)
-
-
-@dataclass(slots=True, kw_only=True)
-class Step:
-    """One ragged batch: what the runner computes and the engine then commits."""
-
-    chunks: list[Chunk] = field(default_factory=list)
-    preempted: list[Sequence] = field(default_factory=list)
-    restored: list[Branch] = field(default_factory=list)
-
-    @property
-    def copies(self) -> list[PageCopy]:
-        """Pages to copy before anything is written."""
-        return [chunk.copy for chunk in self.chunks if chunk.copy is not None]
-
-    @property
-    def only_decodes(self) -> bool:
-        """Whether no row reads a prompt."""
-        return all(chunk.count == 1 + chunk.drafted for chunk in self.chunks)
-
-    @property
-    def drafts(self) -> int:
-        """Contexts in which a draft is verified."""
-        return sum(chunk.draft is not None for chunk in self.chunks)
-
-    @property
-    def guesses(self) -> int:
-        """Rows that are guesses, in all contexts."""
-        return sum(chunk.drafted for chunk in self.chunks)
-
-    @property
-    def rows(self) -> int:
-        """Rows of the batch."""
-        return sum(chunk.count for chunk in self.chunks)
+    def take(self, sequence: Sequence, rows: int) -> None:
+        """Use up rows."""
+        self.rows -= rows
+        if sequence.request.part_of is not None:
+            self.of_searches -= rows
 
 
 class Scheduler:
@@ -101,6 +62,7 @@ class Scheduler:
         chunk_tokens: int,
         clock: Callable[[], float],
         on_preempt: Callable[[Sequence], None] = lambda sequence: None,
+        shelf: Shelf | None = None,
     ) -> None:
         assert max_batch_tokens >= max_running, "every decoding sequence needs its row"
         self._pool = pool
@@ -110,6 +72,7 @@ class Scheduler:
         self._chunk_tokens = chunk_tokens
         self._clock = clock
         self._on_preempt = on_preempt
+        self._shelf = Shelf() if shelf is None else shelf
         self._waiting: list[tuple[tuple[int, int, int], Sequence]] = []
         self.running: list[Sequence] = []
 
@@ -152,23 +115,30 @@ class Scheduler:
     def schedule(self) -> Step:
         """Choose the next step's rows and reserve their pages."""
         step = Step()
-        budget = self._max_batch_tokens
         decoding: list[Sequence] = []
         reading: list[Sequence] = []
         for sequence in self.running:
             (decoding if sequence.decodes else reading).append(sequence)
+        budget = self._budget(decoding)
         stopped: set[int] = set()
         for sequence in decoding + reading:
             if id(sequence) in stopped:
                 continue
-            chunks = self._chunks(sequence, budget)
+            chunks = self._chunks(sequence, budget.of(sequence))
             if chunks and self._reserve(step, sequence, chunks, stopped):
                 step.chunks += chunks
-                budget -= sum(chunk.count for chunk in chunks)
+                budget.take(sequence, sum(chunk.count for chunk in chunks))
         if not step.preempted:
             self._admit(step, budget)
-        self._add_drafts(step)
+        self._add_drafts(step, budget)
         return step
+
+    def _budget(self, decoding: list[Sequence]) -> "_Budget":
+        """The step's rows. Searches slow others no more than as many of those would."""
+        others = sum(s.request.part_of is None for s in decoding)
+        least = self._max_batch_tokens // _SEARCH_PART
+        searches = max(others, least) if others else self._max_batch_tokens
+        return _Budget(rows=self._max_batch_tokens, of_searches=searches)
 
     def _chunks(self, sequence: Sequence, budget: int) -> list[Chunk]:
         """The sequence's rows, as many as `budget` allows."""
@@ -190,10 +160,9 @@ class Scheduler:
             if count > 0
         ]
 
-    def _add_drafts(self, step: Step) -> None:
+    def _add_drafts(self, step: Step, budget: "_Budget") -> None:
         """Guesses take what rows and pages are left; they push nobody out."""
         drafting = [chunk for chunk in step.chunks if chunk.sequence.draft is not None]
-        budget = self._max_batch_tokens - step.rows if drafting else 0
         for chunk in drafting:
             sequence, draft = chunk.sequence, chunk.sequence.draft
             if chunk.branch is not sequence or draft is None:
@@ -203,10 +172,11 @@ class Scheduler:
                 branch.table.pages_missing(branch.computed + 1 + size)
                 for branch in sequence.branches
             )
-            if size * len(sequence.branches) > budget or missing > self._pool.available:
+            rows = size * len(sequence.branches)
+            if rows > budget.of(sequence) or missing > self._pool.available:
                 sequence.draft = None
                 continue
-            budget -= size * len(sequence.branches)
+            budget.take(sequence, rows)
             for of_branch in drafting:
                 if of_branch.sequence is sequence:
                     copy = of_branch.branch.table.extend(of_branch.branch.computed + 1 + size)
@@ -214,23 +184,29 @@ class Scheduler:
                     of_branch.count += size
                     of_branch.draft = draft
 
-    def _admit(self, step: Step, budget: int) -> None:
+    def _admit(self, step: Step, budget: "_Budget") -> None:
         """Let waiting sequences run while rows, places and pages last."""
         places = self._max_running - sum(s.places for s in self.running)
-        while self._waiting and budget > 0:
+        passed: list[tuple[tuple[int, int, int], Sequence]] = []
+        while self._waiting and budget.rows > 0:
             _, sequence = self._waiting[0]
             if sequence.places > places:
-                return
-            fits = self._take_back(sequence)
-            chunks = self._chunks(sequence, budget) if fits else []
+                break
+            if budget.of(sequence) <= 0 or self._is_read_by_another(sequence):
+                passed.append(heapq.heappop(self._waiting))
+                continue
+            if not self._take_back(sequence):
+                self._forget(sequence)
+                break
+            chunks = self._chunks(sequence, budget.of(sequence))
             if not chunks:
                 self._forget(sequence)
-                return
+                passed.append(heapq.heappop(self._waiting))
+                continue
             heapq.heappop(self._waiting)
             step.restored += [b for b in sequence.branches if b.swapped is not None]
             for chunk in chunks:
-                copy = chunk.branch.table.extend(chunk.branch.computed + chunk.count)
-                assert copy is None, "cached pages are whole pages"
+                chunk.copy = chunk.branch.table.extend(chunk.branch.computed + chunk.count)
             if sequence.first_scheduled_s is None:
                 sequence.first_scheduled_s = self._clock()
                 sequence.cached_tokens = sequence.computed
@@ -240,7 +216,38 @@ class Scheduler:
             self.running.append(sequence)
             step.chunks += chunks
             places -= sequence.places
-            budget -= sum(chunk.count for chunk in chunks)
+            budget.take(sequence, sum(chunk.count for chunk in chunks))
+        for item in passed:
+            heapq.heappush(self._waiting, item)
+
+    def _is_read_by_another(self, sequence: Sequence) -> bool:
+        """Whether a running sequence reads what this one begins with, so that a wait pays."""
+        if not self._prefix.enabled:
+            return False
+        if sequence.awaits is None:
+            sequence.awaits = self._reader_for(sequence)
+        reader, length = sequence.awaits
+        if reader is None or not reader.table.pages or reader.computed >= length:
+            sequence.awaits = None
+            return False
+        return True
+
+    def _reader_for(self, sequence: Sequence) -> tuple[Sequence | None, int]:
+        """A sequence that reads whole pages of the same beginning, and how many tokens of it."""
+        usable = self._usable(sequence, sequence)
+        found, length = None, 0
+        for reader in self.running:
+            if reader.remaining <= 1 or reader.keeping is not None:
+                continue
+            if reader.request.cache_salt != sequence.request.cache_salt:
+                continue
+            if reader.request.part_of is not None and sequence.request.part_of is None:
+                continue  # searches may be slow
+            shared = self._prefix.shared(reader.tokens, sequence.tokens[:usable])
+            if shared > max(length, reader.computed):
+                found, length = reader, shared
+        cached = self._prefix.cached(sequence.tokens[:length], sequence.request.cache_salt)
+        return (None, 0) if cached >= length else (found, length)
 
     def _take_back(self, sequence: Sequence) -> bool:
         """What is left of a sequence's keys: cached pages, or those that were swapped out.
@@ -248,11 +255,9 @@ class Scheduler:
         False: there is no room for it.
         """
         choices = 1 + len(sequence.unborn)
-        for branch in sequence.branches:
+        for context, branch in enumerate(sequence.branches):
             if branch.swapped is None:
-                branch.computed = self._adopt_cached(sequence, branch)
-                if branch.keeping is not None:
-                    branch.keeping.reset(branch.computed)
+                self._adopt_cached(sequence, branch, context)
         # Room for all that it has to read, or it would soon push others (or itself) out.
         missing = 0
         for branch in sequence.branches:
@@ -260,8 +265,9 @@ class Scheduler:
                 missing += branch.table.pages_missing(len(branch.tokens))
             if self._evicts_at_once(branch):
                 missing += branch.slot_pages * choices
-        if missing > self._pool.available:
-            return False
+        while missing > self._pool.available:
+            if not self._shelf.release_oldest():
+                return False
         for branch in sequence.branches:
             if self._evicts_at_once(branch):
                 branch.table.reserve(branch.slot_pages * choices)
@@ -274,17 +280,29 @@ class Scheduler:
             branch.swapped is not None or keeping.outgrows(len(branch.tokens) - keeping.length)
         )
 
-    def _adopt_cached(self, sequence: Sequence, branch: Branch) -> int:
-        """Take cached pages for all but the last token, whose logits have to be computed."""
-        if sequence.request.prompt_logprobs is not None and branch is sequence:
-            return 0  # every prompt row has to be computed
+    def _adopt_cached(self, sequence: Sequence, branch: Branch, context: int) -> None:
+        """Take what is cached of a context's tokens, as far as it is of use."""
         assert isinstance(branch.table, PageTable)
+        usable = self._usable(sequence, branch)
+        branch.computed = branch.table.adopt_prefix(branch.tokens[:usable])
+        if branch.keeping is not None:
+            branch.keeping.reset(branch.computed)
+        elif sequence.request.source is not None:
+            self._shelf.adopt(sequence.request.source, context, branch, usable)
+
+    def _usable(self, sequence: Sequence, branch: Branch) -> int:
+        """How many of a context's first tokens need not be computed where they are cached.
+
+        The last token's logits are needed, and those of all that prompt logprobs are asked for.
+        """
         usable = len(branch.tokens) - 1
+        if sequence.request.prompt_logprobs is not None and branch is sequence:
+            usable = min(usable, sequence.request.scored_from - 1)
         if branch.keeping is not None and branch.keeping.retention.score is not None:
             # Of cached tokens nobody knows what attention they paid: those that vote are computed.
             votes = branch.keeping.retention.score_window
             usable = 0 if votes is None else max(0, min(usable, branch.prompt_length - votes))
-        return branch.table.adopt_prefix(branch.tokens[:usable])
+        return usable
 
     def _reserve(
         self, step: Step, sequence: Sequence, chunks: list[Chunk], stopped: set[int]
@@ -300,6 +318,8 @@ class Scheduler:
                     chunk.copy = chunk.branch.table.extend(chunk.branch.computed + chunk.count)
                     break
                 except OutOfPages:
+                    if self._shelf.release_oldest():
+                        continue
                     running = (s for s in self.running if id(s) not in stopped)
                     victim = max(running, key=lambda s: s.key)
                     self._preempt(step, victim)

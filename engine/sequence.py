@@ -70,7 +70,8 @@ class Sequence(Branch):
     `unborn`: indices of the request's other choices, which fork off when the prompt is read.
     `drafting`: the drafter at work, from the first token on. `draft`: what the next step verifies.
     `evicted`, `held_slots`: what the caller knows of. `draft_pause`: steps for which the drafter is
-    not asked.
+    not asked. `awaits`: while it waits, a sequence that reads tokens which it begins with too, and
+    how many.
     """
 
     request: Request
@@ -89,6 +90,7 @@ class Sequence(Branch):
     evicted: int = 0
     held_slots: int = 0
     draft_pause: int = 0
+    awaits: "tuple[Sequence | None, int] | None" = None
 
     @property
     def key(self) -> tuple[int, int, int]:

@@ -14,7 +14,7 @@ from ..decoding.sampling import Sampling
 from ..registry import Choice, Method, Registry
 from .engine import EngineStats
 from .loading import ModelInfo
-from .loop import Abort
+from .loop import Abort, Message, Release
 from .request import Request, StepOutput
 
 READ_BYTES: Final = 1 << 16
@@ -50,6 +50,10 @@ class Submitted(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     kv_cache: Methods
     contexts: tuple[tuple[int, ...], ...]
     combines: bool
+    part_of: str | None
+    scored_from: int
+    keeps: bool
+    source: str | None
 
 
 class Aborted(msgspec.Struct, frozen=True, tag=True):
@@ -57,6 +61,12 @@ class Aborted(msgspec.Struct, frozen=True, tag=True):
 
     request_id: str
     index: int | None
+
+
+class Released(msgspec.Struct, frozen=True, tag=True):
+    """A `Release`."""
+
+    names: tuple[str, ...]
 
 
 class Stop(msgspec.Struct, frozen=True, tag=True):
@@ -102,7 +112,7 @@ class Logged(msgspec.Struct, frozen=True, tag=True):
     text: str
 
 
-ToEngine = Start | Submitted | Aborted | Stop
+ToEngine = Start | Submitted | Aborted | Released | Stop
 FromEngine = Ready | Refused | Stepped | Failed | Logged
 
 _encoder = msgspec.msgpack.Encoder()
@@ -135,10 +145,12 @@ class Frames:
             yield body
 
 
-def pack_message(message: Request | Abort) -> ToEngine:
+def pack_message(message: Message) -> ToEngine:
     """What the engine's process is told."""
     if isinstance(message, Abort):
         return Aborted(message.request_id, message.index)
+    if isinstance(message, Release):
+        return Released(message.names)
     return Submitted(
         **{
             name: getattr(message, name)

@@ -56,6 +56,18 @@ class PrefixCache:
             chain = node.number
         return pages, chain
 
+    def cached(self, tokens: Sequence[int], salt: str) -> int:
+        """How many of the first tokens are in cached pages."""
+        return len(self.match(tokens, salt)[0]) * self._page_size
+
+    def shared(self, some: Sequence[int], others: Sequence[int]) -> int:
+        """How many tokens both begin with, in whole pages."""
+        size = self._page_size
+        for start in range(0, min(len(some), len(others)) - size + 1, size):
+            if some[start : start + size] != others[start : start + size]:
+                return start
+        return min(len(some), len(others)) // size * size
+
     def publish(self, page: int, tokens: Sequence[int], chain: Chain) -> Chain:
         """Make a full, final page findable behind `chain`; returns the chain that it ends.
 

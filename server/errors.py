@@ -6,7 +6,8 @@ PenstockError (penstock/errors.py)      status  type
 │   └── HttpError (here)                its own, for what only HTTP knows: 401, 404, 405, 413
 ├── OverloadedError                     429     rate_limit_error, with Retry-After
 └── UnavailableError                    503     server_error, with Retry-After
-    └── EngineDeadError                 503     server_error
+    ├── EngineDeadError                 503     server_error
+    └── EvaluatorError                  503     server_error
 anything else                           500     server_error, and the message tells nothing
 """
 
@@ -18,6 +19,7 @@ from starlette.responses import Response
 
 from penstock.errors import (
     EngineDeadError,
+    EvaluatorError,
     NotFoundError,
     OverloadedError,
     RequestError,
@@ -76,6 +78,8 @@ def error_body(error: Exception) -> bytes:
             message, code = str(error), "overloaded"
         case EngineDeadError():
             message, code = str(error), "engine_dead"
+        case EvaluatorError():
+            message, code = str(error), "evaluator_failed"
         case UnavailableError():
             message, code = str(error), "unavailable"
         case HTTPException():

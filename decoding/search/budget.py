@@ -24,3 +24,9 @@ class Budget(BaseModel):
     sequences: int | None = Field(default=None, ge=1, le=MAX_SEQUENCES)
     tokens: int | None = Field(default=None, ge=1, le=MAX_TOKENS)
     seconds: float | None = Field(default=None, gt=0, le=MAX_SECONDS, allow_inf_nan=False)
+
+
+def filled(budget: Budget, limits: Budget) -> Budget:
+    """The budget, with the limits where it says nothing."""
+    said = budget.model_dump(exclude_none=True)
+    return Budget(**{**limits.model_dump(), **said})

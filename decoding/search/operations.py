@@ -78,7 +78,10 @@ class Generated:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Forward:
-    """The `top` most probable next tokens of a state, before sampling's rules; Result: `Forwarded`."""
+    """The `top` most probable next tokens of a state, before sampling's rules.
+
+    Result: a `Forwarded`.
+    """
 
     state: State
     top: int
@@ -168,7 +171,7 @@ class Outcome:
     answers: tuple[Answer, ...]
 
 
-class BudgetExhausted(Exception):
+class BudgetExhausted(Exception):  # noqa: N818 -- a signal, like StopIteration
     """Thrown into a controller at its yield: an operation would exceed a budget, and did not run.
 
     The controller returns the best that it has, with "length", and can ask for nothing but `Emit`

@@ -8,7 +8,8 @@ PenstockError
 │   └── NotFoundError           unknown model                            -> 404
 ├── OverloadedError             a queue bound is reached                 -> 429
 └── UnavailableError            shutting down, or still loading          -> 503
-    └── EngineDeadError         the engine failed; nothing can be served -> 503
+    ├── EngineDeadError         the engine failed; nothing can be served -> 503
+    └── EvaluatorError          what judges a search's thoughts failed   -> 503
 
 A message gives the value, the limit and the remedy. It may reach strangers: no path, no stack.
 """
@@ -61,3 +62,7 @@ class UnavailableError(PenstockError):
 
 class EngineDeadError(UnavailableError):
     """The engine thread has failed; the process must be restarted."""
+
+
+class EvaluatorError(UnavailableError):
+    """An evaluator that a search depends on cannot be reached, or answers nonsense."""

@@ -18,7 +18,7 @@ from penstock.engine.config import EngineConfig
 from penstock.engine.host import ThreadHost
 from penstock.engine.request import Request
 from penstock.engine.runner import ModelRunner
-from penstock.engine.scheduler import Step
+from penstock.engine.step import Step
 from penstock.errors import EngineDeadError, OverloadedError, UnavailableError
 from tests.conftest import TinyModel
 

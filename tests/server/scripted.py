@@ -18,8 +18,9 @@ import openai
 import uvicorn
 from prometheus_client import CollectorRegistry
 
-from penstock.decoding.base import DecodingMethod
+from penstock.decoding.base import DecodingMethod, SearchLimits
 from penstock.decoding.plain import PLAIN
+from penstock.decoding.search.budget import Budget
 from penstock.engine.intake import Intake
 from penstock.engine.request import ChoiceDelta, Request, TokenLogprobs, Usage
 from penstock.engine.tokenization import Tokenizer
@@ -122,6 +123,9 @@ class ScriptedEngine:
             defaults={},
             decoding=Registry[DecodingMethod[Any]]("decoding", [PLAIN]),
             kv_cache=Registry[CachePolicy[Any]]("kv_cache", [FULL]),
+            search_limits=SearchLimits(
+                budget=Budget(thoughts=100, sequences=16, tokens=10_000, seconds=60)
+            ),
         )
         self.generations: list[ScriptedGeneration] = []
         self.snapshot = Stats()

@@ -1,0 +1,207 @@
+"""Beam search: the `width` most probable answers so far, all continued token by token.
+
+Scores are sums of logprobs over length ** length_penalty. Which candidates finish, and when the
+search may stop, is as in transformers' `generate(num_beams=width)`, so that answers are equal.
+"""
+
+from collections.abc import Generator
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field
+
+from penstock.errors import RequestError
+
+from ..base import STRICT, Controller, SearchContext, SearchLimits
+from .budget import Budget
+from .operations import (
+    Answer,
+    BudgetExhausted,
+    FinishReason,
+    Forward,
+    Free,
+    Operation,
+    Outcome,
+    State,
+)
+
+MAX_WIDTH = 64
+MAX_LENGTH_PENALTY = 10.0
+
+
+class BeamParameters(BaseModel):
+    """`width`: answers that are continued at once.
+
+    `length_penalty`: power of the length that sums of logprobs are divided by: above 0 favours
+    long answers, 0 is the plain sum. `early_stop`: true ends as soon as `width` answers have ended;
+    false when the best open one, were it to end now, could no longer be among them; "never" when
+    it could not be at any length.
+    """
+
+    model_config = STRICT
+
+    width: int = Field(default=4, ge=1, le=MAX_WIDTH)
+    length_penalty: float = Field(
+        default=1.0, ge=-MAX_LENGTH_PENALTY, le=MAX_LENGTH_PENALTY, allow_inf_nan=False
+    )
+    early_stop: bool | Literal["never"] = False
+    budget: Budget = Budget()
+
+
+@dataclass(frozen=True, slots=True)
+class _Beam:
+    """`total`: sum of logprobs of what is behind the prompt."""
+
+    state: State
+    total: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Ended:
+    """An answer that has ended, and its score."""
+
+    score: float
+    answer: Answer
+
+
+class _Search:
+    """The beams of one search. Lengths are of answers, the token that ends them included."""
+
+    def __init__(self, parameters: BeamParameters, context: SearchContext) -> None:
+        self._parameters = parameters
+        self._context = context
+        self._most = context.answer_tokens
+        self._length = 0
+        self._open = [_Beam(context.prompt, 0.0)]
+        self._ended: list[_Ended] = []
+        # So many that `width` are left, should all others end here.
+        self._wanted = max(2, 1 + len(context.stop_ids)) * parameters.width
+
+    def run(self) -> Generator[Operation | list[Operation], Any, None]:
+        """Until nothing can be gained, or there is no room."""
+        while self._open and self._length < self._most and self._can_gain():
+            states = [beam.state for beam in self._open]
+            found = yield [Forward(state=state, top=self._wanted) for state in states]
+            if not all(forwarded.next for forwarded in found):
+                return  # no room for another token
+            self._step([forwarded.state for forwarded in found], found)
+            old = tuple(state for state in states if state.source is not None)
+            if old:
+                yield Free(states=old)
+
+    def best(self, count: int) -> tuple[Answer, ...]:
+        """The best answers; where too few have ended, open ones as they are."""
+        answers = [ended.answer for ended in self._ended]
+        answers += [
+            self._answer(beam.state, None)
+            for beam in self._open
+            if len(beam.state.ids) > len(self._context.prompt.ids)
+        ]
+        return tuple(answers[:count])
+
+    def _can_gain(self) -> bool:
+        full = len(self._ended) == self._parameters.width
+        if not full:
+            return True
+        if self._parameters.early_stop is True:
+            return False
+        never = self._parameters.early_stop == "never" and self._parameters.length_penalty > 0
+        length = self._most if never else self._length
+        return self._score(self._open[0].total, length) > self._ended[-1].score
+
+    def _step(self, states: list[State], found: list[Any]) -> None:
+        """One more token for the best candidates of all beams."""
+        width = self._parameters.width
+        candidates = [
+            (beam.total + logprob, state, token)
+            for beam, state, forwarded in zip(self._open, states, found, strict=True)
+            for token, logprob in forwarded.next
+        ]
+        candidates.sort(key=lambda candidate: -candidate[0])
+        self._length += 1
+        self._open = []
+        for rank, (total, state, token) in enumerate(candidates[: self._wanted]):
+            longer = state.append((token,))
+            stopped = self._stopped(longer, token)
+            if stopped is None:
+                if len(self._open) < width:
+                    self._open.append(_Beam(longer, total))
+            elif rank < width:
+                self._end(self._score(total, self._length), self._answer(longer, stopped))
+
+    def _stopped(self, state: State, token: int) -> FinishReason | None:
+        if token in self._context.stop_ids or self._cut(state) is not None:
+            return "stop"
+        return "length" if self._length == self._most else None
+
+    def _cut(self, state: State) -> tuple[str, str] | None:
+        """The text before the earliest stop text, and that one; None: there is none."""
+        stops = self._context.stop
+        if not stops:
+            return None
+        text = self._text(state)
+        places = [(text.find(stop), stop) for stop in stops if stop in text]
+        if not places:
+            return None
+        at, stop = min(places)
+        return text[:at], stop
+
+    def _end(self, score: float, answer: Answer) -> None:
+        self._ended.append(_Ended(score, answer))
+        self._ended.sort(key=lambda ended: -ended.score)
+        del self._ended[self._parameters.width :]
+
+    def _answer(self, state: State, reason: FinishReason | None) -> Answer:
+        ids = state.ids[len(self._context.prompt.ids) :]
+        cut = self._cut(state)
+        if cut is not None:
+            text, stop = cut
+            return Answer(text=text, finish_reason="stop", stop_reason=stop, token_ids=ids)
+        text_ids = ids[:-1] if reason == "stop" else ids
+        return Answer(
+            text=self._context.decode(text_ids),
+            finish_reason=reason or "length",
+            token_ids=ids,
+        )
+
+    def _text(self, state: State) -> str:
+        return self._context.decode(state.ids[len(self._context.prompt.ids) :])
+
+    def _score(self, total: float, length: int) -> float:
+        return total / length**self._parameters.length_penalty
+
+
+class Beam(Controller[BeamParameters]):
+    """See the module."""
+
+    name = "beam"
+    parameters = BeamParameters
+    evicts = False
+    summary = "Beam search: the most probable answers, not the most probable next token."
+
+    def check(self, parameters: BeamParameters, n: int, limits: SearchLimits) -> None:
+        """See `Controller`."""
+        if n > parameters.width:
+            raise RequestError(
+                f"n is {n}, but decoding.beam.width is {parameters.width}: so many answers are "
+                "kept; lower n or raise the width",
+                param="n",
+                code="invalid_parameter",
+            )
+
+    def budget(self, parameters: BeamParameters) -> Budget:
+        """See `Controller`."""
+        return parameters.budget
+
+    def run(
+        self, parameters: BeamParameters, context: SearchContext
+    ) -> Generator[Operation | list[Operation], Any, Outcome]:
+        """See `Controller`."""
+        search = _Search(parameters, context)
+        with suppress(BudgetExhausted):
+            yield from search.run()
+        return Outcome(answers=search.best(context.n))
+
+
+BEAM = Beam()

@@ -1,0 +1,159 @@
+"""Best of n: several answers to one prompt, of which the best by some measure are given."""
+
+from collections.abc import Generator
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, Field, StringConstraints, model_validator
+
+from penstock.errors import RequestError
+
+from ..base import STRICT, Controller, SearchContext, SearchLimits
+from .budget import Budget
+from .operations import (
+    Answer,
+    BudgetExhausted,
+    Emit,
+    Evaluate,
+    Generate,
+    Generated,
+    Node,
+    Operation,
+    Outcome,
+)
+from .votes import VOTE_TOKENS, count_votes, vote_prompt
+
+MAX_N = 256
+MAX_VOTES = 64
+
+
+class BestOfParameters(BaseModel):
+    """`n`: answers that are generated; `rank`: what they are ordered by.
+
+    logprob: the mean logprob of an answer's tokens. vote: the model is shown all answers and asked
+    `votes` times for the best. evaluator: scores by the evaluator named `evaluator`.
+    """
+
+    model_config = STRICT
+
+    n: int = Field(default=4, ge=1, le=MAX_N)
+    rank: Literal["logprob", "vote", "evaluator"] = "logprob"
+    votes: int = Field(default=3, ge=1, le=MAX_VOTES)
+    evaluator: Annotated[str, StringConstraints(min_length=1, max_length=64)] | None = None
+    trace: Literal["none", "summary", "full"] = "summary"
+    budget: Budget = Budget()
+
+    @model_validator(mode="after")
+    def _agrees(self) -> "BestOfParameters":
+        if (self.rank == "evaluator") != (self.evaluator is not None):
+            raise ValueError("evaluator belongs to rank evaluator: send both or neither")
+        return self
+
+
+class BestOf(Controller[BestOfParameters]):
+    """See the module."""
+
+    name = "best_of"
+    parameters = BestOfParameters
+    summary = "Best of n: several answers, ranked by probability, votes or an evaluator."
+
+    def check(self, parameters: BestOfParameters, n: int, limits: SearchLimits) -> None:
+        """See `Controller`."""
+        if n > parameters.n:
+            raise RequestError(
+                f"n is {n}, but decoding.best_of.n is {parameters.n}, which is how many answers "
+                "are generated; lower n or raise the other",
+                param="n",
+                code="invalid_parameter",
+            )
+        thoughts = parameters.budget.thoughts or limits.budget.thoughts
+        if thoughts is not None and parameters.n > thoughts:
+            raise RequestError(
+                f"decoding.best_of.n is {parameters.n}, but the budget allows {thoughts} thoughts; "
+                "lower it",
+                param="decoding.best_of.n",
+                code="invalid_parameter",
+            )
+        name = parameters.evaluator
+        if name is not None and name not in limits.evaluators:
+            known = ", ".join(sorted(limits.evaluators)) or "none"
+            raise RequestError(
+                f"decoding.best_of.evaluator: there is no evaluator {name!r}; this server has: "
+                f"{known}",
+                param="decoding.best_of.evaluator",
+                code="unknown_evaluator",
+            )
+
+    def budget(self, parameters: BestOfParameters) -> Budget:
+        """See `Controller`."""
+        return parameters.budget
+
+    def trace(self, parameters: BestOfParameters) -> Literal["none", "summary", "full"]:
+        """See `Controller`."""
+        return parameters.trace
+
+    def run(
+        self, parameters: BestOfParameters, context: SearchContext
+    ) -> Generator[Operation | list[Operation], Any, Outcome]:
+        """See `Controller`."""
+        generated: tuple[Generated, ...] = ()
+        values: list[float] = []
+        exhausted = False
+        try:
+            generated = yield Generate(
+                state=context.prompt,
+                count=parameters.n,
+                max_tokens=context.answer_tokens,
+                logprobs=parameters.rank == "logprob",
+            )
+            values = yield from self._values(parameters, context, generated)
+        except BudgetExhausted:
+            exhausted = True
+            values = [0.0] * len(generated)
+        order = sorted(range(len(generated)), key=lambda i: -values[i])
+        chosen = order[: context.n]
+        yield Emit(
+            nodes=tuple(
+                Node(
+                    id=i + 1,
+                    parent=None,
+                    depth=1,
+                    text=one.text,
+                    value=None if exhausted else values[i],
+                    status="answer" if i in chosen else "dropped",
+                )
+                for i, one in enumerate(generated)
+            )
+        )
+        return Outcome(answers=tuple(_answer(generated[i], values[i]) for i in chosen))
+
+    def _values(
+        self, parameters: BestOfParameters, context: SearchContext, found: tuple[Generated, ...]
+    ) -> Generator[Operation | list[Operation], Any, list[float]]:
+        texts = tuple(one.text for one in found)
+        if parameters.evaluator is not None:
+            scores = yield Evaluate(
+                name=parameters.evaluator, problem=context.problem, candidates=texts
+            )
+            return list(scores)
+        if parameters.rank == "vote":
+            votes = yield Generate(
+                state=context.ask(vote_prompt(context.problem, texts)),
+                count=parameters.votes,
+                max_tokens=VOTE_TOKENS,
+                guided=False,
+            )
+            return count_votes([vote.text for vote in votes], len(texts))
+        return [sum(one.logprobs) / max(1, len(one.logprobs)) for one in found]
+
+
+def _answer(generated: Generated, value: float) -> Answer:
+    return Answer(
+        text=generated.text,
+        finish_reason=generated.finish_reason,
+        stop_reason=generated.stop_reason,
+        token_ids=generated.token_ids,
+        value=value,
+    )
+
+
+BEST_OF = BestOf()

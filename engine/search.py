@@ -1,0 +1,328 @@
+"""A search at work: the operations of a controller become requests, their outputs its results.
+
+    controller  -- operations -->  Search  -- requests, its parts -->  Engine
+                <-- results ---            <-- outputs --------------
+
+Knows neither thread nor event loop: whoever runs it sends what `launch` gives, feeds back what
+comes, answers `evaluations`, and calls `advance` when `ready`. The budgets are kept here.
+"""
+
+from collections import deque
+from collections.abc import Generator
+from dataclasses import dataclass, field
+from itertools import count
+from threading import Lock
+from typing import Any
+
+from ..decoding.base import Controller
+from ..decoding.search.operations import (
+    BudgetExhausted,
+    Emit,
+    Evaluate,
+    Forward,
+    Free,
+    Generate,
+    Node,
+    Operation,
+    Outcome,
+    Score,
+)
+from ..errors import PenstockError
+from .assembly import Assembly
+from .loop import Abort, Message, Release
+from .parts import PartResult, PartsMaker, collect
+from .request import PART, ChoiceDelta, Request, StepOutput, Trace, Usage
+
+Working = Generator[Operation | list[Operation], Any, Outcome]
+_Part = Generate | Forward | Score
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class _Running:
+    """An operation's requests: those that wait for room and those that run."""
+
+    operation: _Part
+    waiting: deque[Request]
+    open: dict[str, Assembly] = field(default_factory=dict)
+    results: dict[str, PartResult] = field(default_factory=dict)
+    order: list[str]
+
+
+class Search:
+    """One request's controller, from its first operation to its outcome.
+
+    `outcome`: None until it has ended. `exhausted`: the budget that ended it, if one did.
+    """
+
+    def __init__(self, request: Request, maker: PartsMaker) -> None:
+        controller, task = request.controller, request.search
+        assert controller is not None
+        assert task is not None
+        assert isinstance(controller.method, Controller)
+        self.request = request
+        self.usage = Usage(prompt_tokens=0)
+        self.outcome: Outcome | None = None
+        self.exhausted: str | None = None
+        self.nodes: dict[int, Node] = {}
+        self.evaluations: dict[int, Evaluate] = {}
+        self._fresh_nodes: list[Node] = []
+        self._maker = maker
+        self._budget = maker.budget
+        self._working: Working = controller.method.run(controller.parameters, maker.context)
+        self._results: list[Any] = []
+        self._running: dict[int, _Running] = {}
+        self._single = False
+        self._started = False
+        self._lock = Lock()
+        self._closed = False
+        self._by_part: dict[str, int] = {}
+        self._numbers = count()
+        self._live = 0
+        self._reserved = 0
+        self._kept: set[str] = set()
+        self._counted: dict[str, int] = {}
+        self._to_release: list[str] = []
+
+    @property
+    def ready(self) -> bool:
+        """Whether `advance` is due: every result is there, or the search can go no further."""
+        return not self._running and not self.evaluations and self.outcome is None
+
+    def advance(self) -> None:
+        """Hand over the results and take the next operations; may take a while.
+
+        Raises:
+            RequestError: the controller cannot work with the request's prompt.
+            Exception: whatever a controller raises that is broken.
+        """
+        with self._lock:
+            try:
+                self._advance()
+            except StopIteration as end:
+                self.outcome = end.value
+            except BudgetExhausted:  # it had nothing to say
+                self.outcome = Outcome(answers=())
+        if self._closed:
+            self._close_working()
+
+    def launch(self) -> list[Message]:
+        """Whatever can be sent now, in order."""
+        messages: list[Message] = []
+        if self._to_release:
+            messages.append(Release(names=tuple(self._to_release)))
+            self._to_release.clear()
+        for running in self._running.values():
+            while running.waiting and self._fits(running.waiting[0]):
+                part = running.waiting.popleft()
+                self._live += part.sequences
+                self._reserved += self._most_tokens(part)
+                running.open[part.id] = Assembly(part, self._maker.tokenizer)
+                if part.keeps:
+                    self._kept.update(map(part.kept_name, range(part.n)))
+                messages.append(part)
+            if running.waiting:
+                break
+        if self._running and not self._live:
+            self._exhaust("tokens")
+        return messages
+
+    def feed(self, output: StepOutput) -> list[Message]:
+        """Take in an output of one of its parts; returns what must be sent."""
+        number = self._by_part.get(output.request_id)
+        running = None if number is None else self._running.get(number)
+        assembly = None if running is None else running.open.get(output.request_id)
+        if running is None or assembly is None or number is None:
+            return []
+        result = running.results[output.request_id]
+        delta, ended_by_text = assembly.feed(output)
+        if delta is not None:
+            result.add(delta)
+        messages: list[Message] = []
+        if ended_by_text:
+            messages.append(Abort(request_id=output.request_id, index=output.index))
+        if assembly.finished:
+            part = assembly.request
+            result.prompt_logprobs = assembly.prompt_logprobs or ()
+            del running.open[part.id], self._by_part[part.id]
+            self._live -= part.sequences
+            self._reserved -= self._most_tokens(part)
+            self._count(assembly)
+            if part.keeps:
+                for index, choice in enumerate(result.choices):
+                    length = len(part.prompt_ids) + len(choice.token_ids)
+                    self._counted[part.kept_name(index)] = length
+            if not running.open and not running.waiting:
+                del self._running[number]
+                parts = [running.results[name] for name in running.order]
+                self._results[number] = collect(running.operation, parts)
+            messages += self.launch()
+        return messages
+
+    def evaluated(self, number: int, scores: tuple[float, ...]) -> None:
+        """The answer to one of `evaluations`."""
+        if self.evaluations.pop(number, None) is not None:
+            self._results[number] = scores
+
+    def expire(self) -> list[Message]:
+        """The time is up."""
+        if self.outcome is not None or self.exhausted is not None:
+            return []
+        messages = self._abort_parts()
+        self._exhaust("seconds")
+        return messages
+
+    def close(self) -> list[Message]:
+        """End it, wherever it is, and let go of everything."""
+        messages = self._abort_parts()
+        self._closed = True
+        if not self._lock.locked():  # else `advance` runs in another thread, and does it then
+            self._close_working()
+        if self._kept:
+            messages.append(Release(names=tuple(self._kept)))
+            self._kept.clear()
+        return messages
+
+    def take_nodes(self) -> list[Node]:
+        """Nodes to show since the last call."""
+        fresh, self._fresh_nodes = self._fresh_nodes, []
+        return fresh
+
+    @property
+    def trace(self) -> Trace:
+        """The tree so far."""
+        return Trace(nodes=tuple(self.nodes.values()), exhausted=self.exhausted)
+
+    def answers(self, outcome: Outcome) -> list[ChoiceDelta]:
+        """The choices, each whole; where there are too few of them, the last ones are empty."""
+        deltas: list[ChoiceDelta] = []
+        for index in range(self.request.n):
+            if index < len(outcome.answers):
+                answer = outcome.answers[index]
+                ids = answer.token_ids
+                if ids is None:
+                    ids = self._maker.context.encode(answer.text)
+                deltas.append(
+                    ChoiceDelta(
+                        index=index,
+                        text=answer.text,
+                        token_ids=ids,
+                        finish_reason=answer.finish_reason,
+                        stop_reason=answer.stop_reason,
+                    )
+                )
+            else:
+                deltas.append(ChoiceDelta(index=index, text="", finish_reason="length"))
+        return deltas
+
+    def _close_working(self) -> None:
+        with self._lock:
+            self._working.close()
+
+    def _advance(self) -> None:
+        """Raises StopIteration with the outcome at the end."""
+        if self.exhausted is not None:
+            operations = self._working.throw(BudgetExhausted(self.exhausted))
+            while True:  # its last words
+                operations = self._working.send(self._say(operations))
+        operations = self._send()
+        while not self._begin(operations):
+            operations = self._send()
+
+    def _send(self) -> Operation | list[Operation]:
+        if not self._started:
+            self._started = True
+            return next(self._working)
+        return self._working.send(self._results[0] if self._single else self._results)
+
+    def _begin(self, operations: Operation | list[Operation]) -> bool:
+        """Start operations; False: their results are there already."""
+        self._single = not isinstance(operations, list)
+        listed = operations if isinstance(operations, list) else [operations]
+        self._results = [None] * len(listed)
+        for number, operation in enumerate(listed):
+            if isinstance(operation, Evaluate):
+                self.evaluations[number] = operation
+            elif isinstance(operation, Emit | Free):
+                self._say(operation)
+            else:
+                self._begin_parts(number, operation)
+        return bool(self._running or self.evaluations)
+
+    def _begin_parts(self, number: int, operation: _Part) -> None:
+        parts = self._maker.parts(operation, self._next_id)
+        if not parts:  # no room for a single token
+            self._results[number] = collect(operation, [])
+            return
+        self._running[number] = _Running(
+            operation=operation,
+            waiting=deque(parts),
+            results={part.id: PartResult(part) for part in parts},
+            order=[part.id for part in parts],
+        )
+        self._by_part.update((part.id, number) for part in parts)
+
+    def _say(self, operations: Operation | list[Operation]) -> Any:
+        """What needs nothing of the engine."""
+        if isinstance(operations, list):
+            return [self._say(operation) for operation in operations]
+        if isinstance(operations, Emit):
+            for node in operations.nodes:
+                self.nodes[node.id] = node
+            self._fresh_nodes += operations.nodes
+            self.usage.thoughts = len(self.nodes)
+        elif isinstance(operations, Free):
+            names = {state.source for state in operations.states if state.source is not None}
+            self._to_release += sorted(names & self._kept)
+            self._kept -= names
+        else:
+            name = type(operations).__name__
+            raise PenstockError(f"a controller asked for {name} after its budget was used up")
+        return None
+
+    def _next_id(self) -> str:
+        return f"{self.request.id}{PART}{next(self._numbers)}"
+
+    def _fits(self, part: Request) -> bool:
+        """Whether it may run beside those that do."""
+        tokens, sequences = self._budget.tokens, self._budget.sequences
+        assert tokens is not None
+        assert sequences is not None
+        used = self.usage.prompt_tokens + self.usage.completion_tokens + self._reserved
+        fits = used + self._most_tokens(part) <= tokens
+        return fits and self._live + part.sequences <= sequences
+
+    def _new_tokens(self, part: Request) -> int:
+        """Of its prompt, those that no generation that it continues has counted."""
+        counted = 0 if part.source is None else self._counted.get(part.source, 0)
+        return max(0, len(part.prompt_ids) - counted)
+
+    def _most_tokens(self, part: Request) -> int:
+        """What a part may add to the usage: its prompt, once, and the whole of its choices."""
+        return self._new_tokens(part) + part.n * part.max_tokens
+
+    def _count(self, assembly: Assembly) -> None:
+        """Add what a part has used; what was continued is neither a prompt nor shared again."""
+        used = assembly.usage
+        again = used.prompt_tokens - self._new_tokens(assembly.request)
+        used.prompt_tokens -= again
+        used.cached_tokens = max(0, used.cached_tokens - again)
+        self.usage.add(used)
+
+    def _exhaust(self, budget: str) -> None:
+        """Nothing runs any more, and nothing more will."""
+        self.exhausted = budget
+        self.evaluations.clear()
+        self._running.clear()
+        self._by_part.clear()
+
+    def _abort_parts(self) -> list[Message]:
+        """End all that run; what they have used counts."""
+        messages: list[Message] = []
+        for running in list(self._running.values()):
+            for name, assembly in running.open.items():
+                messages.append(Abort(request_id=name))
+                self._count(assembly)
+        self._running.clear()
+        self._by_part.clear()
+        self._live = self._reserved = 0
+        return messages

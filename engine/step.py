@@ -1,0 +1,74 @@
+"""One step: the rows that the scheduler chose, the runner computes and the engine commits."""
+
+from dataclasses import dataclass, field
+
+from ..decoding.drafting.draft import Draft
+from ..kvcache.keeping import Attended
+from ..kvcache.table import PageCopy
+from .sequence import Branch, Sequence
+
+
+@dataclass(slots=True, kw_only=True)
+class Chunk:
+    """`count` rows of one context of a sequence: its tokens from `branch.computed` on.
+
+    `decodes`: its newest token is among the rows, and those of the sequence's other contexts too,
+    so that the sequence gets its next token. `draft`: the last rows are its guesses.
+    `copy`: a page to copy before the rows are written. `attended`: what the rows attended to, where
+    the cache policy asks.
+    """
+
+    sequence: Sequence
+    branch: Branch
+    count: int
+    decodes: bool
+    draft: Draft | None = None
+    copy: PageCopy | None = None
+    attended: Attended | None = None
+
+    @property
+    def drafted(self) -> int:
+        """How many rows are guesses."""
+        return len(self.draft.tokens) if self.draft is not None else 0
+
+    @property
+    def apart(self) -> bool:
+        """Whether its attention is not that of all others: keys are in slots, or are credited."""
+        keeping = self.branch.keeping
+        if keeping is None:
+            return False
+        return keeping.in_slots or keeping.counts(self.branch.prompt_length, self.count)
+
+
+@dataclass(slots=True, kw_only=True)
+class Step:
+    """One ragged batch: what the runner computes and the engine then commits."""
+
+    chunks: list[Chunk] = field(default_factory=list)
+    preempted: list[Sequence] = field(default_factory=list)
+    restored: list[Branch] = field(default_factory=list)
+
+    @property
+    def copies(self) -> list[PageCopy]:
+        """Pages to copy before anything is written."""
+        return [chunk.copy for chunk in self.chunks if chunk.copy is not None]
+
+    @property
+    def only_decodes(self) -> bool:
+        """Whether no row reads a prompt."""
+        return all(chunk.count == 1 + chunk.drafted for chunk in self.chunks)
+
+    @property
+    def drafts(self) -> int:
+        """Contexts in which a draft is verified."""
+        return sum(chunk.draft is not None for chunk in self.chunks)
+
+    @property
+    def guesses(self) -> int:
+        """Rows that are guesses, in all contexts."""
+        return sum(chunk.drafted for chunk in self.chunks)
+
+    @property
+    def rows(self) -> int:
+        """Rows of the batch."""
+        return sum(chunk.count for chunk in self.chunks)

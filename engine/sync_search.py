@@ -1,0 +1,89 @@
+"""A search in the caller's thread, for `LLM`: on the engine itself, without an event loop."""
+
+import time
+from collections.abc import Iterable, Mapping
+
+from ..errors import EvaluatorError
+from .engine import Engine
+from .evaluators import Function, checked
+from .intake import Intake
+from .loop import Abort, Message
+from .parts import PartsMaker
+from .request import ChoiceDelta, Request, StepOutput, Trace, Usage
+from .search import Search
+
+
+class SyncSearch:
+    """Runs a `Search` between the engine's steps."""
+
+    def __init__(
+        self, request: Request, intake: Intake, engine: Engine, evaluators: Mapping[str, Function]
+    ) -> None:
+        maker = PartsMaker(request, intake)
+        self._search = Search(request, maker)
+        self._engine = engine
+        self._evaluators = evaluators
+        self._until_s = time.monotonic() + (maker.budget.seconds or 0.0)
+
+    @property
+    def usage(self) -> Usage:
+        """Of all its parts."""
+        return self._search.usage
+
+    @property
+    def trace(self) -> Trace:
+        """The tree so far."""
+        return self._search.trace
+
+    @property
+    def ended(self) -> bool:
+        """Whether it has its outcome."""
+        return self._search.outcome is not None
+
+    def advance(self) -> None:
+        """Go on for as long as no result of the engine is missing.
+
+        Raises:
+            PenstockError: an evaluator, or the controller, cannot go on.
+        """
+        search = self._search
+        while search.ready:
+            search.advance()
+            search.take_nodes()
+            self._send(search.launch())
+            for number, operation in list(search.evaluations.items()):
+                function = self._evaluators.get(operation.name)
+                if function is None:
+                    raise EvaluatorError(f"there is no evaluator {operation.name!r}")
+                scores = function(operation.problem, operation.candidates)
+                search.evaluated(number, checked(operation, scores))
+
+    def feed(self, output: StepOutput) -> None:
+        """An output of one of its parts."""
+        self._send(self._search.feed(output))
+        self.advance()
+
+    def check_time(self) -> None:
+        """End it where its time is up."""
+        if time.monotonic() > self._until_s and not self.ended:
+            self._send(self._search.expire())
+            self.advance()
+
+    def answers(self) -> list[ChoiceDelta]:
+        """The choices."""
+        outcome = self._search.outcome
+        assert outcome is not None, "whatever runs ends"
+        return self._search.answers(outcome)
+
+    def close(self) -> None:
+        """End it, wherever it is, and let go of everything."""
+        self._send(self._search.close())
+
+    def _send(self, messages: Iterable[Message]) -> None:
+        for message in messages:
+            if isinstance(message, Request):
+                self._engine.add(message)
+            elif isinstance(message, Abort):
+                self._engine.abort(message.request_id, message.index)
+            else:
+                self._engine.release(message.names)
