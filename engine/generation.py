@@ -8,7 +8,7 @@ from typing import Self
 from ..errors import PenstockError
 from .assembly import Assembly
 from .metrics import DecodingMetrics
-from .request import ChoiceDelta, Request, TokenLogprobs, Usage
+from .request import ChoiceDelta, Request, TokenLogprobs, Trace, Usage
 from .tokenization import Tokenizer
 
 
@@ -50,6 +50,11 @@ class Generation(AsyncIterator[ChoiceDelta]):
     def prompt_logprobs(self) -> tuple[TokenLogprobs, ...] | None:
         """Known from the first delta on, where they were asked for."""
         return self.assembly.prompt_logprobs
+
+    @property
+    def trace(self) -> Trace | None:
+        """The tree of a search; None: it is no search."""
+        return None
 
     @property
     def sequences(self) -> int:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from ..engine.intake import Intake
-    from ..engine.request import ChoiceDelta, Request, TokenLogprobs, Usage
+    from ..engine.request import ChoiceDelta, Request, TokenLogprobs, Trace, Usage
     from ..engine.tokenization import Tokenizer
 
 
@@ -99,6 +99,11 @@ class Generation(Protocol):
     @property
     def prompt_logprobs(self) -> tuple[TokenLogprobs, ...] | None:
         """Set before the first delta where they were asked for."""
+        ...
+
+    @property
+    def trace(self) -> Trace | None:
+        """The tree of a search; None: it is no search."""
         ...
 
     def __aiter__(self) -> AsyncIterator[ChoiceDelta]: ...

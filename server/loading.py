@@ -5,19 +5,28 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
+from .evaluators import external
+
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from prometheus_client import CollectorRegistry
 
     from ..engine.async_engine import AsyncEngine
     from ..engine.config import EngineConfig
+    from .evaluators import ExternalEvaluator
 
 
 def load_engine(
-    config: EngineConfig, *, registry: CollectorRegistry, clock: Callable[[], float]
+    config: EngineConfig,
+    *,
+    registry: CollectorRegistry,
+    clock: Callable[[], float],
+    evaluators: Mapping[str, ExternalEvaluator] | None = None,
 ) -> AsyncEngine:
     """The engine; blocks for seconds, the first of which import torch.
+
+    `evaluators`: services that searches may name.
 
     Raises:
         ConfigurationError: settings or model cannot be served.
@@ -28,4 +37,9 @@ def load_engine(
 
     if not sys.stderr.isatty():
         transformers_logging.disable_progress_bar()
-    return AsyncEngine.load(config, registry=registry, clock=clock)
+    return AsyncEngine.load(
+        config,
+        registry=registry,
+        clock=clock,
+        evaluators=external(evaluators or {}),
+    )

@@ -120,7 +120,12 @@ def run_serve(settings: ServeSettings) -> int:
     registry = CollectorRegistry()
 
     def load() -> Backend:
-        return load_engine(settings.engine_config, registry=registry, clock=time.monotonic)
+        return load_engine(
+            settings.engine_config,
+            registry=registry,
+            clock=time.monotonic,
+            evaluators=settings.evaluators,
+        )
 
     app = create_app(settings, load, registry=registry, clock=time.monotonic, wall_clock=time.time)
     lifecycle: Lifecycle = app.state.services.lifecycle

@@ -11,6 +11,7 @@ from penstock.errors import ConfigurationError
 
 from ..engine.config import EngineConfig
 from .command_settings import CommandSettings, as_json, split_commas
+from .evaluators import MAX_EVALUATORS, EvaluatorName, ExternalEvaluator
 from .presets import MAX_PRESETS, Preset, PresetName
 
 RESERVED_TEMPLATE_KWARGS = frozenset(
@@ -41,6 +42,9 @@ Words = Annotated[list[str], NoDecode, BeforeValidator(split_commas)]
 Secrets = Annotated[list[SecretStr], NoDecode, BeforeValidator(split_commas)]
 # Not decoded before validation: mappings of several sources would be merged, key by key.
 PresetTable = Annotated[dict[PresetName, Preset], NoDecode, BeforeValidator(as_json)]
+EvaluatorTable = Annotated[
+    dict[EvaluatorName, ExternalEvaluator], NoDecode, BeforeValidator(as_json)
+]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 
 
@@ -55,6 +59,9 @@ class ServeSettings(EngineConfig, CommandSettings):
     `chat_template_kwarg`: names that requests may pass to the chat template.
     `presets`: names for combinations of methods, each served as MODEL:NAME, as in the YAML
     `presets: {fast: {decoding: jacobi}}`, or JSON; a preset may set `decoding` and `kv_cache`.
+    `evaluators`: services that searches may name, as in the YAML
+    `evaluators: {judge: {url: "http://localhost:9000/score", timeout_s: 5, retries: 2,
+    on_failure: neutral}}`, or JSON.
     `max_body_bytes`: longest request body; beyond it 413.
     `max_header_bytes`: longest head of a request; beyond it 431.
     `max_connection_requests`: requests that one connection may bring before it is closed.
@@ -76,6 +83,7 @@ class ServeSettings(EngineConfig, CommandSettings):
     cors_origin: Words = Field(default=[])
     chat_template_kwarg: Words = Field(default=["enable_thinking"])
     presets: PresetTable = Field(default={}, max_length=MAX_PRESETS)
+    evaluators: EvaluatorTable = Field(default={}, max_length=MAX_EVALUATORS)
     max_body_bytes: int = Field(default=4 * 2**20, ge=1024, le=2**30)
     max_header_bytes: int = Field(default=32 * 2**10, ge=1024, le=2**20)
     max_connection_requests: int = Field(default=10_000, ge=1, le=2**31 - 1)

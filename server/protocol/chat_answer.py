@@ -8,6 +8,7 @@ import orjson
 
 from .logprobs import chat_logprobs, prompt_logprobs
 from .plan import usages
+from .search_answer import NodeEvents, with_trees
 from .usage import usage_object
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def chat_answer(
         answer["prompt_logprobs"] = prompt_logprobs(
             answered[0].prompt_logprobs or (), body.prompt_logprobs, plan.spelling
         )
-    return orjson.dumps(answer)
+    return orjson.dumps(with_trees(answer, plan.requests, answered))
 
 
 class ChatStream:
@@ -59,14 +60,19 @@ class ChatStream:
         self._plan = plan
         self._full = plan.body.logprobs or plan.body.return_token_ids
         # What every chunk shares: {"id":...,"model":...} without its closing brace.
-        common = orjson.dumps(
-            {
-                "id": plan.id,
-                "object": "chat.completion.chunk",
-                "created": plan.created,
-                "model": plan.model,
-            }
-        )[:-1]
+        fields = {
+            "id": plan.id,
+            "object": "chat.completion.chunk",
+            "created": plan.created,
+            "model": plan.model,
+        }
+        common = orjson.dumps(fields)[:-1]
+        self._nodes = NodeEvents(
+            fields,
+            {"delta": {}, "logprobs": None, "finish_reason": None},
+            plan.requests,
+            has_usage=plan.body.include_usage,
+        )
         self._head = b"data: " + common + b',"choices":[{"index":'
         self._empty = b"data: " + common + b',"choices":[]'
         self._tail = b',"usage":null}\n\n' if plan.body.include_usage else b"}\n\n"
@@ -85,7 +91,9 @@ class ChatStream:
 
     def events(self, prompt: int, delta: ChoiceDelta, answered: Answered) -> bytes:
         """A chunk of text, and the chunk with the finish reason where the choice ended."""
-        del prompt, answered  # a chat has one prompt, and streams no prompt logprobs
+        del answered  # a chat streams no prompt logprobs
+        if delta.nodes:
+            return self._nodes.of(prompt, delta.index, delta.nodes)
         index = b"%d" % delta.index
         written = b""
         if self._full and delta.token_ids:

@@ -8,6 +8,7 @@ import orjson
 
 from .logprobs import CompletionLogprobs, join_logprobs, prompt_logprobs
 from .plan import usages
+from .search_answer import NodeEvents, with_trees
 from .usage import usage_object
 
 if TYPE_CHECKING:
@@ -48,16 +49,15 @@ def completion_answer(
                     answered[prompt].prompt_logprobs or (), body.prompt_logprobs, plan.spelling
                 )
             choices.append(choice)
-    return orjson.dumps(
-        {
-            "id": plan.id,
-            "object": "text_completion",
-            "created": plan.created,
-            "model": plan.model,
-            "choices": choices,
-            "usage": usage_object(usages(answered)),
-        }
-    )
+    answer = {
+        "id": plan.id,
+        "object": "text_completion",
+        "created": plan.created,
+        "model": plan.model,
+        "choices": choices,
+        "usage": usage_object(usages(answered)),
+    }
+    return orjson.dumps(with_trees(answer, plan.requests, answered))
 
 
 class CompletionStream:
@@ -68,14 +68,19 @@ class CompletionStream:
         self._full = plan.body.logprobs is not None or plan.body.return_token_ids
         self._begun: set[int] = set()
         self._lists: dict[int, CompletionLogprobs] = {}
-        common = orjson.dumps(
-            {
-                "id": plan.id,
-                "object": "text_completion",
-                "created": plan.created,
-                "model": plan.model,
-            }
-        )[:-1]
+        fields = {
+            "id": plan.id,
+            "object": "text_completion",
+            "created": plan.created,
+            "model": plan.model,
+        }
+        common = orjson.dumps(fields)[:-1]
+        self._nodes = NodeEvents(
+            fields,
+            {"text": "", "logprobs": None, "finish_reason": None},
+            plan.requests,
+            has_usage=plan.body.include_usage,
+        )
         self._head = b"data: " + common + b',"choices":[{"index":'
         self._empty = b"data: " + common + b',"choices":[]'
         self._tail = b',"usage":null}\n\n' if plan.body.include_usage else b"}\n\n"
@@ -88,6 +93,8 @@ class CompletionStream:
     def events(self, prompt: int, delta: ChoiceDelta, answered: Answered) -> bytes:
         """A chunk of text; the last one of a choice carries the finish reason."""
         index = prompt * self._plan.body.n + delta.index
+        if delta.nodes:
+            return self._nodes.of(prompt, index, delta.nodes)
         echo = self._begin(prompt, index, answered)
         head = self._head + b"%d" % index
         if delta.finish_reason is not None or (self._full and delta.token_ids):

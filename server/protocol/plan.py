@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from ...engine.request import ChoiceDelta, FinishReason, Request, TokenLogprobs, Usage
+    from ...engine.request import ChoiceDelta, FinishReason, Request, TokenLogprobs, Trace, Usage
     from .generation import GenerationBody
     from .spelling import Spelling
 
@@ -46,6 +46,11 @@ class Answered(Protocol):
     @property
     def prompt_logprobs(self) -> tuple[TokenLogprobs, ...] | None:
         """Where they were asked for."""
+        ...
+
+    @property
+    def trace(self) -> Trace | None:
+        """The tree, where there is one."""
         ...
 
 

@@ -27,6 +27,9 @@ def _own(usages: Sequence[Usage]) -> dict[str, Any]:
     steps = sum(usage.steps for usage in usages)
     completion = sum(usage.completion_tokens for usage in usages)
     own: dict[str, Any] = {"steps": steps}
+    thoughts = sum(usage.thoughts for usage in usages)
+    if thoughts:
+        own["thoughts"] = thoughts
     drafted = sum(usage.drafted for usage in usages)
     if drafted:
         own["drafted"] = drafted

@@ -64,8 +64,9 @@ def plan_chat(
     served = served_model(engine, body.model, presets)
     body.check_together()
     body.check_template(allowed_template_kwargs)
+    messages = body.template_messages()
     prompt = engine.tokenizer.render_chat(
-        body.template_messages(),
+        messages,
         add_generation_prompt=body.starts_answer,
         continue_final_message=body.continue_final_message,
         template_kwargs=body.template_kwargs(),
@@ -84,6 +85,7 @@ def plan_chat(
         cache_salt=tenant + (body.cache_salt or ""),
         decoding=served.preset.decoding if body.decoding is None else body.decoding,
         kv_cache=served.preset.kv_cache if body.kv_cache is None else body.kv_cache,
+        conversation=messages,
     )
     return Plan(
         id=identity,

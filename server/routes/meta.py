@@ -12,7 +12,8 @@ from starlette.responses import Response
 
 from penstock import __version__
 
-from ...decoding.base import SLOTS
+from ...decoding.base import SLOTS, Controller
+from ...kvcache.full import FULL
 from .common import json_response, services_of
 
 if TYPE_CHECKING:
@@ -75,7 +76,12 @@ def _combinations(
         {"decoding": [name for name in chosen if name], "kv_cache": [policy]}
         for chosen in product(*(["", *names] for names in by_slot.values()))
         for policy in kv_cache.methods
+        if policy == FULL.name or all(_evicts(decoding.methods.get(name)) for name in chosen)
     ]
+
+
+def _evicts(method: DecodingMethod[Any] | None) -> bool:
+    return method.evicts if isinstance(method, Controller) else True
 
 
 def _described(

@@ -80,6 +80,7 @@ class ScriptedGeneration:
         self.request = request
         self.usage = Usage(prompt_tokens=len(request.prompt_ids))
         self.prompt_logprobs = script.prompt_logprobs
+        self.trace = None
         self.aborted = asyncio.Event()
         self.ended = False
         self.script = script
