@@ -224,15 +224,14 @@ class Scheduler:
         """Whether a running sequence reads what this one begins with, so that a wait pays."""
         if not self._prefix.enabled:
             return False
-        if sequence.awaits is None:
-            sequence.awaits = self._reader_for(sequence)
-        reader, length = sequence.awaits
-        if reader is None or not reader.table.pages or reader.computed >= length:
-            sequence.awaits = None
-            return False
-        return True
+        if sequence.awaits is not None:
+            reader, length = sequence.awaits
+            if reader.table.pages and reader.computed < length:
+                return True
+        sequence.awaits = self._reader_for(sequence)
+        return sequence.awaits is not None
 
-    def _reader_for(self, sequence: Sequence) -> tuple[Sequence | None, int]:
+    def _reader_for(self, sequence: Sequence) -> tuple[Sequence, int] | None:
         """A sequence that reads whole pages of the same beginning, and how many tokens of it."""
         usable = self._usable(sequence, sequence)
         found, length = None, 0
@@ -246,8 +245,10 @@ class Scheduler:
             shared = self._prefix.shared(reader.tokens, sequence.tokens[:usable])
             if shared > max(length, reader.computed):
                 found, length = reader, shared
+        if found is None:
+            return None
         cached = self._prefix.cached(sequence.tokens[:length], sequence.request.cache_salt)
-        return (None, 0) if cached >= length else (found, length)
+        return None if cached >= length else (found, length)
 
     def _take_back(self, sequence: Sequence) -> bool:
         """What is left of a sequence's keys: cached pages, or those that were swapped out.

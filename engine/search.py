@@ -177,8 +177,10 @@ class Search:
         self._closed = True
         if not self._lock.locked():  # else `advance` runs in another thread, and does it then
             self._close_working()
-        if self._kept:
-            messages.append(Release(names=tuple(self._kept)))
+        names = (*self._to_release, *self._kept)
+        if names:
+            messages.append(Release(names=names))
+            self._to_release.clear()
             self._kept.clear()
         return messages
 

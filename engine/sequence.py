@@ -90,7 +90,7 @@ class Sequence(Branch):
     evicted: int = 0
     held_slots: int = 0
     draft_pause: int = 0
-    awaits: "tuple[Sequence | None, int] | None" = None
+    awaits: "tuple[Sequence, int] | None" = None
 
     @property
     def key(self) -> tuple[int, int, int]:

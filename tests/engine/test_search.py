@@ -1,0 +1,469 @@
+"""Searches on the engine: what operations give, what they share, and what they leave behind."""
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from penstock import LLM, SamplingParams
+from penstock.decoding.base import SearchContext
+from penstock.decoding.search.operations import (
+    Answer,
+    BudgetExhausted,
+    Forward,
+    Free,
+    Generate,
+    Generated,
+    Outcome,
+    Score,
+    State,
+)
+from penstock.engine.build import Built
+from penstock.errors import RequestError
+from tests.conftest import TinyModel
+from tests.engine.jobs import build
+from tests.engine.searches import Run, Steps, search_request, with_controller
+from tests.engine.test_architectures import prompts as token_prompts
+
+PROMPT = "The quick brown fox jumps over the lazy dog"
+DONE = Outcome(answers=())
+
+
+def plain(folder: Path, prompt: list[int] | str, **sampling: Any) -> list[list[int]]:
+    """Token ids of each choice, by themselves."""
+    llm = LLM(str(folder), kv_cache_memory=0.01)
+    params = SamplingParams(**{"seed": 7, "max_tokens": 16, **sampling})
+    (output,) = llm.generate([prompt], params)  # type: ignore[list-item]
+    return [choice.token_ids for choice in output.choices]
+
+
+@pytest.fixture
+def built(tiny_model: TinyModel) -> Built:
+    return build(tiny_model("llama"))
+
+
+@pytest.mark.parametrize("sequences", [1, 2, 16], ids=lambda n: f"{n} at once")
+def test_generating_equals_plain_choices(
+    tiny_model: TinyModel, built: Built, sequences: int
+) -> None:
+    """Seeds are those of the choices, also where not all of them may run at once."""
+    found: list[tuple[Generated, ...]] = []
+
+    def body(context: SearchContext) -> Steps:
+        found.append((yield Generate(state=context.prompt, count=3, max_tokens=16)))
+        return DONE
+
+    searching = with_controller(built, body)
+    decoding = {"scripted": {"budget": {"sequences": sequences}}}
+    Run(searching, search_request(searching, PROMPT, decoding)).finish()
+    expected = plain(tiny_model("llama"), PROMPT, n=3)
+    assert [list(one.token_ids) for one in found[0]] == expected
+
+
+@pytest.mark.parametrize("kind", ["llama", "gemma2", "qwen3_moe", "gpt2"])
+@pytest.mark.parametrize("prefix_cache", [True, False], ids=["sharing", "no sharing"])
+def test_forks_equal_fresh_prompts(kind: str, tiny_model: TinyModel, prefix_cache: bool) -> None:
+    """Continued, truncated and appended states, each against its tokens as a prompt."""
+    built = build(tiny_model(kind), prefix_cache=prefix_cache)
+    states: list[State] = []
+    results: list[Generated] = []
+
+    def body(context: SearchContext) -> Steps:
+        first = yield Generate(state=context.prompt, count=2, max_tokens=13, keep=True)
+        for one in first:
+            ids = one.state
+            states.extend(
+                [ids, ids.append((1, 2, 3)), ids.truncate(len(ids.ids) - 5), ids.truncate(21)]
+            )
+        found = yield [Generate(state=state, max_tokens=9, keep=True) for state in states]
+        results.extend(one for (one,) in found)
+        again = yield [Generate(state=one.state, max_tokens=5) for one in list(results)]
+        states.extend(one.state for one in list(results))
+        results.extend(one for (one,) in again)
+        return DONE
+
+    searching = with_controller(built, body)
+    request = search_request(searching, PROMPT, "scripted", ignore_eos=True)
+    Run(searching, request).finish()
+    assert len(states) == len(results) == 16
+    for state, result in zip(states, results, strict=True):
+        length = len(result.token_ids)
+        expected = plain(tiny_model(kind), list(state.ids), max_tokens=length, ignore_eos=True)
+        assert [list(result.token_ids)] == expected
+
+
+def test_prompt_tokens_computed_are_the_unique_ones(built: Built) -> None:
+    """Many prompts that share beginnings, asked at once: each shared page is computed once."""
+    chooser = random.Random(3)
+    trunk = tuple(chooser.randrange(256) for _ in range(100))
+    limbs = [trunk + tuple(chooser.randrange(256) for _ in range(40)) for _ in range(3)]
+    leaves = [limb + (i, i, i) for limb in limbs for i in range(5)]
+
+    def body(context: SearchContext) -> Steps:
+        yield [Generate(state=State(leaf), max_tokens=2) for leaf in leaves]
+        return DONE
+
+    searching = with_controller(built, body)
+    Run(searching, search_request(searching, PROMPT, "scripted", ignore_eos=True)).finish()
+    unique = 100 + 3 * 40 + 15 * 3
+    assert built.engine.stats().prompt_tokens <= unique + 16 * len(leaves)
+    assert built.engine.stats().prompt_tokens >= unique
+
+
+def test_continuing_computes_nothing_twice(built: Built) -> None:
+    """What is kept is continued to the token, without the rounding of pages."""
+
+    def body(context: SearchContext) -> Steps:
+        (one,) = yield Generate(state=context.prompt, max_tokens=6, keep=True)
+        for _ in range(5):
+            (one,) = yield Generate(state=one.state, max_tokens=1, keep=True)
+        return DONE
+
+    searching = with_controller(built, body)
+    run = Run(searching, search_request(searching, PROMPT, "scripted", ignore_eos=True))
+    run.finish()
+    # Each continuation reads one token: the newest, whose keys nobody had computed.
+    assert built.engine.stats().prompt_tokens == len(PROMPT) + 5
+    usage = run.search.usage
+    assert (usage.prompt_tokens, usage.completion_tokens) == (len(PROMPT), 6 + 5)
+
+
+def test_scores_are_the_logprobs_of_continuations(tiny_model: TinyModel, built: Built) -> None:
+    continuations = tuple(tuple(text.encode()) for text in ("a", "sure", "impossible"))
+    found: list[tuple[float, ...]] = []
+
+    def body(context: SearchContext) -> Steps:
+        for _ in range(2):  # the second time from the prefix cache
+            found.append((yield Score(state=context.prompt, continuations=continuations)))
+        return DONE
+
+    searching = with_controller(built, body)
+    Run(searching, search_request(searching, PROMPT, "scripted")).finish()
+    llm = LLM(str(tiny_model("llama")), kv_cache_memory=0.01)
+    nothing = SamplingParams(max_tokens=0)
+    prompt = llm.tokenizer.encode(PROMPT)
+    for i, ids in enumerate(continuations):
+        (output,) = llm.generate([[*prompt, *ids]], nothing, prompt_logprobs=0)
+        expected = sum(at.logprob for at in (output.prompt_logprobs or ())[-len(ids) :])
+        assert found[0][i] == pytest.approx(expected, abs=1e-4)
+        assert found[1][i] == pytest.approx(expected, abs=1e-4)
+
+
+def test_forward_gives_the_most_probable_tokens(tiny_model: TinyModel, built: Built) -> None:
+    found: list[Any] = []
+
+    def body(context: SearchContext) -> Steps:
+        forwarded = yield Forward(state=context.prompt, top=5)
+        found.append(forwarded.next)
+        forwarded = yield Forward(state=forwarded.state.append((65,)), top=3)
+        found.append(forwarded.next)
+        return DONE
+
+    searching = with_controller(built, body)
+    Run(searching, search_request(searching, PROMPT, "scripted", temperature=2.0)).finish()
+    llm = LLM(str(tiny_model("llama")), kv_cache_memory=0.01)
+    for top, more in zip(found, ([], [65]), strict=True):
+        prompt = [*llm.tokenizer.encode(PROMPT), *more]
+        one = SamplingParams(max_tokens=1, temperature=0)
+        (output,) = llm.generate([prompt], one, logprobs=len(top))
+        expected = output.choices[0].logprobs[0].top
+        assert [token for token, _ in top] == [token for token, _ in expected]
+        assert [p for _, p in top] == pytest.approx([p for _, p in expected], abs=1e-4)
+
+
+def tree(context: SearchContext) -> Steps:
+    """A search that uses everything: it can be stopped anywhere."""
+    first = yield Generate(state=context.prompt, count=3, max_tokens=10, keep=True)
+    yield Free(states=(first[0].state,))
+    seconds = yield [Generate(state=one.state, count=2, max_tokens=8, keep=True) for one in first]
+    yield [Score(state=one.state, continuations=((1, 2), (3,))) for two in seconds for one in two]
+    forwarded = yield Forward(state=seconds[0][0].state, top=4)
+    yield [Generate(state=forwarded.state.append((t,)), max_tokens=4) for t, _ in forwarded.next]
+    return Outcome(answers=(Answer(text="end"),))
+
+
+def test_everything_is_free_wherever_it_is_cancelled(built: Built) -> None:
+    searching = with_controller(built, tree)
+    whole = Run(searching, search_request(searching, PROMPT, "scripted", ignore_eos=True))
+    whole.start()
+    steps = 0
+    while built.engine.has_work:
+        whole.step()
+        steps += 1
+    whole.search.close()
+    assert built.engine.pool.in_use == 0
+    assert steps > 20
+    for stop in range(steps):
+        run = Run(searching, search_request(searching, PROMPT, "scripted", ignore_eos=True))
+        run.start()
+        for _ in range(stop):
+            run.step()
+        run.search.close()
+        stats = built.engine.stats()
+        assert (stats.running, stats.waiting, stats.pages_in_use) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("budget", range(20, 420, 7))
+def test_tokens_never_exceed_their_budget(built: Built, budget: int) -> None:
+    """Whatever it is; and what was done within it does not depend on luck."""
+    ended: list[bool] = []
+
+    def body(context: SearchContext) -> Steps:
+        try:
+            return (yield from tree(context))
+        except BudgetExhausted as error:
+            assert error.budget == "tokens"
+            ended.append(True)
+            return Outcome(answers=(Answer(text="so far", finish_reason="length"),))
+
+    searching = with_controller(built, body)
+    decoding = {"scripted": {"budget": {"tokens": budget}}}
+    run = Run(searching, search_request(searching, PROMPT, decoding, ignore_eos=True))
+    (answer,) = run.finish()
+    usage = run.search.usage
+    used = usage.prompt_tokens + usage.completion_tokens
+    assert used <= budget
+    assert (answer.finish_reason == "length") == bool(ended)
+    if ended:
+        assert run.search.trace.exhausted == "tokens"
+    else:
+        assert used > 100
+
+
+@pytest.mark.parametrize("sequences", [1, 2, 3, 6])
+def test_sequences_at_once_never_exceed_their_budget(built: Built, sequences: int) -> None:
+    searching = with_controller(built, tree)
+    decoding = {"scripted": {"budget": {"sequences": sequences}}}
+    run = Run(searching, search_request(searching, PROMPT, decoding, ignore_eos=True))
+    most = 0
+    run.start()
+    while built.engine.has_work:
+        run.step()
+        stats = built.engine.stats()
+        most = max(most, stats.running + stats.waiting)
+    assert run.search.ended
+    run.search.close()
+    assert most == sequences
+
+
+def test_time_ends_a_search(built: Built) -> None:
+    seen: list[str] = []
+
+    def body(context: SearchContext) -> Steps:
+        try:
+            yield Generate(state=context.prompt, count=4, max_tokens=400)
+        except BudgetExhausted as error:
+            seen.append(error.budget)
+        return DONE
+
+    searching = with_controller(built, body)
+    decoding = {"scripted": {"budget": {"seconds": 1e-6}}}
+    run = Run(searching, search_request(searching, PROMPT, decoding, ignore_eos=True))
+    run.start()
+    run.step()
+    run.search.check_time()
+    assert seen == ["seconds"]
+    assert not built.engine.has_work
+    (delta,) = run.search.answers()
+    assert (delta.text, delta.finish_reason) == ("", "length")
+    run.search.close()
+
+
+def test_a_small_pool_changes_nothing(tiny_model: TinyModel) -> None:
+    """Kept keys make room for whoever needs it, and are computed again."""
+
+    def outputs(**settings: Any) -> tuple[dict[tuple[str, int], list[int]], Built]:
+        built = build(tiny_model("llama"), **settings)
+        searching = with_controller(built, tree)
+        run = Run(searching, search_request(searching, PROMPT, "scripted", ignore_eos=True))
+        run.finish()
+        joined: dict[tuple[str, int], list[int]] = {}
+        for output in run.outputs:
+            joined.setdefault((output.request_id, output.index), []).extend(output.token_ids)
+        return joined, built
+
+    roomy, _ = outputs()
+    tight, built = outputs(kv_cache_memory=16 * 12_288, max_model_len=128)
+    assert built.engine.pool.count == 16
+    assert tight == roomy
+
+
+@pytest.mark.parametrize(
+    ("decoding", "kv_cache"),
+    [
+        ({"jacobi": {}}, None),
+        ({"lookahead": {}}, None),
+        ({"cfg": {"scale": 1.5, "negative_prompt": "no"}}, None),
+        ({"cfg": {"scale": 1.5}, "jacobi": {}}, None),
+        ({}, "h2o"),
+        ({}, {"window": {"recent": 0.3}}),
+    ],
+    ids=["jacobi", "lookahead", "cfg", "cfg+jacobi", "h2o", "window"],
+)
+def test_thoughts_are_what_the_other_methods_generate(
+    tiny_model: TinyModel, built: Built, decoding: dict[str, Any], kv_cache: Any
+) -> None:
+    found: list[Any] = []
+
+    def body(context: SearchContext) -> Steps:
+        found.extend((yield Generate(state=context.prompt, count=2, max_tokens=16, keep=True)))
+        found.extend((yield Generate(state=found[0].state, max_tokens=8)))
+        return DONE
+
+    searching = with_controller(built, body)
+    request = search_request(
+        searching, PROMPT, {"scripted": {}, **decoding}, kv_cache=kv_cache, ignore_eos=True
+    )
+    Run(searching, request).finish()
+    llm = LLM(str(tiny_model("llama")), kv_cache_memory=0.01)
+
+    def alone(prompt: list[int], n: int, max_tokens: int) -> list[list[int]]:
+        params = SamplingParams(seed=7, n=n, max_tokens=max_tokens, ignore_eos=True)
+        (output,) = llm.generate([prompt], params, decoding=decoding, kv_cache=kv_cache)
+        return [choice.token_ids for choice in output.choices]
+
+    prompt = llm.tokenizer.encode(PROMPT)
+    assert [list(one.token_ids) for one in found[:2]] == alone(prompt, 2, 16)
+    assert [list(found[2].token_ids)] == alone(list(found[0].state.ids), 1, 8)
+
+
+def test_judgements_know_no_guidance_and_no_rules(tiny_model: TinyModel, built: Built) -> None:
+    found: list[Any] = []
+
+    def body(context: SearchContext) -> Steps:
+        found.extend((yield Generate(state=context.prompt, max_tokens=8, guided=False)))
+        return DONE
+
+    searching = with_controller(built, body)
+    request = search_request(
+        searching,
+        PROMPT,
+        {"scripted": {}, "cfg": {"scale": 5.0}},
+        ignore_eos=True,
+        presence_penalty=2.0,
+        stop=["e"],
+    )
+    Run(searching, request).finish()
+    expected = plain(tiny_model("llama"), PROMPT, max_tokens=8, ignore_eos=True)
+    assert [list(found[0].token_ids)] == expected
+
+
+def test_a_full_context_ends_a_thought(built: Built) -> None:
+    found: list[Any] = []
+    room = built.intake.max_length_tokens
+
+    def body(context: SearchContext) -> Steps:
+        almost = State(tuple(range(100)) * (room // 100 + 1)).truncate(room - 3)
+        found.append((yield Generate(state=almost, count=2, max_tokens=50)))
+        found.append((yield Generate(state=almost.append((1, 2, 3)), count=2, max_tokens=50)))
+        forwarded = yield Forward(state=almost.append((1, 2, 3)), top=2)
+        found.append(forwarded.next)
+        return DONE
+
+    searching = with_controller(built, body)
+    Run(searching, search_request(searching, PROMPT, "scripted", ignore_eos=True)).finish()
+    assert [(len(one.token_ids), one.finish_reason) for one in found[0]] == [(3, "length")] * 2
+    assert [(one.token_ids, one.finish_reason) for one in found[1]] == [((), "length")] * 2
+    assert found[2] == ()
+
+
+def reference_beams(
+    folder: Path, prompt: list[int], width: int, penalty: float, early: bool | str
+) -> list[list[int]]:
+    """transformers' own."""
+    from transformers import AutoModelForCausalLM
+
+    model: Any = AutoModelForCausalLM.from_pretrained(
+        folder, attn_implementation="eager", dtype=torch.float32
+    ).eval()
+    ids = torch.tensor([prompt])
+    out = model.generate(
+        ids,
+        attention_mask=torch.ones_like(ids),
+        max_new_tokens=12,
+        num_beams=width,
+        num_return_sequences=width,
+        length_penalty=penalty,
+        early_stopping=early,
+        do_sample=False,
+        eos_token_id=list(EOS_IDS),
+        pad_token_id=EOS_IDS[0],
+    )
+    answers: list[list[int]] = []
+    for row in out[:, len(prompt) :].tolist():
+        end = next((i + 1 for i, token in enumerate(row) if token in EOS_IDS), len(row))
+        answers.append(row[:end])
+    return answers
+
+
+EOS_IDS = (300, 17, 101, 230)
+"""Several, so that beams of a random model end."""
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen2", "gpt2", "mixtral"])
+@pytest.mark.parametrize(
+    ("width", "penalty", "early"),
+    [(1, 1.0, False), (2, 1.0, True), (4, 0.0, False), (4, 2.0, False), (3, 1.0, "never")],
+)
+def test_beams_equal_those_of_transformers(
+    kind: str, width: int, penalty: float, early: bool | str, tiny_model: TinyModel
+) -> None:
+    if width == 1:  # transformers takes one beam for greedy decoding
+        early = False
+    folder = tiny_model(kind)
+    built = build(folder)
+    for prompt in token_prompts()[:4]:
+        request = search_request(
+            built,
+            prompt,
+            {"beam": {"width": width, "length_penalty": penalty, "early_stop": early}},
+            n=width,
+            max_tokens=12,
+            stop_token_ids=list(EOS_IDS),
+        )
+        found = [list(delta.token_ids) for delta in Run(built, request).finish()]
+        assert found == reference_beams(folder, prompt, width, penalty, early)
+
+
+def test_best_of_gives_the_best(built: Built) -> None:
+    request = search_request(built, PROMPT, {"best_of": {"n": 6}}, n=2, ignore_eos=True)
+    run = Run(built, request)
+    answers = run.finish()
+    nodes = run.search.trace.nodes
+    ranked = sorted(nodes, key=lambda node: -(node.value or 0))
+    assert [delta.text for delta in answers] == [node.text for node in ranked[:2]]
+    assert {node.status for node in ranked[:2]} == {"answer"}
+    assert run.search.usage.thoughts == 6
+
+
+@pytest.mark.parametrize(
+    ("decoding", "fields", "param"),
+    [
+        ({"beam": {"width": 2}}, {"n": 3}, "n"),
+        ({"best_of": {"n": 2}}, {"n": 3}, "n"),
+        ({"beam": {}}, {"max_tokens": 0}, "max_tokens"),
+        ({"beam": {"budget": {"thoughts": 10**5}}}, {}, "decoding.beam.budget.thoughts"),
+        ({"beam": {"budget": {"sequences": 99}}}, {}, "decoding.beam.budget.sequences"),
+        ({"best_of": {"budget": {"thoughts": 3}}}, {}, "decoding.best_of.n"),
+        (
+            {"best_of": {"budget": {"sequences": 1}}, "cfg": {}},
+            {},
+            "decoding.best_of.budget.sequences",
+        ),
+        ({"best_of": {"rank": "evaluator", "evaluator": "x"}}, {}, "decoding.best_of.evaluator"),
+    ],
+)
+def test_what_cannot_work_is_refused(
+    built: Built, decoding: Any, fields: dict[str, Any], param: str
+) -> None:
+    with pytest.raises(RequestError) as error:
+        search_request(built, PROMPT, decoding, **fields)
+    assert error.value.param == param
+
+
+def test_beams_and_eviction_are_refused_together(built: Built) -> None:
+    with pytest.raises(RequestError, match=r"token by token") as error:
+        search_request(built, PROMPT, "beam", kv_cache="h2o")
+    assert error.value.param == "kv_cache.h2o"
