@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from .evaluation import Judge
 from .generation import expand
 from .operations import FinishReason
+from .tasks.base import Thoughts
 from .tree import Asking, Branch, Thought, Tree, show
 
 _Judged = tuple[Branch, float]
@@ -62,15 +63,16 @@ def _children(tree: Tree, judge: Judge, thought: Thought) -> Asking[deque[_Judge
     """The children that are looked into, in that order."""
     most = tree.plan.parameters.max_children
     found = yield from expand(tree, [(thought, 1)])
-    branches = list({branch.path: branch for branch in reversed(found)}.values())[::-1]
-    if any(branch.confidence is not None for branch in branches):
+    distinct: dict[Thoughts, Branch] = {}
+    for branch in found:
+        distinct.setdefault(branch.path, branch)
+    branches = list(distinct.values())
+    confident = any(branch.confidence is not None for branch in branches)
+    if confident:
         branches = sorted(branches, key=_confidence, reverse=True)[: tree.room(most)]
     values = yield from judge.judge(branches)
     judged = list(zip(branches, values, strict=True))
-    best = sorted(judged, key=_value, reverse=True)
-    if any(branch.confidence is not None for branch in branches):
-        best = judged
-    best = best[:most]
+    best = judged if confident else sorted(judged, key=_value, reverse=True)[:most]
     taken = {id(branch) for branch, _ in best}
     yield from show((), [branch for branch in found if id(branch) not in taken])
     return deque(best)
