@@ -1,8 +1,9 @@
 """Breadth first: a step for all kept states at once, of which the best are kept.
 
 Yao et al. 2023 (arXiv:2305.10601), algorithm 1. The rules of ties, duplicates and caches are those
-of the paper's own runs, so that those can be replayed. Two things it leaves open: a state drawn
-twice is asked for twice as many thoughts, and a solution that has ended leaves the search.
+of the paper's own runs, so that those can be replayed. What it leaves open: a state drawn twice is
+asked for twice as many thoughts; a solution that has ended leaves the search; and one that is known
+to be right is an answer, whatever its judges say.
 """
 
 from random import Random
@@ -32,6 +33,7 @@ def breadth_first(tree: Tree) -> Asking[FinishReason]:
         chosen = select(values, plan.parameters.breadth, plan.parameters.select, rng)
         best = [(thoughts[place], times) for place, times in chosen.items()]
         ended += [thought for thought, _ in best if thought.ended]
+        ended += [one for i, one in enumerate(thoughts) if i not in chosen and tree.verified(one)]
         parents = [thought for thought, _ in kept]
         kept = [(thought, times) for thought, times in best if not thought.ended]
         tree.leaves = [*ended, *(thought for thought, _ in kept)] or tree.leaves

@@ -114,13 +114,17 @@ class Tree:
             ended=self._ended(branch),
         )
 
+    def verified(self, leaf: Thought) -> bool:
+        """Whether it is known to be right."""
+        return leaf.ended and self.puzzle.right(leaf.path) is True
+
     def solves(self, leaf: Thought) -> bool:
         """Whether it ends by itself and is not known to be wrong."""
         return leaf.ended and not leaf.pruned and self.puzzle.right(leaf.path) is not False
 
     def conclude(self, reason: FinishReason) -> list[tuple[Thought, Answer]]:
         """The best leaves, best first; where there is none, the root."""
-        verified = [leaf for leaf in self.leaves if self.puzzle.right(leaf.path)]
+        verified = [leaf for leaf in self.leaves if self.verified(leaf)]
         sound = [leaf for leaf in self.leaves if not leaf.pruned]
         pool = verified or sound or self.leaves or [self.root]
         answers: dict[str, tuple[Thought, Answer]] = {}

@@ -5,7 +5,7 @@ from typing import Final
 from ..prompts import Prompts
 from .base import Defaults, Puzzle, Task, Thoughts
 
-DEPTH: Final = 3
+DEPTH: Final = 8
 LAST: Final = "answer:"
 """How a proposed thought begins that completes a solution."""
 

@@ -6,7 +6,7 @@ from random import Random
 
 import pytest
 
-from penstock.decoding.search.arithmetic import compose, makes, parse_step
+from penstock.decoding.search.arithmetic import Step, compose, makes, parse_step
 
 FOUR = (4, 5, 6, 10)
 
@@ -113,8 +113,8 @@ def test_a_path_is_composed_into_what_it_computes() -> None:
     rng = Random(5)
     for _ in range(300):
         start = tuple(rng.randint(1, 13) for _ in range(rng.randint(2, 6)))
-        left = numbers(*start)
-        path = []
+        left: tuple[Fraction, ...] = numbers(*start)
+        path: list[Step] = []
         while len(left) > 1:
             first, second = rng.choice(list(permutations(left, 2)))
             sign = rng.choice("+-*/" if second else "+-*")
@@ -130,5 +130,6 @@ def test_a_path_is_composed_into_what_it_computes() -> None:
             path.append(step)
             left = step.left
         else:
-            whole = left[0].denominator == 1
-            assert makes(compose(start, path), start, int(left[0])) == whole
+            last = next(iter(left))
+            whole = last.denominator == 1
+            assert makes(compose(start, path), start, int(last)) == whole

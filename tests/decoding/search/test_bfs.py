@@ -55,7 +55,11 @@ def test_it_is_the_plain_loop(generate: str, evaluate: str, select: str) -> None
             "generate_samples": rng.randint(1, 4),
             "evaluate_samples": rng.randint(1, 3),
         }
-        run = {"depth": rng.randint(1, 4), "breadth": rng.randint(1, 4), "select": select}
+        run: dict[str, Any] = {
+            "depth": rng.randint(1, 4),
+            "breadth": rng.randint(1, 4),
+            "select": select,
+        }
         expected = reference(world, parameters)
         expected.run(**run, seed=seed)
         if evaluate == "external":

@@ -64,13 +64,12 @@ def test_it_is_the_plain_recursion(nodes: int) -> None:
             labels=LABELS,
             budget={"thoughts": nodes},
         )
-        made = [(driver.path(node), node.value, node.status) for node in driver.made]
+        made = [(driver.path(node), node.value or 0.0, node.status) for node in driver.made]
         assert made == expected.visited, seed
-        solved = [path for path, value, _ in made if path[-1][:7] == "Answer:" and value >= 1]
+        solved = [value for path, value, _ in made if path[-1][:7] == "Answer:" and value >= 1]
         if solved:
             values = {"\n".join(path): value for path, value, _ in made}
-            first = outcome.answers[0].text
-            assert values[first] == max(values["\n".join(path)] for path in solved)
+            assert values[outcome.answers[0].text] == max(solved)
 
 
 def test_children_are_judged_together_and_only_they() -> None:

@@ -244,6 +244,20 @@ def test_game24_is_solved_by_a_model_that_plays_right(algorithm: str) -> None:
         assert answer.text.split("\n")[:3] == [node.text for node in path]
 
 
+def test_a_right_solution_is_the_answer_even_where_the_judges_drop_it() -> None:
+    driver = Driver(reply=perfect, evaluate=lambda text: -float("(left: 24)" in text))
+    outcome = driver.run(
+        Context(problem="2 3 4 6", max_tokens=5000),
+        task="game24",
+        evaluate="external",
+        evaluator="reward",
+        breadth=50,
+    )
+    assert game24.grade_solution((2, 3, 4, 6), outcome.answers[0].text) == {"solved": 1.0}
+    (last,) = (node for node in driver.nodes if node.status == "answer" and node.depth == 3)
+    assert [node.status for node in driver.nodes if node.id == last.id] == ["dropped", "answer"]
+
+
 def test_game24_says_that_there_is_no_answer() -> None:
     driver = Driver(reply=perfect)
     outcome = driver.run(Context(problem="1 1 1 1", max_tokens=5000, n=3), task="game24")
