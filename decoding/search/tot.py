@@ -14,7 +14,7 @@ from .bfs import breadth_first
 from .budget import Budget
 from .dfs import depth_first
 from .operations import BudgetExhausted, FinishReason, Operation, Outcome
-from .parameters import Plan, TotParameters
+from .parameters import Plan, TotParameters, Trace
 from .tree import Asking, Thought, Tree, show
 
 
@@ -56,6 +56,10 @@ class Tot(Controller[TotParameters]):
     def budget(self, parameters: TotParameters) -> Budget:
         """See `Controller`."""
         return parameters.budget
+
+    def trace(self, parameters: TotParameters) -> Trace:
+        """How much of the tree the answer shows."""
+        return parameters.trace
 
     def run(
         self, parameters: TotParameters, context: SearchContext

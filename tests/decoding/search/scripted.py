@@ -57,7 +57,10 @@ class Context:
     seed: int = 0
     max_tokens: int | None = None
     budget: Budget = field(default_factory=Budget)
+    answer_tokens: int = 1024
+    stop: tuple[str, ...] = ()
     eos_ids: frozenset[int] = frozenset({0})
+    stop_ids: frozenset[int] = frozenset({0})
 
     @property
     def prompt(self) -> State:

@@ -105,6 +105,7 @@ def test_what_can_work_is_not(fields: dict[str, Any]) -> None:
     parameters = TotParameters.model_validate(fields)
     TOT.check(parameters, 5 if "breadth" not in fields else 2, LIMITS)
     assert TOT.budget(parameters) == parameters.budget
+    assert TOT.trace(parameters) == "summary"
 
 
 @pytest.mark.parametrize(
