@@ -20,10 +20,13 @@ from .operations import (
     Operation,
     Outcome,
 )
-from .votes import VOTE_TOKENS, count_votes, vote_prompt
+from .prompts import fill
+from .tasks.base import read_vote
+from .tasks.generic import Generic
 
 MAX_N = 256
 MAX_VOTES = 64
+VOTE_TOKENS = 128
 
 
 class BestOfParameters(BaseModel):
@@ -137,13 +140,21 @@ class BestOf(Controller[BestOfParameters]):
             return list(scores)
         if parameters.rank == "vote":
             votes = yield Generate(
-                state=context.ask(vote_prompt(context.problem, texts)),
+                state=context.ask(_ballot(context.problem, texts)),
                 count=parameters.votes,
                 max_tokens=VOTE_TOKENS,
                 guided=False,
             )
-            return count_votes([vote.text for vote in votes], len(texts))
+            named = [read_vote(vote.text, len(texts)) for vote in votes]
+            return [float(named.count(place)) for place in range(len(texts))]
         return [sum(one.logprobs) / max(1, len(one.logprobs)) for one in found]
+
+
+def _ballot(problem: str, texts: tuple[str, ...]) -> str:
+    template = Generic.defaults.prompts.vote
+    assert template is not None
+    numbered = "\n\n".join(f"{place}. {text}" for place, text in enumerate(texts, start=1))
+    return fill(template, {"problem": problem, "candidates": numbered})
 
 
 def _answer(generated: Generated, value: float) -> Answer:

@@ -28,12 +28,6 @@ class Tot(Controller[TotParameters]):
     def check(self, parameters: TotParameters, n: int, limits: SearchLimits) -> None:
         """See `Controller`."""
         plan = Plan(parameters)
-        for field, limit in limits.budget:
-            wanted = getattr(parameters.budget, field)
-            if limit is not None and wanted is not None and wanted > limit:
-                raise self._refusal(
-                    f"budget.{field}", f"is {wanted}, above this server's limit of {limit}"
-                )
         if plan.algorithm == "bfs" and n > parameters.breadth:
             raise self._refusal(
                 "breadth", f"is {parameters.breadth}, fewer than the n = {n} answers; raise it"
@@ -43,15 +37,6 @@ class Tot(Controller[TotParameters]):
             raise self._refusal(
                 "evaluator", f"{parameters.evaluator!r} is unknown; this server has: {known}"
             )
-        at_once = parameters.budget.sequences or limits.budget.sequences
-        asked = {"generate_samples": plan.generate_samples}
-        if parameters.evaluate in ("value", "vote"):
-            asked["evaluate_samples"] = plan.evaluate_samples
-        for field, count in asked.items():
-            if at_once is not None and count > at_once:
-                raise self._refusal(
-                    field, f"is {count}, above the {at_once} sequences that may run at once"
-                )
 
     def budget(self, parameters: TotParameters) -> Budget:
         """See `Controller`."""

@@ -1,5 +1,6 @@
 """The body of /v1/completions."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from pydantic import Discriminator, Field, Tag
@@ -7,7 +8,7 @@ from pydantic import Discriminator, Field, Tag
 from penstock.errors import RequestError
 
 from ...decoding.sampling_params import MAX_LOGPROBS, MAX_N
-from .fields import MAX_PROMPTS, TokenIds
+from .fields import MAX_PROMPTS, MethodSpec, TokenIds
 from .generation import GenerationBody
 
 
@@ -64,10 +65,19 @@ class CompletionBody(GenerationBody):
     def check_together(self) -> None:
         """Raise RequestError where fields that are right alone contradict each other."""
         super().check_together()
-        if self.best_of is not None and self.best_of != self.n:
+        if self.best_of is not None and self.best_of < self.n:
             raise RequestError(
-                f"best_of is {self.best_of} and n is {self.n}: choosing among more answers than "
-                "are returned is not supported yet by this server; leave best_of out",
+                f"best_of is {self.best_of} and n is {self.n}: so many answers are generated, and "
+                "no more can be returned; raise best_of or lower n",
                 param="best_of",
-                code="unsupported_parameter",
+                code="invalid_parameter",
             )
+
+    def method(self, otherwise: MethodSpec | None) -> MethodSpec | None:
+        """What `decoding` says, or else `otherwise`, and the method that `best_of` stands for."""
+        spec = otherwise if self.decoding is None else self.decoding
+        if self.best_of is None or self.best_of == self.n:
+            return spec
+        if not isinstance(spec, Mapping):
+            spec = {name: {} for name in ([spec] if isinstance(spec, str) else spec or [])}
+        return {**spec, "best_of": {"n": self.best_of, "trace": "none"}}

@@ -126,7 +126,7 @@ def _prepare(
         truncate_prompt_tokens=body.truncate_prompt_tokens,
         priority=body.priority,
         cache_salt=tenant + (body.cache_salt or ""),
-        decoding=preset.decoding if body.decoding is None else body.decoding,
+        decoding=body.method(preset.decoding),
         kv_cache=preset.kv_cache if body.kv_cache is None else body.kv_cache,
     )
 

@@ -67,10 +67,11 @@ def search_request(
     kv_cache: Spec = None,
     **sampling: Any,
 ) -> Request:
+    defaults: dict[str, Any] = {"seed": 7, "max_tokens": 16}
     return built.intake.prepare(
         request_id=name,
         prompt=prompt,
-        params=SamplingParams(**{"seed": 7, "max_tokens": 16, **sampling}),
+        params=SamplingParams(**defaults | sampling),
         decoding=decoding,
         kv_cache=kv_cache,
     )

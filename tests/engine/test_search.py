@@ -34,7 +34,8 @@ DONE = Outcome(answers=())
 def plain(folder: Path, prompt: list[int] | str, **sampling: Any) -> list[list[int]]:
     """Token ids of each choice, by themselves."""
     llm = LLM(str(folder), kv_cache_memory=0.01)
-    params = SamplingParams(**{"seed": 7, "max_tokens": 16, **sampling})
+    defaults: dict[str, Any] = {"seed": 7, "max_tokens": 16}
+    params = SamplingParams(**defaults | sampling)
     (output,) = llm.generate([prompt], params)  # type: ignore[list-item]
     return [choice.token_ids for choice in output.choices]
 

@@ -87,7 +87,8 @@ async def idle(engine: AsyncEngine) -> None:
 
 
 def search(engine: AsyncEngine, name: str, decoding: Any, **sampling: Any) -> Request:
-    params = SamplingParams(**{"seed": 7, "max_tokens": 12, "ignore_eos": True, **sampling})
+    defaults: dict[str, Any] = {"seed": 7, "max_tokens": 12, "ignore_eos": True}
+    params = SamplingParams(**defaults | sampling)
     return engine.intake.prepare(
         request_id=name, prompt="The quick brown fox", params=params, decoding=decoding
     )

@@ -26,6 +26,13 @@ BODY: dict[str, Any] = {
     "ignore_eos": True,
     "allowed_token_ids": [65, 66, 67],
 }
+CONTROLLERS = ("best_of", "beam", "tot")
+SETTINGS: dict[str, dict[str, Any]] = {
+    "cfg": {"scale": 2.0, "negative_prompt": "no"},
+    "best_of": {"n": 2},
+    "beam": {"width": 2},
+    "tot": {"generate": "sample", "generate_samples": 2, "breadth": 2, "depth": 2},
+}
 NEGATIVE = {"cfg": {"scale": 2.0, "negative_prompt": "no"}}
 
 
@@ -48,6 +55,9 @@ def test_methods_are_listed_with_their_schemas(http: httpx.Client) -> None:
         "jacobi": "drafter",
         "ngram": "drafter",
         "lookahead": "drafter",
+        "best_of": "controller",
+        "beam": "controller",
+        "tot": "controller",
     }
     assert set(answer["slots"]) == {"target", "drafter", "controller"}
     schema = methods["jacobi"]["parameters"]
@@ -63,13 +73,20 @@ def test_every_listed_combination_runs_and_drafting_changes_no_text(http: httpx.
     plain = {p: text(http, kv_cache=p) for p in ("full", "h2o", "window")}
     guided = {p: text(http, kv_cache=p, decoding=NEGATIVE) for p in plain}
     assert guided["full"] != plain["full"] == plain["window"] != plain["h2o"]
+    texts: dict[tuple[str, ...], set[str]] = {}
     for combination in combinations:
-        spec: dict[str, Any] = {name: {} for name in combination["decoding"]}
-        if "cfg" in spec:
-            spec["cfg"] = NEGATIVE["cfg"]
+        spec: dict[str, Any] = {name: SETTINGS.get(name, {}) for name in combination["decoding"]}
         (policy,) = combination["kv_cache"]
+        controller = next((name for name in CONTROLLERS if name in spec), "")
+        target = "cfg" if "cfg" in spec else ""
         found = text(http, decoding=spec, kv_cache=policy)
-        assert found == (guided if "cfg" in spec else plain)[policy], combination
+        texts.setdefault((controller, target, policy), set()).add(found)
+        if not controller:
+            assert found == (guided if target else plain)[policy], combination
+    # Whoever guesses, and whoever says `plain`, changes nothing.
+    assert {key for key, found in texts.items() if len(found) != 1} == set()
+    wanted = {(c, t, p) for c in ("", *CONTROLLERS) for t in ("", "cfg") for p in plain}
+    assert wanted - set(texts) == {("beam", t, p) for t in ("", "cfg") for p in ("h2o", "window")}
 
 
 def test_usage_and_metrics_tell_what_drafting_did(http: httpx.Client) -> None:

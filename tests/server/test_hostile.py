@@ -164,7 +164,6 @@ UNSUPPORTED: list[tuple[str, dict[str, Any]]] = [
     (CHATS, {"messages": [{"role": "assistant", "tool_calls": [{"id": "1"}]}, *HELLO]}),
     (COMPLETIONS, {"suffix": "the end"}),
     (COMPLETIONS, {"suffix": 0}),
-    (COMPLETIONS, {"best_of": 2}),
     (COMPLETIONS, {"use_beam_search": True}),
     (COMPLETIONS, {"use_beam_search": 1}),
     (COMPLETIONS, {"guided_regex": "x*"}),
