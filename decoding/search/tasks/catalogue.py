@@ -6,11 +6,11 @@ from typing import Final, Literal
 
 from .base import Task
 from .crosswords import Crosswords
-from .game24 import Game24
+from .game24 import GAME24
 from .generic import Generic
 
 TaskName = Literal["generic", "game24", "crosswords"]
 
 TASKS: Final[Mapping[TaskName, Task]] = MappingProxyType(
-    {"generic": Generic(), "game24": Game24(), "crosswords": Crosswords()}
+    {"generic": Generic(), "game24": GAME24, "crosswords": Crosswords()}
 )

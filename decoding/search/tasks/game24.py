@@ -16,7 +16,8 @@ from ..prompts import Prompts
 from .base import Candidate, Defaults, Puzzle, Task, Thoughts
 
 TARGET: Final = 24
-NONE_FOUND: Final = "Answer: none was found"
+ANSWER: Final = "Answer:"
+NONE_FOUND: Final = f"{ANSWER} none was found"
 MAX_PROBLEM: Final = 2000
 FEWEST: Final = 2
 MOST: Final = 6
@@ -87,7 +88,7 @@ class Game(Puzzle):
         if path is None or not self.right(thoughts):
             return NONE_FOUND
         steps = "\n".join(line.strip() for line in thoughts)
-        return f"{steps}\nAnswer: {compose(self.numbers, path)} = {TARGET}"
+        return f"{steps}\n{ANSWER} {compose(self.numbers, path)} = {TARGET}"
 
     def _left(self, thoughts: Thoughts) -> Numbers:
         path = self._path(thoughts)
@@ -136,3 +137,26 @@ class Game24(Task):
                 code="invalid_problem",
             )
         return Game(numbers)
+
+
+def solved(problem: str, candidates: Sequence[str]) -> list[float]:
+    """An evaluator: 1 for texts whose last line that begins with "Answer:" is right, else 0.
+
+    Raises:
+        RequestError: the problem holds no such numbers.
+    """
+    puzzle = GAME24.start(problem)
+    assert isinstance(puzzle, Game)
+    return [float(_is_solution(text, puzzle.numbers)) for text in candidates]
+
+
+def _is_solution(text: str, numbers: Sequence[int]) -> bool:
+    said = [line.strip() for line in text[-MAX_PROBLEM:].splitlines()]
+    answers = [line for line in said if line.startswith(ANSWER)]
+    if not answers:
+        return False
+    expression, equals, result = answers[-1].removeprefix(ANSWER).partition("=")
+    return (not equals or result.strip() == str(TARGET)) and makes(expression, numbers, TARGET)
+
+
+GAME24 = Game24()
