@@ -54,6 +54,7 @@ class EngineCollector(Collector):
                 s.prefix_queried_tokens,
             ),
             ("prefix_cache_hits", "Tokens found in the prefix cache.", s.prefix_hit_tokens),
+            ("computed_prompt_tokens", "Prompt tokens that no cache had.", s.prompt_tokens),
             ("num_preemptions", "Sequences preempted for lack of pages.", s.preemptions),
             ("engine_steps", "Steps of the engine.", s.steps),
         )
