@@ -109,21 +109,22 @@ async def measure(url: str, method: str, count: int) -> dict[str, Any]:
 def draw(lines: Sequence[Mapping[str, Any]], out: Path) -> None:
     """Plot the share of puzzles solved against thoughts and tokens."""
     figure = Figure(figsize=(9, 3.8), layout="constrained")
-    for axes, (name, cost) in zip(
+    for axes, (name, columns) in zip(
         figure.subplots(1, 2, sharey=True),
         (
-            ("thoughts, mean a puzzle", lambda line: float(line["thoughts"])),
-            (
-                "tokens, mean a puzzle",
-                lambda line: float(line["prompt_tokens"]) + float(line["completion_tokens"]),
-            ),
+            ("thoughts, mean a puzzle", ("thoughts",)),
+            ("tokens, mean a puzzle", ("prompt_tokens", "completion_tokens")),
         ),
         strict=True,
     ):
         for family in ("one-shot", "chain", "best of", "tot"):
             chosen = [line for line in lines if line["method"].startswith(family)]
             points = [
-                (cost(line), 100 * int(line["solved"]) / int(line["puzzles"])) for line in chosen
+                (
+                    sum(float(line[column]) for column in columns),
+                    100 * int(line["solved"]) / int(line["puzzles"]),
+                )
+                for line in chosen
             ]
             axes.plot(*zip(*points, strict=True), "o", label=family)
             for line, point in zip(chosen, points, strict=True):
@@ -147,6 +148,7 @@ def main() -> None:
     parser.add_argument("--plot", type=Path, default=PLOT)
     arguments = parser.parse_args()
     model = [arguments.model] if arguments.model else []
+    lines: list[dict[str, str]] = []
     with ExitStack() as stack:
         server = stack.enter_context(penstock_server([*model, "--kv-cache-memory", "0.1"]))
         for method in arguments.methods:

@@ -17,7 +17,7 @@ import statistics
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Generator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -68,7 +68,7 @@ class _Indifferent(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def indifferent() -> Iterator[str]:
+def indifferent() -> Generator[str]:
     """An evaluator's address."""
     with ThreadingHTTPServer(("127.0.0.1", 0), _Indifferent) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()

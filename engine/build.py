@@ -126,13 +126,25 @@ def make_intake(
         search_limits=SearchLimits(
             budget=Budget(
                 thoughts=config.search_thoughts,
-                sequences=config.search_sequences or -(-config.max_running // 4),
+                sequences=_search_sequences(config),
                 tokens=config.search_tokens,
                 seconds=config.search_seconds,
             ),
             evaluators=frozenset(registered()),
         ),
     )
+
+
+def _search_sequences(config: EngineConfig) -> int:
+    """Sequences of one search: all of one part must be able to run at once."""
+    if config.search_sequences is None:
+        return -(-config.max_running // 4)
+    if config.search_sequences > config.max_running:
+        raise ConfigurationError(
+            f"--search-sequences is {config.search_sequences}, above --max-running "
+            f"({config.max_running}); lower it"
+        )
+    return config.search_sequences
 
 
 def _pad_id(tokenizer: Tokenizer, vocab_size: int) -> int:

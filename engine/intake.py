@@ -151,6 +151,8 @@ class Intake:
         search = None
         if "controller" in chosen_decoding:
             said = said_last(conversation) if conversation is not None else prompt
+            if truncate_prompt_tokens is not None and conversation is None:
+                said = None
             search = search_task(
                 chosen_decoding["controller"],
                 params=params,

@@ -1,5 +1,6 @@
 """The requests that a search is made of: one or several for each operation of its controller."""
 
+import math
 from collections.abc import Callable, Mapping
 from collections.abc import Sequence as List
 from dataclasses import dataclass, field, replace
@@ -41,6 +42,8 @@ class Context:
             controller.method.budget(controller.parameters), intake.search_limits.budget
         )
         self._task = task
+        self._param = f"decoding.{controller.method.name}"
+        self._intake = intake
         self._tokenizer = intake.tokenizer
 
     def ask(self, text: str) -> State:
@@ -48,9 +51,10 @@ class Context:
         tokenizer = self._tokenizer
         messages = _with_last(self._task, text)
         if messages is None and tokenizer.hf.chat_template is None:
-            return State(tuple(tokenizer.encode(text)))
+            return State(self._intake.encode(text, param=self._param))
         rendered = tokenizer.render_chat(messages or [{"role": "user", "content": text}])
-        return State(tuple(tokenizer.encode(rendered, add_special_tokens=False)))
+        ids = self._intake.encode(rendered, param=self._param, add_special_tokens=False)
+        return State(ids)
 
     def encode(self, text: str) -> tuple[int, ...]:
         """See `SearchContext`."""
@@ -97,9 +101,12 @@ class PartsMaker:
     def parts(
         self, operation: Generate | Forward | Score, next_id: Callable[[], str]
     ) -> list[Request]:
-        """The requests that the operation takes; none where the context has no room for a token."""
+        """The requests that the operation takes; none where the context has no room for it."""
         state = operation.state
         if isinstance(operation, Score):
+            longest = max(map(len, operation.continuations), default=0)
+            if self._intake.room(self._judging, state.ids) < longest:
+                return []
             return [
                 self._part(self._judging, state.append(ids), next_id, max_tokens=0, scored=len(ids))
                 for ids in operation.continuations
@@ -185,6 +192,8 @@ class PartResult:
 def collect(operation: Generate | Forward | Score, parts: List[PartResult]) -> Any:
     """The operation's result."""
     if isinstance(operation, Score):
+        if not parts:
+            return (-math.inf,) * len(operation.continuations)
         return tuple(sum(at.logprob for at in result.prompt_logprobs) for result in parts)
     if isinstance(operation, Forward):
         if not parts:

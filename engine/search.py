@@ -111,6 +111,9 @@ class Search:
         if self._to_release:
             messages.append(Release(names=tuple(self._to_release)))
             self._to_release.clear()
+        if self.exhausted is not None:  # while the controller was at work
+            self._exhaust(self.exhausted)
+            return messages
         for running in self._running.values():
             while running.waiting and self._fits(running.waiting[0]):
                 part = running.waiting.popleft()

@@ -99,7 +99,8 @@ class Forwarded:
 class Score:
     """How probable each of some continuations of a state is; nothing is sampled.
 
-    Result: a tuple of floats, the sum of its tokens' logprobs (natural log) for each.
+    Result: a tuple of floats, the sum of its tokens' logprobs (natural log) for each; for all minus
+    infinity where the context has no room for one of them.
     """
 
     state: State

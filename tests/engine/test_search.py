@@ -1,5 +1,6 @@
 """Searches on the engine: what operations give, what they share, and what they leave behind."""
 
+import math
 import random
 from pathlib import Path
 from typing import Any
@@ -362,6 +363,8 @@ def test_a_full_context_ends_a_thought(built: Built) -> None:
         found.append((yield Generate(state=almost.append((1, 2, 3)), count=2, max_tokens=50)))
         forwarded = yield Forward(state=almost.append((1, 2, 3)), top=2)
         found.append(forwarded.next)
+        found.append((yield Score(state=almost, continuations=((1, 2), (1, 2, 3, 4)))))
+        found.append((yield Score(state=almost, continuations=((1, 2), (1, 2, 3)))))
         return DONE
 
     searching = with_controller(built, body)
@@ -369,6 +372,8 @@ def test_a_full_context_ends_a_thought(built: Built) -> None:
     assert [(len(one.token_ids), one.finish_reason) for one in found[0]] == [(3, "length")] * 2
     assert [(one.token_ids, one.finish_reason) for one in found[1]] == [((), "length")] * 2
     assert found[2] == ()
+    assert found[3] == (-math.inf, -math.inf)
+    assert all(-math.inf < score < 0 for score in found[4])
 
 
 def reference_beams(
