@@ -1,0 +1,82 @@
+"""Launches of every kernel in the shapes of models, for the compile gate."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from penstock.kernels.batch import PagedBatch
+from penstock.kernels.paged_attention import triton as attention
+from penstock.kernels.quantise import LARGEST
+
+Stand = Callable[[Any], Any]
+"""Puts a recorder in a kernel's place."""
+PAGE = 16
+
+
+def _attention(
+    rows: int,
+    *,
+    group: int,
+    size: int,
+    dtype: torch.dtype = torch.bfloat16,
+    stored: torch.dtype | None = None,
+    tree: bool = False,
+    sinks: bool = False,
+    **options: Any,
+) -> Callable[[Stand], None]:
+    def call(stand: Stand) -> None:
+        keys = 4096
+        pages = keys // PAGE
+        shape = (2, pages, PAGE)
+        cache = torch.empty(*shape, size, dtype=stored or dtype).transpose(0, 1)
+        if stored in LARGEST:
+            scales = torch.empty(*shape, 1).transpose(0, 1)
+            options.update(k_scales=scales, v_scales=scales)
+        if sinks:
+            options.update(sinks_H=torch.empty(2 * group, dtype=dtype))
+        batch = PagedBatch(
+            page_size=PAGE,
+            query_starts=[0, rows],
+            kv_lengths=[keys],
+            tables=[list(range(pages))],
+            slots=torch.zeros(rows, dtype=torch.int64),
+            trees={0: list(range(-1, rows - 2))} if tree else {},
+        )
+        kernels = attention.attend, attention.merge
+        attention.attend, attention.merge = (stand(kernel) for kernel in kernels)
+        try:
+            q = torch.empty(rows, 2 * group, size, dtype=dtype)
+            attention.paged_attention(q, cache, cache, batch, scale=0.1, **options)
+        finally:
+            attention.attend, attention.merge = kernels
+
+    return call
+
+
+CASES: dict[str, Callable[[Stand], None]] = {
+    "decode-128": _attention(1, group=4, size=128),
+    "decode-64-group-7": _attention(1, group=7, size=64),
+    "decode-256": _attention(1, group=2, size=256, softcap=50.0, window=4096),
+    "decode-float32": _attention(1, group=4, size=128, dtype=torch.float32),
+    "decode-fp8": _attention(1, group=8, size=128, stored=torch.float8_e4m3fn),
+    "decode-int8": _attention(1, group=8, size=128, stored=torch.int8),
+    "decode-sinks": _attention(1, group=8, size=64, sinks=True, window=128),
+    "tree": _attention(16, group=4, size=128, tree=True),
+    "prompt-128": _attention(512, group=4, size=128),
+    "prompt-64": _attention(512, group=7, size=64),
+    "prompt-256": _attention(512, group=2, size=256, softcap=50.0, window=4096),
+    "prompt-float32": _attention(512, group=4, size=128, dtype=torch.float32),
+    "decode-float32-group-8": _attention(1, group=8, size=128, dtype=torch.float32),
+    "decode-float32-256": _attention(1, group=2, size=256, dtype=torch.float32),
+    "prompt-float32-256": _attention(512, group=2, size=256, dtype=torch.float32),
+    "prompt-float32-64": _attention(512, group=7, size=64, dtype=torch.float32),
+    "decode-fp8-256": _attention(1, group=8, size=256, stored=torch.float8_e4m3fn),
+    "prompt-fp8-256": _attention(512, group=2, size=256, stored=torch.float8_e4m3fn),
+    "decode-group-16": _attention(1, group=16, size=128),
+    "decode-group-71": _attention(1, group=71, size=64),
+    "tree-float32": _attention(16, group=4, size=128, dtype=torch.float32, tree=True),
+    "tree-group-8": _attention(16, group=8, size=128, tree=True, window=4096),
+    "prompt-fp8": _attention(512, group=8, size=128, stored=torch.float8_e4m3fn),
+    "prompt-int8": _attention(512, group=4, size=128, stored=torch.int8),
+}
