@@ -35,7 +35,7 @@ def rounded(x, TYPE: tl.constexpr):
     """float32 `x` in `TYPE`, to nearest even."""
     if INTERPRETING and tl.bfloat16 == TYPE:
         bits = x.to(tl.uint32, bitcast=True)
-        bits += 0x7FFF + ((bits >> 16) & 1)
+        bits = (bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000
         x = bits.to(tl.float32, bitcast=True)
     return x.to(TYPE)
 
@@ -59,8 +59,8 @@ def stored(elements, TYPE: tl.constexpr, FP8: tl.constexpr):
 def find(starts_ptr, at, count, BLOCK: tl.constexpr):
     """The sequence that block `at` of its rows belongs to, by binary search.
 
-    Sequence s has the blocks from `starts[s] // BLOCK + s` on, as in vLLM's unified kernel: how many
-    there are depends on no content of `starts`, and some sequences have one without rows.
+    Sequence s has the blocks from `starts[s] // BLOCK + s` on, as in vLLM's unified kernel: how
+    many there are depends on no content of `starts`, and some sequences have one without rows.
     """
     low = 0
     high = count

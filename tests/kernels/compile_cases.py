@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from penstock.kernels.batch import PagedBatch
+from penstock.kernels.kv_write import triton as writing
 from penstock.kernels.paged_attention import triton as attention
 from penstock.kernels.quantise import LARGEST
 
@@ -54,6 +55,22 @@ def _attention(
     return call
 
 
+def _write(stored: torch.dtype = torch.bfloat16) -> Callable[[Stand], None]:
+    def call(stand: Stand) -> None:
+        cache = torch.empty(2, 64, PAGE, 128, dtype=stored).transpose(0, 1)
+        scales = torch.empty(2, 64, PAGE, 1).transpose(0, 1) if stored in LARGEST else None
+        kernel = writing.write
+        writing.write = stand(kernel)
+        try:
+            rows = torch.empty(48, 2, 128, dtype=torch.bfloat16)
+            slots = torch.zeros(48, dtype=torch.int64)
+            writing.kv_write(rows, rows, cache, cache, slots, k_scales=scales, v_scales=scales)
+        finally:
+            writing.write = kernel
+
+    return call
+
+
 CASES: dict[str, Callable[[Stand], None]] = {
     "decode-128": _attention(1, group=4, size=128),
     "decode-64-group-7": _attention(1, group=7, size=64),
@@ -79,4 +96,7 @@ CASES: dict[str, Callable[[Stand], None]] = {
     "tree-group-8": _attention(16, group=8, size=128, tree=True, window=4096),
     "prompt-fp8": _attention(512, group=8, size=128, stored=torch.float8_e4m3fn),
     "prompt-int8": _attention(512, group=4, size=128, stored=torch.int8),
+    "write": _write(),
+    "write-int8": _write(torch.int8),
+    "write-fp8": _write(torch.float8_e4m3fn),
 }
