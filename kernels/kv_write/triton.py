@@ -130,11 +130,11 @@ def kv_write(
 ) -> None:
     """The reference's signature and effect. slots: int64 `[T]`, or `[T, Hkv]`: one for each head.
 
-    Never waits for the device. Head sizes' strides are 1; caches are stored head by head.
+    Never waits for the device. Caches are stored head by head.
     """
+    k_THD, v_THD = (x if x.stride(2) == 1 else x.contiguous() for x in (k_THD, v_THD))
     count, kv_heads, size = k_THD.shape
     page, value_size = v_cache.shape[2:]
-    assert (k_THD.stride(2), v_THD.stride(2)) == (1, 1)
     assert (k_cache.stride()[2:], v_cache.stride()[2:]) == ((size, 1), (value_size, 1))
     if count == 0:
         return

@@ -338,6 +338,7 @@ def paged_attention(
     """The reference's signature and result, from this kernel: one launch a class of sequences."""
     heads, value_size = q_THD.shape[1], v_cache.shape[3]
     out = torch.empty(*q_THD.shape[:2], value_size, dtype=q_THD.dtype, device=q_THD.device)
+    q_THD = q_THD if q_THD.stride(2) == 1 else q_THD.contiguous()
     for one in ragged(batch):
         workspace = Workspace.of(one, heads, value_size, q_THD.device) if one.splits > 1 else None
         launch(q_THD, k_cache, v_cache, one, out, workspace, **how)

@@ -39,8 +39,8 @@ def check(dtype: torch.dtype, stored: torch.dtype, device: str) -> None:
         name: cache.transpose(0, 1).clone().transpose(0, 1) for name, cache in scales.items()
     }
     slots = torch.tensor(SLOTS, device=device)
-    triton.kv_write(k, v, *ours, slots, **scales)
-    reference.kv_write(k, v, *theirs, slots, **their_scales)
+    triton.kv_write(k, v, ours[0], ours[1], slots, **scales)
+    reference.kv_write(k, v, theirs[0], theirs[1], slots, **their_scales)
     for one, other in zip(ours, theirs, strict=True):
         assert torch.equal(as_bits(one), as_bits(other))
     for name, one in scales.items():
@@ -94,7 +94,8 @@ def test_a_slot_for_each_head(stored: torch.dtype) -> None:
         reference.kv_write(
             k[:, of],
             v[:, of],
-            *(cache[:, of] for cache in expected),
+            expected[0][:, of],
+            expected[1][:, of],
             slots[:, head],
             **{name: one[:, of] for name, one in expected_scales.items()},
         )
