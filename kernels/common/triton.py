@@ -56,6 +56,55 @@ def stored(elements, TYPE: tl.constexpr, FP8: tl.constexpr):
 
 
 @triton.jit
+def logits(s, scale, softcap, SOFTCAP: tl.constexpr):
+    """Products of queries and keys, scaled and capped, to base 2."""
+    if SOFTCAP:
+        e = tl.exp2(s * (scale * 2.0 * LOG2_E / softcap))
+        s = (softcap * LOG2_E) * (1.0 - 2.0 / (e + 1.0))
+    else:
+        s *= scale * LOG2_E
+    return s
+
+
+@triton.jit
+def sees(
+    n,
+    held_N,
+    token_M,
+    place_M,
+    valid_M,
+    root,
+    start,
+    words,
+    tree,
+    tree_words_ptr,
+    tree_depths_ptr,
+    window,
+    WINDOW: tl.constexpr,
+    TREES: tl.constexpr,
+):
+    """Which rows see which keys `n`; see `PagedBatch` and `Trees` for what a row and a tree are.
+
+    token_M: a row's number in its sequence; place_M: how far it is from the root. root: the key of
+    row 0. start: the sequence's first row in its class. tree: where its words are, `words` a row.
+    """
+    seen_MN = held_N[None, :] & (n[None, :] <= root + token_M[:, None])
+    place_N = n - root
+    if TREES:
+        drafted_N = held_N & (place_N >= 0) & (tree >= 0)
+        word_MN = tl.load(
+            tree_words_ptr + tree + (token_M * words)[:, None] + (place_N // 32)[None, :],
+            mask=valid_M[:, None] & drafted_N[None, :],
+            other=-1,
+        )
+        seen_MN &= ((word_MN >> (place_N & 31)[None, :]) & 1) != 0
+        place_N = tl.load(tree_depths_ptr + start + place_N, mask=drafted_N, other=place_N)
+    if WINDOW:
+        seen_MN &= place_M[:, None] - place_N[None, :] < window
+    return seen_MN
+
+
+@triton.jit
 def find(starts_ptr, at, count, BLOCK: tl.constexpr):
     """The sequence that block `at` of its rows belongs to, by binary search.
 

@@ -41,13 +41,16 @@ class Trees:
 class Ragged:
     """Sequences of one class. All tensors are int32 on the device.
 
-    `firsts`: [S], the step's row that is the first of a sequence. `starts`: [S + 1], the same
-    counted within the class. `lengths`: [S], keys. `tables`: [S, W] page numbers.
+    `indices`: their numbers in the batch. `firsts`: [S], the step's row that is the first of a
+    sequence. `starts`: [S + 1], the same counted within the class. `lengths`: [S], keys.
+    `tables`: [S, W] page numbers.
     `parts`: [S], where the partial results of a sequence begin: of split i and row r they are at
     parts + i x rows + r; `part_count` of them in all.
+    `keys`, `cells`: [S], the same for arrays of its keys, and of its rows x its keys.
     `splits`: the most that `tables` has room for; 0 where keys are not split.
     """
 
+    indices: list[int]
     rows: int
     firsts: Tensor
     starts: Tensor
@@ -55,6 +58,10 @@ class Ragged:
     tables: Tensor
     parts: Tensor
     part_count: int
+    keys: Tensor
+    key_count: int
+    cells: Tensor
+    cell_count: int
     splits: int
     page_size: int
     trees: Trees | None
@@ -76,19 +83,24 @@ class Ragged:
             row[:count] = batch.tables[i][:count]
         room = tables.shape[1] * batch.page_size
         splits = -(-room // SPLIT_TOKENS) if split else 0
+        cells = counts * lengths
+        assert cells.sum() < 2**31
         partials = counts * np.maximum(1, -(-lengths // SPLIT_TOKENS))
         arrays = [
             firsts,
             np.append(0, counts.cumsum()),
             lengths,
             tables,
-            np.append(0, partials.cumsum())[:-1],
+            _before(partials),
+            _before(lengths),
+            _before(cells),
         ]
         trees = {k: batch.trees[i] for k, i in enumerate(indices) if i in batch.trees}
         if trees:
             arrays += _trees(trees, counts.tolist())
         on_device = _copied(arrays, batch.slots.device)
         return cls(
+            indices=list(indices),
             rows=int(counts.sum()),
             firsts=on_device[0],
             starts=on_device[1],
@@ -96,9 +108,13 @@ class Ragged:
             tables=on_device[3],
             parts=on_device[4],
             part_count=int(partials.sum()),
+            keys=on_device[5],
+            key_count=int(lengths.sum()),
+            cells=on_device[6],
+            cell_count=int(cells.sum()),
             splits=splits,
             page_size=batch.page_size,
-            trees=Trees(starts=on_device[5], words=on_device[6], depths=on_device[7])
+            trees=Trees(starts=on_device[7], words=on_device[8], depths=on_device[9])
             if trees
             else None,
         )
@@ -116,6 +132,11 @@ def ragged(batch: PagedBatch) -> list[Ragged]:
             if indices
         ]
     return batch.derived
+
+
+def _before(counts: np.ndarray) -> np.ndarray:
+    """How many there are before each."""
+    return counts.cumsum() - counts
 
 
 def _trees(parents: dict[int, list[int]], counts: list[int]) -> list[np.ndarray]:

@@ -28,20 +28,30 @@ class Tiles:
         """
         bytes_of_key = power_of_2(size, 16) * dtype.itemsize
         wide = dtype == torch.float32
-        if wide:
-            most = 64 if bytes_of_key <= 512 else 32
-        else:
-            most = 128 if bytes_of_key <= 256 and not split else 64
+        most = 32 if wide else 128 if bytes_of_key <= 256 and not split else 64
         block_m = min(most, power_of_2(4 * group, 16)) if split else most
         block_m = max(block_m, power_of_2(group, 16))
         if wide:
             block_n, warps = 16, 8 if block_m > 16 else 4
         else:
-            block_n, warps = 64 if bytes_of_key <= 256 else 32, 8 if block_m > 64 else 4
+            block_n = 64 if bytes_of_key <= 256 else 32
+            warps = 8 if block_m > 64 or not split else 4
         return cls(
             block_m=block_m,
             block_n=block_n,
             warps=warps,
+            stages=3 if bytes_of_key <= 256 else 2,
+        )
+
+    @classmethod
+    def of_mass(cls, *, group: int, size: int, dtype: torch.dtype) -> "Tiles":
+        """For `prompt_mass`: a tile of keys that stays, and blocks of rows that pass by."""
+        bytes_of_key = power_of_2(size, 16) * dtype.itemsize
+        wide = dtype == torch.float32
+        return cls(
+            block_m=max(16 if wide else 64, power_of_2(group, 16)),
+            block_n=16 if wide else 128 if bytes_of_key <= 256 else 64,
+            warps=4,
             stages=3 if bytes_of_key <= 256 else 2,
         )
 

@@ -21,7 +21,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..batch import PagedBatch
-from ..common.triton import LOG2_E, dot, factor, find, rounded, stored
+from ..common.triton import LOG2_E, dot, factor, find, logits, rounded, sees, stored
 from ..merge_splits.triton import merge
 from ..quantise import as_bits
 from .ragged import SPLIT_TOKENS, Ragged, ragged
@@ -43,6 +43,8 @@ def attend(
     k_scales_ptr,
     v_scales_ptr,
     sinks_ptr,
+    scores_ptr,
+    cells_ptr,
     tree_starts_ptr,
     tree_words_ptr,
     tree_depths_ptr,
@@ -71,6 +73,7 @@ def attend(
     WINDOW: tl.constexpr,
     SINKS: tl.constexpr,
     TREES: tl.constexpr,
+    SCORES: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr,
@@ -80,6 +83,7 @@ def attend(
     """Rows of one block over the keys of one split (SPLIT; 0: all of them).
 
     PARTIAL: writes float32 partials and their log-sum-exps; else results, in the rows' dtype.
+    SCORES: writes each row's logits too, of the keys up to the block's last row.
     """
     BLOCK_Q: tl.constexpr = BLOCK_M // GROUP
     TYPE: tl.constexpr = q_ptr.dtype.element_ty
@@ -111,6 +115,7 @@ def attend(
     # Of a draft's row its depth, of any other one its number, counts from the root.
     place_M = token_M
     tree = -1
+    words = 0
     lowest = row
     if TREES:
         tree = tl.load(tree_starts_ptr + sequence)
@@ -133,6 +138,10 @@ def attend(
         max_M = tl.where(split == 0, sink_M, max_M)
         sum_M = tl.where(split == 0, 1.0, sum_M)
     acc_MV = tl.zeros([BLOCK_M, BLOCK_V], tl.float32)
+    heads = tl.num_programs(1) * GROUP
+    if SCORES:
+        cell = tl.load(cells_ptr + sequence).to(tl.int64) * heads
+        scores_at_M = cell + (token_M * heads + head_M).to(tl.int64) * length
     table_ptr = tables_ptr + sequence * table_width
     k_ptr += kv_head.to(tl.int64) * k_head
     v_ptr += kv_head.to(tl.int64) * v_head
@@ -164,26 +173,29 @@ def attend(
             v_NV = factor(stored(v_NV, tl.float32, FP8) * v_scale_N[:, None], TYPE)
         else:
             v_NV = stored(v_NV, TYPE, FP8)
-        if SOFTCAP:
-            e_MN = tl.exp2(s_MN * (scale * 2.0 * LOG2_E / softcap))
-            s_MN = (softcap * LOG2_E) * (1.0 - 2.0 / (e_MN + 1.0))
-        else:
-            s_MN *= scale * LOG2_E
-
-        seen_MN = held_N[None, :] & (n[None, :] <= root + token_M[:, None])
-        place_N = n - root
-        if TREES:
-            drafted_N = held_N & (place_N >= 0) & (tree >= 0)
-            word_MN = tl.load(
-                tree_words_ptr + tree + (token_M * words)[:, None] + (place_N // 32)[None, :],
-                mask=valid_M[:, None] & drafted_N[None, :],
-                other=-1,
+        seen_MN = sees(
+            n,
+            held_N,
+            token_M,
+            place_M,
+            valid_M,
+            root,
+            start,
+            words,
+            tree,
+            tree_words_ptr,
+            tree_depths_ptr,
+            window,
+            WINDOW,
+            TREES,
+        )
+        s_MN = tl.where(seen_MN, logits(s_MN, scale, softcap, SOFTCAP), float("-inf"))
+        if SCORES:
+            tl.store(
+                scores_ptr + scores_at_M[:, None] + n[None, :],
+                s_MN,
+                mask=valid_M[:, None] & held_N[None, :],
             )
-            seen_MN &= ((word_MN >> (place_N & 31)[None, :]) & 1) != 0
-            place_N = tl.load(tree_depths_ptr + start + place_N, mask=drafted_N, other=place_N)
-        if WINDOW:
-            seen_MN &= place_M[:, None] - place_N[None, :] < window
-        s_MN = tl.where(seen_MN, s_MN, float("-inf"))
 
         new_max_M = tl.maximum(max_M, tl.max(s_MN, 1))
         base_M = tl.where(new_max_M == float("-inf"), 0.0, new_max_M)
@@ -197,7 +209,6 @@ def attend(
     sum_M = tl.where(some_M, sum_M, 1.0)
     out_MV = acc_MV / sum_M[:, None]
     lse_M = tl.where(some_M, max_M + tl.log2(sum_M), float("-inf"))
-    heads = tl.num_programs(1) * GROUP
     if PARTIAL:
         at_M = (tl.load(parts_ptr + sequence) + split * rows + token_M).to(tl.int64)
     else:
@@ -241,12 +252,14 @@ def launch(
     k_scales: Tensor | None = None,
     v_scales: Tensor | None = None,
     lse_TH: Tensor | None = None,
+    scores: Tensor | None = None,
     tiles: Tiles | None = None,
 ) -> None:
     """Attention of one class's rows, into theirs of `out_THV`; arguments as the reference has them.
 
     Never waits for the device; what is launched depends on shapes alone.
     workspace: needed where `of.splits` is above 1. lse_TH: float32, for base-2 log-sum-exps.
+    scores: float32 `[of.cell_count x H]`, for logits to base 2 (`../scored_attention`).
     """
     _, heads, size = q_THD.shape
     kv_heads, page, value_size = v_cache.shape[1:]
@@ -278,6 +291,8 @@ def launch(
         k_scales,
         v_scales,
         sinks_H,
+        scores,
+        of.cells,
         None if trees is None else trees.starts,
         None if trees is None else trees.words,
         None if trees is None else trees.depths,
@@ -306,6 +321,7 @@ def launch(
         WINDOW=window is not None,
         SINKS=sinks_H is not None,
         TREES=trees is not None,
+        SCORES=scores is not None,
         BLOCK_M=tiles.block_m,
         BLOCK_N=tiles.block_n,
         BLOCK_D=power_of_2(size, 16),

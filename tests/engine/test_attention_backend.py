@@ -1,5 +1,7 @@
 """`--attention-backend triton` in Triton's interpreter: the same text as torch's kernels give."""
 
+from typing import Any
+
 import pytest
 
 from penstock import SamplingParams
@@ -12,11 +14,12 @@ pytest.importorskip("triton")
 
 PARAMS = SamplingParams(max_tokens=6, temperature=0, ignore_eos=True)
 SEEDED = SamplingParams(max_tokens=6, temperature=1.0, seed=3, ignore_eos=True, n=2)
+TREES: dict[str, Any] = {"lookahead": {"window": 3, "ngram": 3, "adaptive": False}}
 JOBS = [
     Job(prompt=[7 + 5 * i % 290 for i in range(90)], params=PARAMS),
     Job(prompt=[9, 11, 9, 11, 9, 11, 9], params=PARAMS, decoding={"ngram": {"window": 4}}),
     Job(prompt=list(range(20, 50)), params=SEEDED),
-    Job(prompt=[31, 8] * 5, params=PARAMS, decoding={"lookahead": {}}),
+    Job(prompt=[31, 8] * 5, params=PARAMS, decoding=TREES),
     Job(prompt=list(range(60, 90)), params=PARAMS, kv_cache={"h2o": {"heavy": 6, "recent": 6}}),
 ]
 
@@ -26,7 +29,6 @@ JOBS = [
     ("kind", "cache"),
     [
         ("llama", "auto"),
-        ("llama", "int8"),
         ("llama", "fp8"),
         ("gemma2", "auto"),
         ("gpt_oss", "auto"),
@@ -39,7 +41,7 @@ def test_the_same_tokens(
     used: list[PagedStep] = []
     make = PagedStep.__init__
 
-    def noted(self: PagedStep, **fields: object) -> None:
+    def noted(self: PagedStep, **fields: Any) -> None:
         make(self, **fields)
         used.append(self)
 

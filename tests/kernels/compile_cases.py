@@ -9,6 +9,7 @@ from penstock.kernels.batch import PagedBatch
 from penstock.kernels.kv_write import triton as writing
 from penstock.kernels.paged_attention import triton as attention
 from penstock.kernels.quantise import LARGEST
+from penstock.kernels.scored_attention import triton as scoring
 
 Stand = Callable[[Any], Any]
 """Puts a recorder in a kernel's place."""
@@ -55,6 +56,42 @@ def _attention(
     return call
 
 
+def _scored(
+    votes: bool,
+    *,
+    size: int,
+    dtype: torch.dtype = torch.bfloat16,
+    stored: torch.dtype | None = None,
+    **how: Any,
+) -> Callable[[Stand], None]:
+    def call(stand: Stand) -> None:
+        rows, keys, group = 512 if votes else 1, 4096, 4
+        shape = 2, keys // PAGE, PAGE, size
+        cache = torch.empty(*shape, dtype=stored or dtype).transpose(0, 1)
+        if stored in LARGEST:
+            scales = torch.empty(2, keys // PAGE, PAGE, 1).transpose(0, 1)
+            how.update(k_scales=scales, v_scales=scales)
+        batch = PagedBatch(
+            page_size=PAGE,
+            query_starts=[0, rows],
+            kv_lengths=[keys],
+            tables=[list(range(keys // PAGE))],
+            slots=torch.zeros(rows, dtype=torch.int64),
+        )
+        kernels = attention.attend, attention.merge, scoring.masses, scoring.prompt_mass
+        attention.attend, attention.merge = stand(kernels[0]), stand(kernels[1])
+        scoring.masses, scoring.prompt_mass = stand(kernels[2]), stand(kernels[3])
+        try:
+            q = torch.empty(rows, 2 * group, size, dtype=dtype)
+            votes_T = torch.empty(rows) if votes else None
+            how["scale"] = 0.1
+            scoring.paged_scored_attention(q, cache, cache, batch, votes_T=votes_T, **how)
+        finally:
+            attention.attend, attention.merge, scoring.masses, scoring.prompt_mass = kernels
+
+    return call
+
+
 def _write(stored: torch.dtype = torch.bfloat16) -> Callable[[Stand], None]:
     def call(stand: Stand) -> None:
         cache = torch.empty(2, 64, PAGE, 128, dtype=stored).transpose(0, 1)
@@ -96,6 +133,13 @@ CASES: dict[str, Callable[[Stand], None]] = {
     "tree-group-8": _attention(16, group=8, size=128, tree=True, window=4096),
     "prompt-fp8": _attention(512, group=8, size=128, stored=torch.float8_e4m3fn),
     "prompt-int8": _attention(512, group=4, size=128, stored=torch.int8),
+    "scores-128": _scored(False, size=128),
+    "scores-fp8": _scored(False, size=128, stored=torch.float8_e4m3fn),
+    "mass-128": _scored(True, size=128),
+    "mass-256": _scored(True, size=256, softcap=50.0, window=4096),
+    "mass-float32": _scored(True, size=128, dtype=torch.float32),
+    "mass-float32-256": _scored(True, size=256, dtype=torch.float32),
+    "mass-fp8": _scored(True, size=128, stored=torch.float8_e4m3fn),
     "write": _write(),
     "write-int8": _write(torch.int8),
     "write-fp8": _write(torch.float8_e4m3fn),
