@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from penstock.kernels.batch import PagedBatch
+from penstock.kernels.evict import triton as evicting
 from penstock.kernels.kv_write import triton as writing
 from penstock.kernels.paged_attention import triton as attention
 from penstock.kernels.quantise import LARGEST
@@ -108,6 +109,23 @@ def _write(stored: torch.dtype = torch.bfloat16) -> Callable[[Stand], None]:
     return call
 
 
+def _evict(stand: Stand) -> None:
+    kernel = evicting.choose
+    evicting.choose = stand(kernel)
+    try:
+        one = torch.zeros(4, dtype=torch.int32)
+        evicting.evict(
+            torch.zeros(4, 2, 4096),
+            torch.zeros(4, 2, 4096, dtype=torch.int32),
+            *(one, one, one),
+            torch.zeros(4, 4096 // PAGE, dtype=torch.int32),
+            torch.zeros(4, 2, dtype=torch.int64),
+            page_size=PAGE,
+        )
+    finally:
+        evicting.choose = kernel
+
+
 CASES: dict[str, Callable[[Stand], None]] = {
     "decode-128": _attention(1, group=4, size=128),
     "decode-64-group-7": _attention(1, group=7, size=64),
@@ -140,6 +158,7 @@ CASES: dict[str, Callable[[Stand], None]] = {
     "mass-float32": _scored(True, size=128, dtype=torch.float32),
     "mass-float32-256": _scored(True, size=256, dtype=torch.float32),
     "mass-fp8": _scored(True, size=128, stored=torch.float8_e4m3fn),
+    "evict": _evict,
     "write": _write(),
     "write-int8": _write(torch.int8),
     "write-fp8": _write(torch.float8_e4m3fn),
