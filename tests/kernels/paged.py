@@ -4,7 +4,9 @@ Shape suffixes: T rows, H query heads, K KV heads, L keys, D head size.
 """
 
 import random
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -174,3 +176,26 @@ def seen_keys(
         seen = list(range(root + row + 1))
     own = position_of[root + row]
     return [key for key in seen if case.window is None or own - position_of[key] < case.window]
+
+
+def called(
+    kernel: Callable[..., Any], case: Case, data: Data, device: str = "cpu", **more: Any
+) -> Any:
+    """What a kernel makes of a case on a device."""
+    return kernel(
+        data.q_THD.to(device),
+        moved(data.k_cache, device),
+        moved(data.v_cache, device),
+        replace(data.batch, slots=data.batch.slots.to(device)),
+        scale=case.scale,
+        window=case.window,
+        softcap=case.softcap,
+        sinks_H=None if data.sinks_H is None else data.sinks_H.to(device),
+        **{name: moved(scales, device) for name, scales in data.scales.items()},
+        **more,
+    )
+
+
+def moved(cache: Tensor, device: str) -> Tensor:
+    """A copy, stored head by head there too."""
+    return cache.transpose(0, 1).contiguous().to(device).transpose(0, 1)

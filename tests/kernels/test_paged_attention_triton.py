@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from penstock.kernels.batch import PagedBatch
-from tests.kernels.paged import CASES, Case, Data, dense, make
+from tests.kernels.paged import CASES, Case, Data, called, dense, make, moved
 
 triton = pytest.importorskip("penstock.kernels.paged_attention.triton")
 
@@ -29,31 +29,7 @@ ELSE = ["mixed", "all", "odd-head", "splits", "trees-all"]
 
 
 def attend(case: Case, data: Data, device: str = "cpu") -> Tensor:
-    batch = data.batch
-    sinks = data.sinks_H
-    return triton.paged_attention(
-        data.q_THD.to(device),
-        moved(data.k_cache, device),
-        moved(data.v_cache, device),
-        PagedBatch(
-            page_size=batch.page_size,
-            query_starts=batch.query_starts,
-            kv_lengths=batch.kv_lengths,
-            tables=batch.tables,
-            slots=batch.slots.to(device),
-            trees=batch.trees,
-        ),
-        scale=case.scale,
-        window=case.window,
-        softcap=case.softcap,
-        sinks_H=None if sinks is None else sinks.to(device),
-        **{name: moved(scales, device) for name, scales in data.scales.items()},
-    ).cpu()
-
-
-def moved(cache: Tensor, device: str) -> Tensor:
-    """Stored head by head there too."""
-    return cache.transpose(0, 1).contiguous().to(device).transpose(0, 1)
+    return called(triton.paged_attention, case, data, device).cpu()
 
 
 def check(case: Case, dtype: torch.dtype, stored: torch.dtype | None, device: str = "cpu") -> None:

@@ -1,16 +1,15 @@
 """What keys receive, by the Triton kernels, against the formula in float64."""
 
 import math
-from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
 
-from tests.kernels.paged import Case, Data, make, seen_keys
-from tests.kernels.test_paged_attention_triton import attend, moved
+from tests.kernels.paged import Case, Data, called, make, seen_keys
 
 triton = pytest.importorskip("penstock.kernels.scored_attention.triton")
+attention = pytest.importorskip("penstock.kernels.paged_attention.triton")
 
 MIXED = ((1, 1), (1, 63), (5, 20), (1, 300))
 SCORED = {
@@ -53,19 +52,13 @@ def weights(case: Case, data: Data) -> list[Tensor]:
 def scored(
     case: Case, data: Data, votes_T: Tensor | None, device: str = "cpu"
 ) -> tuple[Tensor, list[Tensor]]:
-    out, found = triton.paged_scored_attention(
-        data.q_THD.to(device),
-        moved(data.k_cache, device),
-        moved(data.v_cache, device),
-        replace(data.batch, slots=data.batch.slots.to(device)),
-        votes_T=None if votes_T is None else votes_T.to(device),
-        scale=case.scale,
-        window=case.window,
-        softcap=case.softcap,
-        sinks_H=None if data.sinks_H is None else data.sinks_H.to(device),
-        **{name: moved(scales, device) for name, scales in data.scales.items()},
-    )
+    votes_T = None if votes_T is None else votes_T.to(device)
+    out, found = called(triton.paged_scored_attention, case, data, device, votes_T=votes_T)
     return out.cpu(), [one.cpu() for one in found]
+
+
+def attend(case: Case, data: Data) -> Tensor:
+    return called(attention.paged_attention, case, data)
 
 
 @EACH
