@@ -33,6 +33,9 @@ serve: setup ## serve the embedded model on 127.0.0.1:8000 (ARGS="MODEL --flags"
 test: setup ## run the tests (ARGS="tests/engine -k seeded" for some)
 	$(BIN)/pytest $(ARGS)
 
+gpu: setup ## run the tests that need a CUDA device, with compiled kernels
+	TRITON_INTERPRET=0 $(BIN)/pytest -m gpu $(ARGS)
+
 check: setup ## format, lint, types, spelling
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
@@ -99,5 +102,5 @@ clean: ## remove caches and build products; .venv stays
 	rm -rf build dist out .pytest_cache .ruff_cache .hypothesis
 	find . -path ./$(VENV) -prune -o -name __pycache__ -print0 | xargs -0 rm -rf
 
-.PHONY: help setup serve test check format docs bench load nano nano-eval wheel \
+.PHONY: help setup serve test gpu check format docs bench load nano nano-eval wheel \
 	image-deps image-install image-check wheel-check image clean

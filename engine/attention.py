@@ -13,9 +13,8 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
+from ..kernels.backend import TORCH, Kernels
 from ..kernels.batch import PagedBatch
-from ..kernels.kv_write.reference import kv_write
-from ..kernels.paged_attention.reference import paged_attention
 from ..kvcache.store import KVStore, LayerShape
 
 NAME = "penstock"
@@ -43,11 +42,12 @@ class PagedStep:
     """Attention of one step: writes the rows' keys and values, then attends over the pages.
 
     `batch`: the geometry of the ordinary rows; `rows`: int64, which those are where some are
-    `apart`.
+    `apart`. `kernels`: what those run on; rows apart have kernels of their own.
     """
 
     store: KVStore
     batch: PagedBatch
+    kernels: Kernels = TORCH
     rows: Tensor | None = None
     apart: Sequence[Apart] = ()
 
@@ -81,8 +81,9 @@ class PagedStep:
     ) -> Tensor:
         k_cache, v_cache = self.store.keys[layer], self.store.values[layer]
         scales = self.store.scales[layer]
-        kv_write(k_THD, v_THD, k_cache, v_cache, self.batch.slots, **scales)
-        return paged_attention(q_THD, k_cache, v_cache, self.batch, **how, **scales)
+        kernels = self.kernels
+        kernels.kv_write(k_THD, v_THD, k_cache, v_cache, self.batch.slots, **scales)
+        return kernels.paged_attention(q_THD, k_cache, v_cache, self.batch, **how, **scales)
 
 
 class Probe:

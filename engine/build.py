@@ -8,6 +8,7 @@ from typing import Any
 from ..decoding.base import DecodingMethod, SearchLimits, Vocabulary
 from ..decoding.search.budget import Budget
 from ..errors import ConfigurationError
+from ..kernels.backend import choose, load
 from ..kvcache.base import CachePolicy
 from ..kvcache.store import KVStore
 from ..registry import Registry
@@ -45,6 +46,12 @@ def build_engine(config: EngineConfig, clock: Callable[[], float]) -> Built:
     """
     loaded = load_model(config)
     dtype = cache_dtype(config.kv_cache_dtype, loaded.dtype, loaded.device)
+    backend = choose(
+        config.attention_backend,
+        device=loaded.device,
+        dtype=loaded.dtype,
+        head_size=max(max(layer.key_size, layer.value_size) for layer in loaded.layers),
+    )
     pages = pool_pages(
         config,
         loaded.layers,
@@ -62,7 +69,7 @@ def build_engine(config: EngineConfig, clock: Callable[[], float]) -> Built:
     )
     batch_tokens = _batch_tokens(config, loaded)
     engine = Engine(
-        runner=ModelRunner(loaded.model, store, loaded.device),
+        runner=ModelRunner(loaded.model, store, loaded.device, load(backend)),
         store=store,
         prefix_cache=config.prefix_cache,
         max_running=config.max_running,
@@ -82,6 +89,7 @@ def build_engine(config: EngineConfig, clock: Callable[[], float]) -> Built:
         sampling_defaults=loaded.sampling_defaults,
     )
     tokens = pages * config.page_size
+    logger.info("attention backend: %s (%s)", backend.backend, backend.reason)
     logger.info(
         "%s (%s, %.1fM parameters), %s on %s; KV cache in %s: %d tokens, %d bytes each, %d MiB; "
         "%.1f requests of the full context of %d tokens fit at once",

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from ..kernels.backend import TORCH, Kernels
 from ..kernels.batch import PagedBatch, path_mask
 from ..kvcache.keeping import Attended
 from ..kvcache.slot_table import SlotTable
@@ -15,10 +16,13 @@ from .step import Chunk, Step
 class ModelRunner:
     """Runs any transformers decoder over the paged cache, all rows of a step in one pass."""
 
-    def __init__(self, model: nn.Module, store: KVStore, device: torch.device) -> None:
+    def __init__(
+        self, model: nn.Module, store: KVStore, device: torch.device, kernels: Kernels = TORCH
+    ) -> None:
         self._model = model
         self._store = store
         self._device = device
+        self._kernels = kernels
 
     def run(self, step: Step) -> Tensor:
         """Compute a step; writes its keys and values into the cache.
@@ -38,11 +42,12 @@ class ModelRunner:
             slots=self._tensor(rows.slots),
             trees=rows.trees,
         )
-        paged = PagedStep(store=self._store, batch=batch)
+        paged = PagedStep(store=self._store, batch=batch, kernels=self._kernels)
         if rows.apart:
             paged = PagedStep(
                 store=self._store,
                 batch=batch,
+                kernels=self._kernels,
                 rows=self._tensor(rows.ordinary),
                 apart=self._apart(rows.apart),
             )

@@ -10,6 +10,7 @@ own key is written before attention runs, and row j of a sequence sees the keys 
 
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,6 +28,7 @@ class PagedBatch:
     `trees`: of sequences whose rows are a tree, by number of the sequence. Row 0 is its root; entry
     i is the parent of row i + 1, counted without the root, -1 for the root. Such a row sees the
     keys before the root and those on its own path.
+    `derived`: the same as tensors, where kernels want that (`paged_attention/ragged.py`).
     """
 
     page_size: int
@@ -35,6 +37,7 @@ class PagedBatch:
     tables: list[list[int]]
     slots: Tensor
     trees: dict[int, list[int]] = field(default_factory=dict)
+    derived: list[Any] | None = field(default=None, repr=False)
     _spans: list["Span"] | None = field(default=None, repr=False)
     _splits: dict[int, tuple[list["ShortGroup"], list["Span"]]] = field(
         default_factory=dict, repr=False

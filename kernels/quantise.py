@@ -17,7 +17,7 @@ from .batch import ShortGroup, Span
 LARGEST: Final = {torch.int8: 127.0, torch.float8_e4m3fn: 448.0}
 """The types that come with scales, and their largest number."""
 SCALE_DTYPE: Final = torch.float32
-_LEAST: Final = torch.finfo(SCALE_DTYPE).tiny
+LEAST_SCALE: Final = torch.finfo(SCALE_DTYPE).tiny
 
 
 def quantise(rows: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -26,7 +26,7 @@ def quantise(rows: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     Rows of zeros stay zeros.
     """
     rows = rows.to(SCALE_DTYPE)
-    scales = rows.abs().amax(dim=-1, keepdim=True).div_(LARGEST[dtype]).clamp_(min=_LEAST)
+    scales = rows.abs().amax(dim=-1, keepdim=True).div_(LARGEST[dtype]).clamp_(min=LEAST_SCALE)
     elements = rows / scales
     return (elements if dtype.is_floating_point else elements.round_()).to(dtype), scales
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from penstock import __version__
 
 from .command_settings import CommandSettings
-from .doctor_checks import CHECKS
+from .doctor_checks import CHECKS, check_triton, triton_hindrance, usual_device
 
 Row = tuple[str, str]
 _PACKAGES = ("torch", "triton", "transformers", "tokenizers", "fastapi", "uvicorn", "pydantic")
@@ -29,10 +29,14 @@ def run_doctor(settings: DoctorSettings) -> int:
     for name, value in _report():
         write(f"{name:<24} {value}\n")
     failed = 0
-    for name, check in CHECKS.items():
+    hindrance = triton_hindrance()
+    checks = CHECKS if hindrance is not None else {**CHECKS, "triton": check_triton}
+    for name, check in checks.items():
         problem = check()
         failed += problem is not None
         write(f"{'check ' + name:<24} {'ok' if problem is None else 'FAILED: ' + problem}\n")
+    if hindrance is not None:
+        write(f"{'check triton':<24} not run: {hindrance}\n")
     return 1 if failed else 0
 
 
@@ -43,8 +47,18 @@ def _report() -> Iterator[Row]:
     for package in _PACKAGES:
         yield package, _version(package)
     yield from _hardware()
-    yield "kernels", "torch reference (paged_attention, kv_write)"
+    yield "attention backend", _backend()
     yield "embedded model", _embedded()
+
+
+def _backend() -> str:
+    """What `--attention-backend auto` takes for a model of the usual kind."""
+    import torch
+
+    from ..kernels.backend import choose
+
+    choice = choose("auto", device=usual_device(), dtype=torch.bfloat16, head_size=128)
+    return f"{choice.backend} ({choice.reason})"
 
 
 def _version(package: str) -> str:
@@ -67,8 +81,8 @@ def _hardware() -> Iterator[Row]:
             yield f"device cuda:{index}", f"{name}, {free >> 20} of {total >> 20} MiB free"
     else:
         yield "device", "cpu (torch sees no CUDA device)"
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    yield "KV cache dtypes", ", ".join(("auto", *(n for n, d in NAMED.items() if works(d, device))))
+    works_here = (name for name, dtype in NAMED.items() if works(dtype, usual_device()))
+    yield "KV cache dtypes", ", ".join(("auto", *works_here))
     yield "threads", f"{torch.get_num_threads()} of {psutil.cpu_count() or 1} processors"
     memory = psutil.virtual_memory()
     yield "memory", f"{memory.available >> 20} of {memory.total >> 20} MiB free"

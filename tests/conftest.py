@@ -1,5 +1,10 @@
 """Fixtures for all tests: fixed seeds, poisoned memory, and no page left behind."""
 
+import os
+
+# Read when Triton is imported, which transformers does: kernels then run in its interpreter.
+os.environ.setdefault("TRITON_INTERPRET", "1")
+
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +16,16 @@ from penstock.kvcache.pages import PagePool
 from tests.tiny import save_tiny
 
 TinyModel = Callable[[str], Path]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of the GPU need one, and compiled kernels: `make gpu`."""
+    if torch.cuda.is_available() and os.environ["TRITON_INTERPRET"] == "0":
+        return
+    skip = pytest.mark.skip(reason="needs a CUDA device and TRITON_INTERPRET=0: make gpu")
+    for item in items:
+        if item.get_closest_marker("gpu") is not None:
+            item.add_marker(skip)
 
 
 @pytest.fixture(autouse=True)

@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -129,10 +130,12 @@ def test_generate_reads_standard_input(
 def test_doctor(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     assert cli.main(["doctor"]) == 0
     out = capsys.readouterr().out
-    for word in ("torch", "transformers", "device", "threads", "memory", "kernels", "embedded"):
+    for word in ("torch", "transformers", "device", "threads", "memory", "backend", "embedded"):
         assert word in out
     assert "check paged_attention    ok" in out
     assert "check quantised cache    ok" in out
+    assert re.search(r"^check triton +(ok|not run: .+)$", out, re.MULTILINE)
+    assert re.search(r"^attention backend +torch \(.+\)$", out, re.MULTILINE)
     assert re.search(r"^KV cache dtypes +auto, bf16, fp8, int8$", out, re.MULTILINE)
     monkeypatch.setattr(doctor, "CHECKS", {"sums": lambda: "1 + 1 is not 3"})
     assert cli.main(["doctor"]) == 1
@@ -151,6 +154,20 @@ def test_the_kernels_check_sees_a_wrong_kernel(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr("penstock.kernels.paged_attention.reference.paged_attention", poisoned)
     assert doctor_checks.check_paged_attention() is not None
+
+
+def test_the_check_of_triton_sees_a_wrong_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    kernels = pytest.importorskip("penstock.kernels.paged_attention.triton")
+    right = kernels.paged_attention
+
+    def wrong(*args: Any, **how: Any) -> torch.Tensor:
+        return right(*args, **how) * 1.01
+
+    assert doctor_checks.check_triton() is None
+    monkeypatch.setattr(kernels, "paged_attention", wrong)
+    assert doctor_checks.check_triton() is not None
 
 
 def test_the_cache_check_sees_wrong_scales(monkeypatch: pytest.MonkeyPatch) -> None:
