@@ -208,16 +208,6 @@ def test_everything_is_free_wherever_it_is_cancelled(built: Built) -> None:
         assert (stats.running, stats.waiting, stats.pages_in_use) == (0, 0, 0)
 
 
-def test_what_is_freed_last_is_free(built: Built) -> None:
-    def body(context: SearchContext) -> Steps:
-        two = yield Generate(state=context.prompt, count=2, max_tokens=4, keep=True)
-        yield Free(states=tuple(one.state for one in two))
-        return DONE
-
-    searching = with_controller(built, body)
-    Run(searching, search_request(searching, PROMPT, "scripted", ignore_eos=True)).finish()
-
-
 def test_what_is_kept_makes_room_before_anybody_is_preempted(tiny_model: TinyModel) -> None:
     built = build(tiny_model("llama"), kv_cache_memory=16 * 12_288, max_model_len=250)
     long = State(tuple(range(180)))

@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry
 
 from penstock import LLM, SamplingParams
 from penstock.decoding.base import SearchContext
-from penstock.decoding.search.operations import Answer, Evaluate, Outcome
+from penstock.decoding.search.operations import Answer, Evaluate, Free, Generate, Outcome
 from penstock.engine.async_engine import AsyncEngine
 from penstock.engine.config import EngineConfig
 from penstock.engine.evaluators import Evaluator
@@ -230,6 +230,19 @@ def test_stopping_ends_searches_with_an_error(serve: Callable[..., None]) -> Non
         await engine.stop(0.0)
         with pytest.raises(UnavailableError):
             await read(running)
+
+    serve(task)
+
+
+def test_what_is_freed_last_is_free(serve: Callable[..., None]) -> None:
+    def body(context: SearchContext) -> Steps:
+        two = yield Generate(state=context.prompt, count=2, max_tokens=4, keep=True)
+        yield Free(states=tuple(one.state for one in two))
+        return Outcome(answers=())
+
+    async def task(engine: AsyncEngine) -> None:
+        scripted(engine, body)
+        assert await read(engine.submit(search(engine, "s", "scripted"))) == [""]
 
     serve(task)
 
