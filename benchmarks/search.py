@@ -54,7 +54,7 @@ METHODS: Final[dict[str, dict[str, Any]]] = {
     **{f"best of {n}": _best_of(n) for n in (4, 16, 64)},
     **{f"tot b={b}": _tot(breadth=b) for b in (1, 2, 5)},
     "tot b=5, logprob": _tot(breadth=5, evaluate="logprob"),
-    "tot b=5, dfs": _tot(algorithm="dfs"),
+    "tot dfs": _tot(algorithm="dfs"),
 }
 """Fields of the request, by the name of the method; in a chat whose user says "Solve it."."""
 

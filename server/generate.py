@@ -90,14 +90,14 @@ def run_generate(settings: GenerateSettings) -> int:
 async def _stream(engine: AsyncEngine, settings: GenerateSettings, prompt: str) -> None:
     tokenizer = engine.tokenizer
     as_chat = settings.chat or (not settings.raw and tokenizer.hf.chat_template is not None)
+    messages = [{"role": "user", "content": prompt}]
     request = engine.intake.prepare(
         request_id="generate",
-        prompt=(
-            tokenizer.render_chat([{"role": "user", "content": prompt}]) if as_chat else prompt
-        ),
+        prompt=tokenizer.render_chat(messages) if as_chat else prompt,
         params=settings.sampling,
         add_special_tokens=not as_chat,
         decoding=settings.decoding,
+        conversation=messages if as_chat else None,
     )
     engine.start()
     reading = asyncio.create_task(_show_reading(engine, len(request.prompt_ids)))
