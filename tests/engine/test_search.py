@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from penstock import LLM, SamplingParams
 from penstock.decoding.base import SearchContext
@@ -22,11 +21,9 @@ from penstock.decoding.search.operations import (
     State,
 )
 from penstock.engine.build import Built
-from penstock.errors import RequestError
 from tests.conftest import TinyModel
 from tests.engine.jobs import build
 from tests.engine.searches import Run, Steps, search_request, with_controller
-from tests.engine.test_architectures import prompts as token_prompts
 
 PROMPT = "The quick brown fox jumps over the lazy dog"
 DONE = Outcome(answers=())
@@ -208,21 +205,6 @@ def test_everything_is_free_wherever_it_is_cancelled(built: Built) -> None:
         assert (stats.running, stats.waiting, stats.pages_in_use) == (0, 0, 0)
 
 
-def test_what_is_kept_makes_room_before_anybody_is_preempted(tiny_model: TinyModel) -> None:
-    built = build(tiny_model("llama"), kv_cache_memory=16 * 12_288, max_model_len=250)
-    long = State(tuple(range(180)))
-
-    def body(context: SearchContext) -> Steps:
-        yield Generate(state=long, max_tokens=4, keep=True)  # 12 of 16 pages
-        yield Generate(state=context.prompt, max_tokens=180)
-        return DONE
-
-    searching = with_controller(built, body)
-    Run(searching, search_request(searching, PROMPT, "scripted", ignore_eos=True)).finish()
-    stats = built.engine.stats()
-    assert (stats.pages_total, stats.preemptions) == (16, 0)
-
-
 @pytest.mark.parametrize("budget", range(20, 420, 7))
 def test_tokens_never_exceed_their_budget(built: Built, budget: int) -> None:
     """Whatever it is; and what was done within it does not depend on luck."""
@@ -287,25 +269,6 @@ def test_time_ends_a_search(built: Built) -> None:
     (delta,) = run.search.answers()
     assert (delta.text, delta.finish_reason) == ("", "length")
     run.search.close()
-
-
-def test_a_small_pool_changes_nothing(tiny_model: TinyModel) -> None:
-    """Kept keys make room for whoever needs it, and are computed again."""
-
-    def outputs(**settings: Any) -> tuple[dict[tuple[str, int], list[int]], Built]:
-        built = build(tiny_model("llama"), **settings)
-        searching = with_controller(built, tree)
-        run = Run(searching, search_request(searching, PROMPT, "scripted", ignore_eos=True))
-        run.finish()
-        joined: dict[tuple[str, int], list[int]] = {}
-        for output in run.outputs:
-            joined.setdefault((output.request_id, output.index), []).extend(output.token_ids)
-        return joined, built
-
-    roomy, _ = outputs()
-    tight, built = outputs(kv_cache_memory=16 * 12_288, max_model_len=128)
-    assert built.engine.pool.count == 16
-    assert tight == roomy
 
 
 @pytest.mark.parametrize(
@@ -389,103 +352,3 @@ def test_a_full_context_ends_a_thought(built: Built) -> None:
     assert found[2] == ()
     assert found[3] == (-math.inf, -math.inf)
     assert all(-math.inf < score < 0 for score in found[4])
-
-
-def reference_beams(
-    folder: Path, prompt: list[int], width: int, penalty: float, early: bool | str
-) -> list[list[int]]:
-    """transformers' own."""
-    from transformers import AutoModelForCausalLM
-
-    model: Any = AutoModelForCausalLM.from_pretrained(
-        folder, attn_implementation="eager", dtype=torch.float32
-    ).eval()
-    ids = torch.tensor([prompt])
-    out = model.generate(
-        ids,
-        attention_mask=torch.ones_like(ids),
-        max_new_tokens=12,
-        num_beams=width,
-        num_return_sequences=width,
-        length_penalty=penalty,
-        early_stopping=early,
-        do_sample=False,
-        eos_token_id=list(EOS_IDS),
-        pad_token_id=EOS_IDS[0],
-    )
-    answers: list[list[int]] = []
-    for row in out[:, len(prompt) :].tolist():
-        end = next((i + 1 for i, token in enumerate(row) if token in EOS_IDS), len(row))
-        answers.append(row[:end])
-    return answers
-
-
-EOS_IDS = (300, 17, 101, 230)
-"""Several, so that beams of a random model end."""
-
-
-@pytest.mark.parametrize("kind", ["llama", "qwen2", "gpt2", "mixtral"])
-@pytest.mark.parametrize(
-    ("width", "penalty", "early"),
-    [(1, 1.0, False), (2, 1.0, True), (4, 0.0, False), (4, 2.0, False), (3, 1.0, "never")],
-)
-def test_beams_equal_those_of_transformers(
-    kind: str, width: int, penalty: float, early: bool | str, tiny_model: TinyModel
-) -> None:
-    if width == 1:  # transformers takes one beam for greedy decoding
-        early = False
-    folder = tiny_model(kind)
-    built = build(folder)
-    for prompt in token_prompts()[:4]:
-        request = search_request(
-            built,
-            prompt,
-            {"beam": {"width": width, "length_penalty": penalty, "early_stop": early}},
-            n=width,
-            max_tokens=12,
-            stop_token_ids=list(EOS_IDS),
-        )
-        found = [list(delta.token_ids) for delta in Run(built, request).finish()]
-        assert found == reference_beams(folder, prompt, width, penalty, early)
-
-
-def test_best_of_gives_the_best(built: Built) -> None:
-    request = search_request(built, PROMPT, {"best_of": {"n": 6}}, n=2, ignore_eos=True)
-    run = Run(built, request)
-    answers = run.finish()
-    nodes = run.search.trace.nodes
-    ranked = sorted(nodes, key=lambda node: -(node.value or 0))
-    assert [delta.text for delta in answers] == [node.text for node in ranked[:2]]
-    assert {node.status for node in ranked[:2]} == {"answer"}
-    assert run.search.usage.thoughts == 6
-
-
-@pytest.mark.parametrize(
-    ("decoding", "fields", "param"),
-    [
-        ({"beam": {"width": 2}}, {"n": 3}, "n"),
-        ({"best_of": {"n": 2}}, {"n": 3}, "n"),
-        ({"beam": {}}, {"max_tokens": 0}, "max_tokens"),
-        ({"beam": {"budget": {"thoughts": 10**5}}}, {}, "decoding.beam.budget.thoughts"),
-        ({"beam": {"budget": {"sequences": 99}}}, {}, "decoding.beam.budget.sequences"),
-        ({"best_of": {"budget": {"thoughts": 3}}}, {}, "decoding.best_of.n"),
-        (
-            {"best_of": {"budget": {"sequences": 1}}, "cfg": {}},
-            {},
-            "decoding.best_of.budget.sequences",
-        ),
-        ({"best_of": {"rank": "evaluator", "evaluator": "x"}}, {}, "decoding.best_of.evaluator"),
-    ],
-)
-def test_what_cannot_work_is_refused(
-    built: Built, decoding: Any, fields: dict[str, Any], param: str
-) -> None:
-    with pytest.raises(RequestError) as error:
-        search_request(built, PROMPT, decoding, **fields)
-    assert error.value.param == param
-
-
-def test_beams_and_eviction_are_refused_together(built: Built) -> None:
-    with pytest.raises(RequestError, match=r"token by token") as error:
-        search_request(built, PROMPT, "beam", kv_cache="h2o")
-    assert error.value.param == "kv_cache.h2o"
