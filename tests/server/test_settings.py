@@ -69,6 +69,10 @@ def test_every_engine_setting_is_a_flag_and_a_variable(monkeypatch: pytest.Monke
         "chunk_tokens": ("9", 9),
         "max_queued_requests": ("5", 5),
         "max_queued_tokens": ("55", 55),
+        "search_thoughts": ("50", 50),
+        "search_sequences": ("3", 3),
+        "search_tokens": ("5000", 5000),
+        "search_seconds": ("2.5", 2.5),
         "threads": ("1", 1),
         "engine_in": ("process", "process"),
         "stall_s": ("3.5", 3.5),
@@ -237,6 +241,30 @@ def test_presets_of_a_flag_replace_those_of_the_file(tmp_path: Path) -> None:
     flag = ["--presets", '{"fast": {"decoding": {"ngram": {}}}}']
     settings = read_settings(ServeSettings, ["--config", str(file), *flag], program="test")
     assert {name: one.decoding for name, one in settings.presets.items()} == {"fast": {"ngram": {}}}
+
+
+def test_evaluators_come_from_the_file_and_keep_their_keys_to_themselves(tmp_path: Path) -> None:
+    file = tmp_path / "penstock.yaml"
+    judge = '{url: "http://localhost:9000/score", retries: 5, on_failure: neutral, api_key: hidden}'
+    file.write_text(f"evaluators: {{judge: {judge}}}")
+    settings = read_settings(ServeSettings, ["--config", str(file)], program="test")
+    assert settings.evaluators["judge"].retries == 5
+    assert str(settings.evaluators["judge"].url) == "http://localhost:9000/score"
+    assert "hidden" not in repr(settings) + settings.model_dump_json()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"judge": {"url": "file:///etc/passwd"}}', r"--evaluators\.judge\.url"),
+        ('{"judge": {}}', r"--evaluators\.judge\.url"),
+        ('{"judge": {"url": "http://a", "timeout_s": 0}}', r"--evaluators\.judge\.timeout_s"),
+        ('{"judge": {"url": "http://a", "retries": 11}}', r"--evaluators\.judge\.retries"),
+    ],
+)
+def test_evaluators_that_are_wrong_are_named(text: str, message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        read_settings(ServeSettings, ["--evaluators", text], program="test")
 
 
 @pytest.mark.parametrize(
