@@ -30,8 +30,10 @@ $(STAMP): pyproject.toml constraints.txt
 serve: setup ## serve the embedded model on 127.0.0.1:8000 (ARGS="MODEL --flags" for others)
 	@$(BIN)/penstock serve $(ARGS)
 
-test: setup ## run the tests (ARGS="tests/engine -k seeded" for some)
-	$(BIN)/pytest $(ARGS)
+WORKERS ?= 2
+
+test: setup ## run the tests in two processes (ARGS="tests/engine -k seeded" for some; WORKERS=0)
+	$(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile $(ARGS)
 
 gpu: setup ## run the tests that need a CUDA device, with compiled kernels
 	TRITON_INTERPRET=0 $(BIN)/pytest -m gpu $(ARGS)
