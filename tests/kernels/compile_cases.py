@@ -11,6 +11,8 @@ from penstock.kernels.kv_write import triton as writing
 from penstock.kernels.paged_attention import triton as attention
 from penstock.kernels.quantise import LARGEST
 from penstock.kernels.scored_attention import triton as scoring
+from penstock.kernels.sparse_prefill import triton as sparse
+from penstock.kernels.sparse_prefill.labels import Labels
 
 Stand = Callable[[Any], Any]
 """Puts a recorder in a kernel's place."""
@@ -93,6 +95,28 @@ def _scored(
     return call
 
 
+def _sparse(
+    own: bool, *, group: int, size: int, dtype: torch.dtype = torch.bfloat16
+) -> Callable[[Stand], None]:
+    def call(stand: Stand) -> None:
+        rows = 512
+        kernel = sparse.attend_lists
+        sparse.attend_lists = stand(kernel)
+        try:
+            labels = Labels(
+                queries_TH=torch.zeros(rows, 2 * group, dtype=torch.int32),
+                keys_KL=torch.zeros(2, rows, dtype=torch.int32),
+                own=own,
+            )
+            q = torch.empty(rows, 2 * group, size, dtype=dtype)
+            keys = torch.empty(2, rows, size, dtype=dtype)
+            sparse.sparse_prefill(q, keys, keys, labels, scale=0.1)
+        finally:
+            sparse.attend_lists = kernel
+
+    return call
+
+
 def _write(stored: torch.dtype = torch.bfloat16) -> Callable[[Stand], None]:
     def call(stand: Stand) -> None:
         cache = torch.empty(2, 64, PAGE, 128, dtype=stored).transpose(0, 1)
@@ -158,6 +182,14 @@ CASES: dict[str, Callable[[Stand], None]] = {
     "mass-float32": _scored(True, size=128, dtype=torch.float32),
     "mass-float32-256": _scored(True, size=256, dtype=torch.float32),
     "mass-fp8": _scored(True, size=128, stored=torch.float8_e4m3fn),
+    "sparse-kept-128": _sparse(False, group=4, size=128),
+    "sparse-kept-64": _sparse(False, group=7, size=64),
+    "sparse-kept-float32": _sparse(False, group=4, size=128, dtype=torch.float32),
+    "sparse-hashed-128": _sparse(True, group=4, size=128),
+    "sparse-hashed-80": _sparse(True, group=1, size=80, dtype=torch.float16),
+    "sparse-hashed-256": _sparse(True, group=2, size=256),
+    "sparse-hashed-float32": _sparse(True, group=4, size=128, dtype=torch.float32),
+    "sparse-hashed-float32-256": _sparse(True, group=2, size=256, dtype=torch.float32),
     "evict": _evict,
     "write": _write(),
     "write-int8": _write(torch.int8),
