@@ -33,8 +33,9 @@ serve: setup ## serve the embedded model on 127.0.0.1:8000 (ARGS="MODEL --flags"
 test: setup ## run the tests (ARGS="tests/engine -k seeded" for some)
 	$(BIN)/pytest $(ARGS)
 
-gpu: setup ## run the tests that need a CUDA device, with compiled kernels
+gpu: setup ## on a CUDA device: run the tests that need one, then time the compiled kernels
 	TRITON_INTERPRET=0 $(BIN)/pytest -m gpu $(ARGS)
+	TRITON_INTERPRET=0 $(BIN)/python benchmarks/kernels.py
 
 check: setup ## format, lint, types, spelling
 	$(BIN)/ruff format --check
