@@ -13,7 +13,7 @@ from penstock.engine import build as building
 from penstock.kernels import backend
 from penstock.kernels.backend import Choice, Kernels
 from tests.conftest import TinyModel
-from tests.engine.jobs import Job, build, run
+from tests.engine.jobs import Answer, Job, build, run
 from tests.engine.test_drafting import tokens
 from tests.engine.test_eviction import with_policy
 from tests.engine.test_eviction_oracle import PROMPTS, RULES, by_engine, naive
@@ -27,7 +27,7 @@ GUESSED: dict[str, Any] = {"jacobi": {"window": 3, "adaptive": False}}
 
 
 def evicting(prompt: list[int], decoding: Any = None, **policy: dict[str, Any]) -> Job:
-    return Job(prompt=prompt, params=PARAMS, decoding=decoding, kv_cache=policy)
+    return Job(prompt=prompt, params=PARAMS, decoding=decoding, kv_cache=policy, logprobs=1)
 
 
 H2O: dict[str, Any] = {"heavy": 6, "recent": 5, "sink": 1, "interval": 1}
@@ -39,7 +39,11 @@ JOBS = [
     evicting(LONG[9:20], window={"recent": 7, "sink": 2, "interval": 3}),
     evicting(LONG[7:20], h2o={**H2O, "score": "mean"}),
     evicting(LONG[8:20], h2o={**H2O, "score": "decay", "half_life": 9}),
-    Job(prompt=LONG[3:20], params=PARAMS),
+    Job(prompt=LONG[3:20], params=PARAMS, logprobs=1),
+]
+OUTGROWN = [
+    evicting(LONG[:40], h2o={**H2O, "sink": 4}),
+    evicting(LONG[:35], window={"recent": 9, "sink": 4, "interval": 1}),
 ]
 
 
@@ -67,6 +71,10 @@ def called(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     return counter
 
 
+def logprobs(answers: list[Answer]) -> list[float]:
+    return [token.logprob for answer in answers for of in answer.logprobs for token in of]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "cache", "jobs"),
@@ -74,7 +82,7 @@ def called(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
         pytest.param("llama", "auto", JOBS, id="llama"),
         pytest.param("llama", "int8", [*JOBS[1:4], JOBS[-1]], id="int8"),
         # Every other layer has a window of its own, which contexts in slots outgrow.
-        pytest.param("gpt_oss", "auto", [evicting(LONG[:40], h2o=H2O), *JOBS[3:5]], id="windows"),
+        pytest.param("gpt_oss", "auto", OUTGROWN, id="windows"),
     ],
 )
 def test_the_same_tokens(
@@ -83,10 +91,12 @@ def test_the_same_tokens(
     """Policies and a full cache in the same steps."""
     settings = {"kv_cache_dtype": cache, "chunk_tokens": 68, "prefix_cache": False}
     folder = save_tiny(kind, tmp_path / kind, num_hidden_layers=2)
-    expected = tokens(run(build(folder, attention_backend="torch", **settings), jobs))
+    expected = run(build(folder, attention_backend="torch", **settings), jobs)
     assert not called
     built = build(folder, attention_backend="triton", **settings)
-    assert tokens(run(built, jobs)) == expected
+    answers = run(built, jobs)
+    assert tokens(answers) == tokens(expected)
+    assert logprobs(answers) == pytest.approx(logprobs(expected), abs=1e-4)
     assert all(called[name] for name in ("kv_write", "paged_attention", "scored_attention"))
     assert called["evict"] > 0
     assert built.engine.pool.in_use == 0
