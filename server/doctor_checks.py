@@ -82,7 +82,7 @@ def check_triton() -> str | None:
         kernels.kv_write(step.k, step.v, k_cache, v_cache, batch.slots)
         out = kernels.paged_attention(step.q, k_cache, v_cache, batch, scale=step.scale)
         found.append(torch.cat([out.flatten(), k_cache.flatten(), v_cache.flatten()]).float())
-    return _compared(*found, step.tolerance)
+    return _compared(found, step.tolerance)
 
 
 def check_triton_scores() -> str | None:
@@ -100,7 +100,7 @@ def check_triton_scores() -> str | None:
             out, weights = kernels.scored_attention(*caches, scale=step.scale, votes_T=votes)
             parts += [out.float(), *weights]
         found.append(torch.cat([part.flatten() for part in parts]))
-    return _compared(*found, step.tolerance)
+    return _compared(found, step.tolerance)
 
 
 def check_triton_evict() -> str | None:
@@ -120,7 +120,7 @@ def check_triton_evict() -> str | None:
         state = [part.to(device, copy=True) for part in (mass, positions, *numbers, tables)]
         kernels.evict(*state, taken, page_size=page)
         found.append(torch.cat([part.flatten().double() for part in (*state[:2], taken)]))
-    return _compared(*found, 0.0)
+    return _compared(found, 0.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,8 +183,9 @@ def _both() -> tuple[Kernels, Kernels]:
     return TORCH, load(Choice(backend="triton", reason="checked"))
 
 
-def _compared(want: torch.Tensor, got: torch.Tensor, tolerance: float) -> str | None:
-    """How far they are apart, where that is too far; a NaN is."""
+def _compared(found: list[torch.Tensor], tolerance: float) -> str | None:
+    """How far two are apart, where that is too far; a NaN is."""
+    want, got = found
     error = ((got - want).abs() / want.abs().clamp(min=1.0)).max().item()
     return None if error <= tolerance else f"off by {error:.2g}, allowed {tolerance:.2g}"
 
