@@ -100,7 +100,8 @@ class ModelRunner:
 
     def _taken(self, keeping: Keeping, table: SlotTable) -> Tensor:
         """Where the next token's key goes, in the victims' places: int64 `[layers, K, 1]`."""
-        if keeping.one_at_a_time:
+        # On torch ranking takes less time: 275 us against 370 for 12 layers of 4 heads, 400 slots.
+        if self._kernels.backend == "triton" and keeping.one_at_a_time:
             pages = table.page_ids(self._device)
             return keeping.begin_row_by(self._kernels.evict, pages, self._store.page_size)
         return table.index(keeping.retention.slots, self._device)[keeping.begin_row()]
