@@ -8,7 +8,7 @@ Then the survivors move to slots of their own, and from there on a new key overw
     victims     2    4                                the next token takes slot 2, the one after 4
 
 A victim is attended until it is overwritten. When all victims are, the next ones are chosen: by
-`kernels/evict` where that has the rule, else by ranks.
+ranks, or by a kernel of `kernels/evict` where the caller has one that knows the rule.
 """
 
 from collections.abc import Callable
