@@ -35,8 +35,9 @@ WORKERS ?= 2
 test: setup ## run the tests in two processes (ARGS="tests/engine -k seeded" for some; WORKERS=0)
 	$(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile $(ARGS)
 
-gpu: setup ## run the tests that need a CUDA device, with compiled kernels
+gpu: setup ## on a CUDA device: run the tests that need one, then time the compiled kernels
 	TRITON_INTERPRET=0 $(BIN)/pytest -m gpu $(ARGS)
+	TRITON_INTERPRET=0 $(BIN)/python benchmarks/kernels.py
 
 check: setup ## format, lint, types, spelling
 	$(BIN)/ruff format --check

@@ -6,9 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..kernels.backend import Kernels
 from ..kernels.batch import PagedBatch, Span
-from ..kernels.kv_write.reference import kv_write
-from ..kernels.paged_attention.reference import paged_attention
 from ..kernels.quantise import read
 from ..kernels.scored_attention.reference import scored_attention
 from ..kvcache.keeping import Attended, Keeping
@@ -17,12 +16,12 @@ from ..kvcache.store import KVStore
 
 @dataclass(slots=True, kw_only=True)
 class ScoredRows:
-    """Rows whose keys still lie where the page table says. `slots`: int64 `[R]`, theirs."""
+    """Rows of one context, whose keys still lie where the page table says: `batch` is theirs."""
 
     rows: slice
     keeping: Keeping
-    span: Span
-    slots: Tensor
+    batch: PagedBatch
+    kernels: Kernels
     attended: Attended
 
     def attend(
@@ -37,77 +36,87 @@ class ScoredRows:
         **how: Any,
     ) -> Tensor:
         """Write, attend, and note what was attended to."""
-        caches = store.keys[layer], store.values[layer]
-        kv_write(k_RKD, v_RKD, *caches, self.slots, **store.scales[layer])
+        caches, scales = (store.keys[layer], store.values[layer]), store.scales[layer]
+        self.kernels.kv_write(k_RKD, v_RKD, *caches, self.batch.slots, **scales)
         self.keeping.note_window(layer, window)
-        seen = self.span.mask(window)[None]
-        if window is None:  # all rows see all keys that were there before them
-            seen = seen[..., -q_RHD.shape[0] :]
-        keys, values = _read(self.span, store, layer, q_RHD.dtype)
-        out, weights = scored_attention(
-            q_RHD, keys, values, seen, votes_R=self.attended.votes, **how
+        out, (weights,) = self.kernels.scored_attention(
+            q_RHD,
+            *caches,
+            self.batch,
+            window=window,
+            votes_T=self.attended.votes,
+            **how,
+            **scales,
         )
         self.attended.weights.append(weights)
         return out
 
 
 @dataclass(slots=True, kw_only=True)
-class SlottedRow:
-    """The newest token of a context in slots, without guesses. `held`: the keys held with it."""
+class SlottedRows:
+    """The newest tokens of contexts in slots, without guesses: each has taken a victim's place.
 
-    keeping: Keeping
+    `contexts`: of each row, its state and where to note what it attended to; either all of them
+    are `scored` or none. `held`: the keys that they hold, their own among them. `slots`: int64
+    `[layers, K, rows]`, where their own go.
+    """
+
+    rows: slice | Tensor
+    contexts: list[tuple[Keeping, Attended]]
+    scored: bool
     held: PagedBatch
-    attended: Attended
+    slots: Tensor
+    kernels: Kernels
 
     def attend(
         self,
         layer: int,
-        q_1HD: Tensor,
+        q_RHD: Tensor,
+        k_RKD: Tensor,
+        v_RKD: Tensor,
         store: KVStore,
         *,
         window: int | None,
         **how: Any,
     ) -> Tensor:
-        """Attend to what is held, which the row's own key is among."""
-        seen = self.keeping.visible(layer, window)
-        scored = self.keeping.retention.score is not None
-        if seen is None and not scored:
-            caches = store.keys[layer], store.values[layer]
-            return paged_attention(q_1HD, *caches, self.held, **how, **store.scales[layer])
-        keys, values = _read(self.held.spans[0], store, layer, q_1HD.dtype)
-        out, weights = scored_attention(q_1HD, keys, values, seen, **how)
-        if scored:
-            self.attended.weights.append(weights[:, 0])
+        """Write all, then attend to what is held."""
+        caches, scales = (store.keys[layer], store.values[layer]), store.scales[layer]
+        self.kernels.kv_write(k_RKD, v_RKD, *caches, self.slots[layer].T, **scales)
+        if window is not None:
+            return self._within(window, layer, q_RHD, store, how)
+        if not self.scored:
+            return self.kernels.paged_attention(q_RHD, *caches, self.held, **how, **scales)
+        out, weights = self.kernels.scored_attention(q_RHD, *caches, self.held, **how, **scales)
+        for (_, attended), weights_K1L in zip(self.contexts, weights, strict=True):
+            attended.weights.append(weights_K1L[:, 0])
         return out
 
-
-@dataclass(slots=True, kw_only=True)
-class SlottedRows:
-    """All rows of a step of that kind: each takes a victim's place before it attends.
-
-    `slots`: int64 `[layers, K, rows]`, where their keys go.
-    """
-
-    rows: slice | Tensor
-    members: list[SlottedRow]
-    slots: Tensor
-
-    def attend(
-        self, layer: int, q_RHD: Tensor, k_RKD: Tensor, v_RKD: Tensor, store: KVStore, **how: Any
+    def _within(
+        self, window: int, layer: int, q_RHD: Tensor, store: KVStore, how: dict[str, Any]
     ) -> Tensor:
-        """Write all, attend one context after the other."""
-        stored = store.encode(k_RKD.transpose(0, 1), v_RKD.transpose(0, 1))
-        store.write_slots(layer, self.slots[layer], stored)
-        outs = [
-            member.attend(layer, q_1HD, store, **how)
-            for member, q_1HD in zip(self.members, q_RHD.split(1), strict=True)
-        ]
+        """A layer with a sliding window of the model's own: on torch, whatever the kernels.
+
+        Which keys are within it depends on where slots' tokens were, and paged kernels go by order.
+        """
+        outs: list[Tensor] = []
+        for (keeping, attended), span, q_1HD in zip(
+            self.contexts, self.held.spans, q_RHD.split(1), strict=True
+        ):
+            keys, values = _read(span, store, layer, q_1HD.dtype)
+            seen = keeping.visible(layer, window)
+            out, weights = scored_attention(q_1HD, keys, values, seen, **how)
+            outs.append(out)
+            if self.scored:
+                attended.weights.append(weights[:, 0])
         return outs[0] if len(outs) == 1 else torch.cat(outs)
 
 
 @dataclass(slots=True, kw_only=True)
 class SlottedDraft:
     """Rows of a context in slots: the newest token and its guesses. Nothing is written yet.
+
+    On torch, whatever the kernels: each head hides other slots from each row, and the rows' own
+    keys are in no page.
 
     `held`: the keys that are held. `tree`: boolean `[R, R]`, which rows of the draft each row sees.
     """

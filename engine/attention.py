@@ -42,7 +42,7 @@ class PagedStep:
     """Attention of one step: writes the rows' keys and values, then attends over the pages.
 
     `batch`: the geometry of the ordinary rows; `rows`: int64, which those are where some are
-    `apart`. `kernels`: what those run on; rows apart have kernels of their own.
+    `apart`. `kernels`: what the ordinary ones run on; those apart know theirs.
     """
 
     store: KVStore

@@ -21,6 +21,7 @@ from .loading import LoadedModel, ModelInfo, load_model
 from .memory import pool_pages
 from .runner import ModelRunner
 from .tokenization import Tokenizer
+from .warmup import warm_up
 
 logger = logging.getLogger(__name__)
 
@@ -68,8 +69,9 @@ def build_engine(config: EngineConfig, clock: Callable[[], float]) -> Built:
         device=loaded.device,
     )
     batch_tokens = _batch_tokens(config, loaded)
+    kernels = load(backend)
     engine = Engine(
-        runner=ModelRunner(loaded.model, store, loaded.device, load(backend)),
+        runner=ModelRunner(loaded.model, store, loaded.device, kernels),
         store=store,
         prefix_cache=config.prefix_cache,
         max_running=config.max_running,
@@ -90,6 +92,7 @@ def build_engine(config: EngineConfig, clock: Callable[[], float]) -> Built:
     )
     tokens = pages * config.page_size
     logger.info("attention backend: %s (%s)", backend.backend, backend.reason)
+    warm_up(loaded.model, store, kernels, loaded.device, clock, evicts=info.can_evict)
     logger.info(
         "%s (%s, %.1fM parameters), %s on %s; KV cache in %s: %d tokens, %d bytes each, %d MiB; "
         "%.1f requests of the full context of %d tokens fit at once",

@@ -5,10 +5,10 @@ from torch import Tensor, nn
 
 from ..kernels.backend import TORCH, Kernels
 from ..kernels.batch import PagedBatch, path_mask
-from ..kvcache.keeping import Attended
+from ..kvcache.keeping import Attended, Keeping
 from ..kvcache.slot_table import SlotTable
 from ..kvcache.store import KVStore
-from .apart import ScoredRows, SlottedDraft, SlottedRow, SlottedRows
+from .apart import ScoredRows, SlottedDraft, SlottedRows
 from .attention import Apart, PagedStep
 from .step import Chunk, Step
 
@@ -56,35 +56,55 @@ class ModelRunner:
     def _apart(self, found: list[tuple[int, Chunk]]) -> list[Apart]:
         """The rows of contexts under evicting policies, each with the first row's number."""
         apart: list[Apart] = []
-        slotted: list[tuple[int, Chunk]] = []
+        slotted: dict[bool, list[tuple[int, Chunk]]] = {}
         for row, chunk in found:
+            keeping = chunk.branch.keeping
+            assert keeping is not None
             if chunk.draft is None and isinstance(chunk.branch.table, SlotTable):
-                slotted.append((row, chunk))
+                scored = keeping.retention.score is not None
+                slotted.setdefault(scored, []).append((row, chunk))
             else:
                 apart.append(self._alone(row, chunk))
-        return [*apart, self._slotted(slotted)] if slotted else apart
+        return [*apart, *(self._slotted(rows, scored) for scored, rows in slotted.items())]
 
-    def _slotted(self, found: list[tuple[int, Chunk]]) -> SlottedRows:
+    def _slotted(self, found: list[tuple[int, Chunk]], scored: bool) -> SlottedRows:
         """Newest tokens of contexts in slots."""
-        members: list[SlottedRow] = []
+        contexts: list[tuple[Keeping, Attended]] = []
         taken: list[Tensor] = []
+        tables: list[list[int]] = []
         for _, chunk in found:
             assert chunk.count == 1, "a context in slots is never read again"
             keeping, table = chunk.branch.keeping, chunk.branch.table
             assert keeping is not None
             assert isinstance(table, SlotTable)
-            slots = table.index(keeping.retention.slots, self._device)
-            taken.append(slots[keeping.begin_row()])
-            held = self._batch_of(table.pages, 1, keeping.held, slots)
+            taken.append(self._taken(keeping, table))
             attended = chunk.attended = Attended(depths=[0], votes=None)
-            members.append(SlottedRow(keeping=keeping, held=held, attended=attended))
+            contexts.append((keeping, attended))
+            tables.append(table.pages)
         rows = [row for row, _ in found]
         consecutive = rows[-1] - rows[0] == len(rows) - 1
         return SlottedRows(
             rows=slice(rows[0], rows[-1] + 1) if consecutive else self._tensor(rows),
-            members=members,
+            contexts=contexts,
+            scored=scored,
+            held=PagedBatch(
+                page_size=self._store.page_size,
+                query_starts=list(range(len(found) + 1)),
+                kv_lengths=[keeping.held for keeping, _ in contexts],
+                tables=tables,
+                slots=self._tensor([]),
+            ),
             slots=torch.cat(taken, dim=-1),
+            kernels=self._kernels,
         )
+
+    def _taken(self, keeping: Keeping, table: SlotTable) -> Tensor:
+        """Where the next token's key goes, in the victims' places: int64 `[layers, K, 1]`."""
+        # On torch ranking takes less time: 275 us against 370 for 12 layers of 4 heads, 400 slots.
+        if self._kernels.backend == "triton" and keeping.one_at_a_time:
+            pages = table.page_ids(self._device)
+            return keeping.begin_row_by(self._kernels.evict, pages, self._store.page_size)
+        return table.index(keeping.retention.slots, self._device)[keeping.begin_row()]
 
     def _alone(self, row: int, chunk: Chunk) -> Apart:
         """The rows of one context: of a prompt, or with guesses."""
@@ -111,8 +131,8 @@ class ModelRunner:
         return ScoredRows(
             rows=rows,
             keeping=keeping,
-            span=self._batch_of(pages, chunk.count, last, slots, parents).spans[0],
-            slots=slots,
+            batch=self._batch_of(pages, chunk.count, last, slots, parents),
+            kernels=self._kernels,
             attended=attended,
         )
 

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfigurationError
+from .evict import reference as evict
 from .kv_write import reference as kv_write
 from .paged_attention import reference as paged_attention
+from .scored_attention import reference as scored_attention
 
 Backend = Literal["triton", "torch"]
 LARGEST_HEAD: Final = 256
@@ -35,19 +37,24 @@ class Kernels:
     backend: Backend
     kv_write: Callable[..., None]
     paged_attention: Callable[..., Tensor]
+    scored_attention: Callable[..., tuple[Tensor, list[Tensor]]]
+    """`paged_scored_attention`, over pages as the one before it."""
+    evict: Callable[..., None]
 
 
 TORCH: Final = Kernels(
     backend="torch",
     kv_write=kv_write.kv_write,
     paged_attention=paged_attention.paged_attention,
+    scored_attention=scored_attention.paged_scored_attention,
+    evict=evict.evict,
 )
 
 
 def choose(
     wanted: Backend | Literal["auto"], *, device: torch.device, dtype: torch.dtype, head_size: int
 ) -> Choice:
-    """The backend of ordinary attention. `dtype`: of the model; `head_size`: its largest.
+    """The backend of attention. `dtype`: of the model; `head_size`: its largest.
 
     Raises:
         ConfigurationError: triton is wanted and cannot be had.
@@ -89,13 +96,17 @@ def load(choice: Choice) -> Kernels:
     """The kernels that were chosen; nothing of Triton is imported before."""
     if choice.backend == "torch":
         return TORCH
+    from .evict import triton as evicting
     from .kv_write import triton as write
     from .paged_attention import triton as attend
+    from .scored_attention import triton as scoring
 
     return Kernels(
         backend="triton",
         kv_write=write.kv_write,
         paged_attention=attend.paged_attention,
+        scored_attention=scoring.paged_scored_attention,
+        evict=evicting.evict,
     )
 
 

@@ -7,9 +7,11 @@ Then the survivors move to slots of their own, and from there on a new key overw
     position    0    1   17   40   33   41            not in order, and another one in each head
     victims     2    4                                the next token takes slot 2, the one after 4
 
-A victim is attended until it is overwritten. When all victims are, the next ones are chosen.
+A victim is attended until it is overwritten. When all victims are, the next ones are chosen: by
+ranks, or by a kernel of `kernels/evict` where the caller has one that knows the rule.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -21,6 +23,9 @@ from .store import Stored
 
 _NEVER = 2**30
 _EMPTY = -1
+
+Evict = Callable[..., None]
+"""One of `kernels/evict`."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -56,10 +61,22 @@ class Keeping:
         self.mass = torch.zeros(layers, kv_heads, 0, device=device)
         self.positions: Tensor | None = None
         self.held = 0
-        self._victims = torch.empty(layers, kv_heads, 0, dtype=torch.int64, device=device)
+        self._victims: Tensor | None = None
         self._used = 0
         self._first_vote = 0
         self._windows = torch.full((layers, 1, 1), _NEVER, device=device)
+        self._windowed = False
+
+    @property
+    def one_at_a_time(self) -> bool:
+        """Whether `kernels/evict` has the rule: a victim a token, of the least sum or the oldest.
+
+        It knows no mean, no decay and no sliding window of the model's own.
+        """
+        retention = self.retention
+        return retention.interval == 1 and (
+            retention.score is None or (retention.score == "sum" and not self._windowed)
+        )
 
     @property
     def in_slots(self) -> bool:
@@ -90,6 +107,7 @@ class Keeping:
         # Tensors are replaced, never changed, until the survivors have moved: they can be shared.
         twin.length, twin.held, twin.mass = self.length, self.held, self.mass
         twin._first_vote, twin._windows = self._first_vote, self._windows
+        twin._windowed = self._windowed
         return twin
 
     def reset(self, cached: int) -> None:
@@ -122,6 +140,7 @@ class Keeping:
         """The model's own sliding window of a layer: what is behind it is never seen again."""
         if window is not None:
             self._windows[layer] = window
+            self._windowed = True
 
     def seen(self, depths: list[int], window: int | None, layer: int) -> Tensor:
         """Boolean `[K, R, held]`: which slots each row sees; the rows' own keys are not among them.
@@ -131,7 +150,7 @@ class Keeping:
         assert self.positions is not None
         positions = self.positions[layer, :, : self.held]
         turns = torch.full_like(self.positions[layer], _NEVER)
-        ahead = self._victims[layer, :, self._used :]
+        ahead = self._chosen()[layer, :, self._used :]
         turn = torch.arange(ahead.shape[1], dtype=turns.dtype, device=turns.device)
         turns.scatter_(-1, ahead, turn.expand_as(ahead))
         depth_R1 = torch.tensor(depths, device=positions.device)[:, None]
@@ -146,7 +165,7 @@ class Keeping:
         Its key is written there before it attends; what that counts goes to `end_row`.
         """
         assert self.positions is not None
-        slots = self._victims[..., self._used : self._used + 1]
+        slots = self._chosen()[..., self._used : self._used + 1]
         self.positions.scatter_(-1, slots, self.length)
         self.mass = self._decayed(self.mass, 1)
         self.mass.scatter_(-1, slots, 0.0)
@@ -154,6 +173,34 @@ class Keeping:
         self._used += 1
         self.held = min(self.held + 1, self.retention.slots)
         return slots
+
+    def begin_row_by(self, evict: Evict, pages_1W: Tensor, page_size: int) -> Tensor:
+        """`begin_row` by a kernel, where they go `one_at_a_time`: int64 `[layers, K, 1]`.
+
+        pages_1W: int32, of this context. Returns page x page_size + offset.
+        """
+        assert self.positions is not None
+        layers, heads, slots = self.mass.shape
+        # By age: all have the same mass, and of those the oldest goes.
+        mass = self.mass if self.retention.score is not None else torch.zeros_like(self.mass)
+        # Each number at a multiple of 16 bytes, or kernels are compiled once more.
+        numbers = [self.length, self.retention.recent, self.retention.sink]
+        of_all = torch.tensor(
+            [[number, 0, 0, 0] for number in numbers], dtype=torch.int32, device=mass.device
+        )
+        taken = torch.empty(1, layers * heads, dtype=torch.int64, device=mass.device)
+        evict(
+            mass.view(1, -1, slots),
+            self.positions.view(1, -1, slots),
+            *(number[:1] for number in of_all),
+            pages_1W,
+            taken,
+            page_size=page_size,
+        )
+        self._victims = None
+        self.length += 1
+        self.held = min(self.held + 1, self.retention.slots)
+        return taken.view(layers, heads, 1)
 
     def visible(self, layer: int, window: int | None) -> Tensor | None:
         """Boolean `[K, 1, held]`: which keys the newest token sees, itself included; None: all."""
@@ -166,7 +213,7 @@ class Keeping:
         """All layers have attended; `attended.weights` are of the keys held, where they count."""
         if attended.weights:
             self.mass[..., : self.held] += torch.stack(attended.weights)
-        self._choose_victims_if_due()
+        self._forget_used_victims()
 
     def add_unscored(self, count: int) -> None:
         """`count` tokens were read whose attention counts nothing."""
@@ -205,14 +252,14 @@ class Keeping:
             self.mass = torch.cat([mass, own], dim=-1)
             self.held = self.length
             return None
-        slots = self._victims[..., self._used : self._used + count]
+        slots = self._chosen()[..., self._used : self._used + count]
         self.mass[..., :held] = mass
         self.mass.scatter_(-1, slots, own)
         positions = torch.arange(first, self.length, dtype=torch.int32, device=mass.device)
         self.positions.scatter_(-1, slots, positions.expand_as(slots))
         self._used += count
         self.held = min(self.held + count, self.retention.slots)
-        self._choose_victims_if_due()
+        self._forget_used_victims()
         return slots
 
     def move_to_slots(self) -> Tensor:
@@ -236,13 +283,17 @@ class Keeping:
         self.held = retention.keep
         return kept
 
-    def _choose_victims_if_due(self) -> None:
-        if self._used < self.retention.interval:
-            return
-        assert self.positions is not None
-        ranks = _ranks(self._scores(self.positions), self.positions)
-        self._victims = ranks.topk(self.retention.interval, dim=-1, largest=False).indices
-        self._used = 0
+    def _forget_used_victims(self) -> None:
+        if self._used >= self.retention.interval:
+            self._victims, self._used = None, 0
+
+    def _chosen(self) -> Tensor:
+        """The victims' slots, int64 `[layers, K, interval]`; nothing changes until all are used."""
+        if self._victims is None:
+            assert self.positions is not None
+            ranks = _ranks(self._scores(self.positions), self.positions)
+            self._victims = ranks.topk(self.retention.interval, dim=-1, largest=False).indices
+        return self._victims
 
     def _scores(self, positions: Tensor) -> Tensor:
         """What keys are ranked by; infinite for those that must stay."""

@@ -17,6 +17,7 @@ class SlotTable:
         self.page_size = page_size
         self.length = 0
         self._index: Tensor | None = None
+        self._page_ids: Tensor | None = None
 
     def pages_missing(self, length: int) -> int:
         """None: they were reserved in full."""
@@ -29,7 +30,7 @@ class SlotTable:
             OutOfPages: nothing has changed.
         """
         self.pages = self._pool.allocate_run(count)
-        self._index = None
+        self._index = self._page_ids = None
 
     def extend(self, length: int) -> None:
         """Nothing to make room for."""
@@ -44,7 +45,7 @@ class SlotTable:
         """Release all pages."""
         self._pool.release(reversed(self.pages))
         self.pages = []
-        self._index = None
+        self._index = self._page_ids = None
 
     def index(self, count: int, device: torch.device) -> Tensor:
         """Where slots 0 to count - 1 of every head are: int64, page x page_size + offset."""
@@ -53,3 +54,9 @@ class SlotTable:
             within = torch.arange(self.page_size, device=device)
             self._index = (first + within).flatten()[:count]
         return self._index
+
+    def page_ids(self, device: torch.device) -> Tensor:
+        """The pages' numbers: int32 `[1, W]`."""
+        if self._page_ids is None:
+            self._page_ids = torch.tensor([self.pages], dtype=torch.int32, device=device)
+        return self._page_ids

@@ -11,7 +11,7 @@ from pathlib import Path
 from penstock import __version__
 
 from .command_settings import CommandSettings
-from .doctor_checks import CHECKS, check_triton, triton_hindrance, usual_device
+from .doctor_checks import CHECKS, TRITON_CHECKS, triton_hindrance, usual_device
 
 Row = tuple[str, str]
 _PACKAGES = ("torch", "triton", "transformers", "tokenizers", "fastapi", "uvicorn", "pydantic")
@@ -30,7 +30,7 @@ def run_doctor(settings: DoctorSettings) -> int:
         write(f"{name:<24} {value}\n")
     failed = 0
     hindrance = triton_hindrance()
-    checks = CHECKS if hindrance is not None else {**CHECKS, "triton": check_triton}
+    checks = CHECKS if hindrance is not None else CHECKS | TRITON_CHECKS
     for name, check in checks.items():
         problem = check()
         failed += problem is not None

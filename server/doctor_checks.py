@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
+
+    from ..kernels.backend import Kernels
+    from ..kernels.batch import PagedBatch
 
 TOLERANCE = 1e-5
 QUANTISED_TOLERANCE = 1 / 27
@@ -64,46 +68,126 @@ def check_quantised_cache() -> str | None:
 
 
 def check_triton() -> str | None:
-    """Each Triton kernel once against the reference, in the model's usual dtype of the device.
+    """Triton's attention and cache writes against the reference, in the device's usual dtype.
 
-    Call it only where `triton_hindrance` finds none.
+    Call this one and those below only where `triton_hindrance` finds none.
     """
     import torch
 
-    from ..kernels.backend import TORCH, Choice, load
-    from ..kernels.batch import PagedBatch
-
-    device = usual_device()
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    tolerance = 2e-2 if dtype == torch.bfloat16 else TOLERANCE
-    triton = load(Choice(backend="triton", reason="checked"))
-    torch.manual_seed(0)
-    page, pages, size = 16, 40, 64
-    tables = [list(range(21)), [30, 22, 25, 24, 23]]
-    lengths, rows = [330, 70], [2, 66]
-    places = [
-        tables[i][at // page] * page + at % page
-        for i in range(2)
-        for at in range(lengths[i] - rows[i], lengths[i])
-    ]
-    slots = torch.tensor(places, device=device)
-    q, k, v = (torch.randn(sum(rows), heads, size).to(device, dtype) for heads in (4, 2, 2))
-    held = torch.randn(2, 2, pages, page, size).to(device, dtype)
+    step = _Step.new()
     found: list[torch.Tensor] = []
-    for kernels in (TORCH, triton):
-        k_cache, v_cache = (cache.transpose(0, 1) for cache in held.clone())
-        batch = PagedBatch(
-            page_size=page,
-            query_starts=[0, rows[0], sum(rows)],
+    for kernels in _both():
+        k_cache, v_cache = (cache.transpose(0, 1) for cache in step.held.clone())
+        batch = step.batch()
+        kernels.kv_write(step.k, step.v, k_cache, v_cache, batch.slots)
+        out = kernels.paged_attention(step.q, k_cache, v_cache, batch, scale=step.scale)
+        found.append(torch.cat([out.flatten(), k_cache.flatten(), v_cache.flatten()]).float())
+    return _compared(found, step.tolerance)
+
+
+def check_triton_scores() -> str | None:
+    """Attention that says what keys receive: of each row, and of rows that count votes."""
+    import torch
+
+    step = _Step.new()
+    k_cache, v_cache = (cache.transpose(0, 1) for cache in step.held)
+    votes_T = torch.arange(step.q.shape[0], device=step.q.device).remainder(3).float()
+    found: list[torch.Tensor] = []
+    for kernels in _both():
+        parts: list[torch.Tensor] = []
+        for votes in (None, votes_T):
+            caches = step.q, k_cache, v_cache, step.batch()
+            out, weights = kernels.scored_attention(*caches, scale=step.scale, votes_T=votes)
+            parts += [out.float(), *weights]
+        found.append(torch.cat([part.flatten() for part in parts]))
+    return _compared(found, step.tolerance)
+
+
+def check_triton_evict() -> str | None:
+    """Victims, where masses are equal and slots are empty too."""
+    import torch
+
+    device, page, contexts, heads, slots = usual_device(), 16, 3, 2, 40
+    torch.manual_seed(0)
+    mass = torch.randint(0, 5, (contexts, heads, slots)).float()
+    positions = torch.rand(contexts, heads, slots).argsort().to(torch.int32)
+    positions[0, 0, 7] = -1
+    numbers = torch.tensor([[slots] * contexts, [5, 9, 1], [0, 2, 4]], dtype=torch.int32)
+    tables = torch.randperm(contexts * 3).to(torch.int32).view(contexts, 3)
+    found: list[torch.Tensor] = []
+    for kernels in _both():
+        taken = torch.empty(contexts, heads, dtype=torch.int64, device=device)
+        state = [part.to(device, copy=True) for part in (mass, positions, *numbers, tables)]
+        kernels.evict(*state, taken, page_size=page)
+        found.append(torch.cat([part.flatten().double() for part in (*state[:2], taken)]))
+    return _compared(found, 0.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Step:
+    """Rows of a draft and of a prompt's chunk, in the device's usual dtype.
+
+    `held`: keys and values `[2, Hkv, pages, page, D]`.
+    """
+
+    q: torch.Tensor
+    k: torch.Tensor
+    v: torch.Tensor
+    held: torch.Tensor
+    scale: float
+    tolerance: float
+
+    @classmethod
+    def new(cls) -> _Step:
+        import torch
+
+        device = usual_device()
+        dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+        torch.manual_seed(0)
+        rows, size = 68, 64
+        q, k, v = (torch.randn(rows, heads, size).to(device, dtype) for heads in (4, 2, 2))
+        return cls(
+            q=q,
+            k=k,
+            v=v,
+            held=torch.randn(2, 2, 40, 16, size).to(device, dtype),
+            scale=size**-0.5,
+            tolerance=2e-2 if dtype == torch.bfloat16 else TOLERANCE,
+        )
+
+    def batch(self) -> PagedBatch:
+        """Their geometry, with nothing derived from it yet."""
+        import torch
+
+        from ..kernels.batch import PagedBatch
+
+        tables, lengths, rows = [list(range(21)), [30, 22, 25, 24, 23]], [330, 70], [2, 66]
+        places = [
+            tables[i][at // 16] * 16 + at % 16
+            for i in range(2)
+            for at in range(lengths[i] - rows[i], lengths[i])
+        ]
+        return PagedBatch(
+            page_size=16,
+            query_starts=[0, 2, 68],
             kv_lengths=lengths,
             tables=tables,
-            slots=slots,
+            slots=torch.tensor(places, device=self.q.device),
         )
-        kernels.kv_write(k, v, k_cache, v_cache, slots)
-        out = kernels.paged_attention(q, k_cache, v_cache, batch, scale=size**-0.5)
-        found.append(torch.cat([out.flatten(), k_cache.flatten(), v_cache.flatten()]).float())
-    worst = (found[0] - found[1]).abs().max().item()
-    return None if worst <= tolerance else f"off by {worst:.2g}, allowed {tolerance:.2g}"
+
+
+def _both() -> tuple[Kernels, Kernels]:
+    """The reference and Triton's."""
+    from ..kernels.backend import TORCH, Choice, load
+
+    return TORCH, load(Choice(backend="triton", reason="checked"))
+
+
+def _compared(found: list[torch.Tensor], tolerance: float) -> str | None:
+    """How far two are apart, where that is too far; a NaN is."""
+    want, got = found
+    error = ((got - want).abs() / want.abs().clamp(min=1.0)).max().item()
+    return None if error <= tolerance else f"off by {error:.2g}, allowed {tolerance:.2g}"
 
 
 def usual_device() -> torch.device:
@@ -126,4 +210,9 @@ def triton_hindrance() -> str | None:
 CHECKS: dict[str, Callable[[], str | None]] = {
     "paged_attention": check_paged_attention,
     "quantised cache": check_quantised_cache,
+}
+TRITON_CHECKS: dict[str, Callable[[], str | None]] = {
+    "triton": check_triton,
+    "triton scores": check_triton_scores,
+    "triton evict": check_triton_evict,
 }

@@ -8,6 +8,7 @@ from torch import Tensor
 
 _NONE: tl.constexpr = tl.constexpr(2**31 - 1)
 _BLOCK = 1024
+"""Of any number of slots: one compilation serves all."""
 
 
 @triton.jit(do_not_specialize=["slots", "table_width"])
@@ -75,6 +76,6 @@ def evict(
         slots,
         tables_BW.shape[1],
         PAGE=page_size,
-        BLOCK=min(_BLOCK, triton.next_power_of_2(slots)),
+        BLOCK=_BLOCK,
         num_warps=4,
     )

@@ -20,7 +20,7 @@ def kv_write(
     k_THD, v_THD: `[T, Hkv, D]`, the key and value head sizes may differ.
     k_cache, v_cache: `[pages, Hkv, page, D]`, changed in place; stored head by head (stride of the
     head axis largest) the flattening below is free.
-    slots: int64 `[T]`, distinct, page x page_size + offset.
+    slots: int64 `[T]`, distinct, page x page_size + offset; `[T, Hkv]` where heads differ.
     k_scales, v_scales: float32 `[pages, Hkv, page, 1]`, changed too, of caches in 8 bits.
     """
     for rows, cache, scales in ((k_THD, k_cache, k_scales), (v_THD, v_cache, v_scales)):
@@ -36,4 +36,8 @@ def kv_write(
 def _put(rows_THD: Tensor, cache: Tensor, slots: Tensor) -> None:
     heads = cache.transpose(0, 1)
     flat = heads.view(heads.shape[0], -1, heads.shape[3])
-    flat.index_copy_(1, slots, rows_THD.transpose(0, 1))
+    rows = rows_THD.transpose(0, 1)
+    if slots.ndim == 1:
+        flat.index_copy_(1, slots, rows)
+    else:
+        flat.scatter_(1, slots.T[..., None].expand_as(rows), rows)

@@ -63,7 +63,7 @@ def _put(
     tl.store(cache_ptr + cache_at + d, x_D, mask=d < SIZE)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["slots_row", "slots_head"])
 def write(
     k_ptr,
     v_ptr,

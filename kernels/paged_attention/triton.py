@@ -330,22 +330,31 @@ def launch(
         num_warps=tiles.warps,
     )
     if partial:
-        merge[of.rows + of.sequences, heads](
-            out,
-            lse,
-            out_THV,
-            lse_TH,
-            of.firsts,
-            of.starts,
-            of.lengths,
-            of.parts,
-            of.sequences,
-            SPLIT=SPLIT_TOKENS,
-            VALUE_SIZE=value_size,
-            BLOCK_S=8,
-            BLOCK_V=power_of_2(value_size),
-            num_warps=2,
-        )
+        assert workspace is not None
+        put_together(workspace, of, out_THV, lse_TH)
+
+
+def put_together(
+    workspace: Workspace, of: Ragged, out_THV: Tensor, lse_TH: Tensor | None = None
+) -> None:
+    """Merge the splits of one class's rows into theirs of `out_THV` (`../merge_splits`)."""
+    heads, value_size = out_THV.shape[1:]
+    merge[of.rows + of.sequences, heads](
+        workspace.out,
+        workspace.lse,
+        out_THV,
+        lse_TH,
+        of.firsts,
+        of.starts,
+        of.lengths,
+        of.parts,
+        of.sequences,
+        SPLIT=SPLIT_TOKENS,
+        VALUE_SIZE=value_size,
+        BLOCK_S=8,
+        BLOCK_V=power_of_2(value_size),
+        num_warps=2,
+    )
 
 
 def paged_attention(

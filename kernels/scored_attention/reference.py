@@ -12,6 +12,9 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from ..batch import PagedBatch
+from ..quantise import read
+
 _TILE: Final = 1 << 19
 """Probabilities computed at a time: 2 MiB, which a processor's cache holds (measured: three times
 as fast as all at once, and as fast as the fused kernel)."""
@@ -70,6 +73,50 @@ def scored_attention(
                 votes_N = votes_R[part].repeat_interleave(group)
                 weights[of] += votes_N @ probs_KNL
     return out_KRGD.transpose(0, 1).flatten(1, 2).to(q_RHD.dtype), weights
+
+
+def paged_scored_attention(
+    q_THD: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    batch: PagedBatch,
+    *,
+    scale: float,
+    window: int | None = None,
+    softcap: float | None = None,
+    sinks_H: Tensor | None = None,
+    k_scales: Tensor | None = None,
+    v_scales: Tensor | None = None,
+    votes_T: Tensor | None = None,
+) -> tuple[Tensor, list[Tensor]]:
+    """The same of every row of a step over its own sequence's paged keys.
+
+    Arguments as `../paged_attention` has them. votes_T: float32 `[T]`, what each row's attention
+    counts. Returns `[T, H, Dv]` in q's dtype, and of each sequence that has rows `[K, rows, keys]`
+    in float32; with votes `[K, keys]`.
+    """
+    outs: list[Tensor] = []
+    found: list[Tensor] = []
+    for span in batch.spans:
+        rows = slice(span.start, span.stop)
+        seen = None
+        if window is not None:
+            seen = span.mask(window)[None]
+        elif span.rows > 1:  # what was there before them all rows see
+            seen = span.mask(None)[None, :, -span.rows :]
+        out, weights = scored_attention(
+            q_THD[rows],
+            read(span, k_cache, k_scales, q_THD.dtype),
+            read(span, v_cache, v_scales, q_THD.dtype),
+            seen,
+            scale=scale,
+            softcap=softcap,
+            sinks_H=sinks_H,
+            votes_R=None if votes_T is None else votes_T[rows],
+        )
+        outs.append(out)
+        found.append(weights)
+    return outs[0] if len(outs) == 1 else torch.cat(outs), found
 
 
 def _one_row(q_1HD: Tensor, k_KLD: Tensor, v_KLD: Tensor, scale: float) -> tuple[Tensor, Tensor]:

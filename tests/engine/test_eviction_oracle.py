@@ -272,7 +272,7 @@ def first_head_only(patch: pytest.MonkeyPatch) -> None:
         group = q.shape[1] // k.shape[0]
         return out, scored_attention(q[:, ::group], k, v, *seen, **how)[1]
 
-    patch.setattr("penstock.engine.apart.scored_attention", changed)
+    patch.setattr("penstock.kernels.scored_attention.reference.scored_attention", changed)
 
 
 @pytest.mark.parametrize("mutant", [without_recent, summed_in_bfloat16, first_head_only])

@@ -1,16 +1,19 @@
 """Eviction against a simulation in plain Python, straight from the rule."""
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import pytest
 import torch
 
+from penstock.kernels.evict.reference import evict
 from penstock.kvcache.base import Retention
 from penstock.kvcache.keeping import Attended, Keeping
 
 LAYERS, HEADS = 2, 3
 CPU = torch.device("cpu")
+Step = Callable[[Keeping, list["Simulated"], object], None]
 
 
 @dataclass
@@ -76,20 +79,53 @@ CASES = {
     "window": Retention(heavy=2, recent=6, sink=2, score=None, interval=2),
     "all-recent": Retention(heavy=0, recent=7),
 }
+BY_KERNEL = {
+    **{name: CASES[name] for name in ("paper", "sinks", "all-recent")},
+    "window-1": Retention(heavy=2, recent=6, sink=2, score=None),
+}
+PAGE = 4
 
 
 @pytest.mark.parametrize("at_once", [False, True], ids=["when-verified", "at-once"])
 @pytest.mark.parametrize("prompt", [1, 6, 30])
 @pytest.mark.parametrize("name", CASES)
 def test_the_kept_set_is_that_of_the_rule(name: str, prompt: int, at_once: bool) -> None:
-    retention = CASES[name]
+    run(name, CASES[name], prompt, step_at_once if at_once else step)
+
+
+@pytest.mark.parametrize("prompt", [1, 30])
+@pytest.mark.parametrize("name", BY_KERNEL)
+def test_a_kernel_chooses_the_same_victims(name: str, prompt: int) -> None:
+    assert Keeping(BY_KERNEL[name], LAYERS, HEADS, CPU).one_at_a_time
+    run(name, BY_KERNEL[name], prompt, step_by_kernel)
+
+
+def test_what_the_kernel_does_not_know() -> None:
+    """More victims at once, means, decay, windows of the model; by age, windows do not matter."""
+    names = ("interval-4", "mean", "decay", "window")
+    assert not any(Keeping(CASES[name], LAYERS, HEADS, CPU).one_at_a_time for name in names)
+    others = Retention(heavy=4, recent=4, score="mean"), Retention(heavy=4, recent=4, score="decay")
+    assert not any(Keeping(other, LAYERS, HEADS, CPU).one_at_a_time for other in others)
+    for name, expected in (("paper", False), ("window-1", True)):
+        keeping = Keeping(BY_KERNEL[name], LAYERS, HEADS, CPU)
+        keeping.note_window(0, None)
+        assert keeping.one_at_a_time
+        keeping.note_window(1, 100)
+        assert keeping.one_at_a_time == expected
+        assert keeping.fork().one_at_a_time == expected
+
+
+def run(name: str, retention: Retention, prompt: int, stepped: Step) -> None:
+    """A prompt and 60 tokens; the first ones, and all that precede the move, when verified."""
     chooser = random.Random(f"{name} {prompt}")
     keeping = Keeping(retention, LAYERS, HEADS, CPU)
     heads = [Simulated(retention) for _ in range(LAYERS * HEADS)]
 
     def weights_of(head: Simulated) -> dict[int, float]:
         # Multiples of 1/64 add up exactly; some are equal, so that ties occur.
-        return {position: chooser.randrange(8) / 64 for position in head.sees()}
+        # Where nothing is scored the engine gives no weights either, but to guesses.
+        counts = retention.score is not None or stepped is not step_by_kernel
+        return {p: chooser.randrange(8) / 64 if counts else 0.0 for p in head.sees()}
 
     given = [[weights_of_and_add(head, weights_of) for _ in range(prompt)] for head in heads]
     matrix = torch.zeros(LAYERS * HEADS, prompt, prompt)
@@ -109,7 +145,7 @@ def test_the_kept_set_is_that_of_the_rule(name: str, prompt: int, at_once: bool)
         if keeping.must_move:
             keeping.move_to_slots()
         check(keeping, heads)
-        (step_at_once if at_once and keeping.in_slots else step)(keeping, heads, weights_of)
+        (stepped if keeping.in_slots else step)(keeping, heads, weights_of)
     assert keeping.in_slots
 
 
@@ -164,6 +200,23 @@ def step(keeping: Keeping, heads: list[Simulated], weights_of: object) -> None:
 def step_at_once(keeping: Keeping, heads: list[Simulated], weights_of: object) -> None:
     """A row without guesses takes its slots before it attends."""
     keeping.begin_row()
+    attend(keeping, heads, weights_of)
+
+
+def step_by_kernel(keeping: Keeping, heads: list[Simulated], weights_of: object) -> None:
+    """The same, and the kernel says where they are."""
+    assert keeping.positions is not None
+    before, slots = keeping.positions.clone(), keeping.retention.slots
+    pages = torch.randperm(50, dtype=torch.int32)[None, : -(-slots // PAGE)]
+    taken = keeping.begin_row_by(evict, pages.contiguous(), PAGE)
+    changed = (keeping.positions != before).nonzero()
+    assert changed.shape[0] == LAYERS * HEADS
+    for layer, head, slot in changed.tolist():
+        assert int(taken[layer, head, 0]) == int(pages[0, slot // PAGE]) * PAGE + slot % PAGE
+    attend(keeping, heads, weights_of)
+
+
+def attend(keeping: Keeping, heads: list[Simulated], weights_of: object) -> None:
     assert keeping.positions is not None
     attended = Attended(depths=[0], votes=None)
     for layer in range(LAYERS):

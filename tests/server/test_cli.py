@@ -134,6 +134,9 @@ def test_doctor(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPa
         assert word in out
     assert "check paged_attention    ok" in out
     assert "check quantised cache    ok" in out
+    checks = re.findall(r"^check (.+?) {2,}ok$", out, re.MULTILINE)
+    assert set(checks) >= set(doctor.CHECKS)
+    assert set(doctor.TRITON_CHECKS) <= set(checks) or "check triton             not run" in out
     assert re.search(r"^check triton +(ok|not run: .+)$", out, re.MULTILINE)
     assert re.search(r"^attention backend +torch \(.+\)$", out, re.MULTILINE)
     assert re.search(r"^KV cache dtypes +auto, bf16, fp8, int8$", out, re.MULTILINE)
@@ -168,6 +171,32 @@ def test_the_check_of_triton_sees_a_wrong_kernel(monkeypatch: pytest.MonkeyPatch
     assert doctor_checks.check_triton() is None
     monkeypatch.setattr(kernels, "paged_attention", wrong)
     assert doctor_checks.check_triton() is not None
+
+
+@pytest.mark.parametrize(
+    ("check", "kernel"),
+    [
+        ("triton scores", "scored_attention.triton.paged_scored_attention"),
+        ("triton evict", "evict.triton.evict"),
+    ],
+)
+def test_the_checks_of_eviction_see_a_wrong_kernel(
+    check: str, kernel: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module, _, name = f"penstock.kernels.{kernel}".rpartition(".")
+    right = getattr(pytest.importorskip(module), name)
+
+    def wrong(*args: Any, **how: Any) -> Any:
+        found = right(*args, **how)
+        if found is None:  # places are the last argument
+            args[-1][1, 1] += 1
+            return None
+        return found[0], [weights * 1.01 for weights in found[1]]
+
+    monkeypatch.setattr(f"{module}.{name}", wrong)
+    told = doctor_checks.TRITON_CHECKS[check]()
+    assert told is not None
+    assert told.startswith("off by")
 
 
 def test_the_cache_check_sees_wrong_scales(monkeypatch: pytest.MonkeyPatch) -> None:
