@@ -31,7 +31,7 @@ class Context:
         assert controller is not None
         assert isinstance(controller.method, Controller)
         self.problem = task.problem
-        self.prompt = State(request.prompt_ids)
+        self.prompt = State(request.prompt_ids, prompt=len(request.prompt_ids))
         self.n = request.n
         self.seed = request.sampling.seed
         self.max_tokens = task.max_tokens
@@ -51,14 +51,15 @@ class Context:
         tokenizer = self._tokenizer
         messages = _with_last(self._task, text)
         if messages is None and tokenizer.hf.chat_template is None:
-            return State(self._intake.encode(text, param=self._param))
+            ids = self._intake.encode(text, param=self._param)
+            return State(ids, prompt=len(ids))
         rendered = tokenizer.render_chat(messages or [{"role": "user", "content": text}])
         ids = self._intake.encode(rendered, param=self._param, add_special_tokens=False)
-        return State(ids)
+        return State(ids, prompt=len(ids))
 
     def encode(self, text: str) -> tuple[int, ...]:
         """See `SearchContext`."""
-        return tuple(self._tokenizer.encode(text, add_special_tokens=False))
+        return self._intake.encode(text, param=self._param, add_special_tokens=False)
 
     def decode(self, ids: List[int]) -> str:
         """See `SearchContext`."""
@@ -85,6 +86,7 @@ class PartsMaker:
         self.budget = self.context.budget
         self._request = request
         self._intake = intake
+        self._known_contexts: tuple[tuple[int, ...], tuple[tuple[int, ...], ...]] = ((), ())
         self._sequences = self.context.budget.sequences or 1
         others = {slot: c for slot, c in request.decoding.items() if slot != "controller"}
         plain = {slot: c for slot, c in others.items() if slot != "target"}
@@ -99,9 +101,12 @@ class PartsMaker:
         )
 
     def parts(
-        self, operation: Generate | Forward | Score, next_id: Callable[[], str]
+        self, operation: Generate | Forward | Score, next_id: Callable[[], str], left: int
     ) -> list[Request]:
-        """The requests that the operation takes; none where the context has no room for it."""
+        """The requests that the operation takes; none where the context has no room for it.
+
+        `left`: tokens of the budget.
+        """
         state = operation.state
         if isinstance(operation, Score):
             longest = max(map(len, operation.continuations), default=0)
@@ -120,26 +125,38 @@ class PartsMaker:
             base = replace(base, stop_strings=(*base.stop_strings, *operation.stop))
             wanted, n, keeps = operation.max_tokens, operation.count, operation.keep
             logprobs = 0 if operation.logprobs else None
-        contexts = self._intake.contexts(base.decoding, state.ids) if base.combines else None
-        base = replace(base, contexts=contexts or ())
+        base = replace(base, n=1, contexts=self._contexts(base, state))
         room = self._intake.room(base, state.ids)
         if room < 1:
             return []
-        base = replace(base, n=n, logprobs=logprobs, keeps=keeps)
+        base = replace(base, logprobs=logprobs, keeps=keeps)
+        together = replace(base, n=n)
         most = min(wanted, room)
-        if n * (1 + len(base.contexts)) <= self._sequences:
-            return [self._part(base, state, next_id, max_tokens=most)]
+        fits = len(state.ids) + n * most <= left and self._intake.room(together, state.ids) >= most
+        if n == 1 or (fits and n * (1 + len(base.contexts)) <= self._sequences):
+            return [self._part(together, state, next_id, max_tokens=most)]
         # More choices than may run at once: each for itself, with the seed that it would have.
         seeds = [base.sampling.seed, *(derive_seed(base.sampling.seed, i) for i in range(1, n))]
         return [
             self._part(
-                replace(base, n=1, sampling=replace(base.sampling, seed=seed)),
+                replace(base, sampling=replace(base.sampling, seed=seed)),
                 state,
                 next_id,
                 max_tokens=most,
             )
             for seed in seeds
         ]
+
+    def _contexts(self, base: Request, state: State) -> tuple[tuple[int, ...], ...]:
+        """The target's further contexts: of the prompt, each followed by the same answer."""
+        if not base.combines:
+            return ()
+        length = len(state.ids) if state.prompt is None else min(state.prompt, len(state.ids))
+        prompt, answer = state.ids[:length], state.ids[length:]
+        if self._known_contexts[0] != prompt:
+            found = self._intake.contexts(base.decoding, prompt) or ()
+            self._known_contexts = prompt, found
+        return tuple(ids + answer for ids in self._known_contexts[1])
 
     def _part(
         self,
@@ -200,7 +217,7 @@ def collect(operation: Generate | Forward | Score, parts: List[PartResult]) -> A
             return Forwarded(state=operation.state, next=())
         (result,) = parts
         (choice,) = result.choices
-        kept = State(operation.state.ids, result.part.kept_name(0))
+        kept = replace(operation.state, source=result.part.kept_name(0))
         return Forwarded(state=kept, next=choice.logprobs[0].top)
     if not parts:
         nothing = Generated(state=operation.state, text="", token_ids=(), finish_reason="length")
@@ -218,7 +235,7 @@ def _generated(operation: Generate, part: Request, index: int, choice: _Choice) 
     written = ids[:-1] if ended and ids and ids[-1] in part.stop_token_ids else ids
     source = part.kept_name(index) if part.keeps else operation.state.source
     return Generated(
-        state=State(operation.state.ids + written, source),
+        state=replace(operation.state.append(written), source=source),
         text=choice.text,
         token_ids=ids,
         finish_reason=choice.finish_reason,

@@ -137,7 +137,8 @@ class Scheduler:
         """The step's rows. Searches slow others no more than as many of those would."""
         others = sum(s.request.part_of is None for s in decoding)
         least = self._max_batch_tokens // _SEARCH_PART
-        searches = max(others, least) if others else self._max_batch_tokens
+        contexts = max((len(s.branches) for s in decoding), default=1)
+        searches = max(others, least, contexts) if others else self._max_batch_tokens
         return _Budget(rows=self._max_batch_tokens, of_searches=searches)
 
     def _chunks(self, sequence: Sequence, budget: int) -> list[Chunk]:

@@ -47,6 +47,14 @@ class _Running:
     results: dict[str, PartResult] = field(default_factory=dict)
     order: list[str]
 
+    def finished(self) -> Any:
+        """What generations have come to an end so far; None of other operations."""
+        if not isinstance(self.operation, Generate):
+            return None
+        waiting = {part.id for part in self.waiting}
+        ended = [n for n in self.order if n not in self.open and n not in waiting]
+        return collect(self.operation, [self.results[n] for n in ended]) if ended else ()
+
 
 class Search:
     """One request's controller, from its first operation to its outcome.
@@ -170,6 +178,10 @@ class Search:
         """The time is up."""
         if self.outcome is not None or self.exhausted is not None:
             return []
+        self._results = [
+            self._running[number].finished() if number in self._running else result
+            for number, result in enumerate(self._results)
+        ]
         messages = self._abort_parts()
         self._exhaust("seconds")
         return messages
@@ -178,8 +190,9 @@ class Search:
         """End it, wherever it is, and let go of everything."""
         messages = self._abort_parts()
         self._closed = True
-        if not self._lock.locked():  # else `advance` runs in another thread, and does it then
-            self._close_working()
+        if self._lock.acquire(blocking=False):  # else `advance` runs in a thread, and does it then
+            self._working.close()
+            self._lock.release()
         names = (*self._to_release, *self._kept)
         if names:
             messages.append(Release(names=names))
@@ -205,7 +218,8 @@ class Search:
                 answer = outcome.answers[index]
                 ids = answer.token_ids
                 if ids is None:
-                    ids = self._maker.context.encode(answer.text)
+                    tokenizer = self._maker.tokenizer
+                    ids = tuple(tokenizer.encode(answer.text, add_special_tokens=False))
                 deltas.append(
                     ChoiceDelta(
                         index=index,
@@ -226,7 +240,8 @@ class Search:
     def _advance(self) -> None:
         """Raises StopIteration with the outcome at the end."""
         if self.exhausted is not None:
-            operations = self._working.throw(BudgetExhausted(self.exhausted))
+            results = self._results[0] if self._single and self._results else self._results
+            operations = self._working.throw(BudgetExhausted(self.exhausted, results))
             while True:  # its last words
                 operations = self._working.send(self._say(operations))
         operations = self._send()
@@ -254,7 +269,7 @@ class Search:
         return bool(self._running or self.evaluations)
 
     def _begin_parts(self, number: int, operation: _Part) -> None:
-        parts = self._maker.parts(operation, self._next_id)
+        parts = self._maker.parts(operation, self._next_id, self._left())
         if not parts:  # no room for a single token
             self._results[number] = collect(operation, [])
             return
@@ -289,12 +304,15 @@ class Search:
 
     def _fits(self, part: Request) -> bool:
         """Whether it may run beside those that do."""
-        tokens, sequences = self._budget.tokens, self._budget.sequences
-        assert tokens is not None
+        sequences = self._budget.sequences
         assert sequences is not None
-        used = self.usage.prompt_tokens + self.usage.completion_tokens + self._reserved
-        fits = used + self._most_tokens(part) <= tokens
+        fits = self._most_tokens(part) <= self._left() - self._reserved
         return fits and self._live + part.sequences <= sequences
+
+    def _left(self) -> int:
+        """Tokens that the budget leaves, were nothing running."""
+        assert self._budget.tokens is not None
+        return self._budget.tokens - self.usage.prompt_tokens - self.usage.completion_tokens
 
     def _new_tokens(self, part: Request) -> int:
         """Of its prompt, those that no generation that it continues has counted."""
@@ -316,6 +334,8 @@ class Search:
     def _exhaust(self, budget: str) -> None:
         """Nothing runs any more, and nothing more will."""
         self.exhausted = budget
+        for number, running in self._running.items():
+            self._results[number] = running.finished()
         self.evaluations.clear()
         self._running.clear()
         self._by_part.clear()

@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar, cast
+from typing import Any, ClassVar, TypeVar, cast, get_args
 
 import yaml
 from pydantic import BaseModel, SecretStr, ValidationError
@@ -170,6 +170,15 @@ def read_settings(model: type[S], arguments: Sequence[str], *, program: str) -> 
         raise ConfigurationError(str(error)) from None
 
 
+def _holds_secrets(annotation: Any) -> bool:
+    """Whether a value of that type may hold a secret, however deep."""
+    if annotation is SecretStr:
+        return True
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return any(_holds_secrets(field.annotation) for field in annotation.model_fields.values())
+    return any(map(_holds_secrets, get_args(annotation)))
+
+
 def _explain(error: ValidationError, model: type[BaseModel]) -> str:
     lines: list[str] = []
     for details in error.errors(include_url=False):
@@ -179,9 +188,7 @@ def _explain(error: ValidationError, model: type[BaseModel]) -> str:
         if details["type"] == "extra_forbidden" and not inside:
             lines.append(f"{name}: there is no such setting; see --help")
             continue
-        secret = name in model.model_fields and SecretStr.__name__ in str(
-            model.model_fields[name].annotation
-        )
+        secret = name in model.model_fields and _holds_secrets(model.model_fields[name].annotation)
         got = "" if secret else f" (got {str(details['input'])[:64]!r})"
         message = details["msg"].removeprefix("Value error, ")
         lines.append(f"{flag}: {message}{got}")

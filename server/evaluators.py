@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -68,7 +69,10 @@ def _asking(name: str, settings: ExternalEvaluator) -> Evaluator:
     async def evaluate(problem: str, candidates: Sequence[str]) -> Sequence[float]:
         body = {"problem": problem, "candidates": list(candidates)}
         try:
-            return await _scores(settings, body)
+            scores = await _scores(settings, body)
+            if len(scores) != len(candidates) or not all(map(math.isfinite, scores)):
+                raise ValueError("not one finite number for each candidate")
+            return scores
         except (_TryAgainError, TimeoutError, httpx.HTTPError, ValueError) as error:
             # Not the error itself: it may name the address, which is nobody's business.
             logger.warning("the evaluator %r failed: %s", name, type(error).__name__)

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, StringConstraints, model_validator
 
-from penstock.errors import RequestError
+from penstock.errors import ContextLengthError, RequestError
 
 from ..base import STRICT, Controller, SearchContext, SearchLimits
 from .budget import Budget
@@ -109,7 +109,11 @@ class BestOf(Controller[BestOfParameters]):
                 logprobs=parameters.rank == "logprob",
             )
             values = yield from self._values(parameters, context, generated)
-        except BudgetExhausted:
+        except BudgetExhausted as error:
+            exhausted = True
+            generated = generated or error.results or ()
+            values = [_mean_logprob(one) for one in generated]
+        except ContextLengthError:  # so many answers make no ballot
             exhausted = True
             values = [0.0] * len(generated)
         order = sorted(range(len(generated)), key=lambda i: -values[i])
@@ -147,7 +151,11 @@ class BestOf(Controller[BestOfParameters]):
             )
             named = [read_vote(vote.text, len(texts)) for vote in votes]
             return [float(named.count(place)) for place in range(len(texts))]
-        return [sum(one.logprobs) / max(1, len(one.logprobs)) for one in found]
+        return [_mean_logprob(one) for one in found]
+
+
+def _mean_logprob(one: Generated) -> float:
+    return sum(one.logprobs) / max(1, len(one.logprobs))
 
 
 def _ballot(problem: str, texts: tuple[str, ...]) -> str:

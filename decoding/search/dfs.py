@@ -9,6 +9,7 @@ batch; this changes no result.
 
 from collections import deque
 from dataclasses import dataclass
+from typing import Final
 
 from .evaluation import Judge
 from .generation import expand
@@ -16,6 +17,8 @@ from .operations import FinishReason
 from .tasks.base import Thoughts
 from .tree import Asking, Branch, Thought, Tree, show
 
+MOST_JUDGED: Final = 512
+"""Children of one state that are judged; a model that repeats itself may propose thousands."""
 _Judged = tuple[Branch, float]
 
 
@@ -68,7 +71,9 @@ def _children(tree: Tree, judge: Judge, thought: Thought) -> Asking[deque[_Judge
         distinct.setdefault(branch.path, branch)
     branches = list(distinct.values())
     confident = any(branch.confidence is not None for branch in branches)
-    if confident:
+    if not confident:
+        branches = branches[:MOST_JUDGED]
+    else:
         branches = sorted(branches, key=_confidence, reverse=True)[: tree.room(most)]
     values = yield from judge.judge(branches)
     judged = list(zip(branches, values, strict=True))

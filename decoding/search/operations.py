@@ -8,8 +8,8 @@ A `State` is a value: forking, appending and truncating make new ones and can ne
 Where its keys and values are is the engine's business (docs/decisions/0018-search.md).
 """
 
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 FinishReason = Literal["stop", "length"]
 NodeStatus = Literal["open", "kept", "dropped", "answer"]
@@ -19,15 +19,18 @@ NodeStatus = Literal["open", "kept", "dropped", "answer"]
 class State:
     """A text as tokens: a prompt, and whatever was generated or appended behind it.
 
-    `source`: of the generation that it came from, for the engine; never compared.
+    `source`: of the generation that it came from, for the engine; never compared. `prompt`: how
+    many of the tokens are the prompt, and not an answer to it; None: all of them.
     """
 
     ids: tuple[int, ...]
-    source: str | None = None
+    source: str | None = field(default=None, compare=False)
+    prompt: int | None = field(default=None, compare=False)
 
     def append(self, ids: tuple[int, ...]) -> "State":
-        """The state with tokens behind it."""
-        return replace(self, ids=self.ids + ids)
+        """The state with tokens behind it, as if they were generated."""
+        length = len(self.ids) if self.prompt is None else self.prompt
+        return replace(self, ids=self.ids + ids, prompt=length)
 
     def truncate(self, length: int) -> "State":
         """Its first `length` tokens."""
@@ -175,10 +178,13 @@ class Outcome:
 class BudgetExhausted(Exception):  # noqa: N818 -- a signal, like StopIteration
     """Thrown into a controller at its yield: an operation would exceed a budget, and did not run.
 
-    The controller returns the best that it has, with "length", and can ask for nothing but `Emit`
-    and `Free` any more. `budget`: the name of the field that is used up.
+    `results`: of what was asked for last, as far as it came: of each `Generate` the choices that
+    have ended, None of what else has not. `budget`: the name of the field that is used up. The
+    controller returns the best that it has, with "length", and can ask for nothing but `Emit` and
+    `Free` any more.
     """
 
-    def __init__(self, budget: str) -> None:
+    def __init__(self, budget: str, results: Any = None) -> None:
         super().__init__(budget)
         self.budget = budget
+        self.results = results

@@ -38,6 +38,16 @@ class Tot(Controller[TotParameters]):
                 "evaluator", f"{parameters.evaluator!r} is unknown; this server has: {known}"
             )
 
+        at_once = parameters.budget.sequences or limits.budget.sequences
+        asked = {"generate_samples": plan.generate_samples}
+        if parameters.evaluate in ("value", "vote"):
+            asked["evaluate_samples"] = plan.evaluate_samples
+        for field, count in asked.items():
+            if at_once is not None and count > at_once:
+                raise self._refusal(
+                    field, f"is {count}, above the {at_once} sequences that may run at once"
+                )
+
     def budget(self, parameters: TotParameters) -> Budget:
         """See `Controller`."""
         return parameters.budget

@@ -80,4 +80,10 @@ class CompletionBody(GenerationBody):
             return spec
         if not isinstance(spec, Mapping):
             spec = {name: {} for name in ([spec] if isinstance(spec, str) else spec or [])}
+        if "best_of" in spec:
+            raise RequestError(
+                "best_of and decoding.best_of are both given; send one of them",
+                param="best_of",
+                code="invalid_parameter",
+            )
         return {**spec, "best_of": {"n": self.best_of, "trace": "none"}}

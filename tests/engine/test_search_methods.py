@@ -6,10 +6,11 @@ from typing import Any
 import pytest
 import torch
 
+from penstock import SamplingParams
 from penstock.engine.build import Built
 from penstock.errors import RequestError
 from tests.conftest import TinyModel
-from tests.engine.jobs import build
+from tests.engine.jobs import Job, build, run
 from tests.engine.searches import Run, search_request
 from tests.engine.test_architectures import prompts as token_prompts
 
@@ -119,3 +120,47 @@ def test_beams_and_eviction_are_refused_together(built: Built) -> None:
     with pytest.raises(RequestError, match=r"token by token") as error:
         search_request(built, PROMPT, "beam", kv_cache="h2o")
     assert error.value.param == "kv_cache.h2o"
+
+
+@pytest.mark.parametrize("negative", [None, "no"])
+def test_guided_beams_and_chains_are_guided_answers(built: Built, negative: str | None) -> None:
+    """All contexts go on with the same answer, from one generation to the next."""
+    cfg = {"cfg": {"scale": 3.0, "negative_prompt": negative}}
+    greedy: dict[str, Any] = {"temperature": 0, "max_tokens": 12, "ignore_eos": True}
+    (answer,) = run(built, [Job(prompt=[1, 2, 3], params=SamplingParams(**greedy), decoding=cfg)])
+    request = search_request(built, [1, 2, 3], {**cfg, "beam": {"width": 1}}, **greedy)
+    (beam,) = Run(built, request).finish()
+    assert list(beam.token_ids) == answer.tokens[0]
+    chain = {"generate": "sample", "generate_samples": 1, "breadth": 1, "depth": 3}
+    greedy["max_tokens"] = 4
+    request = search_request(built, [1, 2, 3], {**cfg, "tot": chain}, **greedy)
+    (thoughts,) = Run(built, request).finish()
+    ids = list(thoughts.token_ids)
+    assert ids
+    assert answer.tokens[0][: len(ids)] == ids
+
+
+@pytest.mark.parametrize("sequences", [1, 8])
+def test_a_budget_that_ends_best_of_leaves_the_best_so_far(built: Built, sequences: int) -> None:
+    budget = {"tokens": 120, "sequences": sequences}
+    decoding = {"best_of": {"n": 6, "budget": budget}}
+    run_ = Run(built, search_request(built, PROMPT, decoding, max_tokens=20, ignore_eos=True))
+    (answer,) = run_.finish()
+    assert answer.text
+    assert run_.search.trace.exhausted == "tokens"
+    assert 0 < len(run_.search.trace.nodes) < 6
+    usage = run_.search.usage
+    assert usage.prompt_tokens + usage.completion_tokens <= 120
+
+
+def test_choices_that_cannot_evict_together_evict_in_turn(tiny_model: TinyModel) -> None:
+    """One that could never be admitted would keep everybody behind it waiting for ever."""
+    built = build(tiny_model("llama"), kv_cache_memory=24 * 12_288, max_model_len=300)
+    policy = {"h2o": {"heavy": 60, "recent": 60, "interval": 8}}
+    request = search_request(
+        built, [1] * 200, {"best_of": {"n": 8}}, kv_cache=policy, ignore_eos=True
+    )
+    run_ = Run(built, request)
+    (answer,) = run_.finish()
+    assert answer.text
+    assert len(run_.search.trace.nodes) == 8

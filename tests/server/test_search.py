@@ -208,6 +208,7 @@ REFUSALS: list[tuple[dict[str, Any], str, str]] = [
     ({"decoding": "tot", "logprobs": 1}, "logprobs", "not available with decoding.tot"),
     ({"decoding": "beam", "kv_cache": "h2o"}, "kv_cache.h2o", "token by token"),
     ({"best_of": 2, "n": 3}, "best_of", "raise best_of"),
+    ({"best_of": 2, "decoding": "best_of"}, "best_of", "both given"),
 ]
 
 

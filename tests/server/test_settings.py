@@ -253,6 +253,13 @@ def test_evaluators_come_from_the_file_and_keep_their_keys_to_themselves(tmp_pat
     assert "hidden" not in repr(settings) + settings.model_dump_json()
 
 
+def test_mistakes_beside_a_secret_do_not_tell_it() -> None:
+    for text in ('{"judge": {"api_key": "hidden"}}', '{"judge": {"api_key": "hidden",}}'):
+        with pytest.raises(ConfigurationError) as error:
+            read_settings(ServeSettings, ["--evaluators", text], program="test")
+        assert "hidden" not in str(error.value)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
