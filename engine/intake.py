@@ -15,7 +15,7 @@ from ..decoding.sampling_params import SamplingParams
 from ..errors import ContextLengthError, RequestError
 from ..kvcache.base import CachePolicy, Retention
 from ..registry import Choice, Registry, Spec
-from .request import Request
+from .request import Conversation, Request
 from .search_intake import said_last, search_task
 from .tokenization import Tokenizer
 
@@ -109,11 +109,11 @@ class Intake:
         cache_salt: str = "",
         decoding: Spec = None,
         kv_cache: Spec = None,
-        conversation: Sequence[Mapping[str, Any]] | None = None,
+        conversation: Conversation | None = None,
     ) -> Request:
         """Tokenise, check and complete one request.
 
-        `conversation`: the messages that the prompt was made of, where it is a chat.
+        `conversation`: what the prompt was made of, where it is a chat.
 
         `default_max_tokens`: used when `params.max_tokens` is None; None means all that is left.
         `truncate_prompt_tokens`: keep only this many last prompt tokens.

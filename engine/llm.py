@@ -17,6 +17,7 @@ from .evaluators import registered
 from .request import (
     PART,
     ChoiceDelta,
+    Conversation,
     FinishReason,
     Request,
     TokenLogprobs,
@@ -138,7 +139,7 @@ class LLM:
                 decoding=decoding,
                 kv_cache=kv_cache,
                 logprobs=logprobs,
-                conversation=conversation,  # type: ignore[arg-type]
+                conversation=Conversation(messages=conversation),  # type: ignore[arg-type]
             )
             for conversation, one in zip(several, each, strict=True)
         ]

@@ -53,7 +53,11 @@ class Context:
         if messages is None and tokenizer.hf.chat_template is None:
             ids = self._intake.encode(text, param=self._param)
             return State(ids, prompt=len(ids))
-        rendered = tokenizer.render_chat(messages or [{"role": "user", "content": text}])
+        conversation = self._task.conversation
+        rendered = tokenizer.render_chat(
+            messages or [{"role": "user", "content": text}],
+            template_kwargs=None if conversation is None else conversation.template_kwargs,
+        )
         ids = self._intake.encode(rendered, param=self._param, add_special_tokens=False)
         return State(ids, prompt=len(ids))
 
@@ -70,7 +74,7 @@ def _with_last(task: SearchTask, text: str) -> list[Mapping[str, Any]] | None:
     """The chat with `text` in place of what its user said last."""
     if task.conversation is None:
         return None
-    messages = list(task.conversation)
+    messages = list(task.conversation.messages)
     last = max((i for i, m in enumerate(messages) if m.get("role") == "user"), default=None)
     if last is None:
         return [*messages, {"role": "user", "content": text}]

@@ -1,6 +1,6 @@
 """What enters the engine and what leaves it. Nothing here changes after it is made."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, cast
 
@@ -16,16 +16,24 @@ PART = "#"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Conversation:
+    """A chat, and further words for its template."""
+
+    messages: Sequence[Mapping[str, Any]]
+    template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SearchTask:
     """What controllers see of a request.
 
-    `problem`: the prompt's text, or what a chat's user said last. `conversation`: the chat's
-    messages; None where the prompt is no chat. `max_tokens`: as the caller set it.
+    `problem`: the prompt's text, or what a chat's user said last. `conversation`: None where the
+    prompt is no chat. `max_tokens`: as the caller set it.
     `sequences`: that may run at once, in all contexts.
     """
 
     problem: str
-    conversation: tuple[Mapping[str, Any], ...] | None
+    conversation: Conversation | None
     max_tokens: int | None
     sequences: int
 

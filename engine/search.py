@@ -45,14 +45,13 @@ class _Running:
     waiting: deque[Request]
     open: dict[str, Assembly] = field(default_factory=dict)
     results: dict[str, PartResult] = field(default_factory=dict)
-    order: list[str]
 
     def finished(self) -> Any:
         """What generations have come to an end so far; None of other operations."""
         if not isinstance(self.operation, Generate):
             return None
         waiting = {part.id for part in self.waiting}
-        ended = [n for n in self.order if n not in self.open and n not in waiting]
+        ended = [n for n in self.results if n not in self.open and n not in waiting]
         return collect(self.operation, [self.results[n] for n in ended]) if ended else ()
 
 
@@ -164,7 +163,7 @@ class Search:
                     self._counted[part.kept_name(index)] = length
             if not running.open and not running.waiting:
                 del self._running[number]
-                parts = [running.results[name] for name in running.order]
+                parts = list(running.results.values())
                 self._results[number] = collect(running.operation, parts)
             messages += self.launch()
         return messages
@@ -277,7 +276,6 @@ class Search:
             operation=operation,
             waiting=deque(parts),
             results={part.id: PartResult(part) for part in parts},
-            order=[part.id for part in parts],
         )
         self._by_part.update((part.id, number) for part in parts)
 

@@ -1,6 +1,6 @@
 """What a request with a controller must satisfy before anything of it runs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from ..decoding.base import Controller, DecodingMethod, SearchLimits
@@ -9,7 +9,7 @@ from ..decoding.search.budget import Budget, filled
 from ..errors import RequestError
 from ..kvcache.base import CachePolicy, Retention
 from ..registry import Choice
-from .request import SearchTask
+from .request import Conversation, SearchTask
 
 
 def search_task(
@@ -17,7 +17,7 @@ def search_task(
     *,
     params: SamplingParams,
     problem: str,
-    conversation: Sequence[Mapping[str, Any]] | None,
+    conversation: Conversation | None,
     contexts: int,
     wants_logprobs: Mapping[str, int | None],
     policy: Choice[CachePolicy[Any]],
@@ -65,15 +65,15 @@ def search_task(
         )
     return SearchTask(
         problem=problem,
-        conversation=None if conversation is None else tuple(conversation),
+        conversation=conversation,
         max_tokens=params.max_tokens,
         sequences=allowed.sequences,
     )
 
 
-def said_last(conversation: Sequence[Mapping[str, Any]]) -> str | None:
+def said_last(conversation: Conversation) -> str | None:
     """What the user of a chat said last, where it is text."""
-    for message in reversed(conversation):
+    for message in reversed(conversation.messages):
         if message.get("role") == "user":
             content = message.get("content")
             return content if isinstance(content, str) else None

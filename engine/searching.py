@@ -45,7 +45,6 @@ class Searching(Generation):
         )
         maker = PartsMaker(request, intake)
         self.search = Search(request, maker)
-        self._tokenizer = intake.tokenizer
         self._seconds = maker.budget.seconds
         self._send_one = send
         self._ended = ended

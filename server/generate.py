@@ -16,6 +16,7 @@ from penstock.errors import ConfigurationError
 
 from ..decoding.sampling_params import SamplingParams
 from ..engine.config import EngineConfig
+from ..engine.request import Conversation
 from .command_settings import CommandSettings, as_json
 from .loading import load_engine
 from .log import configure_logging
@@ -97,7 +98,7 @@ async def _stream(engine: AsyncEngine, settings: GenerateSettings, prompt: str) 
         params=settings.sampling,
         add_special_tokens=not as_chat,
         decoding=settings.decoding,
-        conversation=messages if as_chat else None,
+        conversation=Conversation(messages=messages) if as_chat else None,
     )
     engine.start()
     reading = asyncio.create_task(_show_reading(engine, len(request.prompt_ids)))

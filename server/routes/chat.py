@@ -9,6 +9,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
+from ...engine.request import Conversation
 from ..presets import served_model
 from ..protocol.chat_answer import ChatStream, chat_answer
 from ..protocol.chat_body import ChatBody
@@ -85,7 +86,7 @@ def plan_chat(
         cache_salt=tenant + (body.cache_salt or ""),
         decoding=served.preset.decoding if body.decoding is None else body.decoding,
         kv_cache=served.preset.kv_cache if body.kv_cache is None else body.kv_cache,
-        conversation=messages,
+        conversation=Conversation(messages=messages, template_kwargs=body.template_kwargs()),
     )
     return Plan(
         id=identity,

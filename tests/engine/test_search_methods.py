@@ -8,6 +8,8 @@ import torch
 
 from penstock import SamplingParams
 from penstock.engine.build import Built
+from penstock.engine.parts import Context
+from penstock.engine.request import Conversation
 from penstock.errors import RequestError
 from tests.conftest import TinyModel
 from tests.engine.jobs import Job, build, run
@@ -164,3 +166,20 @@ def test_choices_that_cannot_evict_together_evict_in_turn(tiny_model: TinyModel)
     (answer,) = run_.finish()
     assert answer.text
     assert len(run_.search.trace.nodes) == 8
+
+
+def test_questions_are_put_as_the_chat_was(built: Built) -> None:
+    """Behind what was said before, and with the chat's own words for the template."""
+    hf = built.intake.tokenizer.hf
+    hf.chat_template = "{% for m in messages %}<{{ m.content }}>{% endfor %}{{ mood }}"
+    messages = [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}]
+    request = built.intake.prepare(
+        request_id="r",
+        prompt="<s><u>calm",
+        params=SamplingParams(),
+        decoding="tot",
+        conversation=Conversation(messages=messages, template_kwargs={"mood": "calm"}),
+    )
+    context = Context(request, built.intake)
+    assert context.problem == "u"
+    assert context.decode(context.ask("why").ids) == "<s><why>calm"
