@@ -15,6 +15,7 @@ COPY deploy/system-packages /usr/local/sbin/
 RUN system-packages && rm -rf /var/lib/apt/lists/*
 
 FROM system AS build
+RUN system-packages build
 WORKDIR /src
 ARG TORCH_INDEX=
 COPY Makefile constraints.txt pyproject.toml ./

@@ -76,6 +76,12 @@ class PagedStep:
             out[of] = one.attend(layer, q_THD[of], k_THD[of], v_THD[of], self.store, **how)
         return out
 
+    @property
+    def in_one_call(self) -> bool:
+        """Whether compiled layers may do all of it: ordinary rows, caches in float32."""
+        ordinary = self.rows is None and self.kernels.backend == "native"
+        return ordinary and self.store.dtype == torch.float32
+
     def _ordinary(
         self, layer: int, q_THD: Tensor, k_THD: Tensor, v_THD: Tensor, how: dict[str, Any]
     ) -> Tensor:

@@ -20,8 +20,8 @@ class EngineConfig(BaseModel):
     `kv_cache_memory`: fraction of the free memory (0 to 1], or bytes (above 1).
     `kv_cache_dtype`: what keys and values are kept in; auto is the model's own dtype, int8 and fp8
     come with a scale for each token and head.
-    `attention_backend`: kernels of attention and cache writes; auto is triton on CUDA where it can
-    run, torch elsewhere.
+    `attention_backend`: kernels of attention and cache writes; auto is triton on CUDA and native
+    (compiled C++) on a CPU in float32, where they can run, torch elsewhere.
     `page_size`: tokens of one KV cache page.
     `prefix_cache`: reuse the keys and values of prompts that begin alike.
     `max_running`: sequences that run at once; also the largest n.
@@ -48,7 +48,7 @@ class EngineConfig(BaseModel):
     max_model_len: Annotated[int, Field(ge=16, le=2**24)] | None = None
     kv_cache_memory: Annotated[float, Field(gt=0, le=2**50)] = 0.5
     kv_cache_dtype: Literal["auto", "bf16", "fp8", "int8"] = "auto"
-    attention_backend: Literal["auto", "triton", "torch"] = "auto"
+    attention_backend: Literal["auto", "triton", "native", "torch"] = "auto"
     page_size: Annotated[int, Field(ge=1, le=512)] = 16
     prefix_cache: bool = True
     max_running: Annotated[int, Field(ge=1, le=4096)] = 64

@@ -1,7 +1,7 @@
 """Which kernels serve: one explicit choice, with its reason."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import Final, Literal
 
@@ -11,10 +11,12 @@ from torch import Tensor
 from ..errors import ConfigurationError
 from .evict import reference as evict
 from .kv_write import reference as kv_write
+from .native.library import Unavailable, library
+from .paged_attention import native as compiled_attention
 from .paged_attention import reference as paged_attention
 from .scored_attention import reference as scored_attention
 
-Backend = Literal["triton", "torch"]
+Backend = Literal["triton", "native", "torch"]
 LARGEST_HEAD: Final = 256
 """The largest head size whose tiles have been compiled."""
 _DTYPES: Final = (torch.float32, torch.float16, torch.bfloat16)
@@ -57,22 +59,35 @@ def choose(
     """The backend of attention. `dtype`: of the model; `head_size`: its largest.
 
     Raises:
-        ConfigurationError: triton is wanted and cannot be had.
+        ConfigurationError: what is wanted cannot be had.
     """
     if wanted == "torch":
         return Choice(backend="torch", reason="asked for")
-    hindrance = hindrance_to_triton(device=device, dtype=dtype, head_size=head_size)
-    if wanted == "triton":
-        if hindrance is not None:
-            raise ConfigurationError(
-                f"--attention-backend is triton, but {hindrance}; choose auto or torch"
-            )
-        return Choice(backend="triton", reason="asked for")
-    if hindrance is None and _interpreting():
-        hindrance = "Triton only interprets here, which is for tests"
-    if hindrance is not None:
-        return Choice(backend="torch", reason=hindrance)
-    return Choice(backend="triton", reason=f"compiled for {torch.cuda.get_device_name(device)}")
+    if wanted == "native" or (wanted == "auto" and device.type == "cpu"):
+        hindrance = hindrance_to_native(device=device, dtype=dtype)
+        found = Choice(backend="native", reason="compiled C++")
+    else:
+        hindrance = hindrance_to_triton(device=device, dtype=dtype, head_size=head_size)
+        if hindrance is None and wanted == "auto" and _interpreting():
+            hindrance = "Triton only interprets here, which is for tests"
+        found = Choice(backend="triton", reason=f"compiled for {device}")
+    if hindrance is None:
+        return found if wanted == "auto" else replace(found, reason="asked for")
+    if wanted != "auto":
+        raise ConfigurationError(
+            f"--attention-backend is {wanted}, but {hindrance}; choose auto or torch"
+        )
+    return Choice(backend="torch", reason=hindrance)
+
+
+def hindrance_to_native(*, device: torch.device, dtype: torch.dtype) -> str | None:
+    """Why the kernels compiled for CPUs cannot run; None where they can."""
+    if device.type != "cpu":
+        return f"the device is {device.type}, and the compiled kernels are for CPUs"
+    if dtype != torch.float32:
+        return f"the model computes in {str(dtype).removeprefix('torch.')}, not in float32"
+    found = library()
+    return f"of the compiled kernels, {found.reason}" if isinstance(found, Unavailable) else None
 
 
 def hindrance_to_triton(*, device: torch.device, dtype: torch.dtype, head_size: int) -> str | None:
@@ -96,6 +111,10 @@ def load(choice: Choice) -> Kernels:
     """The kernels that were chosen; nothing of Triton is imported before."""
     if choice.backend == "torch":
         return TORCH
+    if choice.backend == "native":
+        build = library()
+        assert not isinstance(build, Unavailable), "chosen"
+        return replace(TORCH, backend="native", paged_attention=compiled_attention.launcher(build))
     from .evict import triton as evicting
     from .kv_write import triton as write
     from .paged_attention import triton as attend

@@ -90,7 +90,7 @@ class LeanAttention(BoundModule):
         self.layer_idx = layer
         self.shape = shape
         self.rotary_size = rotary_size
-        self._options = shape.options
+        self.options = shape.options
         self.bind()
 
     def forward(
@@ -119,7 +119,7 @@ class LeanAttention(BoundModule):
             rotated = qk if self.rotary_size == shape.key_size else qk[..., : self.rotary_size]
             torch.view_as_complex(rotated.unflatten(-1, (-1, 2))).mul_(position_embeddings[0])
         out = penstock_step(
-            self.layer_idx, qk[:, : shape.heads], qk[:, shape.heads :], v, **self._options
+            self.layer_idx, qk[:, : shape.heads], qk[:, shape.heads :], v, **self.options
         )
         return self.calls["out"](out.flatten(1))[None], None
 

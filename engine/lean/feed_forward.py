@@ -16,7 +16,8 @@ class LeanFeedForward(BoundModule):
         super().__init__()
         self.gate_up = gate_up
         self.down = down
-        self.activation = nn.SiLU() if _is_silu(activation) else activation
+        self.is_silu = _is_silu(activation)
+        self.activation = nn.SiLU() if self.is_silu else activation
         self.bind()
 
     def forward(self, x: Tensor) -> Tensor:

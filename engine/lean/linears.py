@@ -5,21 +5,18 @@ from typing import Literal, TypeGuard
 
 import torch
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from ...kernels.linear.int8 import Int8Linear, fits
-from ...kernels.linear.packed import PackedLinear, choose, is_available, measure
-from ..memory import free_bytes
+from ...kernels.linear.native import NativeLinear, fits_int8, pack, pack_int8
+from ...kernels.native.library import Library, library
 from .replace import replace
 
 logger = logging.getLogger(__name__)
 
 Quantization = Literal["none", "int8"]
 
-_SHARE_OF_MEMORY = 0.25
-"""Two copies of the weights are kept if they take no more of the available memory than this."""
 _WORTH_IT = 0.5
-_SAMPLE_BYTES = 128 << 20
-"""Weights of so many bytes are tried: more than most caches hold."""
 
 
 def merged(weights: list[Tensor], biases: list[Tensor | None]) -> nn.Linear:
@@ -36,38 +33,32 @@ def merged(weights: list[Tensor], biases: list[Tensor | None]) -> nn.Linear:
     return layer
 
 
-def pack_linears(model: nn.Module) -> None:
-    """Replace the float32 linear layers of a model on a CPU by ones that pick their kernel."""
-    if not is_available():
-        return
-    weights = [m.weight for m in model.modules() if _is_plain(m)]
-    weights_bytes = sum(weight.numel() * weight.element_size() for weight in weights)
-    one_layout = weights_bytes > _SHARE_OF_MEMORY * free_bytes(torch.device("cpu"))
-    times_s = measure(_sample(weights))
-    del weights
-    choices = {shape: choose(times, one_layout=one_layout) for shape, times in times_s.items()}
-    for shape, choice in choices.items():
-        logger.debug("linear layers of %d x %d: %s", *shape, ", ".join(choice))
+def pack_linears(model: nn.Module, library: Library) -> None:
+    """Replace the float32 linear layers of a model on a CPU by compiled ones."""
 
     def packed(module: nn.Module) -> nn.Module | None:
+        if type(module) is Conv1D:  # GPT-2's kind: the same product, weights the other way round
+            return NativeLinear(library, pack(library, module.weight.t(), module.bias))
         if not _is_plain(module):
             return None
-        return PackedLinear(module.weight, module.bias, choices[module.weight.shape])
+        return NativeLinear(library, pack(library, module.weight, module.bias))
 
-    count = replace(model, packed)
-    logger.info("%d linear layers of %d shapes packed", count, len(choices))
+    logger.info("%d linear layers packed", replace(model, packed))
 
 
 def quantize_linears(model: nn.Module) -> None:
     """Replace the linear layers of a model by 8-bit ones, where the kernels take their shape."""
     all_bytes = sum(p.numel() * p.element_size() for p in model.parameters())
     done_bytes = 0
+    compiled = compiled_for(model)
 
     def quantised(module: nn.Module) -> nn.Module | None:
         nonlocal done_bytes
         if type(module) is not nn.Linear or not fits(module.weight):
             return None
         done_bytes += module.weight.numel() * module.weight.element_size()
+        if compiled is not None and fits_int8(compiled, module.weight):
+            return NativeLinear(compiled, pack_int8(compiled, module.weight, module.bias))
         return Int8Linear(module.weight, module.bias)
 
     count = replace(model, quantised)
@@ -79,6 +70,16 @@ def quantize_linears(model: nn.Module) -> None:
             "this processor has no instructions for products of 8 bits (VNNI, AMX): "
             "--quantization int8 may be slower than float32 here"
         )
+
+
+def compiled_for(model: nn.Module) -> Library | None:
+    """The compiled kernels, where they take this model: float32 on a CPU."""
+    parameter = next(model.parameters(), None)
+    found = library()
+    if parameter is None or not isinstance(found, Library):
+        return None
+    fits = parameter.device.type == "cpu" and parameter.dtype == torch.float32
+    return found if fits else None
 
 
 def multiplies_int8() -> bool:
@@ -100,16 +101,3 @@ def _is_plain(module: nn.Module) -> TypeGuard[nn.Linear]:
         and not own["_forward_pre_hooks"]
         and "forward" not in own
     )
-
-
-def _sample(weights: list[Tensor]) -> list[Tensor]:
-    """The first layers of a model, and at least one of each shape."""
-    chosen: list[Tensor] = []
-    shapes: set[torch.Size] = set()
-    size_bytes = 0
-    for weight in weights:
-        if size_bytes < _SAMPLE_BYTES or weight.shape not in shapes:
-            chosen.append(weight)
-            shapes.add(weight.shape)
-            size_bytes += weight.numel() * weight.element_size()
-    return chosen

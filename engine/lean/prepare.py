@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from ...errors import ConfigurationError
-from .linears import Quantization, pack_linears, quantize_linears
+from .compiled import compiled_decoder
+from .linears import Quantization, compiled_for, pack_linears, quantize_linears
 from .observe import WHOLE_TOLERANCE, Observation, agree, observe
 from .rewrite import rewrite
 
@@ -25,11 +26,16 @@ def make_lean(model: Any, quantization: Quantization) -> nn.Module | None:
     try:
         seen = observe(model)
         seen.calls.clear()
+        compiled = compiled_for(model)
         if _rewritable(model):
             model = rewrite(model)
-        quantize(model, quantization)
-        if _rewritable(model):
-            pack_linears(model)
+        whole = None if compiled is None else compiled_decoder(compiled, model, quantization)
+        if whole is not None:
+            model = whole
+        else:
+            quantize(model, quantization)
+            if compiled is not None:
+                pack_linears(model, compiled)
         _check(model, seen, quantization)
     except Exception as error:
         logger.warning(

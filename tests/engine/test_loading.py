@@ -1,17 +1,20 @@
 """What cannot be served is refused at start-up, by name and with the reason."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from penstock.engine.config import EngineConfig
+from penstock.engine.lean.compiled import CompiledDecoder
 from penstock.engine.loading import EMBEDDED_MODEL, load_model
 from penstock.errors import ConfigurationError, UnsupportedModelError
 from penstock.kernels.linear.int8 import Int8Linear
-from penstock.kernels.linear.packed import PackedLinear
+from penstock.kernels.linear.native import NativeLinear
+from penstock.kernels.native.library import Unavailable
 from tests.conftest import TinyModel
 from tests.tiny import byte_tokenizer, enlarge_weights, save_tiny
 
@@ -126,7 +129,7 @@ def test_a_model_that_cannot_be_rewritten_runs_as_it_is(
     assert not isinstance(loaded.model.get_submodule("lm_head"), torch.nn.Identity)
     assert "runs as transformers has it" in caplog.text
     quantised = load_model(EngineConfig(model=str(tiny_model("llama")), quantization="int8"))
-    assert isinstance(quantised.model.get_submodule("lm_head"), Int8Linear)
+    assert isinstance(quantised.model.get_submodule("lm_head"), Int8Linear | NativeLinear)
 
 
 def test_a_context_in_which_rotation_depends_on_neighbours_is_cut(tmp_path: Path) -> None:
@@ -141,15 +144,29 @@ def test_a_context_in_which_rotation_depends_on_neighbours_is_cut(tmp_path: Path
     assert load_model(EngineConfig(model=str(tmp_path))).info.max_length_tokens == 128
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_int8_weights_take_the_place_of_linear_layers(
-    dtype: Literal["float32", "bfloat16"], tiny_model: TinyModel
+    tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = EngineConfig(model=str(tiny_model("llama")), dtype=dtype, quantization="int8")
-    loaded = load_model(config)
-    kinds = {type(module) for module in loaded.model.modules()}
-    assert Int8Linear in kinds
-    assert not kinds & {PackedLinear, torch.nn.Linear}
+    """In torch where nothing is compiled; alone where a model is not known as a whole."""
+
+    def kinds(kind: str, **settings: Any) -> set[type]:
+        config = EngineConfig(model=str(tiny_model(kind)), quantization="int8", **settings)
+        return {type(module) for module in load_model(config).model.modules()}
+
+    assert CompiledDecoder in kinds("llama")
+    found = kinds("gemma2")
+    assert NativeLinear in found
+    assert torch.nn.Linear not in found
+    for found in (kinds("llama", dtype="bfloat16"), _without_compiled(kinds, monkeypatch)):
+        assert Int8Linear in found
+        assert not found & {NativeLinear, CompiledDecoder, torch.nn.Linear}
+
+
+def _without_compiled(
+    kinds: Callable[[str], set[type]], monkeypatch: pytest.MonkeyPatch
+) -> set[type]:
+    monkeypatch.setattr("penstock.engine.lean.linears.library", lambda: Unavailable("in a test"))
+    return kinds("llama")
 
 
 @pytest.mark.parametrize(
@@ -168,6 +185,7 @@ def test_int8_on_a_processor_without_its_instructions_warns(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
+    monkeypatch.setattr("penstock.engine.lean.linears.library", lambda: Unavailable("in a test"))
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
     load_model(EngineConfig(model=str(tiny_model("llama")), quantization="int8"))
     assert ("VNNI" in caplog.text) is warns

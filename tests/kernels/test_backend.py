@@ -11,6 +11,7 @@ import torch
 from penstock.errors import ConfigurationError
 from penstock.kernels import backend
 from penstock.kernels.backend import TORCH, Choice, choose, load
+from penstock.kernels.native.library import Unavailable
 
 MODEL: dict[str, Any] = {
     "device": torch.device("cpu"),
@@ -31,23 +32,47 @@ def test_torch_is_always_to_be_had() -> None:
     assert load(choose("torch", **MODEL)) is TORCH
 
 
+def hopper(device: object) -> tuple[int, int]:
+    return 9, 0
+
+
+CUDA: dict[str, Any] = {"device": torch.device("cuda")}
+
+
+def test_on_a_cpu_the_compiled_kernels_serve(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert choose("auto", **MODEL) == Choice(backend="native", reason="compiled C++")
+    assert load(choose("native", **MODEL)).backend == "native"
+    in_half = with_change({"dtype": torch.bfloat16})
+    assert choose("auto", **in_half).backend == "torch"
+    with pytest.raises(ConfigurationError, match="computes in bfloat16"):
+        choose("native", **in_half)
+    with pytest.raises(ConfigurationError, match="the device is cuda"):
+        choose("native", **with_change(CUDA))
+    monkeypatch.setattr(backend, "library", lambda: Unavailable("they are missing"))
+    assert choose("auto", **MODEL) == Choice(
+        backend="torch", reason="of the compiled kernels, they are missing"
+    )
+
+
 def test_without_triton_torch_serves(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(name: str) -> None:
         assert name == "triton"
 
     monkeypatch.setattr(backend, "find_spec", missing)
-    assert choose("auto", **MODEL) == Choice(backend="torch", reason="triton is not installed")
+    on_cuda = with_change(CUDA)
+    assert choose("auto", **on_cuda) == Choice(backend="torch", reason="triton is not installed")
     with pytest.raises(ConfigurationError, match="triton is not installed; choose auto or torch"):
-        choose("triton", **MODEL)
+        choose("triton", **on_cuda)
 
 
 @NEEDS_TRITON
 def test_an_interpreter_serves_only_where_it_is_asked_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert choose("auto", **MODEL).backend == "torch"
     assert choose("triton", **MODEL).backend == "triton"
     assert load(choose("triton", **MODEL)).backend == "triton"
+    monkeypatch.setattr(torch.cuda, "get_device_capability", hopper)
+    assert choose("auto", **with_change(CUDA)).backend == "torch"
     monkeypatch.setattr(backend, "_interpreting", bool)
     with pytest.raises(ConfigurationError, match="the device is cpu"):
         choose("triton", **MODEL)
@@ -59,8 +84,11 @@ def test_an_interpreter_serves_only_where_it_is_asked_for(
     [({"dtype": torch.float64}, "float64"), ({"head_size": 512}, "512 elements, more than 256")],
     ids=["dtype", "head-size"],
 )
-def test_what_kernels_cannot_do(change: dict[str, Any], why: str) -> None:
-    assert why in choose("auto", **with_change(change)).reason
+def test_what_kernels_cannot_do(
+    change: dict[str, Any], why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", hopper)
+    assert why in choose("auto", **with_change(CUDA | change)).reason
     with pytest.raises(ConfigurationError, match=why):
         choose("triton", **with_change(change))
 

@@ -10,15 +10,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
+from transformers.pytorch_utils import Conv1D
 
 from penstock.engine.attention import NAME, register
 from penstock.engine.lean.attention import LeanAttention
+from penstock.engine.lean.compiled import CompiledDecoder
 from penstock.engine.lean.decoder import LeanDecoder, LeanLayer
 from penstock.engine.lean.feed_forward import LeanFeedForward
 from penstock.engine.lean.norms import LeanRMSNorm
 from penstock.engine.lean.observe import DenseStep
 from penstock.engine.lean.prepare import make_lean
 from penstock.engine.lean.rewrite import RewriteError, rewrite
+from penstock.kernels.linear.native import NativeLinear
 from tests.conftest import TinyModel
 from tests.tiny import ARCHITECTURES, GQA, save_tiny
 
@@ -152,3 +155,28 @@ def test_a_whole_that_differs_is_refused(tiny_model: TinyModel) -> None:
     model.model.embed_tokens.register_forward_hook(_plus(count()))
     with pytest.raises(RewriteError, match="differ"):
         rewrite(model)
+
+
+@pytest.mark.parametrize("kind", sorted(set(WHOLE) - {"gemma"}))  # its activation is another
+def test_whole_decoders_are_compiled(kind: str, tiny_model: TinyModel) -> None:
+    before = logits(load(kind, tiny_model), 31, [0, 3, 30])
+    compiled = make_lean(load(kind, tiny_model), "none")
+    assert isinstance(compiled, CompiledDecoder)
+    assert not kinds(compiled)[nn.Linear]
+    torch.testing.assert_close(logits(compiled, 31, [0, 3, 30]), before, atol=1e-4, rtol=1e-4)
+
+
+def test_a_compiled_decoder_answers_for_no_rows(tiny_model: TinyModel) -> None:
+    """A step in which nobody wants logits."""
+    compiled = make_lean(load("llama", tiny_model), "none")
+    assert logits(compiled, 5, []).shape[0] == 0
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "gemma2", "cohere", "qwen3_moe"])
+def test_of_other_models_linear_layers_are_compiled(kind: str, tiny_model: TinyModel) -> None:
+    before = logits(load(kind, tiny_model), 31, [0, 30])
+    model = make_lean(load(kind, tiny_model), "none")
+    assert model is not None
+    assert kinds(model)[NativeLinear]
+    assert not kinds(model)[nn.Linear] + kinds(model)[Conv1D]
+    torch.testing.assert_close(logits(model, 31, [0, 30]), before, atol=1e-4, rtol=1e-4)

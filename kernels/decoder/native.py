@@ -1,0 +1,231 @@
+"""All layers of a pre-norm decoder in one call, for CPUs (native.h): Llama and its like.
+
+Two ways to run a step, with the same bits: `run` computes all layers where attention is that of the
+compiled kernels; `before_attention` and `after_attention` are the halves of one layer, for steps
+whose attention is somebody else's (contexts that evict keys, caches in 8 bits).
+"""
+
+from collections.abc import Sequence
+from ctypes import byref
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+from ..batch import PagedBatch
+from ..linear.native import Packed
+from ..native.library import (
+    BytesStruct,
+    HeadStruct,
+    LayerStruct,
+    Library,
+    LinearStruct,
+    NormStruct,
+    RoomStruct,
+    StepStruct,
+    address,
+)
+from ..paged_attention.native import Geometry, attention_struct, cache_struct
+
+Caches = Sequence[tuple[Tensor, Tensor]]
+"""Keys and values of each layer, `[pages, Hkv, page, D]`, float32."""
+_LEAST_ROWS: Final = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RMSNorm:
+    """x / sqrt(|x|^2 + floor) * weight, where both hold a factor: sqrt(n), and n times epsilon."""
+
+    weight: Tensor
+    floor: float
+
+    @property
+    def struct(self) -> NormStruct:
+        """For C."""
+        return NormStruct(weight=address(self.weight), floor=self.floor)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerWeights:
+    """One layer. Pairs of elements that rotate together are neighbours in queries and keys.
+
+    `gate_up`: rows interleaved, as `interleaved` does. `gates`: without what fills them up.
+    `options`: scale, window, softcap and sinks of its attention.
+    """
+
+    before: RMSNorm
+    after: RMSNorm
+    of_queries: RMSNorm | None
+    of_keys: RMSNorm | None
+    qkv: Packed
+    out: Packed
+    gate_up: Packed
+    down: Packed
+    gates: int
+    heads: int
+    kv_heads: int
+    key_size: int
+    value_size: int
+    rotary_size: int
+    options: dict[str, Any]
+
+
+def interleaved(gate: Tensor, up: Tensor, lanes: int) -> Tensor:
+    """Gates and ups `[I, ...]` in turns of `lanes`, filled up with zeros: `[2 x I', ...]`."""
+    fill = -gate.shape[0] % lanes
+    both = [
+        torch.cat((each, each.new_zeros(fill, *each.shape[1:]))).unflatten(0, (-1, lanes))
+        for each in (gate, up)
+    ]
+    return torch.stack(both, dim=1).flatten(0, 2)
+
+
+class NativeLayers:
+    """Layers and head, ready to be called. Not for several threads at once: they share room."""
+
+    def __init__(
+        self, library: Library, layers: Sequence[LayerWeights], norm: RMSNorm, head: Packed
+    ) -> None:
+        self._call = library.call
+        self._kept = (layers, norm, head)
+        self._layers = layers
+        self._structs = (LayerStruct * len(layers))(*(_layer_struct(layer) for layer in layers))
+        self._head = HeadStruct(norm=norm.struct, linear=head.struct)
+        self._vocabulary = head.outputs
+        self._capacity = 0
+        self._room: dict[str, Tensor] = {}
+        self._caches: list[int] = []
+
+    def step(self, x: Tensor, factors: Tensor | None, batch: PagedBatch | None) -> "LayerStep":
+        """Begin a step. x: float32 `[T, width]`, which becomes the layers' result.
+
+        factors: complex `[T, 1, n / 2]`, what turns pairs of queries and keys; n is the same in
+        all layers that rotate.
+        """
+        rows = x.shape[0]
+        self._grow(rows)
+        real = None if factors is None else torch.view_as_real(factors).contiguous()
+        geometry = None if batch is None else Geometry.of(batch)
+        struct = StepStruct(
+            rows=rows,
+            factors=address(real),
+            slots=None if batch is None else address(batch.slots),
+            room=self._room_struct(x),
+        )
+        if geometry is not None:
+            struct.batch = geometry.struct
+        return LayerStep(x=x, struct=struct, kept=(real, geometry, batch))
+
+    def run(self, step: "LayerStep", caches: Caches) -> None:
+        """All layers; writes the rows' keys and values where the step's batch says."""
+        self._bind(caches)
+        self._call.layers(
+            self._structs, len(self._layers), byref(step.struct), torch.get_num_threads()
+        )
+
+    def before_attention(self, step: "LayerStep", index: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries `[T, H, D]`, keys and values `[T, Hkv, D]` of a layer."""
+        layer = self._layers[index]
+        # Memory of their own: whoever verifies guesses keeps their keys and values.
+        qkv = torch.empty(step.x.shape[0], layer.qkv.outputs)
+        step.struct.room.qkv = address(qkv)
+        self._call.before_attention(
+            self._structs[index], byref(step.struct), torch.get_num_threads()
+        )
+        q_size, k_size = layer.heads * layer.key_size, layer.kv_heads * layer.key_size
+        return (
+            qkv[:, :q_size].unflatten(1, (layer.heads, -1)),
+            qkv[:, q_size : q_size + k_size].unflatten(1, (layer.kv_heads, -1)),
+            qkv[:, q_size + k_size :].unflatten(1, (layer.kv_heads, -1)),
+        )
+
+    def after_attention(self, step: "LayerStep", index: int, attended: Tensor) -> None:
+        """The rest of a layer, from what attention returned, `[T, H, Dv]`."""
+        self._room["attended"][: attended.numel()].view(attended.shape).copy_(attended)
+        self._call.after_attention(
+            self._structs[index], byref(step.struct), torch.get_num_threads()
+        )
+
+    def logits(self, step: "LayerStep", wanted: Tensor) -> Tensor:
+        """Float32 `[R, V]` of the rows numbered `wanted`, int64 `[R]`."""
+        count = wanted.shape[0]
+        logits = torch.empty(count, self._vocabulary)
+        normed = torch.empty(count, step.x.shape[1])
+        self._call.head(
+            byref(self._head),
+            byref(step.struct),
+            wanted.data_ptr(),
+            count,
+            normed.data_ptr(),
+            logits.data_ptr(),
+            torch.get_num_threads(),
+        )
+        return logits
+
+    def _grow(self, rows: int) -> None:
+        if rows <= self._capacity:
+            return
+        self._capacity = rows = max(rows, 2 * self._capacity, _LEAST_ROWS)
+        layers = self._layers
+        width = layers[0].qkv.inputs
+        attended = max(layer.heads * layer.value_size for layer in layers)
+        gates = max(layer.gates for layer in layers)
+        self._room = {
+            "normed": torch.empty(rows * width),
+            "qkv": torch.empty(rows * max(layer.qkv.outputs for layer in layers)),
+            "attended": torch.empty(rows * attended),
+            "gated": torch.empty(rows * gates),
+            "bytes": torch.empty(rows * max(width, attended, gates), dtype=torch.uint8),
+            "scales": torch.empty(rows),
+        }
+
+    def _room_struct(self, x: Tensor) -> RoomStruct:
+        at = {name: address(tensor) for name, tensor in self._room.items()}
+        in_bytes = BytesStruct(values=at.pop("bytes"), scales=at.pop("scales"))
+        return RoomStruct(x=address(x), bytes=in_bytes, **at)
+
+    def _bind(self, caches: Caches) -> None:
+        """Point the layers at a store's tensors, unless they do so already."""
+        found = [tensor.data_ptr() for pair in caches for tensor in pair]
+        if found == self._caches:
+            return
+        self._caches = found
+        for struct, (keys, values) in zip(self._structs, caches, strict=True):
+            struct.attention.keys = cache_struct(keys, None)
+            struct.attention.values = cache_struct(values, None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerStep:
+    """A step on its way through the layers. `kept`: what `struct` points at."""
+
+    x: Tensor
+    struct: StepStruct
+    kept: tuple[Any, ...]
+
+
+def _layer_struct(layer: LayerWeights) -> LayerStruct:
+    none = NormStruct()
+    unbound = cache_struct(torch.empty(0, layer.kv_heads, 1, layer.key_size), None)
+    attention = attention_struct(
+        unbound,
+        cache_struct(torch.empty(0, layer.kv_heads, 1, layer.value_size), None),
+        heads=layer.heads,
+        kv_heads=layer.kv_heads,
+        **layer.options,
+    )
+    packed: dict[str, LinearStruct] = {
+        name: getattr(layer, name).struct for name in ("qkv", "out", "gate_up", "down")
+    }
+    return LayerStruct(
+        before=layer.before.struct,
+        after=layer.after.struct,
+        of_queries=layer.of_queries.struct if layer.of_queries else none,
+        of_keys=layer.of_keys.struct if layer.of_keys else none,
+        attention=attention,
+        width=layer.qkv.inputs,
+        rotary_size=layer.rotary_size,
+        gates=layer.gates,
+        **packed,
+    )

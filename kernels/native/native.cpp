@@ -1,0 +1,102 @@
+// What Python calls (library.py has the same structures). Nothing here asks for a lock of the
+// interpreter or keeps a pointer beyond the call.
+
+#include "../decoder/native.h"
+#include "../linear/native.h"
+#include "../paged_attention/native.h"
+
+using namespace penstock;
+
+extern "C" {
+
+int64_t penstock_lanes() { return LANES; }
+
+int64_t penstock_multiplies_bytes() { return MULTIPLIES_BYTES; }
+
+// Room for packed weights: elements.
+int64_t penstock_packed_size(int64_t outputs, int64_t inputs) {
+    return (outputs + WIDE - 1) / WIDE * WIDE * inputs;
+}
+
+void penstock_pack(const float* weights, int64_t outputs, int64_t inputs, float* to, int64_t threads) {
+    run(threads, [=](Job& job) {
+        job.phase((outputs + WIDE - 1) / WIDE, [=](int64_t panel) {
+            pack_panel(weights, outputs, inputs, panel, to);
+        });
+    });
+}
+
+void penstock_pack_bytes(
+    const int8_t* weights, int64_t outputs, int64_t inputs, int8_t* to, int32_t* offsets, int64_t threads
+) {
+    run(threads, [=](Job& job) {
+        job.phase((outputs + WIDE - 1) / WIDE, [=](int64_t panel) {
+            pack_byte_panel(weights, outputs, inputs, panel, to, offsets);
+        });
+    });
+}
+
+// y [T, N] of x [T, K]. `bytes`: room for rows of weights in 8 bits, else null.
+void penstock_linear(
+    const Linear* layer, const float* x, int64_t rows, float* y, const Bytes* bytes, int64_t threads
+) {
+    run(threads, [=](Job& job) {
+        linear(job, *layer, x, rows, bytes ? *bytes : Bytes{}, Put{layer, y, layer->outputs, false});
+    });
+}
+
+void penstock_paged_attention(
+    const Batch* batch, const Attention* how, const float* q, int64_t q_stride, float* out,
+    int64_t out_stride, int64_t threads
+) {
+    Plan plan(*batch, *how, threads);
+    run(threads, [&](Job& job) { attend(job, *batch, *how, plan, q, q_stride, out, out_stride); });
+}
+
+// All layers of a step whose caches are float32.
+void penstock_layers(const Layer* layers, int64_t count, const Step* step, int64_t threads) {
+    std::deque<Plan> plans;
+    run(threads, [&](Job& job) {
+        for (const Layer* layer = layers; layer < layers + count; ++layer) {
+            const Attention& how = layer->attention;
+            Plan* plan = nullptr;
+            for (Plan& other : plans)
+                if (other.serves(how)) plan = &other;
+            if (!plan) plan = &plans.emplace_back(step->batch, how, threads);
+            before_attention(job, *layer, *step, true);
+            attend(
+                job, step->batch, how, *plan, step->room.qkv, layer->qkv.outputs,
+                step->room.attended, how.heads * how.values.size
+            );
+            after_attention(job, *layer, *step);
+        }
+    });
+}
+
+// The two halves of one layer, for steps whose attention is somebody else's.
+void penstock_before_attention(const Layer* layer, const Step* step, int64_t threads) {
+    run(threads, [=](Job& job) { before_attention(job, *layer, *step, false); });
+}
+
+void penstock_after_attention(const Layer* layer, const Step* step, int64_t threads) {
+    run(threads, [=](Job& job) { after_attention(job, *layer, *step); });
+}
+
+// Logits [R, V] of the rows that are wanted, by number. `normed`: [R, width].
+void penstock_head(
+    const Head* head, const Step* step, const int64_t* wanted, int64_t count, float* normed,
+    float* logits, int64_t threads
+) {
+    int64_t width = head->linear.inputs;
+    run(threads, [=](Job& job) {
+        job.phase(count, [=](int64_t i) {
+            normalise(step->room.x + wanted[i] * width, width, head->norm, normed + i * width);
+        });
+        linear(
+            job, head->linear, normed, count, step->room.bytes,
+            Put{&head->linear, logits, head->linear.outputs, false}
+        );
+    });
+}
+
+}  // extern "C"

@@ -1,0 +1,420 @@
+// Attention of a step's rows over paged keys: prompts, decoding, drafts and trees in one way.
+//
+//   unit    a sequence, a KV head, and up to ROWS of its query rows (rows x query heads of the group)
+//   split   SPLIT keys of a unit, from a multiple of SPLIT on: partial results m, l, o
+//   tile    TILE keys, from a multiple of TILE on, copied into the cache of the core: K as columns
+//
+//   m = max s_j    l = sum exp(s_j - m)    o = sum exp(s_j - m) v_j    s_j = scale * q . k_j
+//
+// Partial results of a row's splits are merged from the first to the last. A tile or split of which a
+// row sees nothing leaves its m, l and o as they are, to the bit; so what comes of a row depends on
+// the keys that it sees and on their places, never on the rows beside it or on the threads.
+#pragma once
+
+#include <algorithm>
+#include <atomic>
+#include <limits>
+#include <memory>
+#include <vector>
+
+#include "../native/simd.h"
+#include "../native/team.h"
+
+namespace penstock {
+
+constexpr int64_t TILE = 32;
+constexpr int64_t SPLIT = 512;
+constexpr int64_t ROWS = 48;
+static_assert(TILE % WIDE == 0 && SPLIT % TILE == 0, "tiles are whole panels, splits whole tiles");
+
+enum Stored : int64_t { FLOAT32 = 0, BFLOAT16 = 1, INT8 = 2, FP8 = 3 };
+
+// The rows of a step, as `PagedBatch` has them.
+struct Batch {
+    int64_t sequences, page_size;
+    const int32_t* starts;         // [S + 1] first rows
+    const int32_t* lengths;        // [S] keys
+    const int32_t* const* pages;   // [S] page numbers
+    const uint8_t* const* paths;   // [S] null, or [rows, rows]: which rows of a tree each row sees
+    const int32_t* const* depths;  // [S] null, or [rows]: how far each is from the root
+};
+
+// Keys or values of one layer. Strides count elements; those of scales are the same over `size`.
+struct Cache {
+    const void* elements;
+    const float* scales;  // of 8 bits; else null
+    int64_t by_head, by_page, size, stored;
+};
+
+struct Attention {
+    Cache keys, values;
+    int64_t heads, kv_heads;
+    float scale, softcap;  // softcap 0: none
+    int64_t window;        // 0: none
+    const float* sinks;    // [heads] or null
+};
+
+static inline int64_t up_to(int64_t value, int64_t multiple) {
+    return (value + multiple - 1) / multiple * multiple;
+}
+
+// The row of a tree or chain in its sequence, and what it sees.
+struct Sight {
+    const Batch& batch;
+    int64_t sequence, rows, root, length, window;
+
+    Sight(const Batch& batch, int64_t sequence, int64_t window) : batch(batch), sequence(sequence) {
+        rows = batch.starts[sequence + 1] - batch.starts[sequence];
+        length = batch.lengths[sequence];
+        root = length - rows;
+        this->window = window ? window : std::numeric_limits<int64_t>::max();
+    }
+    const uint8_t* paths() const { return batch.paths[sequence]; }
+    int64_t position(int64_t row) const {
+        return root + (paths() ? batch.depths[sequence][row] : row);
+    }
+    // Where a row's keys begin and end.
+    int64_t first(int64_t row) const { return std::max<int64_t>(0, position(row) + 1 - window); }
+    int64_t end(int64_t row) const { return root + row + 1; }
+    bool sees(int64_t row, int64_t key) const {
+        if (key >= length) return false;
+        if (!paths() || key < root) return key <= position(row) && position(row) - key < window;
+        return paths()[row * rows + key - root] && position(row) - position(key - root) < window;
+    }
+    // Whether a row sees all of TILE keys, told without looking at each.
+    bool sees_tile(int64_t row, int64_t key) const {
+        int64_t last = paths() ? root - 1 : root + row;
+        return key + TILE - 1 <= last && position(row) - key < window;
+    }
+};
+
+struct Unit {
+    int64_t sequence, kv_head, row, rows;  // of the sequence's query rows, counted row x group + head
+    int64_t first_split, splits;
+    int64_t part;  // where its partial results are, if threads share it; else -1
+    std::unique_ptr<std::atomic<int64_t>> left;
+};
+
+struct Task {
+    int64_t unit, split;  // split -1: all of the unit's
+    int64_t cost;
+};
+
+// What is to be done for a batch, the longest first. Layers alike share a plan.
+struct Plan {
+    int64_t kv_heads, group, window, value_room;
+    std::vector<Unit> units;
+    std::vector<Task> tasks;
+    std::vector<float> parts;
+
+    int64_t part_size() const { return ROWS * (2 + value_room); }
+
+    Plan(const Batch& batch, const Attention& how, int64_t threads)
+        : kv_heads(how.kv_heads), group(how.heads / how.kv_heads), window(how.window),
+          value_room(up_to(how.values.size, WIDE)) {
+        int64_t parts_wanted = 0;
+        for (int64_t s = 0; s < batch.sequences; ++s) {
+            Sight sight(batch, s, window);
+            int64_t total = sight.rows * group;
+            for (int64_t row = 0; row < total; row += ROWS) {
+                int64_t rows = std::min(ROWS, total - row);
+                int64_t begin = sight.length, end = sight.end((row + rows - 1) / group);
+                for (int64_t r = row / group; r <= (row + rows - 1) / group; ++r)
+                    begin = std::min(begin, sight.first(r));
+                int64_t first = begin / SPLIT, splits = (end - 1) / SPLIT - first + 1;
+                for (int64_t head = 0; head < kv_heads; ++head)
+                    units.push_back({s, head, row, rows, first, splits, -1, nullptr});
+            }
+        }
+        bool few = (int64_t)units.size() < 4 * threads && threads > 1;
+        for (size_t u = 0; u < units.size(); ++u) {
+            Unit& unit = units[u];
+            if (few && unit.splits > 1) {
+                unit.part = parts_wanted;
+                unit.left.reset(new std::atomic<int64_t>(unit.splits));
+                parts_wanted += unit.splits;
+                for (int64_t i = 0; i < unit.splits; ++i) tasks.push_back({(int64_t)u, i, unit.rows});
+            } else {
+                tasks.push_back({(int64_t)u, -1, unit.rows * unit.splits});
+            }
+        }
+        std::stable_sort(tasks.begin(), tasks.end(), [](const Task& a, const Task& b) {
+            return a.cost > b.cost;
+        });
+        parts.resize(parts_wanted * part_size());
+    }
+
+    bool serves(const Attention& how) const {
+        return kv_heads == how.kv_heads && group == how.heads / how.kv_heads &&
+               window == how.window && value_room == up_to(how.values.size, WIDE);
+    }
+};
+
+// What one thread works with.
+struct Bench {
+    std::vector<float> queries, keys, values, logits;
+    std::vector<float> sum, part;  // m, l and o of the unit so far, and of one split
+
+    void fit(int64_t key_size, int64_t value_room) {
+        int64_t key_room = up_to(key_size, LANES);
+        grow(queries, ROWS * key_size);
+        grow(keys, TILE * key_room);
+        grow(values, TILE * value_room);
+        grow(logits, ROWS * TILE);
+        grow(sum, ROWS * (2 + value_room));
+        grow(part, ROWS * (2 + value_room));
+    }
+    static void grow(std::vector<float>& v, int64_t size) {
+        if ((int64_t)v.size() < size) v.resize(size);
+    }
+};
+
+// Partial results: [ROWS] maxima, [ROWS] sums, [ROWS, room].
+struct Part {
+    float *most, *total, *out;
+    Part(float* at) : most(at), total(at + ROWS), out(at + 2 * ROWS) {}
+};
+
+// Elements [d, d + count) of a key or value, as float32.
+static inline void fetch(
+    const Cache& cache, int64_t head, int64_t page, int64_t offset, int64_t d, int64_t count, float* to
+) {
+    int64_t at = head * cache.by_head + page * cache.by_page + offset * cache.size;
+    float scale = cache.scales ? cache.scales[at / cache.size] : 1.0f;
+    at += d;
+    switch (cache.stored) {
+        case FLOAT32:
+            std::memcpy(to, (const float*)cache.elements + at, count * sizeof(float));
+            return;
+        case BFLOAT16: {
+            const uint16_t* from = (const uint16_t*)cache.elements + at;
+            uint32_t* bits = (uint32_t*)to;
+            for (int64_t i = 0; i < count; ++i) bits[i] = (uint32_t)from[i] << 16;
+            return;
+        }
+        case INT8: {
+            const int8_t* from = (const int8_t*)cache.elements + at;
+            for (int64_t i = 0; i < count; ++i) to[i] = (float)from[i] * scale;
+            return;
+        }
+        default: {
+            // e4m3 moved to where float32 has exponent and mantissa: 2^-120 of its number, exactly.
+            const uint8_t* from = (const uint8_t*)cache.elements + at;
+            for (int64_t i = 0; i < count; ++i) {
+                uint32_t bits = (uint32_t)(from[i] & 0x7f) << 20;
+                float value;
+                std::memcpy(&value, &bits, 4);
+                value *= 0x1p120f;
+                to[i] = (from[i] & 0x80 ? -value : value) * scale;
+            }
+        }
+    }
+}
+
+// TILE keys as columns: [TILE / WIDE][key_room][WIDE]; those behind `end` are zeros.
+static void fetch_keys(
+    const Cache& cache, const Batch& batch, const int32_t* pages, int64_t head, int64_t first,
+    int64_t end, Bench& bench
+) {
+    int64_t size = cache.size, key_room = up_to(size, LANES);
+    for (int64_t group = 0; group < TILE; group += LANES) {
+        float* panel = bench.keys.data() + group / WIDE * key_room * WIDE + group % WIDE;
+        for (int64_t d = 0; d < size; d += LANES) {
+            int64_t count = std::min<int64_t>(LANES, size - d);
+            Vec rows[LANES];
+            for (int i = 0; i < LANES; ++i) {
+                int64_t key = first + group + i;
+                rows[i] = Vec{};
+                if (key >= end) continue;
+                float row[LANES] = {};
+                int64_t page = pages[key / batch.page_size], offset = key % batch.page_size;
+                fetch(cache, head, page, offset, d, count, row);
+                rows[i] = load(row);
+            }
+            transpose(rows);
+            for (int i = 0; i < count; ++i) store(panel + (d + i) * WIDE, rows[i]);
+        }
+    }
+}
+
+// TILE values: [TILE][room]; what is behind `end` or behind a value's size is zeros.
+static void fetch_values(
+    const Cache& cache, const Batch& batch, const int32_t* pages, int64_t head, int64_t first,
+    int64_t end, int64_t room, Bench& bench
+) {
+    for (int64_t i = 0; i < TILE; ++i) {
+        float* to = bench.values.data() + i * room;
+        int64_t key = first + i, count = 0;
+        if (key < end) {
+            count = cache.size;
+            int64_t page = pages[key / batch.page_size], offset = key % batch.page_size;
+            fetch(cache, head, page, offset, 0, count, to);
+        }
+        std::memset(to + count, 0, (room - count) * sizeof(float));
+    }
+}
+
+// One split of a unit's keys into `part`.
+static void attend_split(
+    const Batch& batch, const Attention& how, const Unit& unit, const Sight& sight, int64_t group,
+    int64_t split, int64_t room, Bench& bench, Part part
+) {
+    const float none = -std::numeric_limits<float>::infinity();
+    const int32_t* pages = batch.pages[unit.sequence];
+    int64_t size = how.keys.size, key_room = up_to(size, LANES);
+    for (int64_t r = 0; r < unit.rows; ++r) part.most[r] = none, part.total[r] = 0.0f;
+    std::memset(part.out, 0, unit.rows * room * sizeof(float));
+    int64_t begin = sight.length, end = sight.end((unit.row + unit.rows - 1) / group);
+    for (int64_t r = unit.row / group; r <= (unit.row + unit.rows - 1) / group; ++r)
+        begin = std::min(begin, sight.first(r));
+    begin = std::max(begin / TILE * TILE, split * SPLIT);
+    end = std::min(end, (split + 1) * SPLIT);
+    float* logits = bench.logits.data();
+    Vec sums[2 * TALL];
+    for (int64_t key = begin; key < end; key += TILE) {
+        fetch_keys(how.keys, batch, pages, unit.kv_head, key, end, bench);
+        for (int64_t panel = 0; panel < TILE; panel += WIDE)
+            for (int64_t r = 0; r < unit.rows; r += TALL) {
+                int64_t count = std::min<int64_t>(TALL, unit.rows - r);
+                for (int64_t i = 0; i < 2 * count; ++i) sums[i] = Vec{};
+                multiply(
+                    count, bench.queries.data() + r * size, size,
+                    bench.keys.data() + panel * key_room, WIDE, size, sums
+                );
+                for (int64_t i = 0; i < count; ++i) {
+                    store(logits + (r + i) * TILE + panel, sums[2 * i]);
+                    store(logits + (r + i) * TILE + panel + LANES, sums[2 * i + 1]);
+                }
+            }
+        fetch_values(how.values, batch, pages, unit.kv_head, key, end, room, bench);
+        for (int64_t r = 0; r < unit.rows; ++r) {
+            float* s = logits + r * TILE;
+            int64_t row = (unit.row + r) / group;
+            for (int64_t i = 0; i < TILE; i += LANES) store(s + i, load(s + i) * how.scale);
+            if (how.softcap != 0.0f)
+                for (int64_t i = 0; i < TILE; ++i)
+                    s[i] = how.softcap * std::tanh(s[i] / how.softcap);
+            if (!sight.sees_tile(row, key))
+                for (int64_t i = 0; i < TILE; ++i)
+                    if (!sight.sees(row, key + i)) s[i] = none;
+            Vec top = load(s);
+            for (int64_t i = LANES; i < TILE; i += LANES) top = larger(top, load(s + i));
+            float most = std::max(part.most[r], largest(top));
+            if (most == none) {
+                std::memset(s, 0, TILE * sizeof(float));
+                continue;
+            }
+            Vec total{};
+            for (int64_t i = 0; i < TILE; i += LANES) {
+                Vec p = exp(load(s + i) - most);
+                store(s + i, p);
+                total += p;
+            }
+            float shrunk = exp1(part.most[r] - most);
+            part.total[r] = part.total[r] * shrunk + sum(total);
+            part.most[r] = most;
+            if (shrunk != 1.0f)
+                for (int64_t d = 0; d < room; d += LANES)
+                    store(part.out + r * room + d, load(part.out + r * room + d) * shrunk);
+        }
+        for (int64_t d = 0; d < room; d += WIDE)
+            for (int64_t r = 0; r < unit.rows; r += TALL) {
+                int64_t count = std::min<int64_t>(TALL, unit.rows - r);
+                for (int64_t i = 0; i < 2 * count; ++i)
+                    sums[i] = load(part.out + (r + i / 2) * room + d + i % 2 * LANES);
+                multiply(
+                    count, logits + r * TILE, TILE, bench.values.data() + d, room, TILE, sums
+                );
+                for (int64_t i = 0; i < 2 * count; ++i)
+                    store(part.out + (r + i / 2) * room + d + i % 2 * LANES, sums[i]);
+            }
+    }
+}
+
+// Adds a later split's results to a unit's.
+static void merge(Part into, Part part, int64_t rows, int64_t room) {
+    for (int64_t r = 0; r < rows; ++r) {
+        if (part.total[r] == 0.0f) continue;  // the row saw nothing there
+        float most = std::max(into.most[r], part.most[r]);
+        float a = exp1(into.most[r] - most), b = exp1(part.most[r] - most);
+        into.most[r] = most;
+        into.total[r] = into.total[r] * a + part.total[r] * b;
+        for (int64_t d = 0; d < room; d += LANES) {
+            float* to = into.out + r * room + d;
+            store(to, load(to) * a + load(part.out + r * room + d) * b);
+        }
+    }
+}
+
+static void attend_task(
+    const Batch& batch, const Attention& how, Plan& plan, const Task& task, const float* q,
+    int64_t q_stride, float* out, int64_t out_stride, Bench& bench
+) {
+    Unit& unit = plan.units[task.unit];
+    Sight sight(batch, unit.sequence, how.window);
+    int64_t group = plan.group, room = plan.value_room, size = how.keys.size;
+    int64_t first_row = batch.starts[unit.sequence];
+    bench.fit(size, room);
+    for (int64_t r = 0; r < unit.rows; ++r) {
+        int64_t row = (unit.row + r) / group, head = unit.kv_head * group + (unit.row + r) % group;
+        std::memcpy(
+            bench.queries.data() + r * size, q + (first_row + row) * q_stride + head * size,
+            size * sizeof(float)
+        );
+    }
+    Part sum(bench.sum.data());
+    if (task.split >= 0) {
+        float* parts = plan.parts.data() + unit.part * plan.part_size();
+        int64_t split = unit.first_split + task.split;
+        attend_split(
+            batch, how, unit, sight, group, split, room, bench,
+            Part(parts + task.split * plan.part_size())
+        );
+        if (unit.left->fetch_sub(1, std::memory_order_acq_rel) > 1) return;
+        unit.left->store(unit.splits, std::memory_order_relaxed);  // for the next layer
+        sum = Part(parts);
+        for (int64_t i = 1; i < unit.splits; ++i)
+            merge(sum, Part(parts + i * plan.part_size()), unit.rows, room);
+    } else {
+        for (int64_t i = 0; i < unit.splits; ++i) {
+            Part part(i ? bench.part.data() : bench.sum.data());
+            attend_split(
+                batch, how, unit, sight, group, unit.first_split + i, room, bench, part
+            );
+            if (i) merge(sum, part, unit.rows, room);
+        }
+    }
+    for (int64_t r = 0; r < unit.rows; ++r) {
+        int64_t row = (unit.row + r) / group, head = unit.kv_head * group + (unit.row + r) % group;
+        float total = sum.total[r];
+        if (how.sinks) {
+            // A sink above all logits would make exp overflow: take the larger one as the maximum.
+            float most = std::max(sum.most[r], how.sinks[head]);
+            float shrunk = exp1(sum.most[r] - most);
+            total = (total * shrunk + exp1(how.sinks[head] - most)) / shrunk;
+        }
+        float* to = out + (first_row + row) * out_stride + head * how.values.size;
+        const float* from = sum.out + r * room;
+        int64_t d = 0;
+        for (; d + LANES <= how.values.size; d += LANES) store(to + d, load(from + d) / total);
+        for (; d < how.values.size; ++d) to[d] = from[d] / total;
+    }
+}
+
+// All rows' attention. q and out: rows of so many elements from one to the next.
+static void attend(
+    Job& job, const Batch& batch, const Attention& how, Plan& plan, const float* q, int64_t q_stride,
+    float* out, int64_t out_stride
+) {
+    const Batch* of = &batch;
+    const Attention* as = &how;
+    Plan* plan_of = &plan;
+    job.phase(plan.tasks.size(), [=](int64_t i) {
+        static thread_local Bench bench;
+        attend_task(
+            *of, *as, *plan_of, plan_of->tasks[i], q, q_stride, out, out_stride, bench
+        );
+    });
+}
+
+}  // namespace penstock

@@ -1,0 +1,143 @@
+"""`paged_attention` compiled for CPUs (native.h), with the reference's signature."""
+
+from array import array
+from collections.abc import Callable
+from ctypes import byref
+from typing import Any, Final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..batch import PagedBatch, path_mask
+from ..native.library import AttentionStruct, BatchStruct, CacheStruct, Library, address
+
+_STORED: Final = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2, torch.float8_e4m3fn: 3}
+"""Types of caches, and their numbers in native.h."""
+_POINTER: Final = np.uintp
+
+
+class Geometry:
+    """A batch as the compiled kernels read it. `struct`: for C; lives as long as this does."""
+
+    def __init__(self, batch: PagedBatch) -> None:
+        # Page numbers in an array of their own for each sequence: nothing is padded.
+        starts, lengths = array("i", batch.query_starts), array("i", batch.kv_lengths)
+        tables = [array("i", pages) for pages in batch.tables]
+        pages = np.array([_begin(table) for table in tables], dtype=_POINTER)
+        paths, depths = np.zeros_like(pages), np.zeros_like(pages)
+        trees: list[np.ndarray] = []
+        for index, parents in batch.trees.items():
+            seen = path_mask(parents)
+            depth = (seen.sum(axis=1) - 1).astype(np.int32)
+            trees += (seen, depth)
+            paths[index], depths[index] = seen.ctypes.data, depth.ctypes.data
+        self._kept = (starts, lengths, tables, pages, paths, depths, trees)
+        self.struct = BatchStruct(
+            sequences=len(batch.kv_lengths),
+            page_size=batch.page_size,
+            starts=_begin(starts),
+            lengths=_begin(lengths),
+            pages=pages.ctypes.data,
+            paths=paths.ctypes.data,
+            depths=depths.ctypes.data,
+        )
+
+    @classmethod
+    def of(cls, batch: PagedBatch) -> "Geometry":
+        """A batch's geometry, made once."""
+        if batch.derived is None:
+            batch.derived = [cls(batch)]
+        return batch.derived[0]
+
+
+def _begin(values: "array[int]") -> int:
+    return values.buffer_info()[0]
+
+
+def cache_struct(cache: Tensor, scales: Tensor | None) -> CacheStruct:
+    """A cache `[pages, Hkv, page, D]` whose (page, head) tiles are contiguous."""
+    by_page, by_head, by_token, by_element = cache.stride()
+    size = cache.shape[3]
+    assert (by_token, by_element) == (size, 1), "a tile of a page and a head is one run"
+    return CacheStruct(
+        elements=address(cache),
+        scales=address(scales),
+        by_head=by_head,
+        by_page=by_page,
+        size=size,
+        stored=_STORED[cache.dtype],
+    )
+
+
+def attention_struct(
+    keys: CacheStruct,
+    values: CacheStruct,
+    *,
+    heads: int,
+    kv_heads: int,
+    scale: float,
+    window: int | None,
+    softcap: float | None,
+    sinks_H: Tensor | None,
+) -> AttentionStruct:
+    """What one layer does. Whoever keeps it keeps the sinks, float32."""
+    return AttentionStruct(
+        keys=keys,
+        values=values,
+        heads=heads,
+        kv_heads=kv_heads,
+        scale=scale,
+        softcap=softcap or 0.0,
+        window=window or 0,
+        sinks=address(sinks_H),
+    )
+
+
+def launcher(library: Library) -> Callable[..., Tensor]:
+    """`paged_attention` of this build."""
+    run: Any = library.call.paged_attention
+
+    def paged_attention(
+        q_THD: Tensor,
+        k_cache: Tensor,
+        v_cache: Tensor,
+        batch: PagedBatch,
+        *,
+        scale: float,
+        window: int | None = None,
+        softcap: float | None = None,
+        sinks_H: Tensor | None = None,
+        k_scales: Tensor | None = None,
+        v_scales: Tensor | None = None,
+    ) -> Tensor:
+        """See the reference; q is float32."""
+        count, heads, size = q_THD.shape
+        if q_THD.stride()[1:] != (size, 1):
+            q_THD = q_THD.contiguous()
+        if sinks_H is not None:
+            sinks_H = sinks_H.float().contiguous()
+        value_size = v_cache.shape[3]
+        out = torch.empty(count, heads, value_size)
+        how = attention_struct(
+            cache_struct(k_cache, k_scales),
+            cache_struct(v_cache, v_scales),
+            heads=heads,
+            kv_heads=k_cache.shape[1],
+            scale=scale,
+            window=window,
+            softcap=softcap,
+            sinks_H=sinks_H,
+        )
+        run(
+            byref(Geometry.of(batch).struct),
+            byref(how),
+            q_THD.data_ptr(),
+            q_THD.stride(0),
+            out.data_ptr(),
+            heads * value_size,
+            torch.get_num_threads(),
+        )
+        return out
+
+    return paged_attention

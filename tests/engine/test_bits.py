@@ -1,0 +1,64 @@
+"""On the compiled kernels nothing around a request changes a bit of what it is told."""
+
+from typing import Any
+
+import pytest
+
+from penstock import SamplingParams
+from penstock.engine.build import Built
+from tests.conftest import TinyModel
+from tests.engine.jobs import Answer, Job, build, run
+
+GREEDY = SamplingParams(max_tokens=12, temperature=0, ignore_eos=True)
+SEEDED = SamplingParams(max_tokens=12, temperature=0.9, seed=5, ignore_eos=True)
+JOBS = [
+    Job(prompt=[5 + 7 * i % 280 for i in range(75)], params=GREEDY, logprobs=4),
+    Job(prompt=[9, 11, 9, 11, 9, 11], params=SEEDED, logprobs=4),
+    Job(prompt=[3], params=GREEDY, logprobs=4),
+    Job(prompt=[5 + 7 * i % 280 for i in range(40)], params=SEEDED, logprobs=4),
+]
+DRAFTS: list[Any] = [
+    {"jacobi": {"window": 7, "init": "random", "adaptive": False}},
+    {"ngram": {"window": 5, "adaptive": False}},
+]
+"""Lines: in a tree, the keys of a path stand in other places, and are added in another order."""
+
+
+def alone(built: Built) -> list[Answer]:
+    return [run(built, [job])[0] for job in JOBS]
+
+
+def seen(answers: list[Answer]) -> list[Any]:
+    """Tokens and every logprob that was told, as they are."""
+    return [(answer.tokens, answer.logprobs) for answer in answers]
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen3", "mistral", "gemma2", "gpt2"])
+@pytest.mark.parametrize("quantization", ["none", "int8"])
+def test_company_chunks_and_drafts(kind: str, quantization: str, tiny_model: TinyModel) -> None:
+    settings: dict[str, Any] = {"quantization": quantization, "prefix_cache": False}
+    built = build(tiny_model(kind), **settings)
+    expected = seen(alone(built))
+    assert seen(run(built, JOBS)) == expected
+    for drafting in DRAFTS:
+        assert seen(run(built, [job.with_decoding(drafting) for job in JOBS])) == expected
+    for chunk in (7, 33):
+        in_pieces = build(tiny_model(kind), chunk_tokens=chunk, **settings)
+        assert seen(run(in_pieces, JOBS)) == expected
+
+
+def test_prefixes_that_others_have_read(tiny_model: TinyModel) -> None:
+    expected = seen(alone(build(tiny_model("llama"), prefix_cache=False)))
+    built = build(tiny_model("llama"))
+    assert seen([*run(built, JOBS), *run(built, JOBS)]) == expected * 2
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen3"])
+def test_a_neighbour_that_evicts(kind: str, tiny_model: TinyModel) -> None:
+    """Then the step takes another way through the layers."""
+    built = build(tiny_model(kind), prefix_cache=False)
+    expected = seen(alone(built))
+    evicting = Job(
+        prompt=list(range(60, 100)), params=GREEDY, kv_cache={"h2o": {"heavy": 6, "recent": 6}}
+    )
+    assert seen(run(built, [*JOBS, evicting])[:-1]) == expected

@@ -1,0 +1,141 @@
+"""Compiled kernels for CPUs, every build that runs here: exact enough, and a row alone has the bits
+that it has in company."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from penstock.kernels.batch import PagedBatch
+from penstock.kernels.linear.int8 import Int8Linear
+from penstock.kernels.linear.native import NativeLinear, fits_int8, pack, pack_int8
+from penstock.kernels.native.library import Library, builds
+from penstock.kernels.paged_attention.native import launcher
+from tests.kernels.paged import CASES, Case, Data, called, dense, make
+
+BUILDS = builds()[0]
+STORED = [None, torch.bfloat16, torch.float8_e4m3fn, torch.int8]
+LONG = {
+    "splits": Case(sizes=((1, 1500), (3, 700), (70, 1100), (1, 512), (1, 513)), size=24),
+    "splits-window": Case(sizes=((1, 1500), (40, 1200), (5, 600)), window=530),
+    "splits-tree": Case(sizes=((9, 1030), (60, 1024)), trees=True, window=600),
+    "splits-sinks": Case(sizes=((1, 1500), (2, 30)), sinks=True, softcap=3.0),
+}
+
+each_build = pytest.mark.parametrize("build", BUILDS, ids=[build.name for build in BUILDS])
+
+
+def test_a_build_is_there() -> None:
+    """The tests below would pass without any."""
+    assert BUILDS, builds()[1]
+
+
+@each_build
+@pytest.mark.parametrize("stored", STORED, ids=["auto", "bf16", "fp8", "int8"])
+@pytest.mark.parametrize("name", CASES | LONG)
+def test_attention_equals_dense(build: Library, name: str, stored: torch.dtype | None) -> None:
+    case = (CASES | LONG)[name]
+    data = make(case, torch.float32, stored)
+    exact = dense(case, data, torch.float64)
+    bound = 2 * (dense(case, data, torch.float32).double() - exact).abs().max().item()
+    out = called(launcher(build), case, data)
+    assert (out.double() - exact).abs().max().item() <= bound + 1e-6
+
+
+@each_build
+@pytest.mark.parametrize("name", ["mixed", "trees-all", "odd-head", *LONG])
+def test_attention_of_a_sequence_has_the_same_bits_alone(build: Library, name: str) -> None:
+    """Also by more threads, and where a long one's keys are shared out among them."""
+    case = (CASES | LONG)[name]
+    data = make(case, torch.float32)
+    together = called(launcher(build), case, data)
+    torch.set_num_threads(3)
+    assert torch.equal(called(launcher(build), case, data), together)
+    for i in range(len(case.sizes)):
+        start, stop = data.batch.query_starts[i : i + 2]
+        out = called(launcher(build), case, _alone(data, i))
+        assert torch.equal(out, together[start:stop])
+
+
+def _alone(data: Data, index: int) -> Data:
+    start, stop = data.batch.query_starts[index : index + 2]
+    trees = data.batch.trees
+    batch = PagedBatch(
+        page_size=data.batch.page_size,
+        query_starts=[0, stop - start],
+        kv_lengths=[data.batch.kv_lengths[index]],
+        tables=[data.batch.tables[index]],
+        slots=data.batch.slots[start:stop],
+        trees={0: trees[index]} if index in trees else {},
+    )
+    return replace(data, q_THD=data.q_THD[start:stop], batch=batch)
+
+
+@each_build
+@pytest.mark.parametrize("rows", [2, 5, 40, 200])
+def test_rows_of_a_prompt_have_the_bits_of_decoding(build: Library, rows: int) -> None:
+    """Read at once, or one after the other: a row's attention is the same."""
+    case = Case(sizes=((rows, 650),), group=2, size=32, value_size=32)
+    data = make(case, torch.float32)
+    at_once = called(launcher(build), case, data)
+    for row in range(rows):
+        batch = PagedBatch(
+            page_size=case.page,
+            query_starts=[0, 1],
+            kv_lengths=[650 - rows + row + 1],
+            tables=data.batch.tables,
+            slots=data.batch.slots[row : row + 1],
+        )
+        alone = replace(data, q_THD=data.q_THD[row : row + 1], batch=batch)
+        assert torch.equal(called(launcher(build), case, alone)[0], at_once[row])
+
+
+SHAPES = {"small": (48, 32), "odd": (37, 29), "one": (1, 1), "wide": (512, 96), "deep": (70, 1500)}
+
+
+def of_shape(shape: tuple[int, int], *, bias: bool) -> tuple[Tensor, Tensor | None]:
+    return torch.randn(shape), torch.randn(shape[0]) if bias else None
+
+
+@each_build
+@pytest.mark.parametrize("bias", [False, True], ids=["no-bias", "bias"])
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+@pytest.mark.parametrize("rows", [0, 1, 2, 5, 12, 13, 100])
+def test_linear_equals_exact(build: Library, shape: tuple[int, int], rows: int, bias: bool) -> None:
+    weight, offset = of_shape(shape, bias=bias)
+    x = torch.randn(1, rows, shape[1])
+    out = NativeLinear(build, pack(build, weight, offset))(x)
+    exact = torch.nn.functional.linear(
+        x.double(), weight.double(), None if offset is None else offset.double()
+    )
+    # A chain of K sums, each rounded: at most K x 2^-24 of the sum of magnitudes.
+    magnitudes = x.abs().double() @ weight.abs().double().T + 4
+    assert ((out - exact).abs() <= shape[1] * 2.0**-24 * magnitudes + 1e-6).all()
+
+
+@each_build
+@pytest.mark.parametrize("in_bytes", [False, True], ids=["float32", "int8"])
+def test_linear_of_a_row_has_the_same_bits_alone(build: Library, in_bytes: bool) -> None:
+    weight, bias = of_shape((100, 64), bias=True)
+    if in_bytes and not fits_int8(build, weight):
+        pytest.skip("this build has no products of 8 bits")
+    layer = NativeLinear(build, (pack_int8 if in_bytes else pack)(build, weight, bias))
+    x = torch.randn(60, 64)
+    together = layer(x)
+    torch.set_num_threads(3)
+    for count in (1, 2, 7, 12, 25):
+        assert torch.equal(layer(x[:count]), together[:count])
+        assert torch.equal(layer(x[-count:]), together[-count:])
+
+
+@pytest.mark.skipif(not BUILDS or not BUILDS[0].multiplies_bytes, reason="needs VNNI")
+@pytest.mark.parametrize("shape", [(48, 32), (37, 48), (512, 96), (70, 1600)])
+@pytest.mark.parametrize("rows", [1, 3, 12, 50])
+def test_bytes_equal_the_reference(shape: tuple[int, int], rows: int) -> None:
+    """The same integers, hence the same numbers but for the order of two scales."""
+    weight, bias = of_shape(shape, bias=True)
+    x = torch.randn(rows, shape[1])
+    x[0] = 0.0
+    out = NativeLinear(BUILDS[0], pack_int8(BUILDS[0], weight, bias))(x)
+    torch.testing.assert_close(out, Int8Linear(weight, bias)(x), atol=1e-6, rtol=1e-6)
