@@ -8,7 +8,7 @@ Queries and keys are permuted alike, so their dot products stay what they were.
 import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,10 @@ from .observe import AttentionShape, Call, DenseStep, Observation, matches
 
 _KNOWN_PARAMETERS = {"hidden_states", "position_embeddings", "use_cache", "output_attentions"}
 
+_FOLLOWING: Final = ("default", "linear", "llama3", "yarn")
+"""Kinds of rotary embedding whose angles depend on nothing but the position."""
+_TABLED: Final = 1024
+
 Rotation = Literal["none", "halves", "neighbours"]
 """Which elements of a head are a pair: i and i + n/2 (Llama), or 2i and 2i + 1 (Cohere)."""
 
@@ -27,6 +31,7 @@ Rotation = Literal["none", "halves", "neighbours"]
 class LeanRotary(nn.Module):
     """The model's own rotary embedding, as complex factors `[T, 1, n/2]`.
 
+    Where they follow from positions alone, each is computed once and looked up afterwards.
     `example`: what it returned once, to see in which order it holds each angle twice.
     """
 
@@ -34,12 +39,26 @@ class LeanRotary(nn.Module):
         super().__init__()
         self.inner = inner
         self._in_halves = _in_halves(*example)
+        self._follows = getattr(inner, "rope_type", None) in _FOLLOWING
+        self._table = torch.empty(0)
 
-    def forward(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, x: Tensor, position_ids: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
         """The factors, twice, where the model expects cosine and sine."""
-        cos, sin = self.inner(*args, **kwargs)
-        factors = _factors(cos, sin, in_halves=self._in_halves)
+        if self._follows and not args and not kwargs and x.device.type == "cpu":
+            last = int(position_ids.max())
+            if last >= len(self._table):
+                known = torch.arange(max(_TABLED, 1 << last.bit_length()))
+                self._table = self._computed(x, known[None])
+            factors = self._table.index_select(0, position_ids[0])
+        else:
+            factors = self._computed(x, position_ids, *args, **kwargs)
         return factors, factors
+
+    def _computed(self, *args: Any, **kwargs: Any) -> Tensor:
+        cos, sin = self.inner(*args, **kwargs)
+        return _factors(cos, sin, in_halves=self._in_halves)
 
 
 def rotary_factors(cos: Tensor, sin: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 from transformers.pytorch_utils import Conv1D
 
 from penstock.engine.attention import NAME, register
-from penstock.engine.lean.attention import LeanAttention
+from penstock.engine.lean.attention import LeanAttention, LeanRotary, rotary_factors
 from penstock.engine.lean.compiled import CompiledDecoder
 from penstock.engine.lean.decoder import LeanDecoder, LeanLayer
 from penstock.engine.lean.feed_forward import LeanFeedForward
@@ -180,3 +180,21 @@ def test_of_other_models_linear_layers_are_compiled(kind: str, tiny_model: TinyM
     assert kinds(model)[NativeLinear]
     assert not kinds(model)[nn.Linear] + kinds(model)[Conv1D]
     torch.testing.assert_close(logits(model, 31, [0, 30]), before, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("rope_type", ["default", "llama3", "yarn"])
+def test_rotation_that_was_computed_once_is_the_same(rope_type: str, tmp_path: Path) -> None:
+    """Also at positions beyond those that the table began with."""
+    rope: dict[str, Any] = {"rope_type": rope_type, "rope_theta": 10_000.0, "factor": 4.0}
+    if rope_type == "llama3":
+        rope |= {"low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    rope["original_max_position_embeddings"] = 2048
+    folder = save_tiny("llama", tmp_path, rope_parameters=rope, max_position_embeddings=8192)
+    register()
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, attn_implementation=NAME).eval()
+    inner = model.model.rotary_emb
+    lean = LeanRotary(inner, inner(torch.zeros(1), torch.tensor([[3, 5]])))
+    for positions in ([0, 1, 7], [3], [1500, 2, 8191], [4000]):
+        at = torch.tensor([positions])
+        expected = rotary_factors(*inner(torch.zeros(1), at))
+        assert torch.equal(lean(torch.zeros(1), at)[0], expected)
