@@ -33,6 +33,8 @@ def main() -> int:
     expect("serve" in run("penstock", "--help"), "no help")
     run(sys.executable, "-c", "import penstock; from penstock import LLM")
     say("command line and import: fine from /")
+    expect("\ncompiled kernels         for " in run("penstock", "doctor"), "no compiled kernels")
+    say("doctor: compiled kernels are there, and all checks pass")
     text = run("penstock", "generate", "Once upon a time", "--max-tokens", "8").strip()
     expect(text, "penstock generate printed nothing")
     say(f"generate: {text!r}")

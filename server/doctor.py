@@ -47,6 +47,7 @@ def _report() -> Iterator[Row]:
     for package in _PACKAGES:
         yield package, _version(package)
     yield from _hardware()
+    yield "compiled kernels", _compiled()
     yield "attention backend", _backend()
     yield "embedded model", _embedded()
 
@@ -57,8 +58,18 @@ def _backend() -> str:
 
     from ..kernels.backend import choose
 
-    choice = choose("auto", device=usual_device(), dtype=torch.bfloat16, head_size=128)
+    device = usual_device()
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    choice = choose("auto", device=device, dtype=dtype, head_size=128)
     return f"{choice.backend} ({choice.reason})"
+
+
+def _compiled() -> str:
+    """Which build of the kernels for CPUs serves here, or why none does."""
+    from ..kernels.native.library import Unavailable, library
+
+    found = library()
+    return f"none: {found.reason}" if isinstance(found, Unavailable) else f"for {found.name}"
 
 
 def _version(package: str) -> str:

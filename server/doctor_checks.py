@@ -67,6 +67,29 @@ def check_quantised_cache() -> str | None:
     return None
 
 
+def check_compiled() -> str | None:
+    """The compiled attention and linear layers against torch's; only where there are some."""
+    import torch
+
+    from ..kernels.backend import TORCH
+    from ..kernels.linear.native import NativeLinear, pack
+    from ..kernels.native.library import Unavailable, library
+    from ..kernels.paged_attention.native import launcher
+
+    build = library()
+    if isinstance(build, Unavailable):
+        return None
+    step = _Step.new(torch.device("cpu"))
+    k_cache, v_cache = (cache.transpose(0, 1) for cache in step.held)
+    found: list[torch.Tensor] = []
+    plain, x = torch.nn.Linear(64, 70), step.q[:, 0]
+    compiled = NativeLinear(build, pack(build, plain.weight, plain.bias))
+    for attend, multiply in ((TORCH.paged_attention, plain), (launcher(build), compiled)):
+        out = attend(step.q, k_cache, v_cache, step.batch(), scale=step.scale)
+        found.append(torch.cat([out.flatten(), multiply(x).detach().flatten()]))
+    return _compared(found, TOLERANCE)
+
+
 def check_triton() -> str | None:
     """Triton's attention and cache writes against the reference, in the device's usual dtype.
 
@@ -138,10 +161,10 @@ class _Step:
     tolerance: float
 
     @classmethod
-    def new(cls) -> _Step:
+    def new(cls, device: torch.device | None = None) -> _Step:
         import torch
 
-        device = usual_device()
+        device = device or usual_device()
         dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
         torch.manual_seed(0)
         rows, size = 68, 64
@@ -210,6 +233,7 @@ def triton_hindrance() -> str | None:
 CHECKS: dict[str, Callable[[], str | None]] = {
     "paged_attention": check_paged_attention,
     "quantised cache": check_quantised_cache,
+    "compiled": check_compiled,
 }
 TRITON_CHECKS: dict[str, Callable[[], str | None]] = {
     "triton": check_triton,

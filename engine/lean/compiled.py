@@ -1,5 +1,6 @@
 """A decoder whose layers are compiled code: the lean decoder's twin, in one call a step."""
 
+import logging
 from typing import Any
 
 from torch import Tensor, nn
@@ -13,6 +14,8 @@ from .decoder import LeanDecoder, LeanLayer, Output
 from .feed_forward import LeanFeedForward
 from .linears import Quantization
 from .norms import LeanRMSNorm
+
+logger = logging.getLogger(__name__)
 
 
 class CompiledDecoder(nn.Module):
@@ -74,6 +77,7 @@ def compiled_decoder(
         return None
     if type(head) is not nn.Linear:
         return None
+    logger.info("%d layers compiled for %s", len(found), library.name)
     options = [(parts[0].layer_idx, parts[0].options) for parts in found if parts]
     del found
     layers: list[LayerWeights] = []

@@ -50,7 +50,9 @@ def quantize_linears(model: nn.Module) -> None:
     """Replace the linear layers of a model by 8-bit ones, where the kernels take their shape."""
     all_bytes = sum(p.numel() * p.element_size() for p in model.parameters())
     done_bytes = 0
-    compiled = compiled_for(model)
+    parameter = next(model.parameters())
+    on_cpu = parameter.device.type == "cpu"
+    compiled = usable_library() if on_cpu and parameter.dtype == torch.float32 else None
 
     def quantised(module: nn.Module) -> nn.Module | None:
         nonlocal done_bytes
@@ -65,21 +67,20 @@ def quantize_linears(model: nn.Module) -> None:
     share = done_bytes / max(1, all_bytes)
     level = logging.INFO if share > _WORTH_IT else logging.WARNING
     logger.log(level, "%d linear layers, %.0f %% of the weights, in 8 bits", count, 100 * share)
-    if next(model.parameters()).device.type == "cpu" and not multiplies_int8():
+    if on_cpu and compiled is None and not multiplies_int8():
         logger.warning(
             "this processor has no instructions for products of 8 bits (VNNI, AMX): "
             "--quantization int8 may be slower than float32 here"
         )
 
 
-def compiled_for(model: nn.Module) -> Library | None:
-    """The compiled kernels, where they take this model: float32 on a CPU."""
-    parameter = next(model.parameters(), None)
+def usable_library() -> Library | None:
+    """The compiled kernels; without them a warning, since that is slow."""
     found = library()
-    if parameter is None or not isinstance(found, Library):
-        return None
-    fits = parameter.device.type == "cpu" and parameter.dtype == torch.float32
-    return found if fits else None
+    if isinstance(found, Library):
+        return found
+    logger.warning("no compiled kernels, which is slower: %s", found.reason)
+    return None
 
 
 def multiplies_int8() -> bool:

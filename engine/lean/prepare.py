@@ -8,7 +8,7 @@ from torch import nn
 
 from ...errors import ConfigurationError
 from .compiled import compiled_decoder
-from .linears import Quantization, compiled_for, pack_linears, quantize_linears
+from .linears import Quantization, pack_linears, quantize_linears, usable_library
 from .observe import WHOLE_TOLERANCE, Observation, agree, observe
 from .rewrite import rewrite
 
@@ -26,16 +26,7 @@ def make_lean(model: Any, quantization: Quantization) -> nn.Module | None:
     try:
         seen = observe(model)
         seen.calls.clear()
-        compiled = compiled_for(model)
-        if _rewritable(model):
-            model = rewrite(model)
-        whole = None if compiled is None else compiled_decoder(compiled, model, quantization)
-        if whole is not None:
-            model = whole
-        else:
-            quantize(model, quantization)
-            if compiled is not None:
-                pack_linears(model, compiled)
+        model = _faster(model, quantization)
         _check(model, seen, quantization)
     except Exception as error:
         logger.warning(
@@ -45,6 +36,22 @@ def make_lean(model: Any, quantization: Quantization) -> nn.Module | None:
             exc_info=logger.isEnabledFor(logging.DEBUG),
         )
         return None
+    return model
+
+
+def _faster(model: nn.Module, quantization: Quantization) -> nn.Module:
+    """Rewritten where it is recognised, then compiled: as a whole, or its linear layers."""
+    if not _rewritable(model):
+        quantize(model, quantization)
+        return model
+    model = rewrite(model)
+    compiled = usable_library()
+    whole = None if compiled is None else compiled_decoder(compiled, model, quantization)
+    if whole is not None:
+        return whole
+    quantize(model, quantization)
+    if compiled is not None:
+        pack_linears(model, compiled)
     return model
 
 

@@ -138,7 +138,8 @@ def test_doctor(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPa
     assert set(checks) >= set(doctor.CHECKS)
     assert set(doctor.TRITON_CHECKS) <= set(checks) or "check triton             not run" in out
     assert re.search(r"^check triton +(ok|not run: .+)$", out, re.MULTILINE)
-    assert re.search(r"^attention backend +torch \(.+\)$", out, re.MULTILINE)
+    assert re.search(r"^compiled kernels +for \w+$", out, re.MULTILINE)
+    assert re.search(r"^attention backend +native \(.+\)$", out, re.MULTILINE)
     assert re.search(r"^KV cache dtypes +auto, bf16, fp8, int8$", out, re.MULTILINE)
     monkeypatch.setattr(doctor, "CHECKS", {"sums": lambda: "1 + 1 is not 3"})
     assert cli.main(["doctor"]) == 1
@@ -157,6 +158,20 @@ def test_the_kernels_check_sees_a_wrong_kernel(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr("penstock.kernels.paged_attention.reference.paged_attention", poisoned)
     assert doctor_checks.check_paged_attention() is not None
+
+
+def test_the_check_of_compiled_kernels_sees_a_wrong_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from penstock.kernels.linear import native
+
+    def wrong(library: Any, weight: torch.Tensor, bias: torch.Tensor) -> Any:
+        return pack(library, weight * 1.01, bias)
+
+    pack = native.pack
+    assert doctor_checks.check_compiled() is None
+    monkeypatch.setattr(native, "pack", wrong)
+    assert doctor_checks.check_compiled() is not None
 
 
 def test_the_check_of_triton_sees_a_wrong_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
