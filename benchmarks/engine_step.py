@@ -2,8 +2,9 @@
 
     python benchmarks/engine_step.py [--models nano llama-4.6m llama-85m] [--concurrency 1 4 16]
 
-Parts: scheduling, the model without attention, attention (cache writes included), sampling,
-committing (with all else that a step does), and detokenising, which the server does beside it.
+Parts: scheduling, the model, attention (cache writes included; part of the model where layers are
+compiled), sampling, committing (with all else that a step does), and detokenising, which the server
+does beside it.
 Limits: one read of the weights at the memory bandwidth measured in the same run, and the forward
 pass of transformers with its own cache. All of them take turns, round after round.
 """
@@ -159,10 +160,11 @@ def decode(
 def split(step_s: float, lap_s: dict[str, float]) -> dict[str, float]:
     """Parts of a step that do not overlap and add up to it."""
     inside_s = lap_s["schedule"] + lap_s["run"] + lap_s["sampling"]
-    return {
+    attention_s = lap_s.get("attention")
+    apart = {} if attention_s is None else {"attention": attention_s}
+    return apart | {
         "schedule": lap_s["schedule"],
-        "model": lap_s["run"] - lap_s["attention"],
-        "attention": lap_s["attention"],
+        "model": lap_s["run"] - (attention_s or 0.0),
         "sampling": lap_s["sampling"],
         "commit": step_s - inside_s,
     }
@@ -190,7 +192,7 @@ def summarise(times: Times) -> list[dict[str, Any]]:
     """Percentiles by part, with the part's share of the step whose parts were timed."""
     step_s = statistics.median(times[STEP_TIMED])
     rows: list[dict[str, Any]] = []
-    for part in (STEP, STEP_TIMED, *PARTS, WEIGHTS, FORWARD):
+    for part in filter(times.get, (STEP, STEP_TIMED, *PARTS, WEIGHTS, FORWARD)):
         ordered = sorted(times[part])
         row: dict[str, Any] = {"part": part}
         for percent in (20, 50, 80):

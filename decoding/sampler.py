@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .gumbel import gumbel_noise, row_keys
+from ..kernels.backend import TORCH, Kernels
+from .gumbel import row_keys
 from .logit_rules import apply_rules, has_rules
 from .sampling import Row, Sampling
 
@@ -35,6 +36,11 @@ class _Packed:
     min_p: Tensor | None
     seeds: np.ndarray
     with_rules: list[int]
+
+    @property
+    def has_filters(self) -> bool:
+        """Whether some row drops tokens."""
+        return any(each is not None for each in (self.top_k, self.top_p, self.min_p))
 
     def repeated(self, counts: list[int]) -> "_Packed":
         """The same with row i `counts[i]` times."""
@@ -62,11 +68,11 @@ class _Packed:
 class Sampler:
     """Chooses one token per row. Keeps only what it can recompute: packed parameters, token ids."""
 
-    def __init__(self) -> None:
+    def __init__(self, kernels: Kernels = TORCH) -> None:
+        self._kernels = kernels
         # Of the sequences of the last step; they mostly stay while their drafts change.
         self._samplings: list[Sampling] = []
         self._packed: _Packed | None = None
-        self._token_ids: Tensor | None = None
 
     def sample(self, logits: Tensor, rows: Sequence[Row]) -> Tensor:
         """Token ids, int64 `[R]`, for float `logits [R, V]`, which may be overwritten."""
@@ -75,27 +81,14 @@ class Sampler:
         if packed.with_rules:
             apply_rules(logits, rows, packed.with_rules)
         if packed.all_greedy:
-            return logits.argmax(dim=-1)
-        scores = logits / packed.temperature
-        if packed.min_p is not None:
-            floor = scores.amax(dim=-1, keepdim=True) + packed.min_p.log()
-            scores.masked_fill_(scores < floor, float("-inf"))
-        if packed.top_k is not None:
-            _keep_top_k(scores, packed.top_k, packed.max_top_k)
-        if packed.top_p is not None:
-            _keep_top_p(scores, packed.top_p)
-        scores += self._noise(packed, rows, logits)
-        sampled = scores.argmax(dim=-1)
-        return torch.where(packed.greedy, logits.argmax(dim=-1), sampled)
-
-    def _noise(self, packed: _Packed, rows: Sequence[Row], logits: Tensor) -> Tensor:
+            return self._kernels.argmax(logits)
+        temperature = packed.temperature
+        if packed.has_filters:
+            logits = _filtered(logits / temperature, packed)
+            temperature = torch.ones_like(temperature)
         positions = np.fromiter((len(row.tokens) for row in rows), np.uint64, len(rows))
         keys = torch.from_numpy(row_keys(packed.seeds, positions)).to(logits.device)
-        ids = self._token_ids
-        if ids is None or ids.numel() != logits.shape[1] or ids.device != logits.device:
-            ids = torch.arange(logits.shape[1], dtype=torch.int32, device=logits.device)
-            self._token_ids = ids
-        return gumbel_noise(keys, ids)
+        return self._kernels.gumbel_argmax(logits, temperature, keys, packed.greedy)
 
     def _pack(self, rows: Sequence[Row], device: torch.device) -> _Packed:
         samplings: list[Sampling] = []
@@ -111,6 +104,18 @@ class Sampler:
             packed = self._packed = _pack(samplings, device)
             self._samplings = samplings
         return packed if len(samplings) == len(rows) else packed.repeated(counts)
+
+
+def _filtered(scores: Tensor, packed: _Packed) -> Tensor:
+    """Scores with what the filters drop at minus infinity; the best of a row is never dropped."""
+    if packed.min_p is not None:
+        floor = scores.amax(dim=-1, keepdim=True) + packed.min_p.log()
+        scores.masked_fill_(scores < floor, float("-inf"))
+    if packed.top_k is not None:
+        _keep_top_k(scores, packed.top_k, packed.max_top_k)
+    if packed.top_p is not None:
+        _keep_top_p(scores, packed.top_p)
+    return scores
 
 
 def _same(a: list[Sampling], b: list[Sampling]) -> bool:

@@ -13,6 +13,7 @@ from ..decoding.drafting.draft import Draft, drafted_rows
 from ..decoding.logprobs import gather_logprobs
 from ..decoding.sampler import Sampler
 from ..decoding.sampling import Row
+from ..kernels.backend import Kernels
 from .request import TokenLogprobs
 from .runner import wanted_of
 from .sequence import Sequence
@@ -55,8 +56,8 @@ class _Head:
 class Decoder:
     """Chooses tokens for all rows of a step at once."""
 
-    def __init__(self) -> None:
-        self.sampler = Sampler()
+    def __init__(self, kernels: Kernels) -> None:
+        self.sampler = Sampler(kernels)
 
     def decode(self, step: Step, logits: Tensor, fork: Fork) -> list[Decoded]:
         """The next tokens of every sequence that decodes; `logits` may be overwritten.

@@ -74,7 +74,7 @@ class Engine:
             shelf=self._shelf,
         )
         self.runner = runner
-        self.decoder = Decoder()
+        self.decoder = Decoder(runner.kernels)
         self._pace = Pace(clock)
         self._planner = DraftPlanner(self._pace, vocabulary, max_batch_tokens, clock)
         self._store = store

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..errors import ConfigurationError
 from .evict import reference as evict
+from .gumbel_argmax import reference as gumbel_argmax
 from .kv_write import reference as kv_write
 from .native.library import Unavailable, library
 from .paged_attention import native as compiled_attention
@@ -34,7 +35,7 @@ class Choice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kernels:
-    """Kernels of one backend, with the signatures of the references."""
+    """Kernels of one backend, with the signatures of the references; TORCH where it has none."""
 
     backend: Backend
     kv_write: Callable[..., None]
@@ -42,6 +43,8 @@ class Kernels:
     scored_attention: Callable[..., tuple[Tensor, list[Tensor]]]
     """`paged_scored_attention`, over pages as the one before it."""
     evict: Callable[..., None]
+    argmax: Callable[[Tensor], Tensor]
+    gumbel_argmax: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
 TORCH: Final = Kernels(
@@ -50,6 +53,8 @@ TORCH: Final = Kernels(
     paged_attention=paged_attention.paged_attention,
     scored_attention=scored_attention.paged_scored_attention,
     evict=evict.evict,
+    argmax=gumbel_argmax.argmax,
+    gumbel_argmax=gumbel_argmax.gumbel_argmax,
 )
 
 
@@ -120,7 +125,8 @@ def load(choice: Choice) -> Kernels:
     from .paged_attention import triton as attend
     from .scored_attention import triton as scoring
 
-    return Kernels(
+    return replace(
+        TORCH,
         backend="triton",
         kv_write=write.kv_write,
         paged_attention=attend.paged_attention,

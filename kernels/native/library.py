@@ -157,6 +157,7 @@ _SIGNATURES: Final[Mapping[str, tuple[list[Any], Any]]] = {
         [POINTER(BatchStruct), POINTER(AttentionStruct), _AT, _LONG, _AT, _LONG, _LONG],
         None,
     ),
+    "gumbel_argmax": ([_AT, _LONG, _LONG, _AT, _AT, _AT, _AT, _LONG], None),
     "layers": ([POINTER(LayerStruct), _LONG, POINTER(StepStruct), _LONG], None),
     "before_attention": ([POINTER(LayerStruct), POINTER(StepStruct), _LONG], None),
     "after_attention": ([POINTER(LayerStruct), POINTER(StepStruct), _LONG], None),

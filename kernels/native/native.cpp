@@ -2,6 +2,7 @@
 // interpreter or keeps a pointer beyond the call.
 
 #include "../decoder/native.h"
+#include "../gumbel_argmax/native.h"
 #include "../linear/native.h"
 #include "../paged_attention/native.h"
 
@@ -96,6 +97,23 @@ void penstock_head(
             job, head->linear, normed, count, step->room.bytes,
             Put{&head->linear, logits, head->linear.outputs, false}
         );
+    });
+}
+
+// Of rows `[R, V]`; without keys, and in rows that are greedy, the best as it is.
+void penstock_gumbel_argmax(
+    const float* logits, int64_t rows, int64_t size, const float* temperatures, const uint32_t* keys,
+    const bool* greedy, int64_t* out, int64_t threads
+) {
+    // A row is less than waking a thread; those of a large vocabulary are worth it.
+    run(rows * size < 100'000 ? 1 : threads, [=](Job& job) {
+        job.phase(rows, [=](int64_t row) {
+            bool noisy = keys && !greedy[row];
+            out[row] = best_of(
+                logits + row * size, size, noisy ? temperatures[row] : 1.0f,
+                noisy ? keys + 2 * row : nullptr
+            );
+        });
     });
 }
 

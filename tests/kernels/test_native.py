@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from penstock.kernels.batch import PagedBatch
+from penstock.kernels.gumbel_argmax.native import launchers
+from penstock.kernels.gumbel_argmax.reference import gumbel_argmax, gumbel_noise
 from penstock.kernels.linear.int8 import Int8Linear
 from penstock.kernels.linear.native import NativeLinear, fits_int8, pack, pack_int8
 from penstock.kernels.native.library import Library, builds
@@ -139,3 +141,52 @@ def test_bytes_equal_the_reference(shape: tuple[int, int], rows: int) -> None:
     x[0] = 0.0
     out = NativeLinear(BUILDS[0], pack_int8(BUILDS[0], weight, bias))(x)
     torch.testing.assert_close(out, Int8Linear(weight, bias)(x), atol=1e-6, rtol=1e-6)
+
+
+@each_build
+@pytest.mark.parametrize("vocabulary", [1, 3, 16, 40, 5000])
+def test_tokens_are_those_of_the_reference(build: Library, vocabulary: int) -> None:
+    """Their noise differs in the last bits: near ties may fall otherwise, at most so often."""
+    best, drawn = launchers(build)
+    rows = 300
+    logits = torch.randn(rows, vocabulary) * 3
+    logits[:, ::7] = float("-inf")
+    logits[:, 0] = 0.5
+    temperature = torch.rand(rows, 1) * 2 + 0.1
+    keys = torch.randint(-(2**31), 2**31, (rows, 2)).to(torch.int32)
+    greedy = torch.arange(rows) % 4 == 0
+    assert torch.equal(best(logits), logits.argmax(dim=-1))
+    expected = gumbel_argmax(logits, temperature, keys, greedy)
+    found = drawn(logits, temperature, keys, greedy)
+    assert torch.equal(found[greedy], expected[greedy])
+    scores = logits / temperature + gumbel_noise(keys, torch.arange(vocabulary).to(torch.int32))
+    reached = scores.gather(1, found[:, None])[:, 0]
+    # Rounding of noise up to 17 and of what it is added to.
+    assert bool((scores.amax(dim=-1) - reached <= 1e-5)[~greedy].all())
+    assert int((found != expected).sum()) <= 2
+
+
+@each_build
+def test_of_equals_the_first_is_chosen(build: Library) -> None:
+    best, _ = launchers(build)
+    logits = torch.zeros(5, 100)
+    for row, equal in enumerate(([3, 90], [17, 18], [99], [32, 64, 98], [])):
+        logits[row, equal] = 1.0
+    assert best(logits).tolist() == [3, 17, 99, 32, 0]
+
+
+@each_build
+def test_rare_noise_is_exact_enough(build: Library) -> None:
+    """Both ends of the distribution, where logarithms lose most: drawn are the tokens that win."""
+    _, drawn = launchers(build)
+    ids = torch.arange(200_000, dtype=torch.int32)
+    keys = torch.tensor([[7, -9]], dtype=torch.int32)
+    noise = gumbel_noise(keys, ids)[0].double()
+    one, no = torch.ones(1, 1), torch.zeros(1, dtype=torch.bool)
+    for token in (int(noise.argmax()), int(noise.argmin()), 12_345):
+        for lead in (-5e-6, 5e-6):
+            # Of two tokens left, the first one's logit puts it just behind or before the other.
+            logits = torch.full((1, len(ids)), float("-inf"))
+            logits[0, token] = 0.0
+            logits[0, 0] = float(noise[token] - noise[0] + lead * (1 + noise[token].abs()))
+            assert int(drawn(logits, one, keys, no)) == (token if lead < 0 else 0)
