@@ -157,6 +157,11 @@ _SIGNATURES: Final[Mapping[str, tuple[list[Any], Any]]] = {
         [POINTER(BatchStruct), POINTER(AttentionStruct), _AT, _LONG, _AT, _LONG, _LONG],
         None,
     ),
+    "scored_attention": (
+        [POINTER(BatchStruct), POINTER(AttentionStruct), *[_AT, _LONG] * 2, _AT, _AT, _LONG],
+        None,
+    ),
+    "most_group": ([], _LONG),
     "gumbel_argmax": ([_AT, _LONG, _LONG, _AT, _AT, _AT, _AT, _LONG], None),
     "layers": ([POINTER(LayerStruct), _LONG, POINTER(StepStruct), _LONG], None),
     "before_attention": ([POINTER(LayerStruct), POINTER(StepStruct), _LONG], None),

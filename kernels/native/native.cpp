@@ -54,6 +54,21 @@ void penstock_paged_attention(
     run(threads, [&](Job& job) { attend(job, *batch, *how, plan, q, q_stride, out, out_stride); });
 }
 
+// Attention that also says what keys receive. Query heads of a KV head: at most `penstock_most_group`.
+void penstock_scored_attention(
+    const Batch* batch, const Attention* how, const float* q, int64_t q_stride, float* out,
+    int64_t out_stride, float* const* weights, const float* votes, int64_t threads
+) {
+    Plan plan(*batch, *how, threads);
+    Scores scores{weights, votes};
+    if (votes) plan.receive(*batch);
+    run(threads, [&](Job& job) {
+        attend(job, *batch, *how, plan, q, q_stride, out, out_stride, &scores);
+    });
+}
+
+int64_t penstock_most_group() { return ROWS; }
+
 // All layers of a step whose caches are float32.
 void penstock_layers(const Layer* layers, int64_t count, const Step* step, int64_t threads) {
     std::deque<Plan> plans;

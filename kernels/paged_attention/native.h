@@ -1,6 +1,7 @@
 // Attention of a step's rows over paged keys: prompts, decoding, drafts and trees in one way.
 //
-//   unit    a sequence, a KV head, and up to ROWS of its query rows (rows x query heads of the group)
+//   unit    a sequence, a KV head, and up to ROWS of its query rows (rows x query heads of the group),
+//           all heads of a row together where they fit
 //   split   SPLIT keys of a unit, from a multiple of SPLIT on: partial results m, l, o
 //   tile    TILE keys, from a multiple of TILE on, copied into the cache of the core: K as columns
 //
@@ -91,7 +92,8 @@ struct Sight {
 struct Unit {
     int64_t sequence, kv_head, row, rows;  // of the sequence's query rows, counted row x group + head
     int64_t first_split, splits;
-    int64_t part;  // where its partial results are, if threads share it; else -1
+    int64_t part;      // where its partial results are, if threads share it; else -1
+    int64_t received;  // where the sums of what keys received from it are, if there are any
     std::unique_ptr<std::atomic<int64_t>> left;
 };
 
@@ -105,7 +107,14 @@ struct Plan {
     int64_t kv_heads, group, window, value_room;
     std::vector<Unit> units;
     std::vector<Task> tasks;
-    std::vector<float> parts;
+    std::vector<float> parts, received;
+
+    // Room for the sums that votes ask for.
+    void receive(const Batch& batch) {
+        int64_t size = 0;
+        for (Unit& unit : units) unit.received = size, size += batch.lengths[unit.sequence];
+        received.assign(size, 0.0f);
+    }
 
     int64_t part_size() const { return ROWS * (2 + value_room); }
 
@@ -115,15 +124,15 @@ struct Plan {
         int64_t parts_wanted = 0;
         for (int64_t s = 0; s < batch.sequences; ++s) {
             Sight sight(batch, s, window);
-            int64_t total = sight.rows * group;
-            for (int64_t row = 0; row < total; row += ROWS) {
-                int64_t rows = std::min(ROWS, total - row);
+            int64_t total = sight.rows * group, most = group > ROWS ? ROWS : ROWS / group * group;
+            for (int64_t row = 0; row < total; row += most) {
+                int64_t rows = std::min(most, total - row);
                 int64_t begin = sight.length, end = sight.end((row + rows - 1) / group);
                 for (int64_t r = row / group; r <= (row + rows - 1) / group; ++r)
                     begin = std::min(begin, sight.first(r));
                 int64_t first = begin / SPLIT, splits = (end - 1) / SPLIT - first + 1;
                 for (int64_t head = 0; head < kv_heads; ++head)
-                    units.push_back({s, head, row, rows, first, splits, -1, nullptr});
+                    units.push_back({s, head, row, rows, first, splits, -1, 0, nullptr});
             }
         }
         bool few = (int64_t)units.size() < 4 * threads && threads > 1;
@@ -254,49 +263,76 @@ static void fetch_values(
     }
 }
 
+// A unit at work: what one thread needs to know of it.
+struct Work {
+    const Batch& batch;
+    const Attention& how;
+    const Unit& unit;
+    Sight sight;
+    int64_t group, room;
+    Bench& bench;
+
+    const int32_t* pages() const { return batch.pages[unit.sequence]; }
+    int64_t row_of(int64_t r) const { return (unit.row + r) / group; }
+    int64_t head_of(int64_t r) const { return unit.kv_head * group + (unit.row + r) % group; }
+    // The keys that some row sees lie in [first, end).
+    int64_t first() const {
+        int64_t begin = sight.length;
+        for (int64_t row = row_of(0); row <= row_of(unit.rows - 1); ++row)
+            begin = std::min(begin, sight.first(row));
+        return begin;
+    }
+    int64_t end() const { return sight.end(row_of(unit.rows - 1)); }
+};
+
+// Logits of a tile's keys for all rows of a unit, minus infinity where a row does not see one.
+static void tile_logits(const Work& work, int64_t key, int64_t end) {
+    const Attention& how = work.how;
+    int64_t size = how.keys.size, key_room = up_to(size, LANES), rows = work.unit.rows;
+    Bench& bench = work.bench;
+    fetch_keys(how.keys, work.batch, work.pages(), work.unit.kv_head, key, end, bench);
+    float* logits = bench.logits.data();
+    Vec sums[2 * TALL];
+    for (int64_t panel = 0; panel < TILE; panel += WIDE)
+        for (int64_t r = 0; r < rows; r += TALL) {
+            int64_t count = std::min<int64_t>(TALL, rows - r);
+            for (int64_t i = 0; i < 2 * count; ++i) sums[i] = Vec{};
+            multiply(
+                count, bench.queries.data() + r * size, size, bench.keys.data() + panel * key_room,
+                WIDE, size, sums
+            );
+            for (int64_t i = 0; i < 2 * count; ++i)
+                store(logits + (r + i / 2) * TILE + panel + i % 2 * LANES, sums[i] * how.scale);
+        }
+    for (int64_t r = 0; r < rows; ++r) {
+        float* s = logits + r * TILE;
+        if (how.softcap != 0.0f)
+            for (int64_t i = 0; i < TILE; ++i) s[i] = how.softcap * std::tanh(s[i] / how.softcap);
+        if (work.sight.sees_tile(work.row_of(r), key)) continue;
+        for (int64_t i = 0; i < TILE; ++i)
+            if (!work.sight.sees(work.row_of(r), key + i))
+                s[i] = -std::numeric_limits<float>::infinity();
+    }
+}
+
 // One split of a unit's keys into `part`.
-static void attend_split(
-    const Batch& batch, const Attention& how, const Unit& unit, const Sight& sight, int64_t group,
-    int64_t split, int64_t room, Bench& bench, Part part
-) {
+static void attend_split(const Work& work, int64_t split, Part part) {
     const float none = -std::numeric_limits<float>::infinity();
-    const int32_t* pages = batch.pages[unit.sequence];
-    int64_t size = how.keys.size, key_room = up_to(size, LANES);
-    for (int64_t r = 0; r < unit.rows; ++r) part.most[r] = none, part.total[r] = 0.0f;
-    std::memset(part.out, 0, unit.rows * room * sizeof(float));
-    int64_t begin = sight.length, end = sight.end((unit.row + unit.rows - 1) / group);
-    for (int64_t r = unit.row / group; r <= (unit.row + unit.rows - 1) / group; ++r)
-        begin = std::min(begin, sight.first(r));
-    begin = std::max(begin / TILE * TILE, split * SPLIT);
-    end = std::min(end, (split + 1) * SPLIT);
+    Bench& bench = work.bench;
+    int64_t rows = work.unit.rows, room = work.room;
+    for (int64_t r = 0; r < rows; ++r) part.most[r] = none, part.total[r] = 0.0f;
+    std::memset(part.out, 0, rows * room * sizeof(float));
+    int64_t begin = std::max(work.first() / TILE * TILE, split * SPLIT);
+    int64_t end = std::min(work.end(), (split + 1) * SPLIT);
     float* logits = bench.logits.data();
     Vec sums[2 * TALL];
     for (int64_t key = begin; key < end; key += TILE) {
-        fetch_keys(how.keys, batch, pages, unit.kv_head, key, end, bench);
-        for (int64_t panel = 0; panel < TILE; panel += WIDE)
-            for (int64_t r = 0; r < unit.rows; r += TALL) {
-                int64_t count = std::min<int64_t>(TALL, unit.rows - r);
-                for (int64_t i = 0; i < 2 * count; ++i) sums[i] = Vec{};
-                multiply(
-                    count, bench.queries.data() + r * size, size,
-                    bench.keys.data() + panel * key_room, WIDE, size, sums
-                );
-                for (int64_t i = 0; i < count; ++i) {
-                    store(logits + (r + i) * TILE + panel, sums[2 * i]);
-                    store(logits + (r + i) * TILE + panel + LANES, sums[2 * i + 1]);
-                }
-            }
-        fetch_values(how.values, batch, pages, unit.kv_head, key, end, room, bench);
-        for (int64_t r = 0; r < unit.rows; ++r) {
+        tile_logits(work, key, end);
+        fetch_values(
+            work.how.values, work.batch, work.pages(), work.unit.kv_head, key, end, room, bench
+        );
+        for (int64_t r = 0; r < rows; ++r) {
             float* s = logits + r * TILE;
-            int64_t row = (unit.row + r) / group;
-            for (int64_t i = 0; i < TILE; i += LANES) store(s + i, load(s + i) * how.scale);
-            if (how.softcap != 0.0f)
-                for (int64_t i = 0; i < TILE; ++i)
-                    s[i] = how.softcap * std::tanh(s[i] / how.softcap);
-            if (!sight.sees_tile(row, key))
-                for (int64_t i = 0; i < TILE; ++i)
-                    if (!sight.sees(row, key + i)) s[i] = none;
             Vec top = load(s);
             for (int64_t i = LANES; i < TILE; i += LANES) top = larger(top, load(s + i));
             float most = std::max(part.most[r], largest(top));
@@ -318,8 +354,8 @@ static void attend_split(
                     store(part.out + r * room + d, load(part.out + r * room + d) * shrunk);
         }
         for (int64_t d = 0; d < room; d += WIDE)
-            for (int64_t r = 0; r < unit.rows; r += TALL) {
-                int64_t count = std::min<int64_t>(TALL, unit.rows - r);
+            for (int64_t r = 0; r < rows; r += TALL) {
+                int64_t count = std::min<int64_t>(TALL, rows - r);
                 for (int64_t i = 0; i < 2 * count; ++i)
                     sums[i] = load(part.out + (r + i / 2) * room + d + i % 2 * LANES);
                 multiply(
@@ -346,30 +382,49 @@ static void merge(Part into, Part part, int64_t rows, int64_t room) {
     }
 }
 
+// What keys receive: of each sequence [kv_heads, rows, keys], or, where rows have votes, their sum,
+// [kv_heads, keys]. Zeros at first. Only where a unit holds all heads of its rows.
+struct Scores {
+    float* const* weights;
+    const float* votes;  // [T] or null
+};
+
+// The same logits once more, now that their sums are known.
+static void score_unit(const Work& work, const Part& sum, const float* totals, float* to, const float* votes) {
+    int64_t length = work.sight.length, end = work.end();
+    for (int64_t key = work.first() / TILE * TILE; key < end; key += TILE) {
+        tile_logits(work, key, end);
+        int64_t count = std::min(TILE, length - key);
+        for (int64_t r = 0; r < work.unit.rows; ++r) {
+            float* s = work.bench.logits.data() + r * TILE;
+            float vote = (votes ? votes[work.row_of(r)] : 1.0f) / totals[r];
+            for (int64_t i = 0; i < TILE; i += LANES)
+                store(s + i, exp(load(s + i) - sum.most[r]) * vote);
+            float* row = to + (votes ? 0 : work.row_of(r) * length) + key;
+            for (int64_t i = 0; i < count; ++i) row[i] += s[i];
+        }
+    }
+}
+
 static void attend_task(
     const Batch& batch, const Attention& how, Plan& plan, const Task& task, const float* q,
-    int64_t q_stride, float* out, int64_t out_stride, Bench& bench
+    int64_t q_stride, float* out, int64_t out_stride, const Scores* scores, Bench& bench
 ) {
     Unit& unit = plan.units[task.unit];
-    Sight sight(batch, unit.sequence, how.window);
-    int64_t group = plan.group, room = plan.value_room, size = how.keys.size;
-    int64_t first_row = batch.starts[unit.sequence];
+    Work work{batch, how, unit, Sight(batch, unit.sequence, how.window), plan.group, plan.value_room, bench};
+    int64_t room = plan.value_room, size = how.keys.size, first_row = batch.starts[unit.sequence];
     bench.fit(size, room);
-    for (int64_t r = 0; r < unit.rows; ++r) {
-        int64_t row = (unit.row + r) / group, head = unit.kv_head * group + (unit.row + r) % group;
+    for (int64_t r = 0; r < unit.rows; ++r)
         std::memcpy(
-            bench.queries.data() + r * size, q + (first_row + row) * q_stride + head * size,
+            bench.queries.data() + r * size,
+            q + (first_row + work.row_of(r)) * q_stride + work.head_of(r) * size,
             size * sizeof(float)
         );
-    }
     Part sum(bench.sum.data());
     if (task.split >= 0) {
         float* parts = plan.parts.data() + unit.part * plan.part_size();
-        int64_t split = unit.first_split + task.split;
-        attend_split(
-            batch, how, unit, sight, group, split, room, bench,
-            Part(parts + task.split * plan.part_size())
-        );
+        Part mine(parts + task.split * plan.part_size());
+        attend_split(work, unit.first_split + task.split, mine);
         if (unit.left->fetch_sub(1, std::memory_order_acq_rel) > 1) return;
         unit.left->store(unit.splits, std::memory_order_relaxed);  // for the next layer
         sum = Part(parts);
@@ -378,33 +433,39 @@ static void attend_task(
     } else {
         for (int64_t i = 0; i < unit.splits; ++i) {
             Part part(i ? bench.part.data() : bench.sum.data());
-            attend_split(
-                batch, how, unit, sight, group, unit.first_split + i, room, bench, part
-            );
+            attend_split(work, unit.first_split + i, part);
             if (i) merge(sum, part, unit.rows, room);
         }
     }
+    float totals[ROWS];
     for (int64_t r = 0; r < unit.rows; ++r) {
-        int64_t row = (unit.row + r) / group, head = unit.kv_head * group + (unit.row + r) % group;
-        float total = sum.total[r];
+        totals[r] = sum.total[r];
         if (how.sinks) {
-            // A sink above all logits would make exp overflow: take the larger one as the maximum.
-            float most = std::max(sum.most[r], how.sinks[head]);
+            // Where a sink is far above all logits the total becomes infinite, and the row zeros.
+            float sink = how.sinks[work.head_of(r)], most = std::max(sum.most[r], sink);
             float shrunk = exp1(sum.most[r] - most);
-            total = (total * shrunk + exp1(how.sinks[head] - most)) / shrunk;
+            totals[r] = (totals[r] * shrunk + exp1(sink - most)) / shrunk;
         }
-        float* to = out + (first_row + row) * out_stride + head * how.values.size;
+        float* to = out + (first_row + work.row_of(r)) * out_stride + work.head_of(r) * how.values.size;
         const float* from = sum.out + r * room;
         int64_t d = 0;
-        for (; d + LANES <= how.values.size; d += LANES) store(to + d, load(from + d) / total);
-        for (; d < how.values.size; ++d) to[d] = from[d] / total;
+        for (; d + LANES <= how.values.size; d += LANES) store(to + d, load(from + d) / totals[r]);
+        for (; d < how.values.size; ++d) to[d] = from[d] / totals[r];
+    }
+    if (!scores) return;
+    int64_t length = work.sight.length;
+    if (scores->votes) {
+        score_unit(work, sum, totals, plan.received.data() + unit.received, scores->votes + first_row);
+    } else {
+        float* of_head = scores->weights[unit.sequence] + unit.kv_head * work.sight.rows * length;
+        score_unit(work, sum, totals, of_head, nullptr);
     }
 }
 
-// All rows' attention. q and out: rows of so many elements from one to the next.
+// All rows' attention. q and out: rows of so many elements from one to the next. `scores`: or null.
 static void attend(
     Job& job, const Batch& batch, const Attention& how, Plan& plan, const float* q, int64_t q_stride,
-    float* out, int64_t out_stride
+    float* out, int64_t out_stride, const Scores* scores = nullptr
 ) {
     const Batch* of = &batch;
     const Attention* as = &how;
@@ -412,8 +473,17 @@ static void attend(
     job.phase(plan.tasks.size(), [=](int64_t i) {
         static thread_local Bench bench;
         attend_task(
-            *of, *as, *plan_of, plan_of->tasks[i], q, q_stride, out, out_stride, bench
+            *of, *as, *plan_of, plan_of->tasks[i], q, q_stride, out, out_stride, scores, bench
         );
+    });
+    if (!scores || !scores->votes) return;
+    // The units of a head, from the first to the last: threads do not change the sum.
+    job.phase(batch.sequences * how.kv_heads, [=](int64_t i) {
+        int64_t sequence = i / as->kv_heads, head = i % as->kv_heads, length = of->lengths[sequence];
+        float* to = scores->weights[sequence] + head * length;
+        for (const Unit& unit : plan_of->units)
+            if (unit.sequence == sequence && unit.kv_head == head)
+                for (int64_t k = 0; k < length; ++k) to[k] += plan_of->received[unit.received + k];
     });
 }
 

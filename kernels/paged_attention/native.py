@@ -94,48 +94,53 @@ def attention_struct(
     )
 
 
+def prepared(
+    q_THD: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    *,
+    scale: float,
+    window: int | None = None,
+    softcap: float | None = None,
+    sinks_H: Tensor | None = None,
+    k_scales: Tensor | None = None,
+    v_scales: Tensor | None = None,
+) -> tuple[Tensor, Tensor, AttentionStruct, Tensor | None]:
+    """Queries as C reads them, room for the result, and the rest; the last one is to be kept."""
+    count, heads, size = q_THD.shape
+    if q_THD.stride()[1:] != (size, 1):
+        q_THD = q_THD.contiguous()
+    if sinks_H is not None:
+        sinks_H = sinks_H.float().contiguous()
+    how = attention_struct(
+        cache_struct(k_cache, k_scales),
+        cache_struct(v_cache, v_scales),
+        heads=heads,
+        kv_heads=k_cache.shape[1],
+        scale=scale,
+        window=window,
+        softcap=softcap,
+        sinks_H=sinks_H,
+    )
+    return q_THD, torch.empty(count, heads, v_cache.shape[3]), how, sinks_H
+
+
 def launcher(library: Library) -> Callable[..., Tensor]:
     """`paged_attention` of this build."""
     run: Any = library.call.paged_attention
 
     def paged_attention(
-        q_THD: Tensor,
-        k_cache: Tensor,
-        v_cache: Tensor,
-        batch: PagedBatch,
-        *,
-        scale: float,
-        window: int | None = None,
-        softcap: float | None = None,
-        sinks_H: Tensor | None = None,
-        k_scales: Tensor | None = None,
-        v_scales: Tensor | None = None,
+        q_THD: Tensor, k_cache: Tensor, v_cache: Tensor, batch: PagedBatch, **options: Any
     ) -> Tensor:
         """See the reference; q is float32."""
-        count, heads, size = q_THD.shape
-        if q_THD.stride()[1:] != (size, 1):
-            q_THD = q_THD.contiguous()
-        if sinks_H is not None:
-            sinks_H = sinks_H.float().contiguous()
-        value_size = v_cache.shape[3]
-        out = torch.empty(count, heads, value_size)
-        how = attention_struct(
-            cache_struct(k_cache, k_scales),
-            cache_struct(v_cache, v_scales),
-            heads=heads,
-            kv_heads=k_cache.shape[1],
-            scale=scale,
-            window=window,
-            softcap=softcap,
-            sinks_H=sinks_H,
-        )
+        q_THD, out, how, _kept = prepared(q_THD, k_cache, v_cache, **options)
         run(
             byref(Geometry.of(batch).struct),
             byref(how),
             q_THD.data_ptr(),
             q_THD.stride(0),
             out.data_ptr(),
-            heads * value_size,
+            out.stride(0),
             torch.get_num_threads(),
         )
         return out
