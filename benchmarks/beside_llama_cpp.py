@@ -127,6 +127,7 @@ def llama_cpp(folder: Path, kind: str, options: argparse.Namespace) -> Generate:
     path.parent.mkdir(parents=True, exist_ok=True)
     export(folder, path, kind)
     api: Any = import_module("llama_cpp")
+    import_module("llama_cpp._logger").set_verbose(False)
     streams, length = max(options.streams), PROMPT_TOKENS + options.tokens
     model = api.llama_model_load_from_file(str(path).encode(), api.llama_model_default_params())
     wanted = api.llama_context_default_params()

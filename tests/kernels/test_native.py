@@ -1,6 +1,7 @@
 """Compiled kernels for CPUs, every build that runs here: exact enough, and a row alone has the bits
 that it has in company."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -129,6 +130,24 @@ def test_linear_of_a_row_has_the_same_bits_alone(build: Library, in_bytes: bool)
     for count in (1, 2, 7, 12, 25):
         assert torch.equal(layer(x[:count]), together[:count])
         assert torch.equal(layer(x[-count:]), together[-count:])
+
+
+@each_build
+def test_callers_at_the_same_time(build: Library) -> None:
+    """Helpers go to whoever called last; the others do their work themselves."""
+    weight, bias = of_shape((200, 96), bias=True)
+    layer = NativeLinear(build, pack(build, weight, bias))
+    inputs = [torch.randn(rows, 96) for rows in (1, 3, 20, 50)]
+    torch.set_num_threads(1)
+    expected = [layer(x) for x in inputs]
+
+    def again(index: int) -> bool:
+        torch.set_num_threads(3)
+        of = index % len(inputs)
+        return torch.equal(layer(inputs[of]), expected[of])
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(again, range(400)))
 
 
 @pytest.mark.skipif(not BUILDS or not BUILDS[0].multiplies_bytes, reason="needs VNNI")
