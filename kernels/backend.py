@@ -10,11 +10,13 @@ from torch import Tensor
 
 from ..errors import ConfigurationError
 from .evict import reference as evict
+from .gumbel_argmax import native as compiled_sampling
 from .gumbel_argmax import reference as gumbel_argmax
 from .kv_write import reference as kv_write
 from .native.library import Unavailable, library
 from .paged_attention import native as compiled_attention
 from .paged_attention import reference as paged_attention
+from .scored_attention import native as compiled_scores
 from .scored_attention import reference as scored_attention
 
 Backend = Literal["triton", "native", "torch"]
@@ -119,7 +121,15 @@ def load(choice: Choice) -> Kernels:
     if choice.backend == "native":
         build = library()
         assert not isinstance(build, Unavailable), "chosen"
-        return replace(TORCH, backend="native", paged_attention=compiled_attention.launcher(build))
+        best, drawn = compiled_sampling.launchers(build)
+        return replace(
+            TORCH,
+            backend="native",
+            paged_attention=compiled_attention.launcher(build),
+            scored_attention=compiled_scores.launcher(build),
+            argmax=best,
+            gumbel_argmax=drawn,
+        )
     from .evict import triton as evicting
     from .kv_write import triton as write
     from .paged_attention import triton as attend

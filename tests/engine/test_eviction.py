@@ -115,7 +115,7 @@ def test_what_was_evicted_survives_preemption(dtype: str, tiny_model: TinyModel)
 def test_long_chunks_are_computed_in_pieces(
     tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    built = build(tiny_model("llama"), prefix_cache=False)
+    built = build(tiny_model("llama"), prefix_cache=False, attention_backend="torch")
     choice = h2o(heavy=6, recent=8, interval=4)
     drafted = [job.with_decoding({"jacobi": {"window": 5, "adaptive": False}}) for job in jobs()]
     expected = tokens(run(built, drafted, change=with_policy(choice)))

@@ -41,7 +41,10 @@ CUDA: dict[str, Any] = {"device": torch.device("cuda")}
 
 def test_on_a_cpu_the_compiled_kernels_serve(monkeypatch: pytest.MonkeyPatch) -> None:
     assert choose("auto", **MODEL) == Choice(backend="native", reason="compiled C++")
-    assert load(choose("native", **MODEL)).backend == "native"
+    compiled = load(choose("native", **MODEL))
+    assert compiled.backend == "native"
+    for name in ("paged_attention", "scored_attention", "argmax", "gumbel_argmax"):
+        assert getattr(compiled, name) is not getattr(TORCH, name)
     in_half = with_change({"dtype": torch.bfloat16})
     assert choose("auto", **in_half).backend == "torch"
     with pytest.raises(ConfigurationError, match="computes in bfloat16"):
