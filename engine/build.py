@@ -7,11 +7,11 @@ from typing import Any
 
 from ..decoding.base import DecodingMethod, SearchLimits, Vocabulary
 from ..decoding.search.budget import Budget
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, RequestError
 from ..kernels.backend import choose, load
 from ..kvcache.base import CachePolicy
 from ..kvcache.store import KVStore
-from ..registry import Registry
+from ..registry import Choice, Registry
 from .cache_dtype import cache_dtype
 from .config import EngineConfig
 from .engine import Engine
@@ -121,6 +121,7 @@ def make_intake(
     sampling_defaults: dict[str, Any],
 ) -> Intake:
     """What stands between requests and an engine with these limits."""
+    decoding = Registry[DecodingMethod[Any]].from_entry_points("decoding", "penstock.decoding")
     return Intake(
         tokenizer=tokenizer,
         max_length_tokens=info.max_length_tokens,
@@ -132,7 +133,7 @@ def make_intake(
         vocab_size=info.vocab_size,
         eos_token_ids=eos_token_ids,
         defaults=sampling_defaults,
-        decoding=Registry[DecodingMethod[Any]].from_entry_points("decoding", "penstock.decoding"),
+        decoding=decoding,
         kv_cache=Registry[CachePolicy[Any]].from_entry_points("kv_cache", "penstock.kv_cache"),
         search_limits=SearchLimits(
             budget=Budget(
@@ -143,7 +144,37 @@ def make_intake(
             ),
             evaluators=frozenset(registered()),
         ),
+        sparse_hindrance=info.sparse_hindrance,
+        prefill=_prefill(config, decoding, info),
     )
+
+
+def _prefill(
+    config: EngineConfig, decoding: Registry[DecodingMethod[Any]], info: ModelInfo
+) -> Choice[DecodingMethod[Any]] | None:
+    """How prompts are read where requests do not say.
+
+    Raises:
+        ConfigurationError: the model or another setting does not allow it.
+    """
+    if config.sparse_prefill == "off":
+        return None
+    if info.sparse_hindrance is not None:
+        raise ConfigurationError(
+            f"--sparse-prefill {config.sparse_prefill} cannot serve this model: "
+            f"{info.sparse_hindrance}; leave it out"
+        )
+    wanted = {
+        "method": config.sparse_prefill,
+        "min_tokens": config.sparse_prefill_min_tokens,
+        "recent": config.sparse_prefill_recent,
+        "keep": config.sparse_prefill_keep,
+        "buckets": config.sparse_prefill_buckets,
+    }
+    try:
+        return decoding.resolve({"sparse_prefill": wanted})["prefill"]
+    except RequestError as error:
+        raise ConfigurationError(f"--sparse-prefill: {error}") from error
 
 
 def _search_sequences(config: EngineConfig) -> int:

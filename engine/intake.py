@@ -15,6 +15,7 @@ from ..decoding.sampling_params import SamplingParams
 from ..errors import ContextLengthError, RequestError
 from ..kvcache.base import CachePolicy, Retention
 from ..registry import Choice, Registry, Spec
+from .prefill_intake import Chosen, settled
 from .request import Conversation, Request
 from .search_intake import said_last, search_task
 from .tokenization import Tokenizer
@@ -53,7 +54,9 @@ class Intake:
     own limit, which is that of requests that evict. `max_sequences`: of one request, its choices in
     all their contexts. `pages`, `page_size`: of the KV cache. `can_evict`: whether the model's
     layers allow it. `search_limits`: what one search may use, and the evaluators that there are.
-    `defaults`: sampling fields of the model's generation_config.
+    `defaults`: sampling fields of the model's generation_config. `sparse_hindrance`: why rows of
+    prompts cannot see a part of their keys, if so. `prefill`: how prompts are read where the
+    request does not say.
     """
 
     tokenizer: Tokenizer
@@ -69,6 +72,8 @@ class Intake:
     decoding: Registry[DecodingMethod[Any]]
     kv_cache: Registry[CachePolicy[Any]]
     search_limits: SearchLimits
+    sparse_hindrance: str | None = None
+    prefill: Choice[DecodingMethod[Any]] | None = None
 
     def encode(
         self, prompt: str | list[int], *, param: str, add_special_tokens: bool = True
@@ -122,7 +127,7 @@ class Intake:
             RequestError: a field asks for something that this model or server does not have.
         """
         self._check_sequences(params.n)
-        chosen_decoding = self.decoding.resolve(decoding)
+        chosen_decoding: Chosen = self.decoding.resolve(decoding)
         chosen_kv_cache = self.kv_cache.resolve(kv_cache or "full")
         ids = self.encode(prompt, param=prompt_param, add_special_tokens=add_special_tokens)
         if truncate_prompt_tokens is not None:
@@ -132,6 +137,13 @@ class Intake:
         policy = chosen_kv_cache["policy"]
         # Shares are of the longest prompt, for all contexts: they will hold the same answer.
         retention = policy.method.retention(policy.parameters, max(map(len, prompts)))
+        chosen_decoding = settled(
+            chosen_decoding,
+            self.prefill,
+            hindrance=self.sparse_hindrance,
+            policy=policy,
+            retention=retention,
+        )
         # What is evicted takes no memory: then positions are the limit, not pages.
         limit = self.max_length_tokens if retention is None else self.context_tokens
         target = ""

@@ -10,6 +10,7 @@ from ..kvcache.slot_table import SlotTable
 from ..kvcache.store import KVStore
 from .apart import ScoredRows, SlottedDraft, SlottedRows
 from .attention import Apart, PagedStep
+from .sparse import SparseRows
 from .step import Chunk, Step
 
 
@@ -54,10 +55,13 @@ class ModelRunner:
         return self._forward(rows.ids, rows.positions, paged, wanted_rows(step))
 
     def _apart(self, found: list[tuple[int, Chunk]]) -> list[Apart]:
-        """The rows of contexts under evicting policies, each with the first row's number."""
+        """The rows of contexts that are apart, each with the first row's number."""
         apart: list[Apart] = []
         slotted: dict[bool, list[tuple[int, Chunk]]] = {}
         for row, chunk in found:
+            if chunk.sparse:
+                apart.append(self._sparse(row, chunk))
+                continue
             keeping = chunk.branch.keeping
             assert keeping is not None
             if chunk.draft is None and isinstance(chunk.branch.table, SlotTable):
@@ -66,6 +70,27 @@ class ModelRunner:
             else:
                 apart.append(self._alone(row, chunk))
         return [*apart, *(self._slotted(rows, scored) for scored, rows in slotted.items())]
+
+    def _sparse(self, row: int, chunk: Chunk) -> Apart:
+        """Rows of a prompt of which some see only a part of the keys."""
+        branch = chunk.branch
+        assert branch.reading is not None
+        return SparseRows(
+            rows=slice(row, row + chunk.count),
+            reading=branch.reading,
+            begin=branch.computed,
+            pages=branch.table.pages,
+            slots=self._slots(branch.table.pages, branch.computed, chunk.count),
+            page_size=self._store.page_size,
+            kernels=self._kernels,
+        )
+
+    def _slots(self, pages: list[int], begin: int, count: int) -> Tensor:
+        """Where the keys of tokens `[begin, begin + count)` go."""
+        size = self._store.page_size
+        return self._tensor(
+            [pages[at // size] * size + at % size for at in range(begin, begin + count)]
+        )
 
     def _slotted(self, found: list[tuple[int, Chunk]], scored: bool) -> SlottedRows:
         """Newest tokens of contexts in slots."""
@@ -116,7 +141,7 @@ class ModelRunner:
         votes = keeping.votes(branch.prompt_length, chunk.count) if draft is None else None
         attended = chunk.attended = Attended(depths=depths, votes=votes)
         parents = None if draft is None else draft.parents
-        pages, size = branch.table.pages, self._store.page_size
+        pages = branch.table.pages
         if isinstance(branch.table, SlotTable):
             tree = path_mask(list(range(-1, chunk.count - 2)) if parents is None else parents)
             return SlottedDraft(
@@ -126,12 +151,11 @@ class ModelRunner:
                 tree=torch.from_numpy(tree).to(self._device),
                 attended=attended,
             )
-        first, last = branch.computed, branch.computed + chunk.count
-        slots = self._tensor([pages[at // size] * size + at % size for at in range(first, last)])
+        slots = self._slots(pages, branch.computed, chunk.count)
         return ScoredRows(
             rows=rows,
             keeping=keeping,
-            batch=self._batch_of(pages, chunk.count, last, slots, parents),
+            batch=self._batch_of(pages, chunk.count, branch.computed + chunk.count, slots, parents),
             kernels=self._kernels,
             attended=attended,
         )

@@ -33,11 +33,22 @@ class Chunk:
 
     @property
     def apart(self) -> bool:
-        """Whether its attention is not that of all others: keys are in slots, or are credited."""
+        """Whether its attention is not that of all others.
+
+        Keys are in slots, or are credited, or rows of a prompt see only a part of them.
+        """
         keeping = self.branch.keeping
         if keeping is None:
-            return False
-        return keeping.in_slots or keeping.counts(self.branch.prompt_length, self.count)
+            return self.sparse
+        if keeping.in_slots or keeping.counts(self.branch.prompt_length, self.count):
+            return True
+        return self.sparse
+
+    @property
+    def sparse(self) -> bool:
+        """Whether rows of a prompt see only a part of the keys."""
+        reading = self.branch.reading
+        return reading is not None and reading.covers(self.branch.computed, self.count)
 
 
 @dataclass(slots=True, kw_only=True)

@@ -13,6 +13,7 @@ from .evict import reference as evict
 from .kv_write import reference as kv_write
 from .paged_attention import reference as paged_attention
 from .scored_attention import reference as scored_attention
+from .sparse_prefill import reference as sparse_prefill
 
 Backend = Literal["triton", "torch"]
 LARGEST_HEAD: Final = 256
@@ -40,6 +41,7 @@ class Kernels:
     scored_attention: Callable[..., tuple[Tensor, list[Tensor]]]
     """`paged_scored_attention`, over pages as the one before it."""
     evict: Callable[..., None]
+    sparse_prefill: Callable[..., Tensor] = sparse_prefill.paged_sparse_prefill
 
 
 TORCH: Final = Kernels(
@@ -100,6 +102,7 @@ def load(choice: Choice) -> Kernels:
     from .kv_write import triton as write
     from .paged_attention import triton as attend
     from .scored_attention import triton as scoring
+    from .sparse_prefill import triton as sparse
 
     return Kernels(
         backend="triton",
@@ -107,6 +110,7 @@ def load(choice: Choice) -> Kernels:
         paged_attention=attend.paged_attention,
         scored_attention=scoring.paged_scored_attention,
         evict=evicting.evict,
+        sparse_prefill=sparse.paged_sparse_prefill,
     )
 
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from .pages import PagePool
-from .prefix import Chain, PrefixCache
+from .prefix import Chain, PrefixCache, Salt
 
 
 class PageCopy(NamedTuple):
@@ -25,11 +25,13 @@ class PageTable:
     `length` counts tokens whose keys are, or in the current step will be, in the pages.
     """
 
-    def __init__(self, pool: PagePool, prefix: PrefixCache, page_size: int, salt: str = "") -> None:
+    def __init__(
+        self, pool: PagePool, prefix: PrefixCache, page_size: int, salt: Salt = ""
+    ) -> None:
         self._pool = pool
         self._prefix = prefix
         self.page_size = page_size
-        self._salt = salt
+        self.salt = salt
         self.pages: list[int] = []
         self.length = 0
         self._published = 0
@@ -44,7 +46,7 @@ class PageTable:
     def adopt_prefix(self, tokens: Sequence[int]) -> int:
         """Start an empty table with the cached pages that begin `tokens`; returns their tokens."""
         assert not self.pages
-        pages, _ = self._prefix.match(tokens, self._salt)
+        pages, _ = self._prefix.match(tokens, self.salt)
         self._pool.retain(pages)
         self.pages = pages
         self.length = len(pages) * self.page_size
@@ -91,7 +93,7 @@ class PageTable:
 
         `reserve`: how many of the pages held back go with it.
         """
-        twin = PageTable(self._pool, self._prefix, self.page_size, self._salt)
+        twin = PageTable(self._pool, self._prefix, self.page_size, self.salt)
         self._pool.retain(self.pages)
         twin.pages = list(self.pages)
         twin.length = self.length
