@@ -18,6 +18,7 @@ from ..kvcache.prefix import PrefixCache, Salt
 from ..kvcache.table import PageTable
 from .sequence import Branch, Sequence
 from .shelf import Shelf
+from .sparse import salt_of
 from .step import Chunk, Step
 
 _SEARCH_PART: Final = 16
@@ -365,5 +366,4 @@ class Scheduler:
 
 def _salt(sequence: Sequence) -> Salt:
     """Within which its prefix is shared."""
-    assert isinstance(sequence.table, PageTable), "only what has read its prompt is in slots"
-    return sequence.table.salt
+    return salt_of(sequence.request, sequence.reading)

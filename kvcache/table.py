@@ -31,7 +31,7 @@ class PageTable:
         self._pool = pool
         self._prefix = prefix
         self.page_size = page_size
-        self.salt = salt
+        self._salt = salt
         self.pages: list[int] = []
         self.length = 0
         self._published = 0
@@ -46,7 +46,7 @@ class PageTable:
     def adopt_prefix(self, tokens: Sequence[int]) -> int:
         """Start an empty table with the cached pages that begin `tokens`; returns their tokens."""
         assert not self.pages
-        pages, _ = self._prefix.match(tokens, self.salt)
+        pages, _ = self._prefix.match(tokens, self._salt)
         self._pool.retain(pages)
         self.pages = pages
         self.length = len(pages) * self.page_size
@@ -93,7 +93,7 @@ class PageTable:
 
         `reserve`: how many of the pages held back go with it.
         """
-        twin = PageTable(self._pool, self._prefix, self.page_size, self.salt)
+        twin = PageTable(self._pool, self._prefix, self.page_size, self._salt)
         self._pool.retain(self.pages)
         twin.pages = list(self.pages)
         twin.length = self.length

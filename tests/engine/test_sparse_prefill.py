@@ -1,6 +1,7 @@
 """Prompts whose rows see a part of their keys: against a naive model, beside everything else."""
 
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,6 @@ from transformers.masking_utils import AttentionMaskInterface
 from penstock import SamplingParams
 from penstock.decoding.sparse_prefill import SPARSE_PREFILL
 from penstock.engine.build import Built
-from penstock.engine.request import Request
 from penstock.errors import ConfigurationError, RequestError
 from penstock.registry import Spec
 from tests.conftest import TinyModel
@@ -57,7 +57,7 @@ def naive(folder: Path, spec: dict[str, Any], prompt: list[int], count: int) -> 
         return out[None], None
 
     AttentionInterface.register("naive_sparse", attend)
-    AttentionMaskInterface.register("naive_sparse", lambda *a, **k: None)
+    AttentionMaskInterface.register("naive_sparse", _no_mask)
     model: Any = AutoModelForCausalLM.from_pretrained(
         folder, attn_implementation="naive_sparse", dtype=torch.float32
     ).eval()
@@ -67,6 +67,14 @@ def naive(folder: Path, spec: dict[str, Any], prompt: list[int], count: int) -> 
             logits = model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1]
             ids.append(int(logits.argmax()))
     return ids[len(prompt) :]
+
+
+def _no_mask(*args: Any, **how: Any) -> None:
+    pass
+
+
+def _as_it_is(model: Any, quantization: str) -> Any:
+    return model
 
 
 def _masked(
@@ -123,7 +131,7 @@ def test_equals_a_naive_model(
     name: str, tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # A rewritten model has the elements of its keys in another order: other buckets, as good.
-    monkeypatch.setattr("penstock.engine.loading.make_lean", lambda model, quantization: model)
+    monkeypatch.setattr("penstock.engine.loading.make_lean", _as_it_is)
     folder = tiny_model("llama")
     prompt = PROMPT[:170]
     found = answer(build(folder), job(SPECS[name], prompt))
@@ -191,11 +199,7 @@ def test_pages_are_shared_with_equal_parameters_alone(tiny_model: TinyModel) -> 
 
 
 def run_salted(built: Built, salt: str) -> Answer:
-    def change(request: Request) -> Request:
-        fields = {name: getattr(request, name) for name in Request.__dataclass_fields__}
-        return Request(**{**fields, "cache_salt": salt})
-
-    (found,) = run(built, [job(QK)], change=change)
+    (found,) = run(built, [job(QK)], change=lambda request: replace(request, cache_salt=salt))
     return found
 
 
