@@ -92,7 +92,15 @@ def build_engine(config: EngineConfig, clock: Callable[[], float]) -> Built:
     )
     tokens = pages * config.page_size
     logger.info("attention backend: %s (%s)", backend.backend, backend.reason)
-    warm_up(loaded.model, store, kernels, loaded.device, clock, evicts=info.can_evict)
+    warm_up(
+        loaded.model,
+        store,
+        kernels,
+        loaded.device,
+        clock,
+        evicts=info.can_evict,
+        sparse=info.sparse_hindrance is None,
+    )
     logger.info(
         "%s (%s, %.1fM parameters), %s on %s; KV cache in %s: %d tokens, %d bytes each, %d MiB; "
         "%.1f requests of the full context of %d tokens fit at once",
