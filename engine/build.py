@@ -19,6 +19,7 @@ from .evaluators import registered
 from .intake import Intake
 from .loading import LoadedModel, ModelInfo, load_model
 from .memory import pool_pages
+from .profile import CudaMeter, step_bytes
 from .runner import ModelRunner
 from .tokenization import Tokenizer
 from .warmup import warm_up
@@ -53,12 +54,14 @@ def build_engine(config: EngineConfig, clock: Callable[[], float]) -> Built:
         dtype=loaded.dtype,
         head_size=max(max(layer.key_size, layer.value_size) for layer in loaded.layers),
     )
+    batch_tokens = _batch_tokens(config, loaded)
     pages = pool_pages(
         config,
         loaded.layers,
         dtype=dtype,
         device=loaded.device,
         max_length_tokens=loaded.info.max_length_tokens,
+        step_bytes=_step_bytes(loaded, batch_tokens),
     )
     info = _fit_context(config, loaded.info, pages)
     store = KVStore(
@@ -68,7 +71,6 @@ def build_engine(config: EngineConfig, clock: Callable[[], float]) -> Built:
         dtype=dtype,
         device=loaded.device,
     )
-    batch_tokens = _batch_tokens(config, loaded)
     kernels = load(backend)
     engine = Engine(
         runner=ModelRunner(loaded.model, store, loaded.device, kernels),
@@ -221,6 +223,16 @@ def _fit_context(config: EngineConfig, info: ModelInfo, pages: int) -> ModelInfo
         tokens,
     )
     return replace(info, max_length_tokens=tokens)
+
+
+def _step_bytes(loaded: LoadedModel, batch_tokens: int) -> int:
+    """What the largest step takes on CUDA; on a CPU the fraction is all that is known."""
+    if loaded.device.type != "cuda":
+        return 0
+    rows = min(batch_tokens, loaded.info.context_tokens)
+    meter = CudaMeter(loaded.device)
+    # Prompt logprobs may want the logits of every row.
+    return step_bytes(loaded.model, loaded.device, meter, rows=rows, wanted=rows)
 
 
 def _batch_tokens(config: EngineConfig, loaded: LoadedModel) -> int:

@@ -25,7 +25,8 @@ class EngineConfig(BaseModel):
     `quantization`: int8 keeps the weights of linear layers, and computes with them, in 8 bits.
     `trust_remote_code`: run Python code that comes with the model; only for models you trust.
     `max_model_len`: longest prompt plus answer in tokens; default: the model's own context.
-    `kv_cache_memory`: fraction of the free memory (0 to 1], or bytes (above 1).
+    `kv_cache_memory`: fraction of the free memory (0 to 1], or bytes (above 1); default: 0.5, and
+    0.9 of what the largest step leaves free on CUDA, where that is measured at start-up.
     `kv_cache_dtype`: what keys and values are kept in; auto is the model's own dtype, int8 and fp8
     come with a scale for each token and head.
     `attention_backend`: kernels of attention and cache writes; auto is triton on CUDA where it can
@@ -60,7 +61,7 @@ class EngineConfig(BaseModel):
     quantization: Literal["none", "int8"] = "none"
     trust_remote_code: bool = False
     max_model_len: Annotated[int, Field(ge=16, le=2**24)] | None = None
-    kv_cache_memory: Annotated[float, Field(gt=0, le=2**50)] = 0.5
+    kv_cache_memory: Annotated[float, Field(gt=0, le=2**50)] | None = None
     kv_cache_dtype: Literal["auto", "bf16", "fp8", "int8"] = "auto"
     attention_backend: Literal["auto", "triton", "torch"] = "auto"
     page_size: Annotated[int, Field(ge=1, le=512)] = 16
