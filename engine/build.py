@@ -16,6 +16,7 @@ from .cache_dtype import cache_dtype
 from .config import EngineConfig
 from .engine import Engine
 from .evaluators import registered
+from .graphs import decode_graphs
 from .intake import Intake
 from .loading import LoadedModel, ModelInfo, load_model
 from .memory import pool_pages
@@ -103,6 +104,10 @@ def build_engine(config: EngineConfig, clock: Callable[[], float]) -> Built:
         evicts=info.can_evict,
         sparse=info.sparse_hindrance is None,
     )
+    if config.cuda_graphs:
+        engine.runner.graphs = decode_graphs(
+            loaded.model, store, kernels, loaded.device, rows=config.max_running
+        )
     logger.info(
         "%s (%s, %.1fM parameters), %s on %s; KV cache in %s: %d tokens, %d bytes each, %d MiB; "
         "%.1f requests of the full context of %d tokens fit at once",

@@ -31,6 +31,7 @@ class EngineConfig(BaseModel):
     come with a scale for each token and head.
     `attention_backend`: kernels of attention and cache writes; auto is triton on CUDA where it can
     run, torch elsewhere.
+    `cuda_graphs`: decoding steps are launched as a whole, on CUDA with the triton backend.
     `page_size`: tokens of one KV cache page.
     `prefix_cache`: reuse the keys and values of prompts that begin alike.
     `sparse_prefill`: how prompts are read where a request does not say; qk and hash let rows of
@@ -64,6 +65,7 @@ class EngineConfig(BaseModel):
     kv_cache_memory: Annotated[float, Field(gt=0, le=2**50)] | None = None
     kv_cache_dtype: Literal["auto", "bf16", "fp8", "int8"] = "auto"
     attention_backend: Literal["auto", "triton", "torch"] = "auto"
+    cuda_graphs: bool = True
     page_size: Annotated[int, Field(ge=1, le=512)] = 16
     prefix_cache: bool = True
     sparse_prefill: Literal["off", "qk", "hash"] = "off"

@@ -70,6 +70,11 @@ class Step:
         return all(chunk.count == 1 + chunk.drafted for chunk in self.chunks)
 
     @property
+    def plain(self) -> bool:
+        """Whether each row is the newest token of a context, attended to as all others are."""
+        return all(c.count == 1 and c.decodes and not c.apart for c in self.chunks)
+
+    @property
     def drafts(self) -> int:
         """Contexts in which a draft is verified."""
         return sum(chunk.draft is not None for chunk in self.chunks)
