@@ -15,35 +15,11 @@ from ..decoding.sampling_params import SamplingParams
 from ..errors import ContextLengthError, RequestError
 from ..kvcache.base import CachePolicy, Retention
 from ..registry import Choice, Registry, Spec
+from .intake_prompt import IntakePrompt
 from .prefill_intake import Chosen, settled
 from .request import Conversation, Request
 from .search_intake import said_last, search_task
 from .tokenization import Tokenizer
-
-
-@dataclass(frozen=True, slots=True)
-class IntakePrompt:
-    """A request's prompt as targets see it."""
-
-    ids: tuple[int, ...]
-    _intake: "Intake"
-
-    @property
-    def text(self) -> str:
-        """Its text, special tokens included."""
-        return self._intake.tokenizer.decode(self.ids)
-
-    def encode(self, text: str, *, param: str, add_special_tokens: bool = True) -> tuple[int, ...]:
-        """Tokens of a further prompt, which begins as prompts of this model do."""
-        return self._intake.encode(text, param=param, add_special_tokens=add_special_tokens)
-
-    def render(self, messages: Sequence[Mapping[str, str]], *, param: str) -> tuple[int, ...]:
-        """Tokens of a chat, ready for the assistant's answer."""
-        try:
-            text = self._intake.tokenizer.render_chat(messages)
-        except RequestError as error:
-            raise RequestError(f"{param}: {error}", param=param, code=error.code) from error
-        return self._intake.encode(text, param=param, add_special_tokens=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
