@@ -256,5 +256,5 @@ TRITON_CHECKS: dict[str, Callable[[], str | None]] = {
     "triton": check_triton,
     "triton scores": check_triton_scores,
     "triton evict": check_triton_evict,
-    "triton sparse prefill": check_triton_sparse_prefill,
+    "triton sparse": check_triton_sparse_prefill,
 }
