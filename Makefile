@@ -36,9 +36,12 @@ WORKERS ?= 2
 test: setup ## run the tests in two processes (ARGS="tests/engine -k seeded" for some; WORKERS=0)
 	$(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile $(ARGS)
 
-gpu: setup ## on a CUDA device: run the tests that need one, then time the compiled kernels
+gpu: setup ## on a CUDA device: run the tests that need one, then time the kernels and the engine
 	TRITON_INTERPRET=0 $(BIN)/pytest -m gpu $(ARGS)
 	TRITON_INTERPRET=0 $(BIN)/python benchmarks/kernels.py
+	TRITON_INTERPRET=0 $(BIN)/python benchmarks/gpu_engine.py
+	TRITON_INTERPRET=0 $(BIN)/python benchmarks/sparse_prefill.py --lengths 4096 16384 32768 \
+		--output benchmarks/results/sparse_prefill_gpu.csv
 
 check: setup ## format, lint, types, spelling
 	$(BIN)/ruff format --check

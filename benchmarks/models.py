@@ -1,8 +1,9 @@
-"""The models that benchmarks run: the embedded one, and random Llamas of two sizes.
+"""The models that benchmarks run: the embedded one, and random Llamas of three sizes.
 
 The random ones exist for their speed only; embedding and output are one matrix. `llama-85m`: 12
 layers, 768 wide, 85 million parameters besides the embedding. `llama-4.6m`: 6 layers, 256 wide,
-4.6 million in all. They are made once, into a cache folder, from a seed.
+4.6 million in all. `llama-1b`, for GPUs: 16 layers, 2048 wide, 8 KV heads. They are made once, into
+a cache folder, from a seed.
 """
 
 import json
@@ -47,6 +48,9 @@ SIZES = {
     "llama-4.6m": Size(vocabulary=2048, width=256, feed_forward=640, layers=6, heads=4, kv_heads=2),
     "llama-85m": Size(
         vocabulary=32_000, width=768, feed_forward=2048, layers=12, heads=12, kv_heads=12
+    ),
+    "llama-1b": Size(
+        vocabulary=32_000, width=2048, feed_forward=8192, layers=16, heads=32, kv_heads=8
     ),
 }
 

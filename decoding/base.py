@@ -16,14 +16,16 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from ..kernels.sparse_prefill.labels import Labels
     from .drafting.draft import Draft
     from .sampling import Row
     from .search.budget import Budget
     from .search.operations import Operation, Outcome, State
 
 TraceLevel = Literal["none", "summary", "full"]
-Slot = Literal["target", "drafter", "controller"]
+Slot = Literal["prefill", "target", "drafter", "controller"]
 SLOTS: dict[Slot, str] = {
+    "prefill": "which keys the rows of a prompt see",
     "target": "what distribution a row has",
     "drafter": "which guesses are verified beside the newest token",
     "controller": "which sequences live",
@@ -75,6 +77,41 @@ class Prompt(Protocol):
     def render(self, messages: Sequence[Mapping[str, str]], *, param: str) -> tuple[int, ...]:
         """Tokens of a chat, through the model's template, ready for the assistant's answer."""
         ...
+
+
+class Labeller(Protocol):
+    """Says which keys rows see in one layer of one context, as labels."""
+
+    def __call__(self, q_THD: Tensor, k_KLD: Tensor) -> Labels:
+        """The labels of the rows `[T, H, D]` and of the keys `[K, L, D]`; the last T are theirs.
+
+        The newest `recent` keys are seen by every row. What else it sees follows from its query,
+        and from keys and positions up to its own: not from how many rows there are, nor from keys
+        that come later.
+        """
+        ...
+
+
+class Prefill(DecodingMethod[P]):
+    """Rows of a prompt see a part of its keys; rows of the answer, drafts among them, see all.
+
+    Keys and values of the layers behind differ from exact ones. So requests share cached prefixes
+    only with those of the same method and parameters.
+    """
+
+    slot: Slot = "prefill"
+
+    @abstractmethod
+    def first(self, parameters: P) -> int | None:
+        """Position of the first row that sees a part; None: all see every key."""
+
+    @abstractmethod
+    def labeller(self, parameters: P, layer: int, beginning_KPD: Tensor) -> Labeller | None:
+        """For one layer of a context with these keys `[K, P, D]` before the first such row.
+
+        None: it does not pay there, and rows see every key. Follows from the arguments alone, for
+        it may be asked again. May wait for the device.
+        """
 
 
 class Target(DecodingMethod[P]):

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..kernels.backend import TORCH, Kernels
+from ..kernels.transfer import to_device
 from .gumbel import row_keys
 from .logit_rules import apply_rules, has_rules
 from .sampling import Row, Sampling
@@ -51,7 +52,7 @@ class _Packed:
             with_rules = [row for row, i in enumerate(index.tolist()) if i in having]
         if self.all_greedy:
             return replace(self, with_rules=with_rules)
-        at = torch.from_numpy(index).to(self.greedy.device)
+        at = to_device(index, np.int64, self.greedy.device)
         return _Packed(
             all_greedy=False,
             greedy=self.greedy[at],
@@ -87,7 +88,7 @@ class Sampler:
             logits = _filtered(logits / temperature, packed)
             temperature = torch.ones_like(temperature)
         positions = np.fromiter((len(row.tokens) for row in rows), np.uint64, len(rows))
-        keys = torch.from_numpy(row_keys(packed.seeds, positions)).to(logits.device)
+        keys = to_device(row_keys(packed.seeds, positions), None, logits.device)
         return self._kernels.gumbel_argmax(logits, temperature, keys, packed.greedy)
 
     def _pack(self, rows: Sequence[Row], device: torch.device) -> _Packed:
@@ -124,17 +125,17 @@ def _same(a: list[Sampling], b: list[Sampling]) -> bool:
 
 def _pack(samplings: list[Sampling], device: torch.device) -> _Packed:
     def column(values: list[float]) -> Tensor:
-        return torch.tensor(values, dtype=torch.float32, device=device)[:, None]
+        return to_device(values, np.float32, device)[:, None]
 
     greedy = [s.temperature < GREEDY_BELOW for s in samplings]
     top_k = [s.top_k for s in samplings]
     return _Packed(
         all_greedy=all(greedy),
-        greedy=torch.tensor(greedy, device=device),
+        greedy=to_device(greedy, np.bool_, device),
         temperature=column(
             [1.0 if cold else s.temperature for s, cold in zip(samplings, greedy, strict=True)]
         ),
-        top_k=torch.tensor(top_k, device=device)[:, None] if any(top_k) else None,
+        top_k=to_device(top_k, np.int64, device)[:, None] if any(top_k) else None,
         max_top_k=max(top_k, default=0),
         top_p=column([s.top_p for s in samplings]) if any(s.top_p < 1 for s in samplings) else None,
         min_p=column([s.min_p for s in samplings]) if any(s.min_p > 0 for s in samplings) else None,

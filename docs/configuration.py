@@ -56,7 +56,8 @@ def _values(schema: dict[str, Any]) -> str:
     if kind["type"] not in ("integer", "number"):
         return {"boolean": "", "array": "words", "object": "JSON"}.get(kind["type"], "text")
     low = f"above {kind['exclusiveMinimum']}" if "exclusiveMinimum" in kind else kind["minimum"]
-    return f"{low} to {_size(int(kind['maximum']))}"
+    high = kind["maximum"]
+    return f"{low} to {_size(int(high)) if high == int(high) else high}"
 
 
 def _size(number: int) -> str:

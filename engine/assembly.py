@@ -62,6 +62,9 @@ class Assembly:
         self.usage.guidance_tokens += output.guidance_tokens
         self.usage.evicted += output.evicted
         self.usage.held_slots += output.held_slots
+        self.usage.sparse_rows += output.sparse_rows
+        self.usage.seen_pairs += output.seen_pairs
+        self.usage.causal_pairs += output.causal_pairs
         by_text = detokenizer.stopped_by is not None
         reason = "stop" if by_text else output.finish_reason
         if reason is not None:

@@ -98,6 +98,7 @@ class Probe:
     def __init__(self) -> None:
         self.layers: dict[int, LayerShape] = {}
         self.passes_window = False
+        self.full: list[dict[str, Any]] = []
         self.queries: list[Tensor] = []
         self.keys: list[Tensor] = []
 
@@ -106,6 +107,8 @@ class Probe:
     ) -> Tensor:
         """Record shapes, queries and keys; returns zeros of the right shape."""
         self.passes_window |= options["window"] is not None
+        if options["window"] is None:
+            self.full.append(options)
         self.layers[layer] = LayerShape(
             kv_heads=k_THD.shape[1], key_size=k_THD.shape[2], value_size=v_THD.shape[2]
         )
@@ -160,6 +163,7 @@ class Findings:
     `passes_window`: some layer tells its sliding window.
     `mixes_elsewhere`: tokens see each other outside attention (a recurrent state, a convolution).
     `ignores_positions`: the model numbers the rows itself.
+    `sparse_hindrance`: why rows of a prompt cannot see a part of their keys; None: they can.
     """
 
     layers: dict[int, LayerShape]
@@ -167,6 +171,7 @@ class Findings:
     passes_window: bool
     mixes_elsewhere: bool
     ignores_positions: bool
+    sparse_hindrance: str | None
 
     @property
     def in_order(self) -> list[LayerShape]:
@@ -190,6 +195,7 @@ def probe_model(model: nn.Module) -> Findings:
         passes_window=base.passes_window,
         mixes_elsewhere=not _close(logits[1:], other[1:]),
         ignores_positions=not all(_close(a, b.flip(0)) for a, b in pairs),
+        sparse_hindrance=_sparse_hindrance(base.full),
     )
 
 
@@ -204,6 +210,17 @@ def _probe(model: nn.Module, *, ids: list[int], positions: list[int]) -> tuple[P
             penstock_step=probe,
         ).logits[0]
     return probe, logits
+
+
+def _sparse_hindrance(full: Sequence[dict[str, Any]]) -> str | None:
+    """`full`: what attention is told in the layers without a sliding window."""
+    if not full:
+        return "all its layers have sliding windows, and see few keys anyway"
+    if any(options["softcap"] is not None for options in full):
+        return "its attention logits are capped"
+    if any(options["sinks_H"] is not None for options in full):
+        return "its attention has sinks"
+    return None
 
 
 def _close(a: Tensor, b: Tensor) -> bool:

@@ -7,18 +7,20 @@ from typing import Any
 
 from ..decoding.base import DecodingMethod, SearchLimits, Vocabulary
 from ..decoding.search.budget import Budget
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, RequestError
 from ..kernels.backend import choose, load
 from ..kvcache.base import CachePolicy
 from ..kvcache.store import KVStore
-from ..registry import Registry
+from ..registry import Choice, Registry
 from .cache_dtype import cache_dtype
 from .config import EngineConfig
 from .engine import Engine
 from .evaluators import registered
+from .graphs import decode_graphs
 from .intake import Intake
 from .loading import LoadedModel, ModelInfo, load_model
 from .memory import pool_pages
+from .profile import CudaMeter, step_bytes
 from .runner import ModelRunner
 from .tokenization import Tokenizer
 from .warmup import warm_up
@@ -53,12 +55,14 @@ def build_engine(config: EngineConfig, clock: Callable[[], float]) -> Built:
         dtype=loaded.dtype,
         head_size=max(max(layer.key_size, layer.value_size) for layer in loaded.layers),
     )
+    batch_tokens = _batch_tokens(config, loaded)
     pages = pool_pages(
         config,
         loaded.layers,
         dtype=dtype,
         device=loaded.device,
         max_length_tokens=loaded.info.max_length_tokens,
+        step_bytes=_step_bytes(loaded, batch_tokens),
     )
     info = _fit_context(config, loaded.info, pages)
     store = KVStore(
@@ -68,7 +72,6 @@ def build_engine(config: EngineConfig, clock: Callable[[], float]) -> Built:
         dtype=dtype,
         device=loaded.device,
     )
-    batch_tokens = _batch_tokens(config, loaded)
     kernels = load(backend)
     engine = Engine(
         runner=ModelRunner(loaded.model, store, loaded.device, kernels),
@@ -92,7 +95,19 @@ def build_engine(config: EngineConfig, clock: Callable[[], float]) -> Built:
     )
     tokens = pages * config.page_size
     logger.info("attention backend: %s (%s)", backend.backend, backend.reason)
-    warm_up(loaded.model, store, kernels, loaded.device, clock, evicts=info.can_evict)
+    warm_up(
+        loaded.model,
+        store,
+        kernels,
+        loaded.device,
+        clock,
+        evicts=info.can_evict,
+        sparse=info.sparse_hindrance is None,
+    )
+    if config.cuda_graphs:
+        engine.runner.graphs = decode_graphs(
+            loaded.model, store, kernels, loaded.device, rows=config.max_running
+        )
     logger.info(
         "%s (%s, %.1fM parameters), %s on %s; KV cache in %s: %d tokens, %d bytes each, %d MiB; "
         "%.1f requests of the full context of %d tokens fit at once",
@@ -121,6 +136,7 @@ def make_intake(
     sampling_defaults: dict[str, Any],
 ) -> Intake:
     """What stands between requests and an engine with these limits."""
+    decoding = Registry[DecodingMethod[Any]].from_entry_points("decoding", "penstock.decoding")
     return Intake(
         tokenizer=tokenizer,
         max_length_tokens=info.max_length_tokens,
@@ -132,7 +148,7 @@ def make_intake(
         vocab_size=info.vocab_size,
         eos_token_ids=eos_token_ids,
         defaults=sampling_defaults,
-        decoding=Registry[DecodingMethod[Any]].from_entry_points("decoding", "penstock.decoding"),
+        decoding=decoding,
         kv_cache=Registry[CachePolicy[Any]].from_entry_points("kv_cache", "penstock.kv_cache"),
         search_limits=SearchLimits(
             budget=Budget(
@@ -143,7 +159,37 @@ def make_intake(
             ),
             evaluators=frozenset(registered()),
         ),
+        sparse_hindrance=info.sparse_hindrance,
+        prefill=_prefill(config, decoding, info),
     )
+
+
+def _prefill(
+    config: EngineConfig, decoding: Registry[DecodingMethod[Any]], info: ModelInfo
+) -> Choice[DecodingMethod[Any]] | None:
+    """How prompts are read where requests do not say.
+
+    Raises:
+        ConfigurationError: the model or another setting does not allow it.
+    """
+    if config.sparse_prefill == "off":
+        return None
+    if info.sparse_hindrance is not None:
+        raise ConfigurationError(
+            f"--sparse-prefill {config.sparse_prefill} cannot serve this model: "
+            f"{info.sparse_hindrance}; leave it out"
+        )
+    wanted = {
+        "method": config.sparse_prefill,
+        "min_tokens": config.sparse_prefill_min_tokens,
+        "recent": config.sparse_prefill_recent,
+        "keep": config.sparse_prefill_keep,
+        "buckets": config.sparse_prefill_buckets,
+    }
+    try:
+        return decoding.resolve({"sparse_prefill": wanted})["prefill"]
+    except RequestError as error:
+        raise ConfigurationError(f"--sparse-prefill: {error}") from error
 
 
 def _search_sequences(config: EngineConfig) -> int:
@@ -182,6 +228,16 @@ def _fit_context(config: EngineConfig, info: ModelInfo, pages: int) -> ModelInfo
         tokens,
     )
     return replace(info, max_length_tokens=tokens)
+
+
+def _step_bytes(loaded: LoadedModel, batch_tokens: int) -> int:
+    """What the largest step takes on CUDA; on a CPU the fraction is all that is known."""
+    if loaded.device.type != "cuda":
+        return 0
+    rows = min(batch_tokens, loaded.info.context_tokens)
+    meter = CudaMeter(loaded.device)
+    # Prompt logprobs may want the logits of every row.
+    return step_bytes(loaded.model, loaded.device, meter, rows=rows, wanted=rows)
 
 
 def _batch_tokens(config: EngineConfig, loaded: LoadedModel) -> int:

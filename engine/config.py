@@ -5,6 +5,14 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..decoding.search.budget import MAX_SECONDS, MAX_SEQUENCES, MAX_THOUGHTS, MAX_TOKENS
+from ..decoding.sparse_parameters import (
+    LEAST_RECENT,
+    LEAST_TOKENS,
+    MAX_BUCKETS,
+    MAX_RECENT,
+    MIN_TOKENS,
+    RECENT,
+)
 
 
 class EngineConfig(BaseModel):
@@ -17,13 +25,21 @@ class EngineConfig(BaseModel):
     `quantization`: int8 keeps the weights of linear layers, and computes with them, in 8 bits.
     `trust_remote_code`: run Python code that comes with the model; only for models you trust.
     `max_model_len`: longest prompt plus answer in tokens; default: the model's own context.
-    `kv_cache_memory`: fraction of the free memory (0 to 1], or bytes (above 1).
+    `kv_cache_memory`: fraction of the free memory (0 to 1], or bytes (above 1); default: 0.5, and
+    0.9 of what the largest step leaves free on CUDA, where that is measured at start-up.
     `kv_cache_dtype`: what keys and values are kept in; auto is the model's own dtype, int8 and fp8
     come with a scale for each token and head.
     `attention_backend`: kernels of attention and cache writes; auto is triton on CUDA and native
     (compiled C++) on a CPU in float32, where they can run, torch elsewhere.
+    `cuda_graphs`: decoding steps are launched as a whole, on CUDA with the triton backend.
     `page_size`: tokens of one KV cache page.
     `prefix_cache`: reuse the keys and values of prompts that begin alike.
+    `sparse_prefill`: how prompts are read where a request does not say; qk and hash let rows of
+    long ones see a part of the keys only, as `decoding.sparse_prefill` does for one request.
+    `sparse_prefill_min_tokens`: rows before this position see every key.
+    `sparse_prefill_recent`: newest keys that every row sees.
+    `sparse_prefill_keep`: share of the older keys, with qk (default: 0.25).
+    `sparse_prefill_buckets`: how many there are, with hash (default: 16).
     `max_running`: sequences that run at once; also the largest n.
     `max_batch_tokens`: rows of one step, prompt chunks and decoding together; None fits the device.
     `chunk_tokens`: longest piece of one prompt in a step; None means the whole budget.
@@ -46,11 +62,17 @@ class EngineConfig(BaseModel):
     quantization: Literal["none", "int8"] = "none"
     trust_remote_code: bool = False
     max_model_len: Annotated[int, Field(ge=16, le=2**24)] | None = None
-    kv_cache_memory: Annotated[float, Field(gt=0, le=2**50)] = 0.5
+    kv_cache_memory: Annotated[float, Field(gt=0, le=2**50)] | None = None
     kv_cache_dtype: Literal["auto", "bf16", "fp8", "int8"] = "auto"
     attention_backend: Literal["auto", "triton", "native", "torch"] = "auto"
+    cuda_graphs: bool = True
     page_size: Annotated[int, Field(ge=1, le=512)] = 16
     prefix_cache: bool = True
+    sparse_prefill: Literal["off", "qk", "hash"] = "off"
+    sparse_prefill_min_tokens: Annotated[int, Field(ge=LEAST_TOKENS, le=2**24)] = MIN_TOKENS
+    sparse_prefill_recent: Annotated[int, Field(ge=LEAST_RECENT, le=MAX_RECENT)] = RECENT
+    sparse_prefill_keep: Annotated[float, Field(gt=0, le=0.5)] | None = None
+    sparse_prefill_buckets: Annotated[int, Field(ge=4, le=MAX_BUCKETS, multiple_of=2)] | None = None
     max_running: Annotated[int, Field(ge=1, le=4096)] = 64
     max_batch_tokens: Annotated[int, Field(ge=1, le=2**20)] | None = None
     chunk_tokens: Annotated[int, Field(ge=1, le=2**20)] | None = None

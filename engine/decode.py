@@ -5,6 +5,7 @@ from collections.abc import Sequence as List
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,6 +15,7 @@ from ..decoding.logprobs import gather_logprobs
 from ..decoding.sampler import Sampler
 from ..decoding.sampling import Row
 from ..kernels.backend import Kernels
+from ..kernels.transfer import to_device
 from .request import TokenLogprobs
 from .runner import wanted_of
 from .sequence import Sequence
@@ -78,7 +80,9 @@ class Decoder:
                 at += range(head.starts[0], head.starts[0] + head.rows)
         if any(head.sequence.target is not None for head in heads):
             logits = _combined(logits, heads)
-        picked = logits if at == list(range(logits.shape[0])) else logits[at]
+        picked = logits
+        if at != list(range(logits.shape[0])):
+            picked = logits[to_device(at, np.int64, logits.device)]
         wants = any(f[0].request.logprobs is not None for f in family_of)
         raw = picked.clone() if wants else None
         # The step's one synchronisation with the device:
@@ -132,12 +136,13 @@ def _combined(logits: Tensor, heads: List[_Head]) -> Tensor:
             key = (id(head.sequence.target.method), len(head.starts))
             groups.setdefault(key, []).append(head)
     for (_, contexts), members in groups.items():
-        rows = torch.tensor(
+        rows = to_device(
             [
                 [at for head in members for at in range(head.starts[c], head.starts[c] + head.rows)]
                 for c in range(contexts)
             ],
-            device=logits.device,
+            np.int64,
+            logits.device,
         )
         choices = [head.sequence.target for head in members for _ in range(head.rows)]
         target = members[0].sequence.target

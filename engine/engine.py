@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
@@ -20,6 +21,7 @@ from .runner import ModelRunner
 from .scheduler import Scheduler
 from .sequence import Branch, Sequence
 from .shelf import Shelf
+from .sparse import Reading, salt_of
 from .step import Step
 
 
@@ -100,23 +102,12 @@ class Engine:
         """Queue a request. Its other choices fork off the first when the prompt has been read."""
         self._arrivals += 1
         first = Sequence(
+            **self._context(request, request.prompt_ids),
             request=request,
             index=0,
             sampling=request.sampling,
-            tokens=list(request.prompt_ids),
-            prompt_length=len(request.prompt_ids),
-            table=self._new_table(request),
             arrival=self._arrivals,
-            keeping=self._eviction.keeping_for(request, request.prompt_ids),
-            others=tuple(
-                Branch(
-                    tokens=list(ids),
-                    prompt_length=len(ids),
-                    table=self._new_table(request),
-                    keeping=self._eviction.keeping_for(request, ids),
-                )
-                for ids in request.contexts
-            ),
+            others=tuple(Branch(**self._context(request, ids)) for ids in request.contexts),
             target=request.target,
             unborn=tuple(range(1, request.n)),
         )
@@ -180,8 +171,17 @@ class Engine:
             steps=self._steps,
         )
 
-    def _new_table(self, request: Request) -> PageTable:
-        return PageTable(self.pool, self.prefix, self._store.page_size, request.cache_salt)
+    def _context(self, request: Request, prompt: tuple[int, ...]) -> dict[str, Any]:
+        """The fields of a `Branch` that has computed nothing yet."""
+        reading = Reading.of(request, prompt)
+        salt = salt_of(request, reading)
+        return {
+            "tokens": list(prompt),
+            "prompt_length": len(prompt),
+            "table": PageTable(self.pool, self.prefix, self._store.page_size, salt),
+            "keeping": self._eviction.keeping_for(request, prompt),
+            "reading": reading,
+        }
 
     def _fork(self, sequence: Sequence) -> list[Sequence]:
         """The request's other choices, born when the prompt has been read."""
@@ -215,7 +215,7 @@ class Engine:
             self._prompt_tokens += max(0, min(chunk.count, read))
             branch.computed += chunk.count - chunk.drafted
             if not chunk.drafted:
-                branch.table.publish(branch.tokens, branch.computed)
+                branch.table.publish(branch.tokens, min(branch.computed, branch.shareable))
         outputs: list[StepOutput] = []
         ended: list[Sequence] = []
         moves: list[tuple[int, int]] = []
@@ -283,7 +283,7 @@ class Engine:
                         )
                     )
             table.truncate(branch.computed)
-            table.publish(branch.tokens, branch.computed)
+            table.publish(branch.tokens, min(branch.computed, branch.shareable))
         return moves
 
     def _ending(self, sequence: Sequence, token: int) -> tuple[FinishReason | None, int | None]:
@@ -321,6 +321,7 @@ def _output(
     if first and sequence.index == 0:
         guidance_tokens += sum(branch.prompt_length for branch in sequence.others)
     evicted, held_slots = _newly_evicted(sequence)
+    sparse_rows, seen_pairs, causal_pairs = _read_sparsely(sequence) if first else (0, 0, 0)
     return StepOutput(
         request_id=sequence.request.id,
         index=sequence.index,
@@ -335,6 +336,9 @@ def _output(
         guidance_tokens=guidance_tokens,
         evicted=evicted,
         held_slots=held_slots,
+        sparse_rows=sparse_rows,
+        seen_pairs=seen_pairs,
+        causal_pairs=causal_pairs,
     )
 
 
@@ -350,8 +354,21 @@ def _newly_evicted(sequence: Sequence) -> tuple[int, int]:
     return new
 
 
+def _read_sparsely(sequence: Sequence) -> tuple[int, int, int]:
+    """Rows of the prompts that saw a part of their keys, pairs seen, and pairs that there were.
+
+    The first choice reads them for all.
+    """
+    counts = [(0, 0, 0)]
+    if sequence.index == 0:
+        counts += [b.reading.counted() for b in sequence.branches if b.reading is not None]
+    rows, seen, causal = zip(*counts, strict=True)
+    return sum(rows), sum(seen), sum(causal)
+
+
 def _empty_output(sequence: Sequence, index: int) -> StepOutput:
     """The end of a choice of which nothing was asked but its prompt."""
+    sparse_rows, seen_pairs, causal_pairs = _read_sparsely(sequence) if index == 0 else (0, 0, 0)
     return StepOutput(
         request_id=sequence.request.id,
         index=index,
@@ -360,6 +377,9 @@ def _empty_output(sequence: Sequence, index: int) -> StepOutput:
         cached_tokens=sequence.cached_tokens,
         first_scheduled_s=sequence.first_scheduled_s,
         prompt_logprobs=_prompt_logprobs(sequence) if index == 0 else None,
+        sparse_rows=sparse_rows,
+        seen_pairs=seen_pairs,
+        causal_pairs=causal_pairs,
     )
 
 

@@ -15,34 +15,11 @@ from ..decoding.sampling_params import SamplingParams
 from ..errors import ContextLengthError, RequestError
 from ..kvcache.base import CachePolicy, Retention
 from ..registry import Choice, Registry, Spec
+from .intake_prompt import IntakePrompt
+from .prefill_intake import Chosen, settled
 from .request import Conversation, Request
 from .search_intake import said_last, search_task
 from .tokenization import Tokenizer
-
-
-@dataclass(frozen=True, slots=True)
-class IntakePrompt:
-    """A request's prompt as targets see it."""
-
-    ids: tuple[int, ...]
-    _intake: "Intake"
-
-    @property
-    def text(self) -> str:
-        """Its text, special tokens included."""
-        return self._intake.tokenizer.decode(self.ids)
-
-    def encode(self, text: str, *, param: str, add_special_tokens: bool = True) -> tuple[int, ...]:
-        """Tokens of a further prompt, which begins as prompts of this model do."""
-        return self._intake.encode(text, param=param, add_special_tokens=add_special_tokens)
-
-    def render(self, messages: Sequence[Mapping[str, str]], *, param: str) -> tuple[int, ...]:
-        """Tokens of a chat, ready for the assistant's answer."""
-        try:
-            text = self._intake.tokenizer.render_chat(messages)
-        except RequestError as error:
-            raise RequestError(f"{param}: {error}", param=param, code=error.code) from error
-        return self._intake.encode(text, param=param, add_special_tokens=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +30,9 @@ class Intake:
     own limit, which is that of requests that evict. `max_sequences`: of one request, its choices in
     all their contexts. `pages`, `page_size`: of the KV cache. `can_evict`: whether the model's
     layers allow it. `search_limits`: what one search may use, and the evaluators that there are.
-    `defaults`: sampling fields of the model's generation_config.
+    `defaults`: sampling fields of the model's generation_config. `sparse_hindrance`: why rows of
+    prompts cannot see a part of their keys, if so. `prefill`: how prompts are read where the
+    request does not say.
     """
 
     tokenizer: Tokenizer
@@ -69,6 +48,8 @@ class Intake:
     decoding: Registry[DecodingMethod[Any]]
     kv_cache: Registry[CachePolicy[Any]]
     search_limits: SearchLimits
+    sparse_hindrance: str | None = None
+    prefill: Choice[DecodingMethod[Any]] | None = None
 
     def encode(
         self, prompt: str | list[int], *, param: str, add_special_tokens: bool = True
@@ -122,7 +103,7 @@ class Intake:
             RequestError: a field asks for something that this model or server does not have.
         """
         self._check_sequences(params.n)
-        chosen_decoding = self.decoding.resolve(decoding)
+        chosen_decoding: Chosen = self.decoding.resolve(decoding)
         chosen_kv_cache = self.kv_cache.resolve(kv_cache or "full")
         ids = self.encode(prompt, param=prompt_param, add_special_tokens=add_special_tokens)
         if truncate_prompt_tokens is not None:
@@ -132,6 +113,13 @@ class Intake:
         policy = chosen_kv_cache["policy"]
         # Shares are of the longest prompt, for all contexts: they will hold the same answer.
         retention = policy.method.retention(policy.parameters, max(map(len, prompts)))
+        chosen_decoding = settled(
+            chosen_decoding,
+            self.prefill,
+            hindrance=self.sparse_hindrance,
+            policy=policy,
+            retention=retention,
+        )
         # What is evicted takes no memory: then positions are the limit, not pages.
         limit = self.max_length_tokens if retention is None else self.context_tokens
         target = ""

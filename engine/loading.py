@@ -37,6 +37,7 @@ class ModelInfo:
     `max_length_tokens`: prompt plus answer of a request that keeps every key. `context_tokens`: of
     one that evicts, which no pool limits: the positions that the model was made for.
     `can_evict`: all layers have as many KV heads, so that a policy can evict keys of all alike.
+    `sparse_hindrance`: why rows of prompts cannot see a part of their keys; None: they can.
     """
 
     id: str
@@ -49,6 +50,7 @@ class ModelInfo:
     dtype: str
     device: str
     can_evict: bool
+    sparse_hindrance: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,6 +117,7 @@ def load_model(config: EngineConfig) -> LoadedModel:
             dtype=str(dtype).removeprefix("torch."),
             device=str(device),
             can_evict=len({layer.kv_heads for layer in found.in_order}) == 1,
+            sparse_hindrance=found.sparse_hindrance,
         ),
         layers=found.in_order,
         device=device,

@@ -176,6 +176,7 @@ class PartsMaker:
             id=next_id(),
             prompt_ids=state.ids,
             source=state.source,
+            answered=0 if state.prompt is None else max(0, len(state.ids) - state.prompt),
             max_tokens=max_tokens,
             prompt_logprobs=None if scored is None else 0,
             scored_from=1 if scored is None else len(state.ids) - scored,

@@ -52,7 +52,8 @@ class Request:
     anything.
     `search`: what a controller needs of the request; it runs as many requests, its parts, and none
     of its own. The rest is for such parts. `part_of`: id of the request that it is a part of.
-    `scored_from`: position of the first prompt token with logprobs. `keeps`: whether keys and
+    `scored_from`: position of the first prompt token with logprobs. `answered`: last tokens of the
+    prompt, and of all contexts, that are an answer already. `keeps`: whether keys and
     values stay when it ends, under `kept_name`, until they are released or room is short. `source`:
     such a name, whose sequence begins like this prompt.
     """
@@ -75,6 +76,7 @@ class Request:
     search: SearchTask | None = None
     part_of: str | None = None
     scored_from: int = 1
+    answered: int = 0
     keeps: bool = False
     source: str | None = None
 
@@ -141,6 +143,9 @@ class StepOutput:
     `drafted`: guesses that the step verified. `guidance_tokens`: tokens of further contexts.
     `evicted`: tokens whose keys each head has let go since the last output, in all contexts.
     `held_slots`: places for keys of a head that are its own from now on, in all contexts.
+    `sparse_rows`, `seen_pairs`, `causal_pairs`: on the first output of choice 0, rows of prompts
+    that saw a part of their keys; over layers and heads the pairs of a query and a key that they
+    saw, and those that all their keys would have made.
     """
 
     request_id: str
@@ -156,6 +161,9 @@ class StepOutput:
     guidance_tokens: int = 0
     evicted: int = 0
     held_slots: int = 0
+    sparse_rows: int = 0
+    seen_pairs: int = 0
+    causal_pairs: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,8 +200,9 @@ class Usage:
     `steps`: passes in which a choice got tokens. `drafted`, `accepted`: guesses, and those that
     were right. `guidance_tokens`: of the target's further contexts, prompts and answers. `evicted`:
     tokens whose keys each head has let go. `held_slots`: places for keys that each head has kept
-    instead, however long the answer became; 0 where nothing was evicted. `thoughts`: nodes of a
-    search's tree; its other counts are those of all its branches.
+    instead, however long the answer became; 0 where nothing was evicted. `sparse_rows`: of prompts,
+    that saw a part of their keys; `seen_pairs` of `causal_pairs` pairs with keys. `thoughts`: nodes
+    of a search's tree; its other counts are those of all its branches.
     """
 
     prompt_tokens: int
@@ -205,6 +214,9 @@ class Usage:
     guidance_tokens: int = 0
     evicted: int = 0
     held_slots: int = 0
+    sparse_rows: int = 0
+    seen_pairs: int = 0
+    causal_pairs: int = 0
     thoughts: int = 0
 
     def add(self, other: "Usage") -> None:

@@ -1,28 +1,43 @@
 """The model runner: a step's rows in, logits of the requested rows out."""
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ..kernels.backend import TORCH, Kernels
 from ..kernels.batch import PagedBatch, path_mask
+from ..kernels.paged_attention.ragged import placed, plans
+from ..kernels.transfer import to_device, together
 from ..kvcache.keeping import Attended, Keeping
 from ..kvcache.slot_table import SlotTable
 from ..kvcache.store import KVStore
 from .apart import ScoredRows, SlottedDraft, SlottedRows
 from .attention import Apart, PagedStep
+from .graphs import DecodeGraphs
+from .sparse import SparseRows
 from .step import Chunk, Step
 
 
 class ModelRunner:
-    """Runs any transformers decoder over the paged cache, all rows of a step in one pass."""
+    """Runs any transformers decoder over the paged cache, all rows of a step in one pass.
+
+    `graphs`: for steps that only decode, if they run in graphs.
+    """
 
     def __init__(
-        self, model: nn.Module, store: KVStore, device: torch.device, kernels: Kernels = TORCH
+        self,
+        model: nn.Module,
+        store: KVStore,
+        device: torch.device,
+        kernels: Kernels = TORCH,
+        graphs: DecodeGraphs | None = None,
     ) -> None:
         self._model = model
         self._store = store
         self._device = device
         self.kernels = kernels
+        self.graphs = graphs
+        self._nowhere = torch.empty(0, dtype=torch.int64, device=device)
 
     def run(self, step: Step) -> Tensor:
         """Compute a step; writes its keys and values into the cache.
@@ -34,14 +49,17 @@ class ModelRunner:
         rows = _Rows(self._store.page_size)
         for chunk in step.chunks:
             rows.add(chunk)
+        if self.graphs is not None and step.plain and self.graphs.fits(len(rows.ids)):
+            return self.graphs.run(rows.ids, rows.positions, rows.slots, rows.lengths, rows.tables)
         batch = PagedBatch(
             page_size=rows.page_size,
             query_starts=rows.starts,
             kv_lengths=rows.lengths,
             tables=rows.tables,
-            slots=self._tensor(rows.slots),
+            slots=self._nowhere,
             trees=rows.trees,
         )
+        inputs = self._sent(rows, batch, wanted_rows(step))
         paged = PagedStep(store=self._store, batch=batch, kernels=self.kernels)
         if rows.apart:
             paged = PagedStep(
@@ -51,13 +69,30 @@ class ModelRunner:
                 rows=self._tensor(rows.ordinary),
                 apart=self._apart(rows.apart),
             )
-        return self._forward(rows.ids, rows.positions, paged, wanted_rows(step))
+        return self._forward(*inputs, paged)
+
+    def _sent(
+        self, rows: "_Rows", batch: PagedBatch, wanted: list[int]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Ids, positions and wanted rows on the device, and the batch's own numbers: one copy."""
+        found = plans(batch) if self.kernels.backend == "triton" else []
+        numbers = (rows.ids, rows.positions, rows.slots, wanted)
+        arrays = [np.array(each, dtype=np.int64) for each in numbers]
+        arrays += [array for plan in found for array in plan.arrays]
+        ids, positions, slots, at, *derived = together(arrays, self._device)
+        batch.slots = slots
+        if found:
+            batch.derived = placed(found, derived)
+        return ids, positions, at
 
     def _apart(self, found: list[tuple[int, Chunk]]) -> list[Apart]:
-        """The rows of contexts under evicting policies, each with the first row's number."""
+        """The rows of contexts that are apart, each with the first row's number."""
         apart: list[Apart] = []
         slotted: dict[bool, list[tuple[int, Chunk]]] = {}
         for row, chunk in found:
+            if chunk.sparse:
+                apart.append(self._sparse(row, chunk))
+                continue
             keeping = chunk.branch.keeping
             assert keeping is not None
             if chunk.draft is None and isinstance(chunk.branch.table, SlotTable):
@@ -66,6 +101,27 @@ class ModelRunner:
             else:
                 apart.append(self._alone(row, chunk))
         return [*apart, *(self._slotted(rows, scored) for scored, rows in slotted.items())]
+
+    def _sparse(self, row: int, chunk: Chunk) -> Apart:
+        """Rows of a prompt of which some see only a part of the keys."""
+        branch = chunk.branch
+        assert branch.reading is not None
+        return SparseRows(
+            rows=slice(row, row + chunk.count),
+            reading=branch.reading,
+            begin=branch.computed,
+            pages=branch.table.pages,
+            slots=self._slots(branch.table.pages, branch.computed, chunk.count),
+            page_size=self._store.page_size,
+            kernels=self.kernels,
+        )
+
+    def _slots(self, pages: list[int], begin: int, count: int) -> Tensor:
+        """Where the keys of tokens `[begin, begin + count)` go."""
+        size = self._store.page_size
+        return self._tensor(
+            [pages[at // size] * size + at % size for at in range(begin, begin + count)]
+        )
 
     def _slotted(self, found: list[tuple[int, Chunk]], scored: bool) -> SlottedRows:
         """Newest tokens of contexts in slots."""
@@ -116,7 +172,7 @@ class ModelRunner:
         votes = keeping.votes(branch.prompt_length, chunk.count) if draft is None else None
         attended = chunk.attended = Attended(depths=depths, votes=votes)
         parents = None if draft is None else draft.parents
-        pages, size = branch.table.pages, self._store.page_size
+        pages = branch.table.pages
         if isinstance(branch.table, SlotTable):
             tree = path_mask(list(range(-1, chunk.count - 2)) if parents is None else parents)
             return SlottedDraft(
@@ -126,12 +182,11 @@ class ModelRunner:
                 tree=torch.from_numpy(tree).to(self._device),
                 attended=attended,
             )
-        first, last = branch.computed, branch.computed + chunk.count
-        slots = self._tensor([pages[at // size] * size + at % size for at in range(first, last)])
+        slots = self._slots(pages, branch.computed, chunk.count)
         return ScoredRows(
             rows=rows,
             keeping=keeping,
-            batch=self._batch_of(pages, chunk.count, last, slots, parents),
+            batch=self._batch_of(pages, chunk.count, branch.computed + chunk.count, slots, parents),
             kernels=self.kernels,
             attended=attended,
         )
@@ -155,13 +210,10 @@ class ModelRunner:
         )
 
     @torch.inference_mode()
-    def _forward(
-        self, ids: list[int], positions: list[int], paged: PagedStep, rows: list[int]
-    ) -> Tensor:
-        wanted = self._tensor(rows)
+    def _forward(self, ids: Tensor, positions: Tensor, wanted: Tensor, paged: PagedStep) -> Tensor:
         logits: Tensor = self._model(
-            input_ids=self._tensor(ids)[None],
-            position_ids=self._tensor(positions)[None],
+            input_ids=ids[None],
+            position_ids=positions[None],
             use_cache=False,
             logits_to_keep=wanted,
             penstock_step=paged,
@@ -169,7 +221,7 @@ class ModelRunner:
         return logits
 
     def _tensor(self, values: list[int]) -> Tensor:
-        return torch.tensor(values, dtype=torch.int64, device=self._device)
+        return to_device(values, np.int64, self._device)
 
 
 class _Rows:

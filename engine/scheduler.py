@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from ..kvcache.pages import OutOfPages, PagePool
-from ..kvcache.prefix import PrefixCache
+from ..kvcache.prefix import PrefixCache, Salt
 from ..kvcache.table import PageTable
 from .sequence import Branch, Sequence
 from .shelf import Shelf
+from .sparse import salt_of
 from .step import Chunk, Step
 
 _SEARCH_PART: Final = 16
@@ -234,21 +235,22 @@ class Scheduler:
 
     def _reader_for(self, sequence: Sequence) -> tuple[Sequence, int] | None:
         """A sequence that reads whole pages of the same beginning, and how many tokens of it."""
-        usable = self._usable(sequence, sequence)
+        usable = min(self._usable(sequence, sequence), sequence.shareable)
         found, length = None, 0
         for reader in self.running:
             if reader.remaining <= 1 or reader.keeping is not None:
                 continue
-            if reader.request.cache_salt != sequence.request.cache_salt:
+            if _salt(reader) != _salt(sequence):
                 continue
             if reader.request.part_of is not None and sequence.request.part_of is None:
                 continue  # searches may be slow
-            shared = self._prefix.shared(reader.tokens, sequence.tokens[:usable])
+            known = min(usable, reader.shareable)
+            shared = self._prefix.shared(reader.tokens, sequence.tokens[:known])
             if shared > max(length, reader.computed):
                 found, length = reader, shared
         if found is None:
             return None
-        cached = self._prefix.cached(sequence.tokens[:length], sequence.request.cache_salt)
+        cached = self._prefix.cached(sequence.tokens[:length], _salt(sequence))
         return None if cached >= length else (found, length)
 
     def _take_back(self, sequence: Sequence) -> bool:
@@ -286,7 +288,8 @@ class Scheduler:
         """Take what is cached of a context's tokens, as far as it is of use."""
         assert isinstance(branch.table, PageTable)
         usable = self._usable(sequence, branch)
-        branch.computed = branch.table.adopt_prefix(branch.tokens[:usable])
+        shareable = min(usable, branch.shareable)
+        branch.computed = branch.table.adopt_prefix(branch.tokens[:shareable])
         if branch.keeping is not None:
             branch.keeping.reset(branch.computed)
         elif sequence.request.source is not None:
@@ -355,5 +358,12 @@ class Scheduler:
         sequence.draft = None
         for branch in sequence.branches:
             branch.table.free()
+            if branch.reading is not None:
+                branch.reading.restart()
             if branch.swapped is None:
                 branch.computed = 0
+
+
+def _salt(sequence: Sequence) -> Salt:
+    """Within which its prefix is shared."""
+    return salt_of(sequence.request, sequence.reading)

@@ -12,6 +12,7 @@ from ..kvcache.store import Stored
 from ..kvcache.table import PageTable
 from ..registry import Choice
 from .request import Request, TokenLogprobs
+from .sparse import Reading
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -20,7 +21,8 @@ class Branch:
 
     `computed`: tokens whose keys and values are in the pages, or were before they were evicted
     (logical length). `keeping`: of an evicting cache policy. `swapped`: keys and values of each
-    layer, where the context was preempted after eviction had begun.
+    layer, where the context was preempted after eviction had begun. `reading`: where rows of its
+    prompt see only a part of the keys.
     """
 
     tokens: list[int]
@@ -29,6 +31,15 @@ class Branch:
     computed: int = 0
     keeping: Keeping | None = None
     swapped: list[Stored] | None = None
+    reading: Reading | None = None
+
+    @property
+    def shareable(self) -> int:
+        """How many of the first tokens have keys that others of the same salt would compute too.
+
+        Those of an answer are exact, where those of a prompt that goes on like it are not.
+        """
+        return len(self.tokens) if self.reading is None else self.reading.until
 
     @property
     def remaining(self) -> int:
@@ -43,6 +54,7 @@ class Branch:
             table=self.fork_table(),
             computed=self.computed,
             keeping=None if self.keeping is None else self.keeping.fork(),
+            reading=self.reading,
         )
 
     def fork_table(self) -> PageTable:

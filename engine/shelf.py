@@ -8,10 +8,14 @@ from .sequence import Branch, Sequence
 
 @dataclass(frozen=True, slots=True)
 class _Kept:
-    """One context: the tokens whose keys and values its pages hold."""
+    """One context: the tokens whose keys and values its pages hold.
+
+    `exact_from`: the first token of the answer, where rows of the prompt saw a part of their keys.
+    """
 
     tokens: list[int]
     table: PageTable
+    exact_from: int | None
 
 
 class Shelf:
@@ -32,7 +36,7 @@ class Shelf:
                 return
             table = branch.table.fork()
             table.truncate(min(table.length, branch.computed))
-            kept.append(_Kept(branch.tokens[: table.length], table))
+            kept.append(_Kept(branch.tokens[: table.length], table, _exact_from(branch)))
         self._kept[name] = tuple(kept)
 
     def adopt(self, name: str, context: int, branch: Branch, usable: int) -> None:
@@ -44,6 +48,8 @@ class Shelf:
         if context >= len(kept):
             return
         source = kept[context]
+        if source.exact_from != _exact_from(branch):
+            return
         length = _shared(source.tokens, branch.tokens, usable)
         if length > branch.computed:
             branch.table.free()
@@ -68,6 +74,10 @@ class Shelf:
     def clear(self) -> None:
         """Take down everything."""
         self.release(tuple(self._kept))
+
+
+def _exact_from(branch: Branch) -> int | None:
+    return None if branch.reading is None else branch.reading.until
 
 
 def _shared(some: list[int], others: list[int], limit: int) -> int:

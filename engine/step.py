@@ -33,11 +33,22 @@ class Chunk:
 
     @property
     def apart(self) -> bool:
-        """Whether its attention is not that of all others: keys are in slots, or are credited."""
+        """Whether its attention is not that of all others.
+
+        Keys are in slots, or are credited, or rows of a prompt see only a part of them.
+        """
         keeping = self.branch.keeping
         if keeping is None:
-            return False
-        return keeping.in_slots or keeping.counts(self.branch.prompt_length, self.count)
+            return self.sparse
+        if keeping.in_slots or keeping.counts(self.branch.prompt_length, self.count):
+            return True
+        return self.sparse
+
+    @property
+    def sparse(self) -> bool:
+        """Whether rows of a prompt see only a part of the keys."""
+        reading = self.branch.reading
+        return reading is not None and reading.covers(self.branch.computed, self.count)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -57,6 +68,11 @@ class Step:
     def only_decodes(self) -> bool:
         """Whether no row reads a prompt."""
         return all(chunk.count == 1 + chunk.drafted for chunk in self.chunks)
+
+    @property
+    def plain(self) -> bool:
+        """Whether each row is the newest token of a context, attended to as all others are."""
+        return all(c.count == 1 and c.decodes and not c.apart for c in self.chunks)
 
     @property
     def drafts(self) -> int:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ..kernels.backend import Kernels
 from ..kernels.batch import PagedBatch
 from ..kernels.paged_attention.ragged import SPLIT_TOKENS, WINDOW_ROWS
+from ..kernels.sparse_prefill.labels import BLOCK, Labels, kept
 from ..kvcache.store import KVStore
 
 logger = logging.getLogger(__name__)
@@ -32,22 +33,30 @@ def warm_up(
     clock: Callable[[], float],
     *,
     evicts: bool,
+    sparse: bool,
 ) -> None:
     """Compile what has to be, on CUDA with Triton; nothing elsewhere. The store is empty yet.
 
-    evicts: requests may ask for a cache policy that evicts.
+    evicts: requests may ask for a cache policy that evicts. sparse: rows of their prompts may see a
+    part of their keys.
     """
     if device.type != "cuda" or kernels.backend != "triton":
         return
     begun_s = clock()
-    launch_all(model, store, kernels, device, evicts=evicts)
+    launch_all(model, store, kernels, device, evicts=evicts, sparse=sparse)
     torch.cuda.synchronize(device)
     logger.info("warm-up: all kernels compiled and launched in %.1f s", clock() - begun_s)
 
 
 @torch.inference_mode()
 def launch_all(
-    model: nn.Module, store: KVStore, kernels: Kernels, device: torch.device, *, evicts: bool
+    model: nn.Module,
+    store: KVStore,
+    kernels: Kernels,
+    device: torch.device,
+    *,
+    evicts: bool,
+    sparse: bool,
 ) -> None:
     """Three passes of the model, in which each layer launches all that steps of a kind need."""
     wanted = torch.tensor([0], device=device)
@@ -57,7 +66,9 @@ def launch_all(
         room = store.pages * store.page_size
         batches = [_batch(rows, keys, tree, store, device) for keys in lengths if keys <= room]
         if batches:
-            step = _Launches(store=store, kernels=kernels, batches=batches, scored=evicts)
+            step = _Launches(
+                store=store, kernels=kernels, batches=batches, scored=evicts, sparse=sparse
+            )
             model(
                 input_ids=zeros,
                 position_ids=zeros,
@@ -77,6 +88,7 @@ class _Launches:
     kernels: Kernels
     batches: Sequence[PagedBatch]
     scored: bool
+    sparse: bool
 
     def __call__(
         self, layer: int, q_THD: Tensor, k_THD: Tensor, v_THD: Tensor, **how: Any
@@ -88,6 +100,9 @@ class _Launches:
         for batch in self.batches:
             kernels.kv_write(k_THD, v_THD, *caches, batch.slots, **scales)
             kernels.paged_attention(q_THD, *caches, batch, **how, **scales)
+            if self.sparse and how["window"] is None and not batch.trees:
+                labels = _all_kept(q_THD, k_THD.shape[1], batch.kv_lengths[0])
+                kernels.sparse_prefill(q_THD, *caches, batch, labels, scale=how["scale"], **scales)
             if not self.scored:
                 continue
             apart = batch.slots[:, None].expand(-1, k_THD.shape[1])
@@ -110,6 +125,11 @@ def _batch(rows: int, keys: int, tree: bool, store: KVStore, device: torch.devic
         slots=torch.arange(keys - rows, keys, device=device),
         trees={0: list(range(-1, rows - 2))} if tree else {},
     )
+
+
+def _all_kept(q_THD: Tensor, kv_heads: int, keys: int) -> Labels:
+    queries = torch.ones(q_THD.shape[:2], dtype=torch.bool, device=q_THD.device)
+    return kept(queries, queries.new_ones(kv_heads, keys), recent=BLOCK)
 
 
 def _choose_a_victim(store: KVStore, kernels: Kernels, device: torch.device) -> None:

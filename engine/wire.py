@@ -52,6 +52,7 @@ class Submitted(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     combines: bool
     part_of: str | None
     scored_from: int
+    answered: int
     keeps: bool
     source: str | None
 

@@ -18,6 +18,7 @@ from .paged_attention import native as compiled_attention
 from .paged_attention import reference as paged_attention
 from .scored_attention import native as compiled_scores
 from .scored_attention import reference as scored_attention
+from .sparse_prefill import reference as sparse_prefill
 
 Backend = Literal["triton", "native", "torch"]
 LARGEST_HEAD: Final = 256
@@ -47,6 +48,7 @@ class Kernels:
     evict: Callable[..., None]
     argmax: Callable[[Tensor], Tensor]
     gumbel_argmax: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+    sparse_prefill: Callable[..., Tensor] = sparse_prefill.paged_sparse_prefill
 
 
 TORCH: Final = Kernels(
@@ -134,6 +136,7 @@ def load(choice: Choice) -> Kernels:
     from .kv_write import triton as write
     from .paged_attention import triton as attend
     from .scored_attention import triton as scoring
+    from .sparse_prefill import triton as sparse
 
     return replace(
         TORCH,
@@ -142,6 +145,7 @@ def load(choice: Choice) -> Kernels:
         paged_attention=attend.paged_attention,
         scored_attention=scoring.paged_scored_attention,
         evict=evicting.evict,
+        sparse_prefill=sparse.paged_sparse_prefill,
     )
 
 

@@ -74,10 +74,14 @@ P = TypeVar("P", bound=BaseModel)
 
 
 class CachePolicy(ABC, Generic[P]):
-    """A cache policy as requests see it; a request has exactly one (`slot` is the same for all)."""
+    """A cache policy as requests see it; a request has exactly one (`slot` is the same for all).
+
+    `scores`: whether it counts what attention keys receive.
+    """
 
     name: str
     slot: Literal["policy"] = "policy"
+    scores: bool = False
     parameters: type[BaseModel]
     summary: str
 

@@ -44,6 +44,7 @@ class H2O(CachePolicy[H2OParameters]):
     """Keeps heavy hitters and recent tokens."""
 
     name = "h2o"
+    scores = True
     parameters = H2OParameters
     summary = (
         "Keep the keys that received most attention, and the newest; a fraction of the memory."

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 
 from .pages import PagePool
 
-Chain = int | str
+Salt = str | tuple[str, str]
+"""Prefixes are shared within one: a caller's own, or that and how the keys were computed."""
+Chain = int | Salt
 """Identifies a prefix of whole pages: a node's number, or the salt for the empty prefix."""
 
 
@@ -42,7 +44,7 @@ class PrefixCache:
     def __len__(self) -> int:
         return len(self._nodes)
 
-    def match(self, tokens: Sequence[int], salt: str) -> tuple[list[int], Chain]:
+    def match(self, tokens: Sequence[int], salt: Salt) -> tuple[list[int], Chain]:
         """Longest run of cached pages that begins `tokens`, and its chain. Takes no reference."""
         pages: list[int] = []
         chain: Chain = salt
@@ -56,7 +58,7 @@ class PrefixCache:
             chain = node.number
         return pages, chain
 
-    def cached(self, tokens: Sequence[int], salt: str) -> int:
+    def cached(self, tokens: Sequence[int], salt: Salt) -> int:
         """How many of the first tokens are in cached pages."""
         return len(self.match(tokens, salt)[0]) * self._page_size
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from .pages import PagePool
-from .prefix import Chain, PrefixCache
+from .prefix import Chain, PrefixCache, Salt
 
 
 class PageCopy(NamedTuple):
@@ -25,7 +25,9 @@ class PageTable:
     `length` counts tokens whose keys are, or in the current step will be, in the pages.
     """
 
-    def __init__(self, pool: PagePool, prefix: PrefixCache, page_size: int, salt: str = "") -> None:
+    def __init__(
+        self, pool: PagePool, prefix: PrefixCache, page_size: int, salt: Salt = ""
+    ) -> None:
         self._pool = pool
         self._prefix = prefix
         self.page_size = page_size

@@ -146,6 +146,32 @@ def check_triton_evict() -> str | None:
     return _compared(found, 0.0)
 
 
+def check_triton_sparse_prefill() -> str | None:
+    """A prompt's rows over half of the older keys, and over those of a bucket."""
+    import torch
+
+    from ..kernels.sparse_prefill.labels import hashed, kept
+
+    step = _Step.new()
+    k_cache, v_cache = (cache.transpose(0, 1) for cache in step.held)
+    q, keys = step.q[2:], 330
+    torch.manual_seed(1)
+    rotations = torch.randn(2, q.shape[2], 4).to(q.device)
+    half = (torch.rand(2, keys) < 0.5).to(q.device)
+    k_KLD = step.held[0, :, :21].flatten(1, 2)[:, :keys]
+    every = half.new_ones(q.shape[:2])
+    found: list[torch.Tensor] = []
+    for kernels in _both():
+        parts = [
+            kernels.sparse_prefill(
+                q, k_cache, v_cache, step.prompt(keys), labels, scale=step.scale
+            ).float()
+            for labels in (kept(every, half, recent=9), hashed(q, k_KLD, rotations, recent=9))
+        ]
+        found.append(torch.cat(parts))
+    return _compared(found, step.tolerance)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Step:
     """Rows of a draft and of a prompt's chunk, in the device's usual dtype.
@@ -198,6 +224,21 @@ class _Step:
             slots=torch.tensor(places, device=self.q.device),
         )
 
+    def prompt(self, keys: int) -> PagedBatch:
+        """All but the draft's rows as the last ones of a prompt with so many keys."""
+        import torch
+
+        from ..kernels.batch import PagedBatch
+
+        rows = self.q.shape[0] - 2
+        return PagedBatch(
+            page_size=16,
+            query_starts=[0, rows],
+            kv_lengths=[keys],
+            tables=[list(range(-(-keys // 16)))],
+            slots=torch.arange(keys - rows, keys, device=self.q.device),
+        )
+
 
 def _both() -> tuple[Kernels, Kernels]:
     """The reference and Triton's."""
@@ -239,4 +280,5 @@ TRITON_CHECKS: dict[str, Callable[[], str | None]] = {
     "triton": check_triton,
     "triton scores": check_triton_scores,
     "triton evict": check_triton_evict,
+    "triton sparse": check_triton_sparse_prefill,
 }

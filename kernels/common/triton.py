@@ -3,7 +3,8 @@
 """What all Triton kernels share, in the form that the interpreter computes right too.
 
 The interpreter (TRITON_INTERPRET=1 before Triton is imported) keeps bfloat16 as 16-bit integers:
-products and sums of it are silently wrong, and conversion to it cuts off instead of rounding.
+products and sums of it are silently wrong, and conversion to it cuts off instead of rounding. Its
+products are numpy's, which on some processors round a row by where in the tile it is.
 """
 
 import triton
@@ -19,6 +20,7 @@ def dot(a_MK, b_KN, acc_MN):
     """`acc + a @ b` in float32; every product of tiles goes through here."""
     if INTERPRETING:
         a_MK, b_KN = a_MK.to(tl.float32), b_KN.to(tl.float32)
+        return acc_MN + tl.sum(a_MK[:, :, None] * b_KN[None, :, :], 1)
     return tl.dot(a_MK, b_KN, acc_MN, input_precision="ieee")
 
 

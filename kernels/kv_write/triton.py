@@ -92,10 +92,15 @@ def write(
     BLOCK_D: tl.constexpr,
     BLOCK_V: tl.constexpr,
 ):
-    """One row of one KV head; `slots_head` is 0 where all heads share a slot."""
+    """One row of one KV head; `slots_head` is 0 where all heads share a slot.
+
+    A slot below 0 is nowhere: rows that pad a batch write nothing.
+    """
     row = tl.program_id(0).to(tl.int64)
     head = tl.program_id(1).to(tl.int64)
     slot = tl.load(slots_ptr + row * slots_row + head * slots_head)
+    if slot < 0:
+        return
     page = slot // PAGE
     offset = slot % PAGE
     scale_at = page * scale_page + head * scale_head + offset

@@ -9,18 +9,16 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from ..batch import PagedBatch, path_mask
+from ..transfer import together
 
 WINDOW_ROWS: Final = 65
 """Rows of a sequence up to which its keys are split: the newest token and 64 guesses."""
 SPLIT_TOKENS: Final = 256
 """Keys of one split. Splits begin at multiples of it whatever the number of keys, so that a row's
 sums are the same in a draft of any length."""
-_ALIGNED: Final = 4
-"""Each tensor begins at a multiple of 16 bytes, so that kernels are not compiled once more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,9 +69,23 @@ class Ragged:
         """How many there are."""
         return self.firsts.shape[0]
 
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """A class before it is on the device: `arrays`, int32, are what has to go there."""
+
+    arrays: list[np.ndarray]
+    indices: list[int]
+    rows: int
+    part_count: int
+    key_count: int
+    cell_count: int
+    splits: int
+    page_size: int
+
     @classmethod
-    def of(cls, batch: PagedBatch, indices: Sequence[int], *, split: bool) -> "Ragged":
-        """The sequences `indices` of a batch, copied to the device at once."""
+    def of(cls, batch: PagedBatch, indices: Sequence[int], *, split: bool) -> "Plan":
+        """The sequences `indices` of a batch."""
         firsts = np.array([batch.query_starts[i] for i in indices])
         counts = np.array([batch.query_starts[i + 1] for i in indices]) - firsts
         lengths = np.array([batch.kv_lengths[i] for i in indices])
@@ -98,40 +110,69 @@ class Ragged:
         trees = {k: batch.trees[i] for k, i in enumerate(indices) if i in batch.trees}
         if trees:
             arrays += _trees(trees, counts.tolist())
-        on_device = _copied(arrays, batch.slots.device)
         return cls(
+            arrays=[array.astype(np.int32) for array in arrays],
             indices=list(indices),
             rows=int(counts.sum()),
-            firsts=on_device[0],
-            starts=on_device[1],
-            lengths=on_device[2],
-            tables=on_device[3],
-            parts=on_device[4],
             part_count=int(partials.sum()),
-            keys=on_device[5],
             key_count=int(lengths.sum()),
-            cells=on_device[6],
             cell_count=int(cells.sum()),
             splits=splits,
             page_size=batch.page_size,
-            trees=Trees(starts=on_device[7], words=on_device[8], depths=on_device[9])
-            if trees
-            else None,
+        )
+
+    def on(self, tensors: Sequence[Tensor]) -> Ragged:
+        """The class, with its arrays as tensors of the device."""
+        firsts, starts, lengths, tables, parts, keys, cells, *trees = tensors
+        return Ragged(
+            indices=self.indices,
+            rows=self.rows,
+            firsts=firsts,
+            starts=starts,
+            lengths=lengths,
+            tables=tables,
+            parts=parts,
+            part_count=self.part_count,
+            keys=keys,
+            key_count=self.key_count,
+            cells=cells,
+            cell_count=self.cell_count,
+            splits=self.splits,
+            page_size=self.page_size,
+            trees=Trees(starts=trees[0], words=trees[1], depths=trees[2]) if trees else None,
         )
 
 
 def ragged(batch: PagedBatch) -> list[Ragged]:
-    """The classes of a batch that have sequences, made once for all layers."""
+    """The classes of a batch that have sequences, made once for all layers, in one copy."""
     if batch.derived is None:
-        rows = [batch.query_starts[i + 1] - batch.query_starts[i] for i in range(len(batch.tables))]
-        windows = [i for i, count in enumerate(rows) if 0 < count <= WINDOW_ROWS]
-        chunks = [i for i, count in enumerate(rows) if count > WINDOW_ROWS]
-        batch.derived = [
-            Ragged.of(batch, indices, split=indices is windows)
-            for indices in (windows, chunks)
-            if indices
-        ]
+        found = plans(batch)
+        arrays = [array for plan in found for array in plan.arrays]
+        batch.derived = placed(found, together(arrays, batch.slots.device))
     return batch.derived
+
+
+def plans(batch: PagedBatch) -> list[Plan]:
+    """The classes of a batch that have sequences; its `slots` need not be there yet."""
+    rows = [batch.query_starts[i + 1] - batch.query_starts[i] for i in range(len(batch.tables))]
+    windows = [i for i, count in enumerate(rows) if 0 < count <= WINDOW_ROWS]
+    chunks = [i for i, count in enumerate(rows) if count > WINDOW_ROWS]
+    return [
+        Plan.of(batch, indices, split=indices is windows)
+        for indices in (windows, chunks)
+        if indices
+    ]
+
+
+def placed(found: Sequence[Plan], tensors: Sequence[Tensor]) -> list[Ragged]:
+    """The classes, with all their arrays as tensors, one after the other."""
+    classes: list[Ragged] = []
+    at = 0
+    for plan in found:
+        count = len(plan.arrays)
+        classes.append(plan.on(tensors[at : at + count]))
+        at += count
+    return classes
 
 
 def _before(counts: np.ndarray) -> np.ndarray:
@@ -157,18 +198,3 @@ def _trees(parents: dict[int, list[int]], counts: list[int]) -> list[np.ndarray]
         begin += words[-1].size
         depths.append(seen.sum(axis=1) - 1)
     return [starts, np.concatenate(words), np.concatenate(depths)]
-
-
-def _copied(arrays: list[np.ndarray], device: torch.device) -> list[Tensor]:
-    """The same as int32 tensors, in one piece of memory and one copy that nobody waits for."""
-    sizes = [-(-array.size // _ALIGNED) * _ALIGNED for array in arrays]
-    host = torch.zeros(sum(sizes), dtype=torch.int32, pin_memory=device.type == "cuda")
-    numbers = host.numpy()
-    begins = np.append(0, np.cumsum(sizes)).tolist()
-    for array, begin in zip(arrays, begins, strict=False):
-        numbers[begin : begin + array.size] = array.ravel()
-    whole = host.to(device, non_blocking=True)
-    return [
-        whole[begin : begin + array.size].view(array.shape)
-        for array, begin in zip(arrays, begins, strict=False)
-    ]

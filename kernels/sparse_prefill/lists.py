@@ -26,6 +26,7 @@ class Lists:
     `query_labels_KE`, `column_labels_KL`: in the same orders.
     `tiles_KBC`: for each block of `tiles.block_m` queries the tiles of `tiles.block_n` columns in
     which one of them sees one, ascending; the first `counts_KB` of them count.
+    `recent`: as `Labels` has it.
     """
 
     queries_KE: Tensor
@@ -37,6 +38,7 @@ class Lists:
     group: int
     root: int
     own: bool
+    recent: int
     tiles: Tiles
 
     @classmethod
@@ -45,12 +47,7 @@ class Lists:
         query_labels, queries = labels.of_queries().sort(dim=1, stable=True)
         column_labels, columns = labels.keys_KL.contiguous().sort(dim=1, stable=True)
         kv_heads, keys = columns.shape
-        # Columns ascend by (label, position): what a query sees of them is one range.
-        columns_at = column_labels.long() * keys + columns
-        label_at = query_labels.long() * keys
-        after = labels.root + queries // labels.group + (0 if labels.own else 1)
-        low = torch.searchsorted(columns_at, label_at)
-        high = torch.searchsorted(columns_at, label_at + after)
+        low, high = _ranges(labels, query_labels, queries, column_labels, columns)
         first = low // tiles.block_n
         last = torch.where(high > low, -(-high // tiles.block_n), first)
 
@@ -75,6 +72,7 @@ class Lists:
             group=labels.group,
             root=labels.root,
             own=labels.own,
+            recent=labels.recent,
             tiles=tiles,
         )
 
@@ -100,6 +98,29 @@ def choose(lists: Lists) -> Choice:
     """Whether lists of this density are worth their walk. Waits for the device."""
     density = lists.density().item()
     return Choice(density=density, dense=density > DENSE_ABOVE)
+
+
+def pairs(labels: Labels) -> Tensor:
+    """How many pairs of a query and a key labels let through: int64 `[]`. Never waits."""
+    query_labels, queries = labels.of_queries().sort(dim=1, stable=True)
+    column_labels, columns = labels.keys_KL.contiguous().sort(dim=1, stable=True)
+    low, high = _ranges(labels, query_labels, queries, column_labels, columns)
+    return (high - low).sum()
+
+
+def _ranges(
+    labels: Labels, query_labels: Tensor, queries: Tensor, column_labels: Tensor, columns: Tensor
+) -> tuple[Tensor, Tensor]:
+    """What each query sees of the columns, both in order of label: from, and up to."""
+    # Columns ascend by (label, position): what a query sees of them is one range.
+    keys = columns.shape[1]
+    columns_at = column_labels.long() * keys + columns
+    label_at = query_labels.long() * keys
+    nearest = max(labels.recent, int(labels.own))
+    after = labels.root + queries // labels.group + 1 - nearest
+    low = torch.searchsorted(columns_at, label_at)
+    high = torch.searchsorted(columns_at, label_at + after.clamp(min=0))
+    return low, high
 
 
 def _parts(number: int, size: int) -> int:

@@ -16,21 +16,26 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..batch import PagedBatch
 from ..common.triton import LOG2_E, dot, factor, rounded
 from ..paged_attention.tiles import Tiles, power_of_2
+from ..paged_attention.triton import paged_attention
+from ..quantise import read
 from .labels import NO_KEY, NO_QUERY, Labels
 from .lists import Lists
+from .merge import merged
 
 _NO_QUERY: tl.constexpr = tl.constexpr(NO_QUERY)
 _NO_KEY: tl.constexpr = tl.constexpr(NO_KEY)
 
 
-@triton.jit(do_not_specialize=["entries", "keys", "tiles", "root"])
+@triton.jit(do_not_specialize=["entries", "keys", "tiles", "root", "recent"])
 def attend_lists(
     q_ptr,
     k_ptr,
     v_ptr,
     out_ptr,
+    lse_ptr,
     queries_ptr,
     query_labels_ptr,
     columns_ptr,
@@ -41,6 +46,7 @@ def attend_lists(
     keys,
     tiles,
     root,
+    recent,
     q_row,
     q_head,
     k_head,
@@ -85,9 +91,9 @@ def attend_lists(
     scale *= LOG2_E
 
     # The place of the last key that a query sees among those of its label.
-    last_M = place_M
+    last_M = place_M - recent
     if OWN:
-        last_M -= 1
+        last_M = tl.minimum(last_M, place_M - 1)
         k_MD = tl.load(
             k_ptr + (place_M.to(tl.int64) * k_key)[:, None] + d[None, :],
             mask=here_M[:, None] & (d < SIZE)[None, :],
@@ -143,14 +149,26 @@ def attend_lists(
         rounded(out_MV, TYPE),
         mask=there_M[:, None] & (e < VALUE_SIZE)[None, :],
     )
+    if lse_ptr is not None:
+        some_M = sum_M > 0.0
+        lse_M = tl.where(some_M, max_M + tl.log2(tl.where(some_M, sum_M, 1.0)), float("-inf"))
+        tl.store(lse_ptr + at_M, lse_M, mask=there_M)
 
 
 def launch(
-    q_THD: Tensor, k_KLD: Tensor, v_KLD: Tensor, lists: Lists, out_THV: Tensor, *, scale: float
+    q_THD: Tensor,
+    k_KLD: Tensor,
+    v_KLD: Tensor,
+    lists: Lists,
+    out_THV: Tensor,
+    *,
+    scale: float,
+    lse_TH: Tensor | None = None,
 ) -> None:
     """Every row of `out_THV`, those of dropped queries too, which are 0.
 
-    Never waits for the device; what is launched depends on shapes alone.
+    Never waits for the device; what is launched depends on shapes alone. lse_TH: float32, for
+    base-2 log-sum-exps.
     """
     rows, heads, size = q_THD.shape
     kv_heads, keys, value_size = v_KLD.shape
@@ -167,6 +185,7 @@ def launch(
         k_KLD,
         v_KLD,
         out_THV,
+        lse_TH,
         *listed,
         lists.tiles_KBC,
         lists.counts_KB,
@@ -174,6 +193,7 @@ def launch(
         keys,
         tiles,
         lists.root,
+        lists.recent,
         q_THD.stride(0),
         q_THD.stride(1),
         k_KLD.stride(0),
@@ -202,6 +222,7 @@ def sparse_prefill(
     *,
     scale: float,
     tiles: Tiles | None = None,
+    lse_TH: Tensor | None = None,
 ) -> Tensor:
     """The reference's signature and result, from this kernel."""
     rows, heads, size = q_THD.shape
@@ -209,5 +230,36 @@ def sparse_prefill(
         larger = max(size, v_KLD.shape[2])
         tiles = Tiles.of(split=False, group=1, size=larger, dtype=q_THD.dtype)
     out = torch.empty(rows, heads, v_KLD.shape[2], dtype=q_THD.dtype, device=q_THD.device)
-    launch(q_THD, k_KLD, v_KLD, Lists.of(labels, tiles), out, scale=scale)
+    launch(q_THD, k_KLD, v_KLD, Lists.of(labels, tiles), out, scale=scale, lse_TH=lse_TH)
     return out
+
+
+def paged_sparse_prefill(
+    q_THD: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    batch: PagedBatch,
+    labels: Labels,
+    *,
+    scale: float,
+    k_scales: Tensor | None = None,
+    v_scales: Tensor | None = None,
+) -> Tensor:
+    """The reference's signature and result: this kernel by labels, `../paged_attention` near by."""
+    (span,) = batch.spans
+    k_KLD = read(span, k_cache, k_scales, q_THD.dtype)
+    v_KLD = read(span, v_cache, v_scales, q_THD.dtype)
+    far_lse_TH, near_lse_TH = q_THD.new_empty(2, *q_THD.shape[:2], dtype=torch.float32)
+    far_THV = sparse_prefill(q_THD, k_KLD, v_KLD, labels, scale=scale, lse_TH=far_lse_TH)
+    near_THV = paged_attention(
+        q_THD,
+        k_cache,
+        v_cache,
+        batch,
+        scale=scale,
+        window=labels.recent,
+        k_scales=k_scales,
+        v_scales=v_scales,
+        lse_TH=near_lse_TH,
+    )
+    return merged(far_THV, far_lse_TH, near_THV, near_lse_TH)

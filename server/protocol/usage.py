@@ -42,4 +42,9 @@ def _own(usages: Sequence[Usage]) -> dict[str, Any]:
     if evicted:
         own["evicted_tokens"] = evicted
         own["held_slots"] = sum(usage.held_slots for usage in usages)
+    sparse_rows = sum(usage.sparse_rows for usage in usages)
+    if sparse_rows:
+        seen = sum(usage.seen_pairs for usage in usages)
+        causal = sum(usage.causal_pairs for usage in usages)
+        own["sparse_prefill"] = {"rows": sparse_rows, "density": round(seen / causal, 4)}
     return own

@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from penstock import __version__
 
-from ...decoding.base import SLOTS, Controller
+from ...decoding.base import SLOTS, Controller, Prefill
 from ...kvcache.full import FULL
 from .common import json_response, services_of
 
@@ -73,15 +73,17 @@ def _combinations(
     for method in decoding.methods.values():
         by_slot.setdefault(method.slot, []).append(method.name)
     return [
-        {"decoding": [name for name in chosen if name], "kv_cache": [policy]}
+        {"decoding": [name for name in chosen if name], "kv_cache": [policy.name]}
         for chosen in product(*(["", *names] for names in by_slot.values()))
-        for policy in kv_cache.methods
-        if policy == FULL.name or all(_evicts(decoding.methods.get(name)) for name in chosen)
+        for policy in kv_cache.methods.values()
+        if all(_goes_with(policy, decoding.methods.get(name)) for name in chosen)
     ]
 
 
-def _evicts(method: DecodingMethod[Any] | None) -> bool:
-    return method.evicts if isinstance(method, Controller) else True
+def _goes_with(policy: CachePolicy[Any], method: DecodingMethod[Any] | None) -> bool:
+    if isinstance(method, Controller):
+        return method.evicts or policy.name == FULL.name
+    return not (isinstance(method, Prefill) and policy.scores)
 
 
 def _described(

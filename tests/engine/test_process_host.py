@@ -225,7 +225,12 @@ def test_requests_cross_the_wire_whole(tiny_model: TinyModel) -> None:
         min_tokens=2,
     )
     sent = intake.prepare(
-        request_id="x", prompt="häl", params=params, logprobs=4, priority=-3, decoding="plain"
+        request_id="x",
+        prompt="häl",
+        params=params,
+        logprobs=4,
+        priority=-3,
+        decoding={"plain": {}, "sparse_prefill": {"method": "hash", "buckets": 8}},
     )
     (body,) = Frames().feed(frame(pack_message(sent)))
     message = decode_to_engine(body)

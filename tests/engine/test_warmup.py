@@ -20,6 +20,7 @@ from tests.engine.test_eviction_backend import H2O, JOBS, LONG, PARAMS, evicting
 attention = pytest.importorskip("penstock.kernels.paged_attention.triton")
 scoring = pytest.importorskip("penstock.kernels.scored_attention.triton")
 writing = pytest.importorskip("penstock.kernels.kv_write.triton")
+sparse = pytest.importorskip("penstock.kernels.sparse_prefill.triton")
 evicting_kernel = pytest.importorskip("penstock.kernels.evict.triton")
 
 WRITTEN = ("out_ptr", "lse_ptr", "weights_ptr", "mass_ptr", "scores_ptr")
@@ -35,6 +36,11 @@ ALL = [
     evicting(MANY, h2o={**H2O, "heavy": 300}, decoding=TREES),
     evicting(MANY, h2o={**H2O, "heavy": 300}, decoding=LINES),
     evicting(MANY, window={"recent": 280, "sink": 0}),
+]
+SPARSE = [
+    Job(prompt=prompt, params=PARAMS, decoding={"sparse_prefill": {"recent": 64, **fields}})
+    for prompt in (MANY, MANY[:150], MANY[:201])
+    for fields in ({"min_tokens": 130}, {"min_tokens": 290, "method": "hash", "buckets": 64})
 ]
 
 
@@ -54,7 +60,7 @@ class Recorder:
             if self._kernel.fn.__name__ == "choose":
                 self._kernel[grid](*args, **constants)
             for name, value in named.items():
-                if isinstance(value, Tensor) and name in WRITTEN and name != "lse_ptr":
+                if isinstance(value, Tensor) and name in WRITTEN:
                     value.zero_()
 
         return launched
@@ -77,6 +83,7 @@ def noted(monkeypatch: pytest.MonkeyPatch) -> set[object]:
         (attention, ("attend", "merge")),
         (scoring, ("masses", "prompt_mass")),
         (writing, ("write",)),
+        (sparse, ("attend_lists",)),
         (evicting_kernel, ("choose",)),
     ):
         for name in names:
@@ -95,12 +102,14 @@ def test_requests_need_nothing_that_was_not_launched(
     assert not noted, "on a CPU nothing is launched at start-up"
     store = built.engine._store  # pyright: ignore[reportPrivateUsage]
     triton = load(Choice(backend="triton", reason="tested"))
-    launch_all(built.loaded.model, store, triton, built.loaded.device, evicts=True)
+    can = built.loaded.info.sparse_hindrance is None
+    launch_all(built.loaded.model, store, triton, built.loaded.device, evicts=True, sparse=can)
     ready = set(noted)
     noted.clear()
-    run(built, ALL)
+    run(built, [*ALL, *(SPARSE if can else [])])
     assert {name for name, *_ in noted} == {  # type: ignore[misc]
-        *("attend", "merge", "masses", "prompt_mass", "write", "choose")
+        *("attend", "merge", "masses", "prompt_mass", "write", "choose"),
+        *(["attend_lists"] if can else []),
     }
     assert noted <= ready
 
@@ -124,7 +133,7 @@ def test_only_compiled_kernels_are_warmed_up(
     monkeypatch.setattr(building, "warm_up", asked)
     monkeypatch.setattr(torch.cuda, "synchronize", waited)
     built = build(tiny_model("llama"), attention_backend="triton")
-    assert calls == [{"evicts": True}]
+    assert calls == [{"evicts": True, "sparse": True}]
     calls.clear()
     triton = load(Choice(backend="triton", reason="tested"))
     store = built.engine._store  # pyright: ignore[reportPrivateUsage]
@@ -138,6 +147,7 @@ def test_only_compiled_kernels_are_warmed_up(
                 torch.device(device),
                 lambda: next(times),
                 evicts=False,
+                sparse=True,
             )
     assert len(calls) == 2
     assert calls[1] == "waited"
@@ -148,7 +158,7 @@ def test_a_pool_too_small_for_long_steps_is_no_hindrance(tiny_model: TinyModel) 
     built = build(tiny_model("llama"), max_model_len=32, kv_cache_memory=4 * 16 * 800)
     store = built.engine._store  # pyright: ignore[reportPrivateUsage]
     assert store.pages * store.page_size < 66
-    launch_all(built.loaded.model, store, TORCH, built.loaded.device, evicts=True)
+    launch_all(built.loaded.model, store, TORCH, built.loaded.device, evicts=True, sparse=True)
 
 
 def test_long_contexts_are_among_the_requests() -> None:

@@ -96,7 +96,12 @@ def _scored(
 
 
 def _sparse(
-    own: bool, *, group: int, size: int, dtype: torch.dtype = torch.bfloat16
+    own: bool,
+    *,
+    group: int,
+    size: int,
+    dtype: torch.dtype = torch.bfloat16,
+    recent: int = 0,
 ) -> Callable[[Stand], None]:
     def call(stand: Stand) -> None:
         rows = 512
@@ -107,10 +112,12 @@ def _sparse(
                 queries_TH=torch.zeros(rows, 2 * group, dtype=torch.int32),
                 keys_KL=torch.zeros(2, rows, dtype=torch.int32),
                 own=own,
+                recent=recent,
             )
             q = torch.empty(rows, 2 * group, size, dtype=dtype)
             keys = torch.empty(2, rows, size, dtype=dtype)
-            sparse.sparse_prefill(q, keys, keys, labels, scale=0.1)
+            lse = torch.empty(rows, 2 * group) if recent else None
+            sparse.sparse_prefill(q, keys, keys, labels, scale=0.1, lse_TH=lse)
         finally:
             sparse.attend_lists = kernel
 
@@ -183,6 +190,8 @@ CASES: dict[str, Callable[[Stand], None]] = {
     "mass-float32-256": _scored(True, size=256, dtype=torch.float32),
     "mass-fp8": _scored(True, size=128, stored=torch.float8_e4m3fn),
     "sparse-kept-128": _sparse(False, group=4, size=128),
+    "sparse-recent-128": _sparse(False, group=4, size=128, recent=512),
+    "sparse-recent-float32": _sparse(False, group=4, size=128, dtype=torch.float32, recent=512),
     "sparse-kept-64": _sparse(False, group=7, size=64),
     "sparse-kept-float32": _sparse(False, group=4, size=128, dtype=torch.float32),
     "sparse-hashed-128": _sparse(True, group=4, size=128),

@@ -214,6 +214,20 @@ def test_the_checks_of_eviction_see_a_wrong_kernel(
     assert told.startswith("off by")
 
 
+def test_the_check_of_sparse_prompts_sees_a_wrong_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    module: Any = pytest.importorskip("penstock.kernels.sparse_prefill.triton")
+    right = module.paged_sparse_prefill
+
+    def wrong(*args: Any, **how: Any) -> Any:
+        return right(*args, **how) * 1.01
+
+    assert doctor_checks.check_triton_sparse_prefill() is None
+    monkeypatch.setattr(module, "paged_sparse_prefill", wrong)
+    told = doctor_checks.check_triton_sparse_prefill()
+    assert told is not None
+    assert told.startswith("off by")
+
+
 def test_the_cache_check_sees_wrong_scales(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 

@@ -27,8 +27,11 @@ BODY: dict[str, Any] = {
     "allowed_token_ids": [65, 66, 67],
 }
 CONTROLLERS = ("best_of", "beam", "tot")
+LONG = "".join(chr(40 + 37 * i * i % 83) for i in range(180))
+SPARSE = {"method": "qk", "min_tokens": 128, "recent": 64, "keep": 0.05, "sink": 0}
 SETTINGS: dict[str, dict[str, Any]] = {
     "cfg": {"scale": 2.0, "negative_prompt": "no"},
+    "sparse_prefill": SPARSE,
     "best_of": {"n": 2},
     "beam": {"width": 2},
     "tot": {"generate": "sample", "generate_samples": 2, "breadth": 2, "depth": 2},
@@ -50,6 +53,7 @@ def test_methods_are_listed_with_their_schemas(http: httpx.Client) -> None:
     answer = http.get("/v1/decoding").json()
     methods = {method["name"]: method for method in answer["decoding"]}
     assert {name: method["slot"] for name, method in methods.items()} == {
+        "sparse_prefill": "prefill",
         "plain": "target",
         "cfg": "target",
         "jacobi": "drafter",
@@ -59,7 +63,7 @@ def test_methods_are_listed_with_their_schemas(http: httpx.Client) -> None:
         "beam": "controller",
         "tot": "controller",
     }
-    assert set(answer["slots"]) == {"target", "drafter", "controller"}
+    assert set(answer["slots"]) == {"prefill", "target", "drafter", "controller"}
     schema = methods["jacobi"]["parameters"]
     assert schema["properties"]["window"]["maximum"] == 256
     assert schema["additionalProperties"] is False
@@ -75,6 +79,8 @@ def test_every_listed_combination_runs_and_drafting_changes_no_text(http: httpx.
     assert guided["full"] != plain["full"] == plain["window"] != plain["h2o"]
     texts: dict[tuple[str, ...], set[str]] = {}
     for combination in combinations:
+        if "sparse_prefill" in combination["decoding"]:
+            continue
         spec: dict[str, Any] = {name: SETTINGS.get(name, {}) for name in combination["decoding"]}
         (policy,) = combination["kv_cache"]
         controller = next((name for name in CONTROLLERS if name in spec), "")
@@ -87,6 +93,42 @@ def test_every_listed_combination_runs_and_drafting_changes_no_text(http: httpx.
     assert {key for key, found in texts.items() if len(found) != 1} == set()
     wanted = {(c, t, p) for c in ("", *CONTROLLERS) for t in ("", "cfg") for p in plain}
     assert wanted - set(texts) == {("beam", t, p) for t in ("", "cfg") for p in ("h2o", "window")}
+
+
+def test_every_listed_combination_with_sparse_prefill_runs(http: httpx.Client) -> None:
+    """With prompts that are long enough for it; the others have been asked above."""
+    combinations = [
+        combination
+        for combination in http.get("/v1/decoding").json()["combinations"]
+        if "sparse_prefill" in combination["decoding"]
+    ]
+    wide: dict[str, Any] = {"prompt": LONG, "allowed_token_ids": list(range(32, 127))}
+    exact = {p: text(http, **wide, kv_cache=p) for p in ("full", "window")}
+    texts: dict[tuple[str, ...], set[str]] = {}
+    for combination in combinations:
+        spec: dict[str, Any] = {name: SETTINGS.get(name, {}) for name in combination["decoding"]}
+        (policy,) = combination["kv_cache"]
+        found = text(http, **wide, decoding=spec, kv_cache=policy)
+        controller = next((name for name in CONTROLLERS if name in spec), "")
+        key = (controller, "cfg" if "cfg" in spec else "", policy)
+        texts.setdefault(key, set()).add(found)
+    assert {key for key, found in texts.items() if len(found) != 1} == set()
+    assert {policy for *_, policy in texts} == {"full", "window"}
+    wanted = {(c, t, p) for c in ("", *CONTROLLERS) for t in ("", "cfg") for p in exact}
+    assert wanted - set(texts) == {("beam", t, "window") for t in ("", "cfg")}
+    assert all(texts["", "", policy] != {exact[policy]} for policy in exact)
+
+
+def test_usage_and_metrics_tell_of_sparse_prompts(http: httpx.Client) -> None:
+    spec = {"sparse_prefill": {**SPARSE, "keep": 0.06}}
+    answer = ask(http, prompt=LONG, decoding={**spec, "ngram": {}})
+    own = answer["usage"]["penstock"]["sparse_prefill"]
+    assert own["rows"] == 180 - 128
+    assert 64 / 180 < own["density"] < 0.6
+    assert "sparse_prefill" not in ask(http, decoding=spec)["usage"]["penstock"]
+    families = text_string_to_metric_families(http.get("/metrics").text)
+    labels = {s.labels.get("decoding") for family in families for s in family.samples}
+    assert {"ngram+sparse_prefill", "sparse_prefill"} <= labels
 
 
 def test_usage_and_metrics_tell_what_drafting_did(http: httpx.Client) -> None:
@@ -201,6 +243,18 @@ REFUSALS: list[tuple[dict[str, Any], str, str]] = [
     ({"decoding": {"ngram": {"min_ngram": 5, "max_ngram": 4}}}, "decoding.ngram", "5, above max"),
     ({"decoding": {"lookahead": {"ngram": 1}}}, "decoding.lookahead.ngram", "to 2 (got 1)"),
     ({"decoding": 7}, "decoding", "decoding"),
+    (
+        {"decoding": {"sparse_prefill": {"min_tokens": 100}}},
+        "decoding.sparse_prefill.min_tokens",
+        "128 (got 100)",
+    ),
+    ({"decoding": {"sparse_prefill": {"keep": 0.6}}}, "decoding.sparse_prefill.keep", "(got 0.6)"),
+    ({"decoding": {"sparse_prefill": {"buckets": 8}}}, "decoding.sparse_prefill", "buckets is 8"),
+    (
+        {"decoding": "sparse_prefill", "kv_cache": "h2o"},
+        "decoding.sparse_prefill",
+        "cannot be combined with kv_cache.h2o",
+    ),
     ({"kv_cache": {"h2o": {"heavy": 1.5}}}, "kv_cache.h2o.heavy", "up to 1.0; got 1.5"),
     ({"kv_cache": {"h2o": {"recent": 0}}}, "kv_cache.h2o", "recent is 0; the newest"),
     ({"kv_cache": {"h2o": {"heavy": 2}}}, "kv_cache.h2o", "fewer than the 4 of sink"),

@@ -1,0 +1,174 @@
+"""Prompts under a `prefill` method: which rows see only a part of the keys, and their attention."""
+
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from ..decoding.base import Labeller, Prefill
+from ..kernels.backend import Kernels
+from ..kernels.batch import PagedBatch
+from ..kernels.quantise import read
+from ..kernels.sparse_prefill.lists import pairs
+from ..kvcache.prefix import Salt
+from ..kvcache.store import KVStore
+from ..registry import Choice
+from .request import Request
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Reading:
+    """How one context's prompt is read: rows at positions `[first, until)` see part of the keys.
+
+    `labellers`: by layer, from the first such row on; they follow from the keys before it, so that
+    they are the same whenever they are made. `rows`, `seen`, `causal`: rows read so, and over their
+    layers and heads the pairs of a query and a key, those that were seen and those that would be.
+    """
+
+    choice: Choice[Prefill[Any]]
+    first: int
+    until: int
+    labellers: dict[int, Labeller | None] = field(default_factory=dict)
+    rows: int = 0
+    causal: int = 0
+    seen: list[Tensor | int] = field(default_factory=list["Tensor | int"])
+
+    @classmethod
+    def of(cls, request: Request, prompt: tuple[int, ...]) -> "Reading | None":
+        """Of one of the request's contexts; None: all its rows see every key."""
+        choice = cast("Choice[Prefill[Any]] | None", request.decoding.get("prefill"))
+        if choice is None:
+            return None
+        first, until = choice.method.first(choice.parameters), len(prompt) - request.answered
+        return (
+            None
+            if first is None or until <= first
+            else cls(choice=choice, first=first, until=until)
+        )
+
+    @property
+    def salt(self) -> str:
+        """Tells pages that were computed so from all others."""
+        return f"{self.choice.method.name} {self.choice.parameters.model_dump_json()}"
+
+    def covers(self, begin: int, count: int) -> bool:
+        """Whether any of these rows sees only a part."""
+        return begin < self.until and begin + count > self.first
+
+    def labeller(self, layer: int, k_KLD: Tensor) -> Labeller | None:
+        """What chooses the keys in a layer; None: rows see all of them there too."""
+        if layer not in self.labellers:
+            choice, beginning_KPD = self.choice, k_KLD[:, : self.first]
+            found = choice.method.labeller(choice.parameters, layer, beginning_KPD)
+            self.labellers[layer] = found
+        return self.labellers[layer]
+
+    def restart(self) -> None:
+        """All rows will be read again."""
+        self.rows = self.causal = 0
+        self.seen.clear()
+
+    def counted(self) -> tuple[int, int, int]:
+        """`rows`, `seen`, `causal`. Waits for the device."""
+        return self.rows, sum(int(each) for each in self.seen), self.causal
+
+
+def salt_of(request: Request, reading: Reading | None) -> Salt:
+    """Requests of equal salts share prefixes; what was read sparsely never mixes with the rest."""
+    return request.cache_salt if reading is None else (request.cache_salt, reading.salt)
+
+
+@dataclass(slots=True, kw_only=True)
+class SparseRows:
+    """Rows of one context, at positions `[begin, begin + rows)`, some of which see only a part.
+
+    `pages`: of all the context's keys. `slots`: int64, where those of the rows go.
+    """
+
+    rows: slice
+    reading: Reading
+    begin: int
+    pages: list[int]
+    slots: Tensor
+    page_size: int
+    kernels: Kernels
+    _parts: list[tuple[slice, PagedBatch, bool]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        end = self.begin + self.rows.stop - self.rows.start
+        reading = self.reading
+        borders = sorted(
+            {self.begin, end}
+            | {at for at in (reading.first, reading.until) if self.begin < at < end}
+        )
+        self._parts = [
+            (
+                slice(low - self.begin, high - self.begin),
+                self._batch(low, high),
+                reading.covers(low, 1),
+            )
+            for low, high in pairwise(borders)
+        ]
+        reading.rows += sum(of.stop - of.start for of, _, sparse in self._parts if sparse)
+
+    def attend(
+        self,
+        layer: int,
+        q_RHD: Tensor,
+        k_RKD: Tensor,
+        v_RKD: Tensor,
+        store: KVStore,
+        *,
+        window: int | None,
+        scale: float,
+        **how: Any,
+    ) -> Tensor:
+        """Write all; then what sees every key, and what sees a part.
+
+        A layer with a sliding window of the model's own sees few keys anyway, all of them.
+        """
+        caches, scales = (store.keys[layer], store.values[layer]), store.scales[layer]
+        self.kernels.kv_write(k_RKD, v_RKD, *caches, self.slots, **scales)
+        how.update(window=window, scale=scale)
+        outs = [
+            self._sparse(layer, q_RHD[of], store, batch, scale)
+            if sparse and window is None
+            else self.kernels.paged_attention(q_RHD[of], *caches, batch, **how, **scales)
+            for of, batch, sparse in self._parts
+        ]
+        return outs[0] if len(outs) == 1 else torch.cat(outs)
+
+    def _sparse(
+        self, layer: int, q_RHD: Tensor, store: KVStore, batch: PagedBatch, scale: float
+    ) -> Tensor:
+        caches, scales = (store.keys[layer], store.values[layer]), store.scales[layer]
+        (span,) = batch.spans
+        k_KLD = read(span, caches[0], scales.get("k_scales"), q_RHD.dtype)
+        rows, heads, keys = q_RHD.shape[0], q_RHD.shape[1], k_KLD.shape[1]
+        causal = heads * _triangle(keys - rows, keys)
+        self.reading.causal += causal
+        labeller = self.reading.labeller(layer, k_KLD)
+        if labeller is None:
+            self.reading.seen.append(causal)
+            return self.kernels.paged_attention(q_RHD, *caches, batch, scale=scale, **scales)
+        labels = labeller(q_RHD, k_KLD)
+        near = causal - heads * _triangle(max(0, keys - rows - labels.recent), keys - labels.recent)
+        self.reading.seen += [near, pairs(labels)]
+        return self.kernels.sparse_prefill(q_RHD, *caches, batch, labels, scale=scale, **scales)
+
+    def _batch(self, begin: int, end: int) -> PagedBatch:
+        return PagedBatch(
+            page_size=self.page_size,
+            query_starts=[0, end - begin],
+            kv_lengths=[end],
+            tables=[self.pages],
+            slots=self.slots[begin - self.begin : end - self.begin],
+        )
+
+
+def _triangle(begin: int, end: int) -> int:
+    """Keys that causal rows at positions `[begin, end)` see, together."""
+    end = max(begin, end)
+    return (end * (end + 1) - begin * (begin + 1)) // 2

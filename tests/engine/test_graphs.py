@@ -1,0 +1,213 @@
+"""Decoding steps in graphs, with what stands in for CUDA's on a CPU: the same tokens as without.
+
+Triton's kernels in its interpreter; those marked `gpu` with CUDA's own graphs.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from penstock import SamplingParams
+from penstock.engine.build import Built
+from penstock.engine.graphs import DecodeGraphs, Executor, Rerun, sizes_up_to, usable
+from penstock.kernels.backend import Choice, load
+from penstock.kernels.transfer import Staging
+from tests.conftest import TinyModel
+from tests.engine.jobs import Job, build, run
+from tests.tiny import save_tiny
+
+pytest.importorskip("triton")
+
+GREEDY = SamplingParams(max_tokens=6, temperature=0, ignore_eos=True)
+SEEDED = SamplingParams(max_tokens=6, temperature=1.0, seed=3, ignore_eos=True, n=2)
+GUIDED: dict[str, Any] = {"cfg": {"scale": 2.0, "negative_prompt": "no"}}
+GUESSED: dict[str, Any] = {"ngram": {"window": 3, "adaptive": False}}
+JOBS = [
+    Job(prompt=list(range(9, 40)), params=GREEDY),
+    Job(prompt=[7, 8], params=SEEDED),
+    Job(prompt=[9, 11, 9, 11, 9, 11], params=GREEDY, decoding=GUIDED),
+    Job(prompt=[12, 13, 12, 13, 12], params=GREEDY, logprobs=2),
+]
+LONGER = SamplingParams(max_tokens=9, temperature=0, ignore_eos=True)
+APART = [
+    *JOBS,
+    Job(prompt=list(range(70, 90)), params=LONGER),
+    Job(prompt=[9, 11, 9, 11, 9, 11, 9], params=GREEDY, decoding=GUESSED),
+    Job(prompt=list(range(60, 90)), params=GREEDY, kv_cache={"h2o": {"heavy": 6, "recent": 6}}),
+]
+
+
+class Counting(Rerun):
+    """Counts replays."""
+
+    def __init__(self) -> None:
+        self.replays = 0
+
+    def capture(self, call: Callable[[], Tensor]) -> Callable[[], Tensor]:
+        replay = super().capture(call)
+
+        def counted() -> Tensor:
+            self.replays += 1
+            return replay()
+
+        return counted
+
+
+def with_graphs(built: Built, executor: Executor, rows: int = 8) -> DecodeGraphs:
+    triton = load(Choice(backend="triton", reason="tested"))
+    store = built.engine._store  # pyright: ignore[reportPrivateUsage]
+    graphs = DecodeGraphs(
+        built.loaded.model, store, triton, built.loaded.device, executor, sizes_up_to(rows)
+    )
+    built.engine.runner.graphs = graphs
+    return graphs
+
+
+def on_triton(folder: Path, **settings: Any) -> Built:
+    return build(folder, attention_backend="triton", **settings)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "cache", "jobs"),
+    [("llama", "auto", APART), ("llama", "int8", JOBS), ("gpt_oss", "auto", JOBS)],
+)
+def test_the_same_tokens(kind: str, cache: str, jobs: list[Job], tiny_model: TinyModel) -> None:
+    """Company that changes, guidance, forks; drafts and evicting contexts go without graphs."""
+    folder = tiny_model(kind)
+    expected = run(on_triton(folder, kv_cache_dtype=cache), jobs)
+    built = on_triton(folder, kv_cache_dtype=cache)
+    executor = Counting()
+    graphs = with_graphs(built, executor)
+    found = run(built, jobs)
+    assert [one.tokens for one in found] == [one.tokens for one in expected]
+    assert [one.texts for one in found] == [one.texts for one in expected]
+    assert executor.replays > 0
+    assert {size for size, _ in graphs.captured} <= {1, 2, 4, 8}
+
+
+def test_growing_contexts_go_from_graph_to_graph(tmp_path: Path) -> None:
+    """Across the end of a split, where tables of the smaller graph have no more room."""
+    job = Job(
+        prompt=[3 + 7 * i % 290 for i in range(252)],
+        params=LONGER,
+    )
+    folder = save_tiny("llama", tmp_path, num_hidden_layers=1)
+    expected = run(on_triton(folder), [job])
+    built = on_triton(folder)
+    executor = Counting()
+    graphs = with_graphs(built, executor)
+    assert run(built, [job])[0].tokens == expected[0].tokens
+    assert executor.replays == 8
+    assert graphs.captured == [(1, 16), (1, 64)]
+
+
+def test_more_rows_than_the_largest_graph_go_without(tiny_model: TinyModel) -> None:
+    built = on_triton(tiny_model("llama"))
+    executor = Counting()
+    with_graphs(built, executor, rows=2)
+    jobs = [Job(prompt=[n, n + 1], params=GREEDY) for n in (3, 5, 9)]
+    run(built, jobs)
+    assert executor.replays == 0
+
+
+@pytest.mark.parametrize("cache", ["auto", "int8"])
+def test_padding_writes_nothing_and_reads_nothing(cache: str, tiny_model: TinyModel) -> None:
+    """Three rows in a graph of four, whose tables lead nowhere but where the three rows' do."""
+    built = on_triton(tiny_model("llama"), kv_cache_dtype=cache)
+    store = built.engine._store  # pyright: ignore[reportPrivateUsage]
+    caches = [*store.keys, *store.values, *(s for of in store.scales for s in of.values())]
+    for cached in caches:
+        assert isinstance(cached, Tensor)
+        cached.copy_(torch.randint(-3, 4, cached.shape).to(cached.dtype))
+    before = [cached.clone() for cached in caches if isinstance(cached, Tensor)]
+    graphs = with_graphs(built, Rerun())
+    # Before, the graph's memory has held numbers of other steps: here, of none that could exist.
+    rows = [(7, 4, 4, 5, [0]), (9, 20, 3 * 16 + 4, 21, [2, 3]), (5, 0, 5 * 16, 1, [5])]
+    graphs.run(*zip(*rows, strict=True))  # type: ignore[arg-type]
+    held = graphs._captured[4, 16].staging.host  # pyright: ignore[reportPrivateUsage]
+    held[4][...] = 2**31 - 1
+    for array in held[:3]:
+        array[...] = 2**40
+    for cached, old in zip(caches, before, strict=True):
+        assert isinstance(cached, Tensor)
+        cached.copy_(old)
+    together = graphs.run(*zip(*rows, strict=True)).clone()  # type: ignore[arg-type]
+
+    written = torch.zeros(store.pages * store.page_size, dtype=torch.bool)
+    written[[slot for _, _, slot, _, _ in rows]] = True
+    for cached, old in zip(caches, before, strict=True):
+        assert isinstance(cached, Tensor)
+        same = (cached == old).transpose(0, 1).flatten(1, 2).all(-1).all(0)
+        assert bool(same[~written].all())
+    # And each row's result is that of a step of its own.
+    for row, logits in zip(rows, together, strict=True):
+        alone = graphs.run(*zip(row, strict=True))  # type: ignore[arg-type]
+        torch.testing.assert_close(alone[0], logits, rtol=1e-4, atol=1e-4)
+
+
+def test_sizes() -> None:
+    assert sizes_up_to(1) == [1]
+    assert sizes_up_to(3) == [1, 2, 3]
+    assert sizes_up_to(8) == [1, 2, 4, 8]
+    assert sizes_up_to(40) == [1, 2, 4, 8, 16, 32, 40]
+    assert sizes_up_to(64) == [1, 2, 4, 8, 16, 32, 48, 64]
+    assert sizes_up_to(4096)[-1] == 256
+
+
+class Refusing:
+    """Cannot record anything."""
+
+    def capture(self, call: Callable[[], Tensor]) -> Callable[[], Tensor]:
+        raise RuntimeError("operation not permitted when stream is capturing\nand more")
+
+
+def test_a_model_that_cannot_be_captured_runs_without(
+    tiny_model: TinyModel, caplog: pytest.LogCaptureFixture
+) -> None:
+    built = on_triton(tiny_model("llama"))
+    assert built.engine.runner.graphs is None, "there is no CUDA"
+    assert usable(with_graphs(built, Refusing())) is None
+    assert "cannot be captured (operation not permitted when stream is capturing)" in caplog.text
+    graphs = with_graphs(built, Rerun())
+    assert usable(graphs) is graphs
+    assert graphs.captured == [(1, 16)]
+
+
+def test_staging_keeps_its_memory_and_its_types() -> None:
+    arrays = [
+        np.arange(3, dtype=np.int64),
+        np.zeros((2, 5), dtype=np.int32),
+        np.array([True]),
+        np.zeros(0, dtype=np.int32),
+    ]
+    staging = Staging(arrays, torch.device("cpu"))
+    ids, tables, flags, none = staging.device
+    assert ids.tolist() == [0, 1, 2]
+    assert (ids.dtype, tables.dtype, flags.dtype) == (torch.int64, torch.int32, torch.bool)
+    assert tables.shape == (2, 5)
+    assert none.numel() == 0
+    assert all(tensor.data_ptr() % 16 == 0 for tensor in (ids, tables, flags))
+    staging.wait()
+    staging.host[0][1] = 9
+    staging.host[1][1] = 4
+    assert ids.tolist() == [0, 1, 2], "nothing is there before it is sent"
+    staging.send()
+    assert ids.tolist() == [0, 9, 2]
+    assert tables.tolist() == [[0] * 5, [4] * 5]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind", ["llama", "gemma2"])
+def test_the_same_tokens_on_a_gpu(kind: str, tiny_model: TinyModel) -> None:
+    settings = {"device": "cuda", "dtype": "float32"}
+    expected = run(build(tiny_model(kind), cuda_graphs=False, **settings), APART)
+    built = build(tiny_model(kind), **settings)
+    assert built.engine.runner.graphs is not None
+    assert [one.tokens for one in run(built, APART)] == [one.tokens for one in expected]
+    assert len(built.engine.runner.graphs.captured) > 1
