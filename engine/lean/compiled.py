@@ -3,6 +3,7 @@
 import logging
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ...kernels.decoder.native import LayerWeights, NativeLayers, RMSNorm, interleaved
@@ -72,6 +73,8 @@ def compiled_decoder(
         return None
     found = [_parts(layer) for layer in model.layers]
     sizes = {attention.rotary_size for attention, _ in filter(None, found)} - {0}
+    if any(parameter.dtype != torch.float32 for parameter in model.parameters()):
+        return None
     head, norm = model.head, model.norm
     if None in found or len(sizes) > 1 or not isinstance(norm, LeanRMSNorm):
         return None
@@ -80,10 +83,9 @@ def compiled_decoder(
     logger.info("%d layers compiled for %s", len(found), library.name)
     options = [(parts[0].layer_idx, parts[0].options) for parts in found if parts]
     del found
-    layers: list[LayerWeights] = []
-    for index in range(len(model.layers)):
-        layers.append(_weights(library, model.layers[index], quantization))
-        model.layers[index] = nn.Identity()
+    layers = [
+        _weights(library, model.take(index), quantization) for index in range(len(model.layers))
+    ]
     return CompiledDecoder(
         model.embedding,
         model.rotary,

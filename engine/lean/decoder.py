@@ -84,6 +84,13 @@ class LeanDecoder(BoundModule):
         super().bind()
         self._layers = [layer.forward for layer in self.layers]
 
+    def take(self, index: int) -> nn.Module:
+        """A layer, which the decoder lets go of: it cannot be called any more."""
+        layer = self.layers[index]
+        self.layers[index] = nn.Identity()
+        self._layers = []
+        return layer
+
     def forward(
         self,
         *,

@@ -37,7 +37,9 @@ def pack_linears(model: nn.Module, library: Library) -> None:
     """Replace the float32 linear layers of a model on a CPU by compiled ones."""
 
     def packed(module: nn.Module) -> nn.Module | None:
-        if type(module) is Conv1D:  # GPT-2's kind: the same product, weights the other way round
+        if (
+            type(module) is Conv1D and module.weight.dtype == torch.float32
+        ):  # GPT-2's kind: the same product, weights the other way round
             return NativeLinear(library, pack(library, module.weight.t(), module.bias))
         if not _is_plain(module):
             return None

@@ -95,7 +95,7 @@ class NativeLayers:
         self._vocabulary = head.outputs
         self._capacity = 0
         self._room: dict[str, Tensor] = {}
-        self._caches: list[int] = []
+        self._caches: list[tuple[int, torch.Size]] = []
 
     def step(self, x: Tensor, factors: Tensor | None, batch: PagedBatch | None) -> "LayerStep":
         """Begin a step. x: float32 `[T, width]`, which becomes the layers' result.
@@ -187,7 +187,7 @@ class NativeLayers:
 
     def _bind(self, caches: Caches) -> None:
         """Point the layers at a store's tensors, unless they do so already."""
-        found = [tensor.data_ptr() for pair in caches for tensor in pair]
+        found = [(tensor.data_ptr(), tensor.shape) for pair in caches for tensor in pair]
         if found == self._caches:
             return
         self._caches = found

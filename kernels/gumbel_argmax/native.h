@@ -10,6 +10,7 @@
 
 namespace penstock {
 
+constexpr float LARGEST_U = 1.0f - 0x1p-24f;
 typedef uint32_t WordVec __attribute__((vector_size(LANES * 4)));
 
 // log(x) for finite x > 0 that are no subnormal numbers. Cephes' scheme: x = 2^n m with m near 1.
@@ -45,7 +46,9 @@ static inline Vec gumbel(uint32_t key_a, uint32_t key_b, int64_t first) {
     x ^= x >> 16;
     x *= 0x7FEB352Du;
     x ^= x >> 15;
+    // The last cell's centre would be rounded to 1, whose noise is infinite.
     Vec u = (to_float((IntVec)(x >> 8)) + 0.5f) * 0x1p-24f;
+    u = u < LARGEST_U ? u : all(LARGEST_U);
     Vec rest = 1.0f - u;
     // What rounding took from 1 - u counts where u is small.
     return -log(-(log(rest) + ((1.0f - rest) - u) / rest));

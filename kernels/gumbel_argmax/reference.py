@@ -49,9 +49,10 @@ def gumbel_noise(keys_R2: Tensor, token_ids_V: Tensor) -> Tensor:
     _xor_shift(x, 16)
     x.mul_(_MUL_1)
     _xor_shift(x, 15)
-    # 24 bits, centred in their cell: never 0 nor 1, and small values keep their precision.
+    # 24 bits, centred in their cell, so that small values keep their precision; never 0, and never
+    # 1, to which the last centre would be rounded.
     uniform = ((x >> 8) & 0xFFFFFF).to(torch.float32).add_(0.5).mul_(2.0**-24)
-    return uniform.neg_().log1p_().neg_().log_().neg_()
+    return uniform.clamp_(max=1 - 2.0**-24).neg_().log1p_().neg_().log_().neg_()
 
 
 def _xor_shift(x: Tensor, bits: int) -> None:

@@ -51,7 +51,13 @@ class Packed:
 
 
 def pack(library: Library, weight: Tensor, bias: Tensor | None) -> Packed:
-    """Copy float32 weights `[N, K]`."""
+    """Copy float32 weights `[N, K]`.
+
+    Raises:
+        TypeError: they are of another type.
+    """
+    if weight.dtype != torch.float32:
+        raise TypeError(f"compiled linear layers take float32, not {weight.dtype}")
     outputs, inputs = weight.shape
     weight = weight.detach().contiguous()
     packed = torch.empty(library.call.packed_size(outputs, inputs))
@@ -94,6 +100,8 @@ class NativeLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """`[..., N]`."""
         packed = self.packed
+        if x.dtype != torch.float32:
+            raise TypeError(f"compiled linear layers take float32, not {x.dtype}")
         rows = x.contiguous()
         count = rows.numel() // packed.inputs
         out = torch.empty(*x.shape[:-1], packed.outputs)

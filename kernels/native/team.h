@@ -17,10 +17,12 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <system_error>
 #include <thread>
 #include <vector>
 
 #if !defined(_WIN32)
+#include <pthread.h>
 #include <sched.h>
 #endif
 
@@ -89,6 +91,7 @@ class Team {
     std::shared_ptr<Job> job;
     std::atomic<uint64_t> given{0};  // jobs so far
     int64_t asleep = 0;
+    bool full = false;
 
     void help(int64_t number) {
         const auto patience = std::chrono::microseconds(200);  // waking takes as long as that
@@ -114,6 +117,23 @@ class Team {
         }
     }
 
+    // More helpers, as far as the system allows: fewer do the same in more time.
+    void hire(int64_t wanted) {
+        while ((int64_t)helpers.size() < wanted && !full) {
+            int64_t number = helpers.size();
+            try {
+                helpers.emplace_back([this, number] { help(number); });
+            } catch (const std::system_error&) {
+                full = true;
+            }
+        }
+    }
+
+    static Team*& current() {
+        static Team* team = new Team;
+        return team;
+    }
+
 public:
     // Do a job with the help of others. Several callers may at the same time: helpers go to the last.
     void run(const std::shared_ptr<Job>& mine) {
@@ -121,10 +141,7 @@ public:
         bool sleeping;
         {
             std::lock_guard<std::mutex> lock(mutex);
-            while ((int64_t)helpers.size() < mine->threads - 1) {
-                int64_t number = helpers.size();
-                helpers.emplace_back([this, number] { help(number); });
-            }
+            hire(mine->threads - 1);
             job = mine;
             given.fetch_add(1, std::memory_order_release);
             sleeping = asleep > 0;
@@ -135,10 +152,14 @@ public:
         if (job == mine) job.reset();
     }
 
-    // One for the process; it is never taken apart, since helpers may sleep in it.
+    // One for the process; it is never taken apart, since helpers may sleep in it. A child that was
+    // forked has none of them, and whoever held the mutex is not there either: it begins anew.
     static Team& all() {
-        static Team* team = new Team;
-        return *team;
+#if !defined(_WIN32)
+        static const int watched = pthread_atfork(nullptr, nullptr, [] { current() = new Team; });
+        (void)watched;
+#endif
+        return *current();
     }
 };
 

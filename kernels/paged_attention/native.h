@@ -107,7 +107,8 @@ struct Plan {
     int64_t kv_heads, group, window, value_room;
     std::vector<Unit> units;
     std::vector<Task> tasks;
-    std::vector<float> parts, received;
+    std::unique_ptr<float[]> parts;  // written before they are read
+    std::vector<float> received;
 
     // Room for the sums that votes ask for.
     void receive(const Batch& batch) {
@@ -116,7 +117,8 @@ struct Plan {
         received.assign(size, 0.0f);
     }
 
-    int64_t part_size() const { return ROWS * (2 + value_room); }
+    // Floats of one split's results for so many rows (`Part`).
+    int64_t part_size(int64_t rows) const { return rows * (2 + value_room); }
 
     Plan(const Batch& batch, const Attention& how, int64_t threads)
         : kv_heads(how.kv_heads), group(how.heads / how.kv_heads), window(how.window),
@@ -141,7 +143,7 @@ struct Plan {
             if (few && unit.splits > 1) {
                 unit.part = parts_wanted;
                 unit.left.reset(new std::atomic<int64_t>(unit.splits));
-                parts_wanted += unit.splits;
+                parts_wanted += unit.splits * part_size(unit.rows);
                 for (int64_t i = 0; i < unit.splits; ++i) tasks.push_back({(int64_t)u, i, unit.rows});
             } else {
                 tasks.push_back({(int64_t)u, -1, unit.rows * unit.splits});
@@ -150,7 +152,7 @@ struct Plan {
         std::stable_sort(tasks.begin(), tasks.end(), [](const Task& a, const Task& b) {
             return a.cost > b.cost;
         });
-        parts.resize(parts_wanted * part_size());
+        parts.reset(parts_wanted ? new float[parts_wanted] : nullptr);
     }
 
     bool serves(const Attention& how) const {
@@ -179,10 +181,10 @@ struct Bench {
     }
 };
 
-// Partial results: [ROWS] maxima, [ROWS] sums, [ROWS, room].
+// Partial results: [rows] maxima, [rows] sums, [rows, room].
 struct Part {
     float *most, *total, *out;
-    Part(float* at) : most(at), total(at + ROWS), out(at + 2 * ROWS) {}
+    Part(float* at, int64_t rows) : most(at), total(at + rows), out(at + 2 * rows) {}
 };
 
 // Where the keys or values of a tile are; of those behind `end` none is.
@@ -429,19 +431,20 @@ static void attend_task(
             q + (first_row + work.row_of(r)) * q_stride + work.head_of(r) * size,
             size * sizeof(float)
         );
-    Part sum(bench.sum.data());
+    Part sum(bench.sum.data(), unit.rows);
     if (task.split >= 0) {
-        float* parts = plan.parts.data() + unit.part * plan.part_size();
-        Part mine(parts + task.split * plan.part_size());
+        float* parts = plan.parts.get() + unit.part;
+        int64_t each = plan.part_size(unit.rows);
+        Part mine(parts + task.split * each, unit.rows);
         attend_split(work, unit.first_split + task.split, mine);
         if (unit.left->fetch_sub(1, std::memory_order_acq_rel) > 1) return;
         unit.left->store(unit.splits, std::memory_order_relaxed);  // for the next layer
-        sum = Part(parts);
+        sum = Part(parts, unit.rows);
         for (int64_t i = 1; i < unit.splits; ++i)
-            merge(sum, Part(parts + i * plan.part_size()), unit.rows, room);
+            merge(sum, Part(parts + i * each, unit.rows), unit.rows, room);
     } else {
         for (int64_t i = 0; i < unit.splits; ++i) {
-            Part part(i ? bench.part.data() : bench.sum.data());
+            Part part(i ? bench.part.data() : bench.sum.data(), unit.rows);
             attend_split(work, unit.first_split + i, part);
             if (i) merge(sum, part, unit.rows, room);
         }

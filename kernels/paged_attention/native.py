@@ -107,6 +107,8 @@ def prepared(
     v_scales: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, AttentionStruct, Tensor | None]:
     """Queries as C reads them, room for the result, and the rest; the last one is to be kept."""
+    if q_THD.dtype != torch.float32:
+        raise TypeError(f"compiled attention takes queries in float32, not {q_THD.dtype}")
     count, heads, size = q_THD.shape
     if q_THD.stride()[1:] != (size, 1):
         q_THD = q_THD.contiguous()

@@ -56,6 +56,18 @@ def test_uniform_along_every_coordinate(axis: str) -> None:
     assert torch.isfinite(values).all()
 
 
+def test_noise_is_finite_at_both_ends() -> None:
+    """Also where all 24 bits are set, which rounding would make a 1; found by trying all keys."""
+    ids = torch.arange(2**20, dtype=torch.int32)
+    highest, lowest = -math.inf, math.inf
+    for key in range(40):
+        values = gumbel_noise(torch.tensor([[key, 0]], dtype=torch.int32), ids)
+        assert bool(torch.isfinite(values).all())
+        highest, lowest = max(highest, float(values.max())), min(lowest, float(values.min()))
+    assert highest > 15
+    assert lowest < -2.7
+
+
 def test_neighbouring_coordinates_are_uncorrelated() -> None:
     grid = noise([3] * 400, list(range(400)), 400).double()
     uniform = torch.exp(-torch.exp(-grid)) - 0.5

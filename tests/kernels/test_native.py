@@ -1,8 +1,12 @@
 """Compiled kernels for CPUs, every build that runs here: exact enough, and a row alone has the bits
 that it has in company."""
 
+import subprocess
+import sys
+import tomllib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -148,6 +152,51 @@ def test_callers_at_the_same_time(build: Library) -> None:
 
     with ThreadPoolExecutor(4) as pool:
         assert all(pool.map(again, range(400)))
+
+
+def test_a_forked_child_computes_the_same() -> None:
+    """It has none of its parent's threads, and begins with its own."""
+    code = (
+        "import multiprocessing, torch\n"
+        "from penstock.kernels.linear.native import NativeLinear, pack\n"
+        "from penstock.kernels.native.library import builds\n"
+        "torch.manual_seed(0); torch.set_num_threads(3)\n"
+        "build = builds()[0][0]\n"
+        "layer = NativeLinear(build, pack(build, torch.randn(90, 40), None))\n"
+        "x = torch.randn(5, 40)\n"
+        "expected = layer(x)\n"
+        "def child(queue): queue.put(layer(x).tolist())\n"
+        "context = multiprocessing.get_context('fork')\n"
+        "queue = context.SimpleQueue(); process = context.Process(target=child, args=(queue,))\n"
+        "process.start(); print(queue.get() == expected.tolist()); process.join()\n"
+    )
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    assert done.stdout.strip() == "True"
+
+
+@each_build
+def test_other_types_are_refused(build: Library) -> None:
+    """Their memory would be read as if it were float32."""
+    layer = NativeLinear(build, pack(build, torch.randn(8, 8), None))
+    with pytest.raises(TypeError, match="bfloat16"):
+        layer(torch.randn(2, 8).bfloat16())
+    with pytest.raises(TypeError, match="float64"):
+        pack(build, torch.randn(8, 8).double(), None)
+    case = CASES["one-token"]
+    with pytest.raises(TypeError, match="bfloat16"):
+        called(launcher(build), case, make(case, torch.bfloat16))
+
+
+def test_every_header_counts_when_it_is_decided_what_to_compile() -> None:
+    """One that is not listed would be missing in a source distribution."""
+    root = Path(__file__).parents[2]
+    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
+    headers = {f"src/penstock/{path.relative_to(root)}" for path in root.glob("kernels/*/*.h")}
+    modules = project["tool"]["setuptools"]["ext-modules"]
+    assert len(modules) == 3
+    for module in modules:
+        assert set(module["depends"]) == headers
 
 
 @pytest.mark.skipif(not BUILDS or not BUILDS[0].multiplies_bytes, reason="needs VNNI")

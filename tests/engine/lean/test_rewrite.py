@@ -1,5 +1,7 @@
 """A rewritten model computes what transformers' model computes; what is unknown stays."""
 
+import gc
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import count, repeat
@@ -13,6 +15,7 @@ from transformers import AutoModelForCausalLM
 from transformers.pytorch_utils import Conv1D
 
 from penstock.engine.attention import NAME, register
+from penstock.engine.lean import compiled
 from penstock.engine.lean.attention import LeanAttention, LeanRotary, rotary_factors
 from penstock.engine.lean.compiled import CompiledDecoder
 from penstock.engine.lean.decoder import LeanDecoder, LeanLayer
@@ -22,6 +25,7 @@ from penstock.engine.lean.observe import DenseStep
 from penstock.engine.lean.prepare import make_lean
 from penstock.engine.lean.rewrite import RewriteError, rewrite
 from penstock.kernels.linear.native import NativeLinear
+from penstock.kernels.native.library import Library, library
 from tests.conftest import TinyModel
 from tests.tiny import ARCHITECTURES, GQA, save_tiny
 
@@ -198,3 +202,26 @@ def test_rotation_that_was_computed_once_is_the_same(rope_type: str, tmp_path: P
         at = torch.tensor([positions])
         expected = rotary_factors(*inner(torch.zeros(1), at))
         assert torch.equal(lean(torch.zeros(1), at)[0], expected)
+
+
+def test_weights_are_let_go_while_a_decoder_is_compiled(
+    tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When a layer is packed, those before it must be gone, or memory for two models is needed."""
+    model = load("llama", tiny_model)
+    build = library()
+    assert isinstance(build, Library)
+    lean: Any = rewrite(model)
+    del model
+    layers = [weakref.ref(layer) for layer in lean.layers]
+    alive: list[int] = []
+    weights = compiled._weights  # pyright: ignore[reportPrivateUsage]
+
+    def counted(*args: Any) -> Any:
+        gc.collect()
+        alive.append(sum(layer() is not None for layer in layers))
+        return weights(*args)
+
+    monkeypatch.setattr(compiled, "_weights", counted)
+    assert compiled.compiled_decoder(build, lean, "none") is not None
+    assert alive == [3, 2, 1]
