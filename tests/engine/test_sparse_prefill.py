@@ -246,6 +246,38 @@ def test_drafts_and_guidance_compose(name: str, tiny_model: TinyModel) -> None:
     assert both.usage.drafted > 0
 
 
+@pytest.mark.parametrize("guidance", [False, True], ids=["alone", "cfg"])
+@pytest.mark.parametrize("name", SPECS)
+def test_nothing_is_drafted_on_a_sparse_row(
+    name: str, guidance: bool, tiny_model: TinyModel
+) -> None:
+    """The last row of a prompt, read alone, decodes; guesses beside it would not see every key."""
+    negative = {"cfg": {"scale": 2.0, "negative_prompt": "".join(map(chr, range(33, 113))) * 2}}
+    others: dict[str, Any] = negative if guidance else {}
+    drafter = {"lookahead": {"window": 2, "ngram": 4, "candidates": 6, "adaptive": False}}
+    spec = {**others, "sparse_prefill": SPECS[name]}
+    built = build(tiny_model("llama"), prefix_cache=False, chunk_tokens=40)
+    states: list[tuple[int, int]] = []
+
+    def note() -> None:
+        states.extend((s.computed, s.generated) for s in built.engine.scheduler.running)
+
+    for seed in range(6):
+        # So few different tokens that guesses are often right, on any branch of the tree.
+        params = SamplingParams(
+            max_tokens=6, temperature=1.0, seed=seed, allowed_token_ids=[7, 8, 9], ignore_eos=True
+        )
+        prompt = random.Random(seed).choices([7, 8, 9], k=161)
+        one = Job(prompt=prompt, params=params, decoding=spec, logprobs=0)
+        plain = answer(built, one)
+        (found,) = run(built, [one.with_decoding({**spec, **drafter})], after_step=note)
+        assert found.tokens == plain.tokens
+        assert found.usage.drafted > 0
+        likely = [each.logprob for each in found.logprobs[0]]
+        assert likely == pytest.approx([each.logprob for each in plain.logprobs[0]], abs=1e-4)
+    assert (160, 0) in states, "the last row was left to a step of its own"
+
+
 def test_a_window_policy_evicts_what_was_read(tiny_model: TinyModel) -> None:
     policy = {"window": {"recent": 100, "sink": 4}}
     expected = answer(build(tiny_model("llama"), chunk_tokens=50), job(QK, kv_cache=policy))
