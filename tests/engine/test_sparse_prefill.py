@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AttentionInterface, AutoModelForCausalLM
 from transformers.masking_utils import AttentionMaskInterface
 
@@ -276,6 +277,37 @@ def test_nothing_is_drafted_on_a_sparse_row(
         likely = [each.logprob for each in found.logprobs[0]]
         assert likely == pytest.approx([each.logprob for each in plain.logprobs[0]], abs=1e-4)
     assert (160, 0) in states, "the last row was left to a step of its own"
+
+
+class Reads(TorchDispatchMode):
+    """Counts how often the host asks for a number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        asking = torch.ops.aten.item.default, torch.ops.aten._local_scalar_dense.default
+        self.count += function in asking
+        return function(*args, **(kwargs or {}))
+
+
+def test_pairs_are_read_once(tiny_model: TinyModel) -> None:
+    """However many layers and chunks there were."""
+    built = build(tiny_model("llama"), chunk_tokens=40)
+    built.engine.add(prepare(built, "0", job(QK)))
+    while not (running := built.engine.scheduler.running) or not running[0].generated:
+        built.engine.step()
+    reading = running[0].reading
+    built.engine.abort("0")
+    assert reading is not None
+    with Reads() as reads:
+        rows, seen, causal = reading.counted()
+    assert reads.count == 1
+    assert rows == len(PROMPT) - FIRST
+    assert 0 < seen < causal
 
 
 def test_a_window_policy_evicts_what_was_read(tiny_model: TinyModel) -> None:
