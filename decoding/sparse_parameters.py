@@ -10,7 +10,8 @@ MAX_TOKENS = 2**24
 LEAST_TOKENS = 128
 LEAST_RECENT = 64
 MAX_RECENT = 2**16
-MAX_BUCKETS = 256
+MAX_BUCKETS = 64
+"""Without a GPU each bucket of each head is a product of its own."""
 MAX_SINK = 1024
 KEEP, BUCKETS, SINK, RECENT, MIN_TOKENS = 0.25, 16, 4, 512, 16_384
 

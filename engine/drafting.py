@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from ..decoding.base import DraftContext, Drafter, Drafting, Vocabulary
 from .pace import Pace
-from .sequence import Sequence
+from .sequence import Branch, Sequence
 
 _MAX_MEMORIES: Final = 8
 _MARGIN: Final = 1.03
@@ -78,6 +78,8 @@ class DraftPlanner:
             sequence.draft = None
             # Choices that fork off next get their first token together, without guesses.
             if not sequence.decodes or sequence.unborn or most <= 0:
+                continue
+            if any(_reads_sparsely(branch) for branch in sequence.branches):
                 continue
             if sequence.draft_pause > 0:
                 sequence.draft_pause -= 1
@@ -153,3 +155,8 @@ class DraftPlanner:
         if len(self._memories) > _MAX_MEMORIES:
             self._memories.popitem(last=False)
         return memory
+
+
+def _reads_sparsely(branch: Branch) -> bool:
+    """Whether its next row is one of a prompt that sees a part of the keys: guesses see all."""
+    return branch.reading is not None and branch.reading.covers(branch.computed, 1)

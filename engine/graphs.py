@@ -48,7 +48,8 @@ class Executor(Protocol):
     def capture(self, call: Callable[[], Tensor]) -> Callable[[], Tensor]:
         """What computes the same again from what its memory holds by then, into the same tensor.
 
-        `call` may be called several times. Raises RuntimeError where it cannot be recorded.
+        `call` may be called several times, and its tensors live as long as what is returned is
+        used. Raises RuntimeError where it cannot be recorded.
         """
         ...
 
@@ -63,9 +64,11 @@ class CudaExecutor:
         """See `Executor`."""
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):  # whatever happens at the first call happens here
-            call()
-        torch.cuda.current_stream().wait_stream(stream)
+        try:
+            with torch.cuda.stream(stream):  # whatever happens at the first call happens here
+                call()
+        finally:  # also what a failure leaves running reads memory that is about to be free
+            torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self._pool):
             out = call()
@@ -79,24 +82,24 @@ class CudaExecutor:
 
 
 class Rerun:
-    """The same without CUDA: calls again, on the same memory, into the same tensor."""
+    """The same without CUDA: calls again, on the same memory."""
 
     def capture(self, call: Callable[[], Tensor]) -> Callable[[], Tensor]:
         """See `Executor`."""
-        out = call().clone()
-
-        def replay() -> Tensor:
-            out.copy_(call())
-            return out
-
-        return replay
+        call()
+        return call
 
 
 @dataclass(slots=True, kw_only=True)
 class _Captured:
-    """One graph and its memory: ids, positions, slots, lengths and tables of the rows."""
+    """One graph and its memory: ids, positions, slots, lengths and tables of the rows.
+
+    `call`: what was captured. It holds the other tensors that the graph reads, which a graph of
+    CUDA knows by their addresses alone.
+    """
 
     staging: Staging
+    call: Callable[[], Tensor]
     replay: Callable[[], Tensor]
 
 
@@ -104,7 +107,8 @@ class DecodeGraphs:
     """Steps of one row for each context, over ordinary pages.
 
     `sizes`: rows of the graphs, ascending. Graphs are captured when they are first needed, which
-    takes as long as a step without them, or two.
+    takes longer than two steps without them. One that cannot be is not tried again. All write their
+    logits into one memory, as long as the largest has rows.
     """
 
     def __init__(
@@ -123,12 +127,13 @@ class DecodeGraphs:
         self._device = device
         self._executor = executor
         self._sizes = list(sizes)
-        self._captured: dict[tuple[int, int], _Captured] = {}
+        self._captured: dict[tuple[int, int], _Captured | None] = {}
+        self._logits: Tensor | None = None
 
     @property
     def captured(self) -> list[tuple[int, int]]:
         """Rows, and pages of the longest context, of the graphs so far."""
-        return sorted(self._captured)
+        return sorted(key for key, graph in self._captured.items() if graph is not None)
 
     @property
     def largest(self) -> int:
@@ -136,12 +141,13 @@ class DecodeGraphs:
         return self._sizes[-1]
 
     def fits(self, rows: int) -> bool:
-        """Whether there is a graph for so many."""
+        """Whether there can be a graph for so many."""
         return 0 < rows <= self.largest
 
     def prepare(self) -> None:
         """Capture the smallest. Raises RuntimeError where the model cannot be captured."""
-        self._graph(self._sizes[0], self._pages_for(1))
+        key = self._sizes[0], self._pages_for(1)
+        self._captured[key] = self._capture(*key)
 
     @torch.inference_mode()
     def run(
@@ -151,11 +157,16 @@ class DecodeGraphs:
         slots: Sequence[int],
         lengths: Sequence[int],
         tables: Sequence[Sequence[int]],
-    ) -> Tensor:
-        """Logits `[rows, V]`, which the next run overwrites. Arguments have one entry a row."""
+    ) -> Tensor | None:
+        """Logits `[rows, V]`, which the next run overwrites. Arguments have one entry a row.
+
+        None: the graph for them could not be captured, so the step has to run without.
+        """
         rows = len(ids)
         size = next(size for size in self._sizes if size >= rows)
         graph = self._graph(size, self._pages_for(max(map(len, tables))))
+        if graph is None:
+            return None
         graph.staging.wait()
         of_ids, of_positions, of_slots, of_lengths, of_tables = graph.staging.host
         for there, numbers, padding in (
@@ -178,11 +189,20 @@ class DecodeGraphs:
             splits *= _GROWTH
         return -(-splits * SPLIT_TOKENS // self._store.page_size)
 
-    def _graph(self, size: int, pages: int) -> _Captured:
-        found = self._captured.get((size, pages))
-        if found is None:
-            found = self._captured[size, pages] = self._capture(size, pages)
-        return found
+    def _graph(self, size: int, pages: int) -> _Captured | None:
+        key = size, pages
+        if key not in self._captured:
+            try:
+                self._captured[key] = self._capture(size, pages)
+            except RuntimeError as error:  # of memory, mostly: a step without needs less of it
+                self._captured[key] = None
+                logger.warning(
+                    "no CUDA graph for %d rows with up to %d tokens: it cannot be captured (%s)",
+                    size,
+                    pages * self._store.page_size,
+                    _first_line(error),
+                )
+        return self._captured[key]
 
     @torch.inference_mode()
     def _capture(self, size: int, pages: int) -> _Captured:
@@ -226,15 +246,22 @@ class DecodeGraphs:
         step = PagedStep(store=self._store, batch=batch, kernels=self._kernels)
 
         def call() -> Tensor:
-            return self._model(
+            logits: Tensor = self._model(
                 input_ids=ids[None],
                 position_ids=positions[None],
                 use_cache=False,
                 logits_to_keep=wanted,
                 penstock_step=step,
             ).logits[0]
+            return self._into(logits)
 
-        return _Captured(staging=staging, replay=self._executor.capture(call))
+        return _Captured(staging=staging, call=call, replay=self._executor.capture(call))
+
+    def _into(self, logits: Tensor) -> Tensor:
+        """A copy, in the memory of all graphs: their own is free for what the next one computes."""
+        if self._logits is None:
+            self._logits = logits.new_empty(self.largest, logits.shape[1])
+        return self._logits[: len(logits)].copy_(logits)
 
 
 def decode_graphs(
@@ -255,8 +282,12 @@ def usable(graphs: DecodeGraphs) -> DecodeGraphs | None:
     try:
         graphs.prepare()
     except RuntimeError as error:
-        reason = str(error).partition("\n")[0]
+        reason = _first_line(error)
         logger.warning("no CUDA graphs: the model's pass cannot be captured (%s)", reason)
         return None
     logger.info("decoding steps of up to %d rows run in CUDA graphs", graphs.largest)
     return graphs
+
+
+def _first_line(error: RuntimeError) -> str:
+    return str(error).partition("\n")[0]

@@ -64,7 +64,8 @@ def pages_of(
 ) -> int:
     """Pages for a budget: bytes above 1, which are taken as they are, or a fraction.
 
-    A fraction is of what a step leaves free, and no more than `useful_pages`.
+    A fraction is of what a step leaves free, and no more than `useful_pages`. `step_bytes` is 0
+    where nobody measured it.
 
     Raises:
         ConfigurationError: not even one page fits.
@@ -73,6 +74,11 @@ def pages_of(
         pages = int(budget) // page_bytes
     else:
         left = free_bytes - step_bytes
+        if left < page_bytes and not step_bytes:
+            raise ConfigurationError(
+                f"{free_bytes} bytes of memory are free, which leaves no room for a page of "
+                f"{page_bytes}; free some, or give the bytes to use with --kv-cache-memory"
+            )
         if left < page_bytes:
             raise ConfigurationError(
                 f"a step takes {step_bytes} bytes of the {free_bytes} that are free, which leaves "

@@ -50,7 +50,10 @@ class ModelRunner:
         for chunk in step.chunks:
             rows.add(chunk)
         if self.graphs is not None and step.plain and self.graphs.fits(len(rows.ids)):
-            return self.graphs.run(rows.ids, rows.positions, rows.slots, rows.lengths, rows.tables)
+            numbers = rows.ids, rows.positions, rows.slots, rows.lengths, rows.tables
+            logits = self.graphs.run(*numbers)
+            if logits is not None:
+                return logits
         batch = PagedBatch(
             page_size=rows.page_size,
             query_starts=rows.starts,

@@ -24,7 +24,8 @@ class Reading:
 
     `labellers`: by layer, from the first such row on; they follow from the keys before it, so that
     they are the same whenever they are made. `rows`, `seen`, `causal`: rows read so, and over their
-    layers and heads the pairs of a query and a key, those that were seen and those that would be.
+    layers and heads the pairs of a query and a key, those that were seen and those that would be;
+    `seen` is a sum on the device, so that it is read once.
     """
 
     choice: Choice[Prefill[Any]]
@@ -33,7 +34,7 @@ class Reading:
     labellers: dict[int, Labeller | None] = field(default_factory=dict)
     rows: int = 0
     causal: int = 0
-    seen: list[Tensor | int] = field(default_factory=list["Tensor | int"])
+    seen: Tensor | int = 0
 
     @classmethod
     def of(cls, request: Request, prompt: tuple[int, ...]) -> "Reading | None":
@@ -67,12 +68,11 @@ class Reading:
 
     def restart(self) -> None:
         """All rows will be read again."""
-        self.rows = self.causal = 0
-        self.seen.clear()
+        self.rows = self.causal = self.seen = 0
 
     def counted(self) -> tuple[int, int, int]:
         """`rows`, `seen`, `causal`. Waits for the device."""
-        return self.rows, sum(int(each) for each in self.seen), self.causal
+        return self.rows, int(self.seen), self.causal
 
 
 def salt_of(request: Request, reading: Reading | None) -> Salt:
@@ -151,11 +151,11 @@ class SparseRows:
         self.reading.causal += causal
         labeller = self.reading.labeller(layer, k_KLD)
         if labeller is None:
-            self.reading.seen.append(causal)
+            self.reading.seen = self.reading.seen + causal
             return self.kernels.paged_attention(q_RHD, *caches, batch, scale=scale, **scales)
         labels = labeller(q_RHD, k_KLD)
         near = causal - heads * _triangle(max(0, keys - rows - labels.recent), keys - labels.recent)
-        self.reading.seen += [near, pairs(labels)]
+        self.reading.seen = self.reading.seen + (pairs(labels) + near)
         return self.kernels.sparse_prefill(q_RHD, *caches, batch, labels, scale=scale, **scales)
 
     def _batch(self, begin: int, end: int) -> PagedBatch:

@@ -19,7 +19,7 @@ from .labels import NO_QUERY, Labels
 from .merge import merged
 
 _TILE_ELEMENTS = 2**21
-"""Logits held at a time."""
+"""Logits held at a time, about; those of one row at the least."""
 _LOG2_E = math.log2(math.e)
 
 
@@ -124,17 +124,24 @@ def _near(
     group, root = heads // kv_heads, keys - rows
     out = q_THD.new_empty(rows, heads, v_KLD.shape[2])
     lse_TH = q_THD.new_empty(rows, heads, dtype=torch.float32)
-    for begin in range(0, rows, recent):
-        end = min(rows, begin + recent)
+    # So many rows have up to twice `recent` keys near them.
+    step = max(1, min(recent, _TILE_ELEMENTS // (heads * min(keys, 2 * recent))))
+    for begin in range(0, rows, step):
+        end = min(rows, begin + step)
         first = max(0, root + begin + 1 - recent)
         near = slice(first, root + end)
-        q_KGRD = q_THD[begin:end].view(-1, kv_heads, group, size).permute(1, 2, 0, 3).float()
-        s_KGRN = q_KGRD * scale @ k_KLD[:, None, near].float().transpose(2, 3)
-        place = torch.arange(root + begin, root + end, device=q_THD.device)[:, None]
+        q_TKGD = q_THD[begin:end].view(-1, kv_heads, group, size)
+        # Heads of a group as rows of one product: their keys are not copied for each of them.
+        q_KED = q_TKGD.transpose(0, 1).flatten(1, 2).float()
+        s_KEN = q_KED * scale @ k_KLD[:, near].float().transpose(1, 2)
+        place = torch.arange(root + begin, root + end, device=q_THD.device)
+        place = place.repeat_interleave(group)[:, None]
         key = torch.arange(first, root + end, device=q_THD.device)
-        s_KGRN.masked_fill_((key > place) | (key <= place - recent), float("-inf"))
-        lse_KGR = s_KGRN.logsumexp(-1)
-        part = s_KGRN.sub_(lse_KGR[..., None]).exp_() @ v_KLD[:, None, near].float()
-        out[begin:end] = part.permute(2, 0, 1, 3).flatten(1, 2).to(out.dtype)
-        lse_TH[begin:end] = lse_KGR.permute(2, 0, 1).flatten(1, 2) * _LOG2_E
+        s_KEN.masked_fill_((key > place) | (key <= place - recent), float("-inf"))
+        lse_KE = s_KEN.logsumexp(-1)
+        part_KED = s_KEN.sub_(lse_KE[..., None]).exp_() @ v_KLD[:, near].float()
+        part_KTGD = part_KED.unflatten(1, (end - begin, group))
+        out[begin:end] = part_KTGD.transpose(0, 1).flatten(1, 2).to(out.dtype)
+        lse_KTG = lse_KE.unflatten(1, (end - begin, group))
+        lse_TH[begin:end] = lse_KTG.transpose(0, 1).flatten(1, 2) * _LOG2_E
     return out, lse_TH

@@ -3,7 +3,10 @@
 Triton's kernels in its interpreter; those marked `gpu` with CUDA's own graphs.
 """
 
-from collections.abc import Callable
+import gc
+import inspect
+import weakref
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +45,10 @@ APART = [
 ]
 
 
+RowOfStep = tuple[int, int, int, int, list[int]]
+"""Id, position, slot, length, pages."""
+
+
 class Counting(Rerun):
     """Counts replays."""
 
@@ -66,6 +73,13 @@ def with_graphs(built: Built, executor: Executor, rows: int = 8) -> DecodeGraphs
     )
     built.engine.runner.graphs = graphs
     return graphs
+
+
+def logits_of(graphs: DecodeGraphs, rows: Sequence[RowOfStep]) -> Tensor:
+    ids, positions, slots, lengths, tables = zip(*rows, strict=True)
+    logits = graphs.run(ids, positions, slots, lengths, tables)
+    assert logits is not None
+    return logits
 
 
 def on_triton(folder: Path, **settings: Any) -> Built:
@@ -129,15 +143,17 @@ def test_padding_writes_nothing_and_reads_nothing(cache: str, tiny_model: TinyMo
     graphs = with_graphs(built, Rerun())
     # Before, the graph's memory has held numbers of other steps: here, of none that could exist.
     rows = [(7, 4, 4, 5, [0]), (9, 20, 3 * 16 + 4, 21, [2, 3]), (5, 0, 5 * 16, 1, [5])]
-    graphs.run(*zip(*rows, strict=True))  # type: ignore[arg-type]
-    held = graphs._captured[4, 16].staging.host  # pyright: ignore[reportPrivateUsage]
+    logits_of(graphs, rows)
+    captured = graphs._captured[4, 16]  # pyright: ignore[reportPrivateUsage]
+    assert captured is not None
+    held = captured.staging.host
     held[4][...] = 2**31 - 1
     for array in held[:3]:
         array[...] = 2**40
     for cached, old in zip(caches, before, strict=True):
         assert isinstance(cached, Tensor)
         cached.copy_(old)
-    together = graphs.run(*zip(*rows, strict=True)).clone()  # type: ignore[arg-type]
+    together = logits_of(graphs, rows).clone()
 
     written = torch.zeros(store.pages * store.page_size, dtype=torch.bool)
     written[[slot for _, _, slot, _, _ in rows]] = True
@@ -147,7 +163,7 @@ def test_padding_writes_nothing_and_reads_nothing(cache: str, tiny_model: TinyMo
         assert bool(same[~written].all())
     # And each row's result is that of a step of its own.
     for row, logits in zip(rows, together, strict=True):
-        alone = graphs.run(*zip(row, strict=True))  # type: ignore[arg-type]
+        alone = logits_of(graphs, [row])
         torch.testing.assert_close(alone[0], logits, rtol=1e-4, atol=1e-4)
 
 
@@ -177,6 +193,70 @@ def test_a_model_that_cannot_be_captured_runs_without(
     graphs = with_graphs(built, Rerun())
     assert usable(graphs) is graphs
     assert graphs.captured == [(1, 16)]
+
+
+class Forgetting:
+    """As CUDA's does, keeps nothing of what it captures, which reads these tensors though."""
+
+    def __init__(self) -> None:
+        self.read: list[weakref.ref[Tensor]] = []
+
+    def capture(self, call: Callable[[], Tensor]) -> Callable[[], Tensor]:
+        out, names = call(), inspect.getclosurevars(call).nonlocals
+        (ragged,) = names["step"].batch.derived
+        tensors = [ragged.firsts, ragged.starts, ragged.parts, ragged.lengths, ragged.tables]
+        tensors += [names["step"].batch.slots, names["ids"], names["positions"], names["wanted"]]
+        self.read += map(weakref.ref, tensors)
+        return lambda: out
+
+
+def test_what_a_graph_reads_lives_as_long_as_the_graph(tiny_model: TinyModel) -> None:
+    executor = Forgetting()
+    graphs = with_graphs(on_triton(tiny_model("llama")), executor)
+    graphs.prepare()
+    gc.collect()
+    assert len(executor.read) == 9
+    assert all(tensor() is not None for tensor in executor.read)
+
+
+class Full(Counting):
+    """Has memory for graphs of so many captures."""
+
+    def __init__(self, captures: int) -> None:
+        super().__init__()
+        self.left = captures
+
+    def capture(self, call: Callable[[], Tensor]) -> Callable[[], Tensor]:
+        self.left -= 1
+        if self.left < 0:
+            call()
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate\nand more")
+        return super().capture(call)
+
+
+def test_a_graph_that_cannot_be_captured_later_is_done_without(
+    tiny_model: TinyModel, caplog: pytest.LogCaptureFixture
+) -> None:
+    jobs = [Job(prompt=[7, 8, 9], params=GREEDY), Job(prompt=[5, 6], params=LONGER)]
+    expected = run(on_triton(tiny_model("llama")), jobs)
+    built = on_triton(tiny_model("llama"))
+    executor = Full(captures=1)
+    graphs = with_graphs(built, executor)
+    assert usable(graphs) is graphs
+    assert [one.tokens for one in run(built, jobs)] == [one.tokens for one in expected]
+    # Two rows go without, what is left of the longer answer runs in the graph of one row.
+    assert graphs.captured == [(1, 16)]
+    assert executor.left == -1, "nobody tries again"
+    assert executor.replays > 0
+    words = "no CUDA graph for 2 rows with up to 256 tokens: it cannot be captured (CUDA out of"
+    assert caplog.text.count(words) == 1
+
+
+def test_all_graphs_share_the_memory_of_their_logits(tiny_model: TinyModel) -> None:
+    graphs = with_graphs(on_triton(tiny_model("llama")), Rerun())
+    rows = [(7, 0, 0, 1, [0]), (9, 0, 16, 1, [1]), (5, 0, 32, 1, [2])]
+    assert len({logits_of(graphs, rows[:count]).data_ptr() for count in (1, 2, 3)}) == 1
+    assert len(graphs.captured) == 3
 
 
 def test_staging_keeps_its_memory_and_its_types() -> None:

@@ -47,6 +47,12 @@ def test_pages(budget: float, changes: dict[str, int], expected: int) -> None:
         (0.9, {"free_bytes": 3 * GIB}, "a step takes 4294967296 bytes of the 3221225472"),
         (1.0, {"free_bytes": 4 * GIB}, "lower --max-batch-tokens"),
         (0.5, {"free_bytes": 4 * GIB + 2**20}, "raise --kv-cache-memory"),
+        # On a CPU a step is not measured, and its settings would not help.
+        (
+            0.5,
+            {"free_bytes": 2**19, "step_bytes": 0},
+            "^524288 bytes of memory are free, .* a page of 1048576; .* with --kv-cache-memory$",
+        ),
         (2.0, {}, "holds no page of 1048576 bytes"),
     ],
 )

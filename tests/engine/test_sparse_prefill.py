@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AttentionInterface, AutoModelForCausalLM
 from transformers.masking_utils import AttentionMaskInterface
 
@@ -244,6 +245,69 @@ def test_drafts_and_guidance_compose(name: str, tiny_model: TinyModel) -> None:
     both = answer(built, job(spec, prompt, decoding={**guidance, **drafter}))
     assert both.tokens == guided.tokens
     assert both.usage.drafted > 0
+
+
+@pytest.mark.parametrize("guidance", [False, True], ids=["alone", "cfg"])
+@pytest.mark.parametrize("name", SPECS)
+def test_nothing_is_drafted_on_a_sparse_row(
+    name: str, guidance: bool, tiny_model: TinyModel
+) -> None:
+    """The last row of a prompt, read alone, decodes; guesses beside it would not see every key."""
+    negative = {"cfg": {"scale": 2.0, "negative_prompt": "".join(map(chr, range(33, 113))) * 2}}
+    others: dict[str, Any] = negative if guidance else {}
+    drafter = {"lookahead": {"window": 2, "ngram": 4, "candidates": 6, "adaptive": False}}
+    spec = {**others, "sparse_prefill": SPECS[name]}
+    built = build(tiny_model("llama"), prefix_cache=False, chunk_tokens=40)
+    states: list[tuple[int, int]] = []
+
+    def note() -> None:
+        states.extend((s.computed, s.generated) for s in built.engine.scheduler.running)
+
+    for seed in range(6):
+        # So few different tokens that guesses are often right, on any branch of the tree.
+        params = SamplingParams(
+            max_tokens=6, temperature=1.0, seed=seed, allowed_token_ids=[7, 8, 9], ignore_eos=True
+        )
+        prompt = random.Random(seed).choices([7, 8, 9], k=161)
+        one = Job(prompt=prompt, params=params, decoding=spec, logprobs=0)
+        plain = answer(built, one)
+        (found,) = run(built, [one.with_decoding({**spec, **drafter})], after_step=note)
+        assert found.tokens == plain.tokens
+        assert found.usage.drafted > 0
+        likely = [each.logprob for each in found.logprobs[0]]
+        assert likely == pytest.approx([each.logprob for each in plain.logprobs[0]], abs=1e-4)
+    assert (160, 0) in states, "the last row was left to a step of its own"
+
+
+class Reads(TorchDispatchMode):
+    """Counts how often the host asks for a number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        asking = torch.ops.aten.item.default, torch.ops.aten._local_scalar_dense.default
+        self.count += function in asking
+        return function(*args, **(kwargs or {}))
+
+
+def test_pairs_are_read_once(tiny_model: TinyModel) -> None:
+    """However many layers and chunks there were."""
+    built = build(tiny_model("llama"), chunk_tokens=40)
+    built.engine.add(prepare(built, "0", job(QK)))
+    while not (running := built.engine.scheduler.running) or not running[0].generated:
+        built.engine.step()
+    reading = running[0].reading
+    built.engine.abort("0")
+    assert reading is not None
+    with Reads() as reads:
+        rows, seen, causal = reading.counted()
+    assert reads.count == 1
+    assert rows == len(PROMPT) - FIRST
+    assert 0 < seen < causal
 
 
 def test_a_window_policy_evicts_what_was_read(tiny_model: TinyModel) -> None:

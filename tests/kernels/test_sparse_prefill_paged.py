@@ -2,10 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from penstock.kernels.batch import PagedBatch
 from penstock.kernels.sparse_prefill import reference
@@ -88,6 +90,45 @@ def test_equals_masked_attention(name: str, attend: Attend, stored: torch.dtype 
         near = sum(min(case.recent, root + row + 1) for row in range(case.rows))
         total += int(mask.sum()) - near
     assert int(pairs(labels)) == total
+
+
+class Weights(TorchDispatchMode):
+    """Knows the most logits whose exponentials were taken at a time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.most = 0
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        if function is torch.ops.aten.exp_.default:
+            self.most = max(self.most, args[0].numel())
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(("recent", "tile"), [(7, 200), (30, 600), (64, 1000), (64, 1)])
+def test_few_logits_of_the_newest_keys_exist_at_a_time(
+    recent: int, tile: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = Sparse("nothing", 64, 128, recent)
+    data = make(Case(sizes=((case.rows, case.keys),)), torch.float32)
+    labels = labels_of(case, data.q_THD, data.keys[0].transpose(0, 1))
+
+    def attended() -> tuple[Tensor, int]:
+        with Weights() as weights:
+            out = reference.paged_sparse_prefill(
+                data.q_THD, data.k_cache, data.v_cache, data.batch, labels, scale=SCALE
+            )
+        return out, weights.most
+
+    whole, most = attended()
+    monkeypatch.setattr(reference, "_TILE_ELEMENTS", tile)
+    parts, fewest = attended()
+    torch.testing.assert_close(parts, whole, rtol=2e-5, atol=2e-5)
+    one_row = data.q_THD.shape[1] * recent
+    assert most > max(tile, one_row)
+    assert fewest <= max(tile, one_row)
 
 
 @pytest.mark.gpu
