@@ -5,6 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
+
 from ..decoding.base import DecodingMethod, SearchLimits, Vocabulary
 from ..decoding.search.budget import Budget
 from ..errors import ConfigurationError, RequestError
@@ -18,10 +20,12 @@ from .engine import Engine
 from .evaluators import registered
 from .graphs import decode_graphs
 from .intake import Intake
+from .lean.compiled import CompiledDecoder
 from .loading import LoadedModel, ModelInfo, load_model
 from .memory import pool_pages
 from .profile import CudaMeter, step_bytes
 from .runner import ModelRunner
+from .threads import torch_gets_one
 from .tokenization import Tokenizer
 from .warmup import warm_up
 
@@ -73,6 +77,9 @@ def build_engine(config: EngineConfig, clock: Callable[[], float]) -> Built:
         device=loaded.device,
     )
     kernels = load(backend)
+    compiled = isinstance(loaded.model, CompiledDecoder) and kernels.backend == "native"
+    if compiled and torch_gets_one(info.vocab_size):
+        torch.set_num_threads(1)
     engine = Engine(
         runner=ModelRunner(loaded.model, store, loaded.device, kernels),
         store=store,

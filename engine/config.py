@@ -47,7 +47,7 @@ class EngineConfig(BaseModel):
     `search_thoughts`, `search_sequences`, `search_tokens`, `search_seconds`: what one search may
     use: nodes of its tree, sequences at once (default: a quarter of `max_running`), tokens of all
     its prompts and answers, time.
-    `threads`: CPU threads of torch; default: OMP_NUM_THREADS, or by the model's size and the cores.
+    `threads`: CPU threads of the model; default: OMP_NUM_THREADS, or by its size and the cores.
     `engine_in`: a thread of the server, or a process of its own, where HTTP does not hold it up;
     `LLM` needs neither and runs in the caller's thread.
     `stall_s`: a step that takes longer counts as a dead engine in /health.

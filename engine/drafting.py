@@ -19,6 +19,8 @@ _BYTES_PER_LOGIT: Final = 6 * 4
 _ASKING_SHARE: Final = 0.01
 """Of the time of a step: what asking drafters may take that promise nothing."""
 _LONGEST_PAUSE: Final = 32
+_MISSES: Final = 6
+"""Counted at most: then the longest pause has been reached."""
 _TRIAL_SHARE: Final = 0.01
 """Of all time: what trials may take."""
 _LONGEST_SAVING: Final = 30.0
@@ -100,7 +102,8 @@ class DraftPlanner:
             else:
                 sizes = [(size, right) for size, right in sizes if size * contexts <= most]
                 best, gain = self._best(sizes, load, contexts)
-                sequence.draft_pause = 0 if best else pause
+                sequence.draft_misses = 0 if best else min(sequence.draft_misses + 1, _MISSES)
+                sequence.draft_pause = min(pause, len(drafting) * (2**sequence.draft_misses - 1))
             if best:
                 sequence.draft = sequence.drafting.propose(best, limit)
                 size = len(sequence.draft.tokens)
@@ -110,7 +113,11 @@ class DraftPlanner:
                 load.tokens += min(gain, size)
 
     def _pause(self, askers: int, took_s: float) -> int:
-        """Steps for which a drafter that promises nothing is left alone; asking takes time too."""
+        """Steps for which a drafter that promises nothing is left alone; asking takes time too.
+
+        In the long run: at first it is asked again soon, after twice as long each time, since what
+        promises nothing at the beginning of an answer often does a few tokens later.
+        """
         return min(int(askers * self._asking_s / (_ASKING_SHARE * took_s)), _LONGEST_PAUSE)
 
     def _worth(self, load: "_Load") -> float:

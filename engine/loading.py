@@ -161,7 +161,7 @@ def _set_threads(config: EngineConfig, model: nn.Module, device: torch.device) -
         cores = usable_cores()
         if config.threads is not None or "OMP_NUM_THREADS" not in os.environ:
             torch.set_num_threads(config.threads or torch_threads(weights_bytes, cores))
-        logger.info("torch uses %d threads, of %d usable cores", torch.get_num_threads(), cores)
+        logger.info("%d threads, of %d usable cores", torch.get_num_threads(), cores)
     elif config.threads is not None:
         torch.set_num_threads(config.threads)
 

@@ -82,8 +82,8 @@ class Sequence(Branch):
     `unborn`: indices of the request's other choices, which fork off when the prompt is read.
     `drafting`: the drafter at work, from the first token on. `draft`: what the next step verifies.
     `evicted`, `held_slots`: what the caller knows of. `draft_pause`: steps for which the drafter is
-    not asked. `awaits`: while it waits, a sequence that reads tokens which it begins with too, and
-    how many.
+    not asked; `draft_misses`: times in a row that it promised nothing. `awaits`: while it waits, a
+    sequence that reads tokens which it begins with too, and how many.
     """
 
     request: Request
@@ -102,6 +102,7 @@ class Sequence(Branch):
     evicted: int = 0
     held_slots: int = 0
     draft_pause: int = 0
+    draft_misses: int = 0
     awaits: "tuple[Sequence, int] | None" = None
 
     @property

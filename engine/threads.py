@@ -11,6 +11,8 @@ _WEIGHTS_PER_THREAD_BYTES: Final = 8 << 20
 """A thread with less to read of all weights would mostly wait for the others; an estimate."""
 _ALONE_UP_TO: Final = 3
 """With more cores than this, one is left to HTTP, tokenizers and the system."""
+_SMALL_VOCABULARY: Final = 1 << 15
+"""16 rows of logits are half a million numbers then: an operation on them takes 0.1 ms or so."""
 _QUOTA: Final = Path("/sys/fs/cgroup/cpu.max")
 
 
@@ -18,6 +20,15 @@ def torch_threads(weights_bytes: int, cores: int) -> int:
     """Threads for torch: what the weights keep busy, and a core left over where there are some."""
     most = cores if cores <= _ALONE_UP_TO else cores - 1
     return max(1, min(most, math.ceil(weights_bytes / _WEIGHTS_PER_THREAD_BYTES)))
+
+
+def torch_gets_one(vocab_size: int) -> bool:
+    """Whether torch is faster alone, where compiled code with threads of its own does the rest.
+
+    Between two steps its threads fall asleep, and waking them takes longer than what is left to
+    it: rules, filters and logprobs over some rows of logits.
+    """
+    return vocab_size <= _SMALL_VOCABULARY
 
 
 def usable_cores(quota: Path = _QUOTA) -> int:

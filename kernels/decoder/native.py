@@ -82,12 +82,16 @@ def interleaved(gate: Tensor, up: Tensor, lanes: int) -> Tensor:
 
 
 class NativeLayers:
-    """Layers and head, ready to be called. Not for several threads at once: they share room."""
+    """Layers and head, with as many threads as torch has when they are put together.
+
+    Not to be called by several at once: they share room.
+    """
 
     def __init__(
         self, library: Library, layers: Sequence[LayerWeights], norm: RMSNorm, head: Packed
     ) -> None:
         self._call = library.call
+        self._threads = torch.get_num_threads()
         self._kept = (layers, norm, head)
         self._layers = layers
         self._structs = (LayerStruct * len(layers))(*(_layer_struct(layer) for layer in layers))
@@ -120,9 +124,7 @@ class NativeLayers:
     def run(self, step: "LayerStep", caches: Caches) -> None:
         """All layers; writes the rows' keys and values where the step's batch says."""
         self._bind(caches)
-        self._call.layers(
-            self._structs, len(self._layers), byref(step.struct), torch.get_num_threads()
-        )
+        self._call.layers(self._structs, len(self._layers), byref(step.struct), self._threads)
 
     def before_attention(self, step: "LayerStep", index: int) -> tuple[Tensor, Tensor, Tensor]:
         """Queries `[T, H, D]`, keys and values `[T, Hkv, D]` of a layer."""
@@ -130,9 +132,7 @@ class NativeLayers:
         # Memory of their own: whoever verifies guesses keeps their keys and values.
         qkv = torch.empty(step.x.shape[0], layer.qkv.outputs)
         step.struct.room.qkv = address(qkv)
-        self._call.before_attention(
-            self._structs[index], byref(step.struct), torch.get_num_threads()
-        )
+        self._call.before_attention(self._structs[index], byref(step.struct), self._threads)
         q_size, k_size = layer.heads * layer.key_size, layer.kv_heads * layer.key_size
         return (
             qkv[:, :q_size].unflatten(1, (layer.heads, -1)),
@@ -143,9 +143,7 @@ class NativeLayers:
     def after_attention(self, step: "LayerStep", index: int, attended: Tensor) -> None:
         """The rest of a layer, from what attention returned, `[T, H, Dv]`."""
         self._room["attended"][: attended.numel()].view(attended.shape).copy_(attended)
-        self._call.after_attention(
-            self._structs[index], byref(step.struct), torch.get_num_threads()
-        )
+        self._call.after_attention(self._structs[index], byref(step.struct), self._threads)
 
     def logits(self, step: "LayerStep", wanted: Tensor) -> Tensor:
         """Float32 `[R, V]` of the rows numbered `wanted`, int64 `[R]`."""
@@ -159,7 +157,7 @@ class NativeLayers:
             count,
             normed.data_ptr(),
             logits.data_ptr(),
-            torch.get_num_threads(),
+            self._threads,
         )
         return logits
 

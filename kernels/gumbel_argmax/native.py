@@ -10,15 +10,16 @@ from ..native.library import Library, address
 
 
 def launchers(library: Library) -> tuple[Callable[..., Tensor], Callable[..., Tensor]]:
-    """`argmax` and `gumbel_argmax` of this build."""
+    """`argmax` and `gumbel_argmax` of this build, with as many threads as torch has now."""
     run: Any = library.call.gumbel_argmax
+    threads = torch.get_num_threads()
 
     def call(logits: Tensor, *of_rows: Tensor | None) -> Tensor:
         rows, size = logits.shape
         out = torch.empty(rows, dtype=torch.int64)
         logits = logits.contiguous()
         where = [address(each) for each in of_rows]
-        run(logits.data_ptr(), rows, size, *where, out.data_ptr(), torch.get_num_threads())
+        run(logits.data_ptr(), rows, size, *where, out.data_ptr(), threads)
         return out
 
     def argmax(logits_RV: Tensor) -> Tensor:

@@ -89,11 +89,12 @@ def fits_int8(library: Library, weight: Tensor) -> bool:
 
 
 class NativeLinear(nn.Module):
-    """y = x W^T + b for x `[..., K]` float32."""
+    """y = x W^T + b for x `[..., K]` float32, with as many threads as torch has when it is made."""
 
     def __init__(self, library: Library, packed: Packed) -> None:
         super().__init__()
         self._multiply = library.call.linear
+        self._threads = torch.get_num_threads()
         self.packed = packed
         self.in_features, self.out_features = packed.inputs, packed.outputs
 
@@ -116,7 +117,7 @@ class NativeLinear(nn.Module):
             count,
             out.data_ptr(),
             room,
-            torch.get_num_threads(),
+            self._threads,
         )
         return out
 

@@ -128,8 +128,9 @@ def prepared(
 
 
 def launcher(library: Library) -> Callable[..., Tensor]:
-    """`paged_attention` of this build."""
+    """`paged_attention` of this build, with as many threads as torch has now."""
     run: Any = library.call.paged_attention
+    threads = torch.get_num_threads()
 
     def paged_attention(
         q_THD: Tensor, k_cache: Tensor, v_cache: Tensor, batch: PagedBatch, **options: Any
@@ -143,7 +144,7 @@ def launcher(library: Library) -> Callable[..., Tensor]:
             q_THD.stride(0),
             out.data_ptr(),
             out.stride(0),
-            torch.get_num_threads(),
+            threads,
         )
         return out
 

@@ -15,8 +15,9 @@ from . import reference
 
 
 def launcher(library: Library) -> Callable[..., tuple[Tensor, list[Tensor]]]:
-    """`paged_scored_attention` of this build."""
+    """`paged_scored_attention` of this build, with as many threads as torch has now."""
     run: Any = library.call.scored_attention
+    threads = torch.get_num_threads()
     most_group = library.call.most_group()
 
     def paged_scored_attention(
@@ -51,7 +52,7 @@ def launcher(library: Library) -> Callable[..., tuple[Tensor, list[Tensor]]]:
             out.stride(0),
             where.ctypes.data,
             address(votes),
-            torch.get_num_threads(),
+            threads,
         )
         return out, [each for each, rows in zip(weights, sizes, strict=True) if rows]
 
