@@ -10,6 +10,8 @@ import pytest
 from tests.server.process import ServeProcess
 
 STREAMS = 64
+TOKENS = 200
+"""Long enough that no answer is done before a client has sent all requests, and for the cache."""
 BEGINNINGS = ["Once upon a time", "The little fox", "Anna had a red ball", "One morning"]
 
 
@@ -31,7 +33,7 @@ def call(number: int) -> dict[str, Any]:
     return {
         "model": "nano",
         "prompt": f"{BEGINNINGS[number % 4]}{' and' * (number // 4)}",
-        "max_tokens": 24,
+        "max_tokens": TOKENS,
         "temperature": 0.0 if number % 2 else 0.9,
         "seed": number,
         "extra_body": {"ignore_eos": True},
