@@ -27,6 +27,13 @@ def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def slow_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Large enough (28M weights) that 500 tokens take a second or more on one thread."""
+    folder = tmp_path_factory.mktemp("slow") / "llama"
+    return save_tiny("llama", folder, hidden_size=512, intermediate_size=2048, num_hidden_layers=8)
+
+
+@pytest.fixture(scope="session")
 def server(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServeProcess]:
     """`penstock serve` with a tiny random Llama and one token a byte."""
     arguments = [str(tiny_llama), "--served-model-name", MODEL, "--threads", "1"]

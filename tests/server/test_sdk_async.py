@@ -3,8 +3,9 @@
 import asyncio
 import contextlib
 import random
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -19,6 +20,18 @@ ASCII = [byte_tokenizer().encode(chr(c))[0] for c in range(32, 127)]
 PLAIN: dict[str, Any] = {"allowed_token_ids": ASCII, "ignore_eos": True}
 LONG: dict[str, Any] = {"model": MODEL, "max_tokens": 480, "extra_body": PLAIN}
 STREAMS = 64
+
+
+@pytest.fixture(scope="module")
+def slow_server(
+    slow_llama: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ServeProcess]:
+    """One that still works on an answer when its caller leaves."""
+    arguments = [str(slow_llama), "--served-model-name", MODEL, "--threads", "1"]
+    arguments += ["--kv-cache-memory", "64000000"]
+    log = tmp_path_factory.mktemp("slow") / "log"
+    with ServeProcess(arguments, log) as running:
+        yield running
 
 
 @asynccontextmanager
@@ -79,9 +92,9 @@ def test_chats_and_completions_mix(server: ServeProcess) -> None:
 
 
 @pytest.mark.parametrize("kind", ["completion", "chat"])
-def test_leaving_a_stream_frees_everything(server: ServeProcess, kind: str) -> None:
+def test_leaving_a_stream_frees_everything(slow_server: ServeProcess, kind: str) -> None:
     async def leave() -> None:
-        async with connected(server) as sdk:
+        async with connected(slow_server) as sdk:
             if kind == "chat":
                 stream: Any = await sdk.chat.completions.create(
                     messages=[{"role": "user", "content": "x"}], n=4, stream=True, **LONG
@@ -90,18 +103,18 @@ def test_leaving_a_stream_frees_everything(server: ServeProcess, kind: str) -> N
                 stream = await sdk.completions.create(prompt=["x", "y"], n=2, stream=True, **LONG)
             for _ in range(6):
                 await anext(stream)
-            assert server.metrics()["penstock_num_requests_running"] > 0
+            assert slow_server.metrics()["penstock_num_requests_running"] > 0
             await stream.close()
             # The connection is gone, the client lives on.
-            await asyncio.to_thread(server.wait_idle)
+            await asyncio.to_thread(slow_server.wait_idle)
 
     asyncio.run(leave())
 
 
 @pytest.mark.parametrize("kind", ["completion", "chat"])
-def test_leaving_a_whole_answer_frees_everything(server: ServeProcess, kind: str) -> None:
+def test_leaving_a_whole_answer_frees_everything(slow_server: ServeProcess, kind: str) -> None:
     async def leave() -> None:
-        async with connected(server) as sdk:
+        async with connected(slow_server) as sdk:
             if kind == "chat":
                 call = sdk.chat.completions.create(
                     messages=[{"role": "user", "content": "x"}], n=4, **LONG
@@ -109,34 +122,38 @@ def test_leaving_a_whole_answer_frees_everything(server: ServeProcess, kind: str
             else:
                 call = sdk.completions.create(prompt=["x", "y"], n=2, **LONG)
             task = asyncio.create_task(call)  # type: ignore[arg-type]
-            while (await asyncio.to_thread(server.metrics))["penstock_num_requests_running"] == 0:
+            while (await asyncio.to_thread(slow_server.metrics))[
+                "penstock_num_requests_running"
+            ] == 0:
                 assert not task.done()
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
-            before = server.metrics()["penstock_engine_steps_total"]
-            await asyncio.to_thread(server.wait_idle)
+            before = slow_server.metrics()["penstock_engine_steps_total"]
+            await asyncio.to_thread(slow_server.wait_idle)
             # Aborted, not finished: a run to the end would take hundreds of steps.
-            assert server.metrics()["penstock_engine_steps_total"] - before < 200
+            assert slow_server.metrics()["penstock_engine_steps_total"] - before < 200
 
     asyncio.run(leave())
 
 
-def test_leaving_while_waiting_in_the_queue(server: ServeProcess) -> None:
+def test_leaving_while_waiting_in_the_queue(slow_server: ServeProcess) -> None:
     """More than may run at once: those that wait can leave as well."""
 
     async def leave() -> None:
-        async with connected(server) as sdk:
+        async with connected(slow_server) as sdk:
             tasks = [
                 asyncio.create_task(sdk.completions.create(prompt="x", n=40, **LONG))
                 for _ in range(4)
             ]
-            while (await asyncio.to_thread(server.metrics))["penstock_num_requests_waiting"] == 0:
+            while (await asyncio.to_thread(slow_server.metrics))[
+                "penstock_num_requests_waiting"
+            ] == 0:
                 assert not any(task.done() for task in tasks)
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            await asyncio.to_thread(server.wait_idle)
+            await asyncio.to_thread(slow_server.wait_idle)
 
     asyncio.run(leave())
 

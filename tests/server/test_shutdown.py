@@ -16,16 +16,9 @@ import pytest
 
 from tests.server.process import ServeProcess
 from tests.server.scripted import until
-from tests.tiny import save_tiny
 
 LONG: dict[str, Any] = {"prompt": "x", "max_tokens": 500, "ignore_eos": True}
 Start = Callable[..., AbstractContextManager[ServeProcess]]
-
-
-@pytest.fixture(scope="module")
-def slow_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Large enough that 500 tokens take a second or more."""
-    return save_tiny("llama", tmp_path_factory.mktemp("slow"), hidden_size=256, num_hidden_layers=8)
 
 
 @pytest.fixture
