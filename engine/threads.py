@@ -17,7 +17,7 @@ _QUOTA: Final = Path("/sys/fs/cgroup/cpu.max")
 
 
 def torch_threads(weights_bytes: int, cores: int) -> int:
-    """Threads for torch: what the weights keep busy, and a core left over where there are some."""
+    """Threads for the model: what the weights keep busy, and a core left over if there are some."""
     most = cores if cores <= _ALONE_UP_TO else cores - 1
     return max(1, min(most, math.ceil(weights_bytes / _WEIGHTS_PER_THREAD_BYTES)))
 

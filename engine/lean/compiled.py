@@ -80,7 +80,8 @@ def compiled_decoder(
         return None
     if type(head) is not nn.Linear:
         return None
-    logger.info("%d layers compiled for %s", len(found), library.name)
+    bits = "8 bits" if quantization == "int8" else "float32"
+    logger.info("%d layers compiled for %s, in %s", len(found), library.name, bits)
     options = [(parts[0].layer_idx, parts[0].options) for parts in found if parts]
     del found
     layers = [

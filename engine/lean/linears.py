@@ -37,9 +37,8 @@ def pack_linears(model: nn.Module, library: Library) -> None:
     """Replace the float32 linear layers of a model on a CPU by compiled ones."""
 
     def packed(module: nn.Module) -> nn.Module | None:
-        if (
-            type(module) is Conv1D and module.weight.dtype == torch.float32
-        ):  # GPT-2's kind: the same product, weights the other way round
+        # GPT-2's kind: the same product, weights the other way round.
+        if type(module) is Conv1D and module.weight.dtype == torch.float32:
             return NativeLinear(library, pack(library, module.weight.t(), module.bias))
         if not _is_plain(module):
             return None
@@ -69,7 +68,8 @@ def quantize_linears(model: nn.Module) -> None:
     share = done_bytes / max(1, all_bytes)
     level = logging.INFO if share > _WORTH_IT else logging.WARNING
     logger.log(level, "%d linear layers, %.0f %% of the weights, in 8 bits", count, 100 * share)
-    if on_cpu and compiled is None and not multiplies_int8():
+    in_bytes = compiled is not None and compiled.multiplies_bytes
+    if on_cpu and not in_bytes and not multiplies_int8():
         logger.warning(
             "this processor has no instructions for products of 8 bits (VNNI, AMX): "
             "--quantization int8 may be slower than float32 here"

@@ -44,11 +44,6 @@ class Packed:
         """Whether it multiplies 8 bits."""
         return self._kept[2] is not None
 
-    @property
-    def size_bytes(self) -> int:
-        """What it takes of the memory."""
-        return sum(t.numel() * t.element_size() for t in self._kept if t is not None)
-
 
 def pack(library: Library, weight: Tensor, bias: Tensor | None) -> Packed:
     """Copy float32 weights `[N, K]`.

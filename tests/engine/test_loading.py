@@ -1,6 +1,7 @@
 """What cannot be served is refused at start-up, by name and with the reason."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from penstock.engine.loading import EMBEDDED_MODEL, load_model
 from penstock.errors import ConfigurationError, UnsupportedModelError
 from penstock.kernels.linear.int8 import Int8Linear
 from penstock.kernels.linear.native import NativeLinear
-from penstock.kernels.native.library import Unavailable
+from penstock.kernels.native.library import Library, Unavailable, library
 from tests.conftest import TinyModel
 from tests.tiny import byte_tokenizer, enlarge_weights, save_tiny
 
@@ -169,6 +170,7 @@ def _without_compiled(
     return kinds("llama")
 
 
+@pytest.mark.parametrize("compiled", [False, True], ids=["torch", "compiled for AVX2"])
 @pytest.mark.parametrize(
     ("capabilities", "warns"),
     [
@@ -181,11 +183,15 @@ def _without_compiled(
 def test_int8_on_a_processor_without_its_instructions_warns(
     capabilities: dict[str, Any],
     warns: bool,
+    compiled: bool,
     tiny_model: TinyModel,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr("penstock.engine.lean.linears.library", lambda: Unavailable("in a test"))
+    found = library()
+    assert isinstance(found, Library)
+    without = replace(found, multiplies_bytes=False) if compiled else Unavailable("in a test")
+    monkeypatch.setattr("penstock.engine.lean.linears.library", lambda: without)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
     load_model(EngineConfig(model=str(tiny_model("llama")), quantization="int8"))
     assert ("VNNI" in caplog.text) is warns
