@@ -8,6 +8,8 @@ from math import inf
 from typing import Any, Final
 
 from ..decoding.base import DraftContext, Drafter, Drafting, Vocabulary
+from ..decoding.drafting.draft import Draft
+from .allowance import Allowance
 from .pace import Pace
 from .sequence import Branch, Sequence
 
@@ -16,17 +18,18 @@ _MARGIN: Final = 1.03
 """How much better a draft has to be: estimates are noisy, and the best of several flatters."""
 _SAMPLING_BYTES: Final = 2 << 30
 _BYTES_PER_LOGIT: Final = 6 * 4
-_ASKING_SHARE: Final = 0.01
-"""Of the time of a step: what asking drafters may take that promise nothing."""
-_LONGEST_PAUSE: Final = 32
-_MISSES: Final = 6
-"""Counted at most: then the longest pause has been reached."""
+_LOOKING_SHARE: Final = 0.01
+"""Of all time: what looking for drafts may take that finds nothing."""
+_SAVED_SHARE: Final = 0.5
+"""Of the time that drafts save: what looking for them may take besides."""
+_LOOKING_SAVED: Final = 1.0
+"""Of it, in steps."""
+_MISSES: Final = 5
+"""Counted at most; a pause is twice as long after each."""
 _TRIAL_SHARE: Final = 0.01
 """Of all time: what trials may take."""
-_LONGEST_SAVING: Final = 30.0
-"""Of them, in steps."""
+_TRIALS_SAVED: Final = 30.0
 _LEAST_CHANCE, _ROWS_AHEAD = 0.02, 16
-_WEIGHT: Final = 0.05
 
 
 @dataclass(slots=True, kw_only=True)
@@ -55,8 +58,8 @@ class DraftPlanner:
         self._max_rows = min(max_rows, _SAMPLING_BYTES // (_BYTES_PER_LOGIT * vocabulary.size))
         self._memories: OrderedDict[str, dict[str, Any]] = OrderedDict()
         self._clock = clock
-        self._asking_s = 0.0
-        self._for_trials_s = 0.0
+        self._looking = Allowance(share=_LOOKING_SHARE, most_steps=_LOOKING_SAVED)
+        self._trials = Allowance(share=_TRIAL_SHARE, most_steps=_TRIALS_SAVED)
 
     def plan(self, running: List[Sequence]) -> None:
         """Set `draft` of all that decode and have a drafter.
@@ -71,54 +74,78 @@ class DraftPlanner:
         load = _Load(rows=rows, tokens=float(sum(s.decodes for s in running)))
         most = self._max_rows - rows
         took_s = self._pace.seconds(rows)
-        self._for_trials_s = min(
-            self._for_trials_s + _TRIAL_SHARE * took_s, _LONGEST_SAVING * took_s
-        )
-        pause = self._pause(len(drafting), took_s)
-        worth = self._worth(load)
+        self._looking.pass_step(took_s)
+        self._trials.pass_step(took_s)
         for sequence in drafting:
             sequence.draft = None
+        begun = [s.drafting for s in drafting if s.drafting is not None]
+        fixed = any(each.fixed for each in begun)
+        # Where some always draft, no step is without guesses.
+        closed = self._looking.left_s < 0 or (not fixed and self._pace.is_stale(rows))
+        if closed and not fixed and len(begun) == len(drafting):
+            return
+        worth = self._worth(load)
+        for sequence in drafting:
             # Choices that fork off next get their first token together, without guesses.
             if not sequence.decodes or sequence.unborn or most <= 0:
                 continue
             if any(_reads_sparsely(branch) for branch in sequence.branches):
                 continue
-            if sequence.draft_pause > 0:
-                sequence.draft_pause -= 1
-                continue
             if sequence.drafting is None:
                 sequence.drafting = self._start(sequence)
-            limit = sequence.request.max_tokens - sequence.generated - 1
-            for branch in sequence.branches:
-                if branch.keeping is not None:  # an eviction is due then, between two steps
-                    limit = min(limit, branch.keeping.room - 1)
-            contexts = 1 + len(sequence.others)
+            if not sequence.drafting.fixed:
+                sequence.draft_pause = max(0, sequence.draft_pause - 1)
+                if closed or sequence.draft_pause or self._looking.left_s < 0:
+                    continue
             begun_s = self._clock()
-            sizes = sequence.drafting.sizes(limit, worth)
-            self._asking_s += _WEIGHT * (self._clock() - begun_s - self._asking_s)
-            if sequence.drafting.fixed:
-                best, gain = sizes[-1] if sizes else (0, 0.0)
-                best = min(best, most // contexts)
-            else:
-                sizes = [(size, right) for size, right in sizes if size * contexts <= most]
-                best, gain = self._best(sizes, load, contexts)
-                sequence.draft_misses = 0 if best else min(sequence.draft_misses + 1, _MISSES)
-                sequence.draft_pause = min(pause, len(drafting) * (2**sequence.draft_misses - 1))
+            best, gain = self._size(sequence, sequence.drafting, load, worth, most)
             if best:
-                sequence.draft = sequence.drafting.propose(best, limit)
+                sequence.draft = sequence.drafting.propose(best, _limit(sequence))
+                contexts = 1 + len(sequence.others)
                 size = len(sequence.draft.tokens)
                 most -= size * contexts
                 load.guesses += size * contexts
                 load.drafts += contexts
                 load.tokens += min(gain, size)
+            self._note(sequence.drafting, begun_s)
 
-    def _pause(self, askers: int, took_s: float) -> int:
-        """Steps for which a drafter that promises nothing is left alone; asking takes time too.
+    def learn(
+        self, sequence: Sequence, draft: Draft, predictions: List[int], accepted: List[int]
+    ) -> None:
+        """Tell a sequence's drafter what a pass showed that verified its draft."""
+        assert sequence.drafting is not None
+        begun_s = self._clock()
+        sequence.drafting.learn(draft, predictions, accepted)
+        self._note(sequence.drafting, begun_s)
 
-        In the long run: at first it is asked again soon, after twice as long each time, since what
-        promises nothing at the beginning of an answer often does a few tokens later.
-        """
-        return min(int(askers * self._asking_s / (_ASKING_SHARE * took_s)), _LONGEST_PAUSE)
+    def finish(self, sequence: Sequence) -> None:
+        """A sequence has ended; its drafter learns of it where that is not too dear now."""
+        drafting = sequence.drafting
+        if drafting is not None and (drafting.fixed or self._looking.left_s >= 0):
+            begun_s = self._clock()
+            drafting.finish()
+            self._note(drafting, begun_s)
+
+    def _note(self, drafting: Drafting, begun_s: float) -> None:
+        """Count the time that a drafter has taken since `begun_s`, if it may be left alone."""
+        if not drafting.fixed:
+            self._looking.spend(self._clock() - begun_s)
+
+    def _size(
+        self, sequence: Sequence, drafting: Drafting, load: "_Load", worth: float, most: int
+    ) -> tuple[int, float]:
+        """How many guesses, in all contexts `most` rows, and how many promise to be right."""
+        contexts = 1 + len(sequence.others)
+        sizes = drafting.sizes(_limit(sequence), worth)
+        if drafting.fixed:
+            best, gain = sizes[-1] if sizes else (0, 0.0)
+            return min(best, most // contexts), gain
+        sizes = [(size, right) for size, right in sizes if size * contexts <= most]
+        best, gain = self._best(sizes, load, contexts)
+        # What promises nothing now may well do so a few tokens later.
+        sequence.draft_misses = 0 if best else min(sequence.draft_misses + 1, _MISSES)
+        sequence.draft_pause = 2**sequence.draft_misses - 1
+        return best, gain
 
     def _worth(self, load: "_Load") -> float:
         """How likely a guess must be right to bring more than its row costs, at the least."""
@@ -133,18 +160,21 @@ class DraftPlanner:
     ) -> tuple[int, float]:
         """The size that adds most to a step's tokens a second; (0, 0) where none adds to it."""
         best, gain = 0, 0.0
-        now_s = self._pace.seconds(load.rows, load.guesses, load.drafts)
+        now_s = best_s = self._pace.seconds(load.rows, load.guesses, load.drafts)
         rate = _MARGIN * load.tokens / now_s
         for size, right in sizes:
             took_s = self._pace.seconds(
                 load.rows, load.guesses + size * contexts, load.drafts + contexts
             )
             if right == inf:
-                if took_s - now_s <= self._for_trials_s:
-                    self._for_trials_s -= took_s - now_s
+                if took_s - now_s <= self._trials.left_s:
+                    self._trials.spend(took_s - now_s)
                     return size, 0.0
             elif (load.tokens + right) / took_s > rate:
-                best, gain, rate = size, right, (load.tokens + right) / took_s
+                best, gain, best_s = size, right, took_s
+                rate = (load.tokens + right) / took_s
+        saved_s = now_s * (load.tokens + gain) / load.tokens - best_s
+        self._looking.earn(_SAVED_SHARE * saved_s)
         return best, gain
 
     def _start(self, sequence: Sequence) -> Drafting:
@@ -162,6 +192,15 @@ class DraftPlanner:
         if len(self._memories) > _MAX_MEMORIES:
             self._memories.popitem(last=False)
         return memory
+
+
+def _limit(sequence: Sequence) -> int:
+    """How many guesses could still become tokens in one step."""
+    limit = sequence.request.max_tokens - sequence.generated - 1
+    for branch in sequence.branches:
+        if branch.keeping is not None:  # an eviction is due then, between two steps
+            limit = min(limit, branch.keeping.room - 1)
+    return limit
 
 
 def _reads_sparsely(branch: Branch) -> bool:

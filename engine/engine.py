@@ -137,8 +137,8 @@ class Engine:
     @torch.inference_mode()
     def step(self) -> list[StepOutput]:
         """Advance every scheduled sequence; returns what is new."""
-        self._pace.start()
         self._planner.plan(self.scheduler.running)
+        self._pace.start()
         step = self.scheduler.schedule()
         self.last_rows = step.rows
         self._preemptions += len(step.preempted)
@@ -225,8 +225,8 @@ class Engine:
             if sequence.draft is not None:
                 moves += self._keep_accepted(item, count)
             outputs.append(_output(item, count, reason, stop_reason))
-            if sequence.drafting is not None and item.draft is not None:
-                sequence.drafting.learn(item.draft, item.predictions, item.accepted)
+            if item.draft is not None:
+                self._planner.learn(sequence, item.draft, item.predictions, item.accepted)
             if reason is not None:
                 ended.append(sequence)
         if moves:
@@ -302,8 +302,7 @@ class Engine:
     def _finish(self, gone: list[Sequence]) -> None:
         self.scheduler.remove(gone)
         for sequence in gone:
-            if sequence.drafting is not None:
-                sequence.drafting.finish()
+            self._planner.finish(sequence)
             living = self._by_request.get(sequence.request.id)
             if living is not None:
                 living.remove(sequence)

@@ -15,11 +15,17 @@ from typing import Final
 
 _WEIGHT: Final = 0.15
 """Of a new measurement."""
+_WEIGHT_AFTER: Final = 0.5
+"""Of a step without guesses after many with some, in which errors went astray."""
 _MOST: Final = 1.5
 """Times the estimate: a measurement above counts as no more."""
 _GRID: Final = 4
 """Estimates per doubling of the rows."""
 _FORGET_EVERY, _FORGET_SHARE = 64, 0.05
+_STALE, _LONGEST_STALE = 32, 256
+"""Steps with guesses, of so many rows besides, after which one without them has to tell F; twice as
+many after each that was no surprise."""
+_NO_SURPRISE: Final = 0.1
 _FIXED_SHARE: Final = 0.5
 """Of the time of the smallest size measured, taken not to depend on its rows."""
 _GUESS_SHARE: Final = 0.02
@@ -37,6 +43,10 @@ class Pace:
         self._guess = _Curve()
         self._per_draft = 0.0
         self._observed = 0
+        self._measured: set[int] = set()
+        # By rows without guesses: steps that had some since the last that had none, and after how
+        # many of them that is too long ago.
+        self._since_plain: dict[int, tuple[int, int]] = {}
         self._began_s = 0.0
 
     def start(self) -> None:
@@ -49,22 +59,45 @@ class Pace:
 
     def observe(self, rows: int, guesses: int, drafts: int, seconds: float) -> None:
         """A step of so many rows, with so many guesses beside them in so many drafts."""
-        self._forget()
+        self._observed += 1
+        if self._observed % _FORGET_EVERY == 0:
+            self._forget()
+        size = _on_grid(rows)
         if not self._plain.sizes:
-            self._plain.set(rows, seconds)
+            self._plain.set(size, seconds)
             return
         plain = self._of_rows(rows)
         estimate = self.seconds(rows, guesses, drafts)
-        error = _WEIGHT * (min(seconds, _MOST * estimate) - estimate)
+        error = min(seconds, _MOST * estimate) - estimate
+        if not guesses:
+            since, patience = self._since_plain.get(size, (0, _STALE))
+            weight = _WEIGHT_AFTER if since >= patience else _WEIGHT
+            if since >= patience:
+                calm = abs(error) < _NO_SURPRISE * estimate
+                patience = min(2 * patience, _LONGEST_STALE) if calm else _STALE
+            self._since_plain[size] = 0, patience
+            self._plain.set(size, max(plain + weight * error, 0.0))
+            return
+        since, patience = self._since_plain.get(size, (0, _STALE))
+        self._since_plain[size] = since + 1, patience
         of_rows, of_guess, of_draft = _VARIANCES
         of_guesses, of_drafts = of_guess * guesses * guesses, of_draft * drafts * drafts
-        error /= of_rows + of_guesses + of_drafts
-        self._plain.set(rows, max(plain + error * of_rows, 0.0))
-        if guesses:
-            each = self._of_guess(rows, guesses) + error * of_guesses / guesses
-            self._guess.set(rows + guesses, max(each, 0.0))
+        error *= _WEIGHT / (of_rows + of_guesses + of_drafts)
+        self._plain.set(size, max(plain + error * of_rows, 0.0))
+        each = self._of_guess(rows, guesses) + error * of_guesses / guesses
+        at = _on_grid(rows + guesses)
+        self._guess.set(at, max(each, 0.0))
+        self._measured.add(at)
         if drafts:
             self._per_draft = max(self._per_draft + error * of_drafts / drafts, 0.0)
+
+    def is_stale(self, rows: int) -> bool:
+        """Whether steps of so many rows have all had guesses for long: what costs what is unsure.
+
+        Where two errors look alike, that of F and that of guesses, a step without guesses tells.
+        """
+        since, patience = self._since_plain.get(_on_grid(rows), (0, _STALE))
+        return since >= patience
 
     def seconds(self, rows: int, guesses: int = 0, drafts: int = 0) -> float:
         """Estimate for a step; 1 where nothing is known.
@@ -91,10 +124,19 @@ class Pace:
 
     def _forget(self) -> None:
         """Let what is not measured any more seem cheaper, until it is tried and measured again."""
-        self._observed += 1
-        if self._observed % _FORGET_EVERY == 0:
-            self._guess.shrink(_FORGET_SHARE)
+        for size in self._guess.sizes:
+            if size not in self._measured:
+                self._guess.set(size, self._guess.at(size) * (1 - _FORGET_SHARE))
+        if not self._measured:
             self._per_draft *= 1 - _FORGET_SHARE
+        self._measured.clear()
+
+
+def _on_grid(size: int) -> int:
+    """The size nearest to it whose estimates are kept."""
+    if size <= 2 * _GRID:
+        return size
+    return round(2 ** (round(_GRID * math.log2(size)) / _GRID))
 
 
 class _Curve:
@@ -105,7 +147,7 @@ class _Curve:
         self._of: dict[int, float] = {}
 
     def at(self, size: int) -> float:
-        """The value at a size; there has to be one somewhere."""
+        """The value at any size; there has to be one somewhere."""
         known = self._of.get(size)
         if known is not None:
             return known
@@ -117,14 +159,7 @@ class _Curve:
         return self._of[low] + share * (self._of[high] - self._of[low])
 
     def set(self, size: int, value: float) -> None:
-        """Set the value at the nearest size on the grid."""
-        if size > 2 * _GRID:
-            size = round(2 ** (round(_GRID * math.log2(size)) / _GRID))
+        """Set the value at a size on the grid."""
         if size not in self._of:
             self.sizes.insert(bisect_left(self.sizes, size), size)
         self._of[size] = value
-
-    def shrink(self, share: float) -> None:
-        """Lower all values by a share of them."""
-        for size in self.sizes:
-            self._of[size] *= 1 - share

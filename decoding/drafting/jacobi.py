@@ -18,7 +18,6 @@ from .acceptance import acceptance_of
 from .chain import MAX_WINDOW, ChainDrafting
 from .draft import Draft
 from .ngram import MAX_NGRAM, SuggestedDrafting, memory_of
-from .suggest import Suggester
 
 Initialiser = Literal["pad", "repeat-last", "random", "prompt-sample", "ngram"]
 
@@ -126,15 +125,15 @@ class _Suggested(SuggestedDrafting):
     """At each place the likeliest of what a pass predicted there and what n-grams suggest."""
 
     def __init__(self, parameters: JacobiParameters, row: Row, context: DraftContext) -> None:
-        suggester = Suggester(
+        super().__init__(
             memory_of(context),
-            row.tokens,
-            prompt_length=row.prompt_length,
+            row,
             longest=MAX_NGRAM,
             shortest=1,
             shared=parameters.shared,
+            window=parameters.window,
+            adaptive=parameters.adaptive,
         )
-        super().__init__(suggester, row, window=parameters.window, adaptive=parameters.adaptive)
         self._limits = _Window(parameters, row)
         self._carried: list[int] = []
 

@@ -160,7 +160,6 @@ class _Lookahead(Drafting):
         self._top: list[int] = []  # of the last draft: the guesses of the newest level
         self._trial_passes = 0
         self._windowed_until = 0  # up to where the text may owe something to the window
-        self._harvest_text(judge=False)
 
     @property
     def fixed(self) -> bool:
@@ -169,7 +168,7 @@ class _Lookahead(Drafting):
 
     def sizes(self, limit: int, worth: float) -> list[tuple[int, float]]:
         """See `Drafting`. The newest n-grams, one by one, then all of them and the window."""
-        self._harvest_text(judge=True)
+        self._harvest_text(judge=self._known > 0)
         window = self._window_rows(limit)
         if not self._parameters.adaptive:
             whole = len(self._candidates(limit).tokens) + window

@@ -5,6 +5,7 @@ guessed to follow again; so is what most often followed them in earlier answers.
 answers repeat their prompt or one another: extraction, editing, code, forms.
 """
 
+from functools import cached_property
 from typing import Final
 
 from pydantic import BaseModel, Field, model_validator
@@ -48,11 +49,35 @@ class NgramParameters(BaseModel):
 class SuggestedDrafting(Drafting):
     """Drafts what a suggester says, as far as it promises to pay, or all that it says."""
 
-    def __init__(self, suggester: Suggester, row: Row, *, window: int, adaptive: bool) -> None:
-        self.suggester = suggester
+    def __init__(
+        self,
+        memory: Memory,
+        row: Row,
+        *,
+        longest: int,
+        shortest: int,
+        shared: bool,
+        window: int,
+        adaptive: bool,
+    ) -> None:
         self.row = row
         self.window = window
+        self._memory = memory
+        self._matches = longest, shortest
+        self._shared = shared
         self._adaptive = adaptive
+
+    @cached_property
+    def suggester(self) -> Suggester:
+        """Made when it is first asked: where drafts do not pay, many sequences never do."""
+        longest, shortest = self._matches
+        return Suggester(
+            self._memory,
+            self.row.tokens[: self.row.prompt_length],
+            longest=longest,
+            shortest=shortest,
+            shared=self._shared,
+        )
 
     @property
     def fixed(self) -> bool:
@@ -91,16 +116,14 @@ class Ngram(Drafter[NgramParameters]):
 
     def start(self, parameters: NgramParameters, row: Row, context: DraftContext) -> Drafting:
         """See `Drafter`."""
-        suggester = Suggester(
+        return SuggestedDrafting(
             memory_of(context),
-            row.tokens,
-            prompt_length=row.prompt_length,
+            row,
             longest=parameters.max_ngram,
             shortest=parameters.min_ngram,
             shared=parameters.shared,
-        )
-        return SuggestedDrafting(
-            suggester, row, window=parameters.window, adaptive=parameters.adaptive
+            window=parameters.window,
+            adaptive=parameters.adaptive,
         )
 
 

@@ -113,21 +113,20 @@ class Suggester:
     def __init__(
         self,
         memory: Memory,
-        tokens: Sequence[int],
+        prompt: Sequence[int],
         *,
-        prompt_length: int,
         longest: int,
         shortest: int,
         shared: bool,
     ) -> None:
         self._memory = memory if shared else Memory()
-        self._history = History(tokens)
-        self._tail = tuple(tokens[-LONGEST_CONTEXT:])
+        self._history = History(prompt)
+        self._tail = tuple(prompt[-LONGEST_CONTEXT:])
         self._longest = min(longest, _LONGEST_MATCH)
         self._shortest = shortest
         self._shared = shared
         self._match = 0
-        self._prompt = tuple(tokens[:prompt_length])
+        self._prompt = tuple(prompt)
         self._expected = memory.lexicon.expected(self._prompt) if shared else {}
         self._root: _Node | None = None
         self._nodes: list[_Node] = []

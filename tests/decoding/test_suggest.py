@@ -37,9 +37,7 @@ def test_what_follows_differently_now_takes_over() -> None:
 
 
 def new(memory: Memory, tokens: list[int], *, shared: bool = True) -> Suggester:
-    return Suggester(
-        memory, tokens, prompt_length=len(tokens), longest=8, shortest=1, shared=shared
-    )
+    return Suggester(memory, tokens, longest=8, shortest=1, shared=shared)
 
 
 def guesses(suggester: Suggester, count: int, **options: Any) -> list[int]:

@@ -98,6 +98,21 @@ def test_a_slower_machine_is_not_taken_for_dear_guesses() -> None:
     assert pace.seconds(1) == pytest.approx(1.5, rel=0.03)
 
 
+def test_where_every_step_drafts_a_step_without_tells_what_drafts_cost() -> None:
+    pace = Pace(lambda: 0.0)
+    pace.observe(1, 0, 0, 1.0)
+    without = 0
+    for _ in range(1000):
+        if pace.is_stale(1):
+            without += 1
+            pace.observe(1, 0, 0, 1.0)
+        else:
+            pace.observe(1, 7, 1, 2.6)
+    assert pace.seconds(1) == pytest.approx(1.0, rel=0.05)
+    assert pace.seconds(1, 7, 1) == pytest.approx(2.6, rel=0.05)
+    assert without <= 10
+
+
 def planned(built: Built, pace: Pace, count: int, rights: float) -> list[int]:
     """Guesses planned for `count` Jacobi sequences whose guesses are right that often."""
     params = SamplingParams(max_tokens=400, temperature=0, ignore_eos=True)
@@ -161,7 +176,7 @@ class _Asked(Drafting):
     def __init__(self, says: float, clock: list[float]) -> None:
         self._says = says
         self._clock = clock
-        self.asked = 0
+        self.asked = self.finished = 0
 
     def sizes(self, limit: int, worth: float) -> list[tuple[int, float]]:
         self.asked += 1
@@ -170,6 +185,10 @@ class _Asked(Drafting):
 
     def propose(self, size: int, limit: int) -> Draft:
         return Draft([0] * size)
+
+    def finish(self) -> None:
+        self.finished += 1
+        self._clock[0] += 0.05
 
 
 class _Asker(Drafter[NoParameters]):
@@ -184,8 +203,8 @@ class _Asker(Drafter[NoParameters]):
         return self._drafting
 
 
-def drafted_in(built: Built, says: float, steps: int) -> tuple[int, int]:
-    """How often a drafter that says so is asked and drafts, where a step takes one second."""
+def asking(built: Built, says: float) -> tuple[_Asked, DraftPlanner]:
+    """A sequence with a drafter that says so, and a planner whose steps take one second."""
     clock = [0.0]
     drafting = _Asked(says, clock)
     params = SamplingParams(max_tokens=400, temperature=0, ignore_eos=True)
@@ -199,6 +218,12 @@ def drafted_in(built: Built, says: float, steps: int) -> tuple[int, int]:
         max_rows=512,
         clock=lambda: clock[0],
     )
+    return drafting, planner
+
+
+def drafted_in(built: Built, says: float, steps: int) -> tuple[int, int]:
+    """How often a drafter that says so is asked and drafts."""
+    drafting, planner = asking(built, says)
     drafts = 0
     for _ in range(steps):
         planner.plan(built.engine.scheduler.running)
@@ -219,3 +244,15 @@ def test_who_promises_nothing_is_asked_for_a_hundredth_of_the_time(tiny_model: T
     assert 0.05 * asked / 2000 < 0.015
     asked, drafts = drafted_in(build(tiny_model("llama")), 6.0, 100)
     assert asked == drafts == 100
+
+
+def test_who_is_not_worth_asking_is_not_told_of_every_end(tiny_model: TinyModel) -> None:
+    built = build(tiny_model("llama"))
+    drafting, planner = asking(built, 0.1)
+    for _ in range(1000):  # answers of two tokens
+        planner.plan(built.engine.scheduler.running)
+        planner.plan(built.engine.scheduler.running)
+        planner.finish(built.engine.scheduler.running[0])
+    built.engine.abort_all()
+    assert 0.05 * (drafting.asked + drafting.finished) / 2000 < 0.015
+    assert drafting.finished > 50
