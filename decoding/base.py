@@ -152,11 +152,13 @@ class DraftContext:
     """What a drafter finds around it.
 
     `memory`: for whatever drafters want to keep across requests, by a name of theirs; shared by the
-    requests that may share cached prefixes, and by no others.
+    requests that may share cached prefixes, and by no others. `trees`: whether drafts may branch;
+    otherwise they are cut to their first line.
     """
 
     vocabulary: Vocabulary
     memory: dict[str, Any]
+    trees: bool = True
 
 
 class Drafter(DecodingMethod[P]):

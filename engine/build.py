@@ -16,6 +16,7 @@ from ..kvcache.store import KVStore
 from ..registry import Choice, Registry
 from .cache_dtype import cache_dtype
 from .config import EngineConfig
+from .deterministic import AS_THEY_ARE, deterministic
 from .engine import Engine
 from .evaluators import registered
 from .graphs import decode_graphs
@@ -59,6 +60,10 @@ def build_engine(config: EngineConfig, clock: Callable[[], float]) -> Built:
         dtype=loaded.dtype,
         head_size=max(max(layer.key_size, layer.value_size) for layer in loaded.layers),
     )
+    numerics = AS_THEY_ARE
+    if config.deterministic:
+        model, numerics = deterministic(loaded.model, backend)
+        loaded = replace(loaded, model=model)
     batch_tokens = _batch_tokens(config, loaded)
     pages = pool_pages(
         config,
@@ -91,6 +96,8 @@ def build_engine(config: EngineConfig, clock: Callable[[], float]) -> Built:
             size=info.vocab_size, pad_id=_pad_id(loaded.tokenizer, info.vocab_size)
         ),
         clock=clock,
+        numerics=numerics,
+        draft_trees=not config.deterministic,
     )
     intake = make_intake(
         config,

@@ -31,6 +31,8 @@ class EngineConfig(BaseModel):
     come with a scale for each token and head.
     `attention_backend`: kernels of attention and cache writes; auto is triton on CUDA and native
     (compiled C++) on a CPU in float32, where they can run, torch elsewhere.
+    `deterministic`: the same bits whatever else is served, which takes longer on a GPU; drafts are
+    single lines then. With the triton and native backends.
     `cuda_graphs`: decoding steps are launched as a whole, on CUDA with the triton backend.
     `page_size`: tokens of one KV cache page.
     `prefix_cache`: reuse the keys and values of prompts that begin alike.
@@ -65,6 +67,7 @@ class EngineConfig(BaseModel):
     kv_cache_memory: Annotated[float, Field(gt=0, le=2**50)] | None = None
     kv_cache_dtype: Literal["auto", "bf16", "fp8", "int8"] = "auto"
     attention_backend: Literal["auto", "triton", "native", "torch"] = "auto"
+    deterministic: bool = False
     cuda_graphs: bool = True
     page_size: Annotated[int, Field(ge=1, le=512)] = 16
     prefix_cache: bool = True

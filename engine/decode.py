@@ -16,6 +16,7 @@ from ..decoding.sampler import Sampler
 from ..decoding.sampling import Row
 from ..kernels.backend import Kernels
 from ..kernels.transfer import to_device
+from .deterministic import AS_THEY_ARE, Numerics
 from .request import TokenLogprobs
 from .runner import wanted_of
 from .sequence import Sequence
@@ -58,14 +59,19 @@ class _Head:
 class Decoder:
     """Chooses tokens for all rows of a step at once."""
 
-    def __init__(self, kernels: Kernels) -> None:
+    def __init__(self, kernels: Kernels, numerics: Numerics = AS_THEY_ARE) -> None:
         self.sampler = Sampler(kernels)
+        self._numerics = numerics
 
     def decode(self, step: Step, logits: Tensor, fork: Fork) -> list[Decoded]:
         """The next tokens of every sequence that decodes; `logits` may be overwritten.
 
         `fork`: gives the choices that are born where a sequence decodes for the first time.
         """
+        with self._numerics():
+            return self._decode(step, logits, fork)
+
+    def _decode(self, step: Step, logits: Tensor, fork: Fork) -> list[Decoded]:
         heads = self._heads(step, logits)
         if not heads:
             return []

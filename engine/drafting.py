@@ -45,12 +45,19 @@ class _Load:
 
 class DraftPlanner:
     """Plans the drafts of a step. `pace` tells what rows cost; `max_rows`: of a step; `clock`: s.
+    `trees`: drafts may branch; otherwise they are cut to their first line.
 
     Drafts are wishes: the scheduler grants what its rows and pages leave.
     """
 
     def __init__(
-        self, pace: Pace, vocabulary: Vocabulary, max_rows: int, clock: Callable[[], float]
+        self,
+        pace: Pace,
+        vocabulary: Vocabulary,
+        max_rows: int,
+        clock: Callable[[], float],
+        *,
+        trees: bool = True,
     ) -> None:
         self._pace = pace
         self._vocabulary = vocabulary
@@ -58,6 +65,7 @@ class DraftPlanner:
         self._max_rows = min(max_rows, _SAMPLING_BYTES // (_BYTES_PER_LOGIT * vocabulary.size))
         self._memories: OrderedDict[str, dict[str, Any]] = OrderedDict()
         self._clock = clock
+        self._trees = trees
         self._looking = Allowance(share=_LOOKING_SHARE, most_steps=_LOOKING_SAVED)
         self._trials = Allowance(share=_TRIAL_SHARE, most_steps=_TRIALS_SAVED)
 
@@ -100,7 +108,8 @@ class DraftPlanner:
             begun_s = self._clock()
             best, gain = self._size(sequence, sequence.drafting, load, worth, most)
             if best:
-                sequence.draft = sequence.drafting.propose(best, _limit(sequence))
+                draft = sequence.drafting.propose(best, _limit(sequence))
+                sequence.draft = draft if self._trees else draft.line()
                 contexts = 1 + len(sequence.others)
                 size = len(sequence.draft.tokens)
                 most -= size * contexts
@@ -181,7 +190,9 @@ class DraftPlanner:
         choice = sequence.request.decoding["drafter"]
         assert isinstance(choice.method, Drafter)
         context = DraftContext(
-            vocabulary=self._vocabulary, memory=self._memory(sequence.request.cache_salt)
+            vocabulary=self._vocabulary,
+            memory=self._memory(sequence.request.cache_salt),
+            trees=self._trees,
         )
         return choice.method.start(choice.parameters, sequence, context)
 

@@ -13,6 +13,7 @@ from ..kvcache.prefix import PrefixCache
 from ..kvcache.store import KVStore
 from ..kvcache.table import PageTable
 from .decode import Decoded, Decoder
+from .deterministic import AS_THEY_ARE, Numerics
 from .drafting import DraftPlanner
 from .eviction import Eviction
 from .pace import Pace
@@ -60,6 +61,8 @@ class Engine:
         chunk_tokens: int,
         vocabulary: Vocabulary,
         clock: Callable[[], float],
+        numerics: Numerics = AS_THEY_ARE,
+        draft_trees: bool = True,
     ) -> None:
         self.pool = PagePool(store.pages)
         self.prefix = PrefixCache(self.pool, store.page_size, enabled=prefix_cache)
@@ -76,9 +79,11 @@ class Engine:
             shelf=self._shelf,
         )
         self.runner = runner
-        self.decoder = Decoder(runner.kernels)
+        self.decoder = Decoder(runner.kernels, numerics)
         self._pace = Pace(clock)
-        self._planner = DraftPlanner(self._pace, vocabulary, max_batch_tokens, clock)
+        self._planner = DraftPlanner(
+            self._pace, vocabulary, max_batch_tokens, clock, trees=draft_trees
+        )
         self._store = store
         self._by_request: dict[str, list[Sequence]] = {}
         self._arrivals = 0

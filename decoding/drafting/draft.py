@@ -45,6 +45,17 @@ class Draft:
             index = self.parents[index]
         return found[::-1]
 
+    def line(self) -> "Draft":
+        """Its first path, alone."""
+        if self.parents is None:
+            return self
+        at, tokens = -1, list[int]()
+        for index, (token, parent) in enumerate(zip(self.tokens, self.parents, strict=True)):
+            if parent == at:
+                tokens.append(token)
+                at = index
+        return Draft(tokens)
+
     def right(self, predictions: Sequence[int]) -> list[int]:
         """The guesses that are right, along one path.
 

@@ -146,8 +146,11 @@ class _Tree:
 
 
 class _Lookahead(Drafting):
-    def __init__(self, parameters: LookaheadParameters, row: Row, worth: Worth) -> None:
+    def __init__(
+        self, parameters: LookaheadParameters, row: Row, worth: Worth, *, windows: bool
+    ) -> None:
         self._parameters = parameters
+        self._windows = windows
         self._row = row
         self._worth = worth
         self._random = Random(row.sampling.seed)
@@ -217,7 +220,9 @@ class _Lookahead(Drafting):
         return tree
 
     def _window_rows(self, limit: int) -> int:
-        """Near the end of the answer there is nothing to look ahead to."""
+        """Near the end of the answer there is nothing to look ahead to; a window is a tree."""
+        if not self._windows:
+            return 0
         depth = self._parameters.window + self._parameters.ngram - 2
         return self._parameters.window * (self._parameters.ngram - 1) if depth <= limit else 0
 
@@ -277,7 +282,7 @@ class Lookahead(Drafter[LookaheadParameters]):
         """See `Drafter`."""
         name = f"lookahead {parameters.window} {parameters.ngram} {parameters.candidates}"
         worth = context.memory.setdefault(name, Worth(parameters.candidates))
-        return _Lookahead(parameters, row, worth)
+        return _Lookahead(parameters, row, worth, windows=context.trees)
 
 
 LOOKAHEAD = Lookahead()

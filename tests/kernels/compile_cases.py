@@ -10,6 +10,7 @@ from penstock.kernels.evict import triton as evicting
 from penstock.kernels.kv_write import triton as writing
 from penstock.kernels.paged_attention import triton as attention
 from penstock.kernels.quantise import LARGEST
+from penstock.kernels.row_invariant import triton as invariant
 from penstock.kernels.scored_attention import triton as scoring
 from penstock.kernels.sparse_prefill import triton as sparse
 from penstock.kernels.sparse_prefill.labels import Labels
@@ -157,6 +158,30 @@ def _evict(stand: Stand) -> None:
         evicting.choose = kernel
 
 
+def _multiply(dtype: torch.dtype = torch.bfloat16) -> Callable[[Stand], None]:
+    def call(stand: Stand) -> None:
+        kernel = invariant.multiply
+        invariant.multiply = stand(kernel)
+        try:
+            x, w, bias = (torch.empty(*s, dtype=dtype) for s in ((3, 2048), (8192, 2048), (8192,)))
+            invariant.matmul(x, w.t(), bias)
+        finally:
+            invariant.multiply = kernel
+
+    return call
+
+
+def _sums(stand: Stand) -> None:
+    kernels = invariant.add_up, invariant.add_along
+    invariant.add_up, invariant.add_along = (stand(kernel) for kernel in kernels)
+    try:
+        x = torch.empty(4, 32_000)
+        invariant.row_sum(x)
+        invariant.row_cumsum(x)
+    finally:
+        invariant.add_up, invariant.add_along = kernels
+
+
 CASES: dict[str, Callable[[Stand], None]] = {
     "decode-128": _attention(1, group=4, size=128),
     "decode-64-group-7": _attention(1, group=7, size=64),
@@ -199,6 +224,9 @@ CASES: dict[str, Callable[[Stand], None]] = {
     "sparse-hashed-256": _sparse(True, group=2, size=256),
     "sparse-hashed-float32": _sparse(True, group=4, size=128, dtype=torch.float32),
     "sparse-hashed-float32-256": _sparse(True, group=2, size=256, dtype=torch.float32),
+    "multiply": _multiply(),
+    "multiply-float32": _multiply(torch.float32),
+    "sums": _sums,
     "evict": _evict,
     "write": _write(),
     "write-int8": _write(torch.int8),

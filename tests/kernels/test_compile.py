@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("triton")
 
 ROOT = Path(__file__).parents[2]
-NO_LOADS_AHEAD = {"choose", "masses", "merge", "write"}
+NO_LOADS_AHEAD = {"add_along", "add_up", "choose", "masses", "merge", "write"}
 """Kernels that read everything once, in no loop worth a pipeline."""
 
 

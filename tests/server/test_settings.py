@@ -62,6 +62,7 @@ def test_every_engine_setting_is_a_flag_and_a_variable(monkeypatch: pytest.Monke
         "kv_cache_memory": ("0.25", 0.25),
         "kv_cache_dtype": ("int8", "int8"),
         "attention_backend": ("torch", "torch"),
+        "deterministic": ("true", True),
         "cuda_graphs": ("false", False),
         "page_size": ("8", 8),
         "prefix_cache": ("false", False),

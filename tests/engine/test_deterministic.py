@@ -1,0 +1,70 @@
+"""`--deterministic` with Triton's kernels, interpreted: nothing around a request changes a bit."""
+
+from typing import Any
+
+import pytest
+
+from penstock import SamplingParams
+from penstock.engine.build import Built
+from penstock.errors import ConfigurationError
+from tests.conftest import TinyModel
+from tests.engine.jobs import Answer, Job, build, run
+
+pytest.importorskip("triton")
+
+GREEDY = SamplingParams(max_tokens=4, temperature=0, ignore_eos=True)
+SEEDED = SamplingParams(max_tokens=4, temperature=0.9, top_p=0.8, seed=5, ignore_eos=True)
+JOBS = [
+    Job(prompt=[5 + 7 * i % 280 for i in range(40)], params=GREEDY, logprobs=4),
+    Job(prompt=[9, 11, 9, 11, 9, 11], params=SEEDED, logprobs=4),
+    Job(prompt=[3], params=GREEDY, logprobs=4),
+]
+DRAFTS: list[Any] = [
+    {"jacobi": {"window": 3, "init": "random", "adaptive": False}},
+    {"lookahead": {"window": 3, "ngram": 3, "adaptive": False}},
+]
+SETTINGS: dict[str, Any] = {"attention_backend": "triton", "deterministic": True}
+
+
+def seen(answers: list[Answer]) -> list[Any]:
+    """Tokens and every logprob that was told, as they are."""
+    return [(answer.tokens, answer.logprobs) for answer in answers]
+
+
+def alone(built: Built) -> list[Any]:
+    return [seen(run(built, [job]))[0] for job in JOBS]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["llama", "gpt_oss"])
+def test_company_chunks_drafts_and_prefixes(kind: str, tiny_model: TinyModel) -> None:
+    expected = alone(build(tiny_model(kind), prefix_cache=False, **SETTINGS))
+    built = build(tiny_model(kind), chunk_tokens=23, **SETTINGS)
+    assert seen(run(built, JOBS)) == expected
+    for drafting in DRAFTS if kind == "llama" else DRAFTS[:1]:
+        found = run(built, [job.with_decoding(drafting) for job in JOBS])
+        assert seen(found) == expected
+        assert "jacobi" not in drafting or all(answer.usage.drafted for answer in found)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["llama", "gemma2"])
+def test_the_text_of_other_kernels(kind: str, tiny_model: TinyModel) -> None:
+    expected = run(build(tiny_model(kind), attention_backend="torch"), JOBS)
+    found = run(build(tiny_model(kind), **SETTINGS), JOBS)
+    assert [answer.tokens for answer in found] == [answer.tokens for answer in expected]
+
+
+def test_compiled_kernels_draft_single_lines_then(tiny_model: TinyModel) -> None:
+    built = build(tiny_model("llama"), deterministic=True)
+    if built.engine.runner.kernels.backend != "native":
+        pytest.skip("needs the compiled kernels")
+    expected = alone(built)
+    for drafting in DRAFTS:
+        jobs = [job.with_decoding(drafting) for job in JOBS]
+        assert seen(run(built, jobs)) == expected
+
+
+def test_other_kernels_are_refused(tiny_model: TinyModel) -> None:
+    with pytest.raises(ConfigurationError, match="--deterministic needs kernels"):
+        build(tiny_model("llama"), attention_backend="torch", deterministic=True)
