@@ -5,15 +5,17 @@ kernel leaves for the next one are its own affair. Operations are those on keys 
 """
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from benchmarks.kernel_plan import Case, Launch, Plan
+from benchmarks.kernel_products import LIBRARY, MULTIPLY, copy, matrix, product
 from penstock.kernels.batch import PagedBatch
 from penstock.kernels.evict.triton import evict
 from penstock.kernels.kv_write.triton import kv_write
@@ -21,68 +23,15 @@ from penstock.kernels.paged_attention.ragged import SPLIT_TOKENS, Ragged, ragged
 from penstock.kernels.paged_attention.triton import Workspace, launch, put_together
 from penstock.kernels.quantise import LARGEST, quantise
 from penstock.kernels.scored_attention.triton import mass_of_rows, weights_of_rows
-from penstock.kvcache.store import LayerShape
 
 ATTENTION: Final = "paged_attention"
 FLASH: Final = "torch SDPA, flash"
-COPY: Final = "copy"
-MATRIX: Final = "matrix product"
-Launch = Callable[[], object]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """Sizes. Lists are of (sequences, keys of each): more keys and values than any cache holds."""
-
-    heads: int = 32
-    kv_heads: int = 8
-    size: int = 128
-    page: int = 16
-    dtype: torch.dtype = torch.bfloat16
-    stored: tuple[torch.dtype, ...] = (torch.bfloat16, torch.int8, torch.float8_e4m3fn)
-    decode: tuple[tuple[int, int], ...] = ((1, 32768), (16, 4096), (64, 2048))
-    windows: tuple[tuple[int, int], ...] = ((1, 32768), (16, 4096))
-    window_rows: int = 8
-    prompts: tuple[int, ...] = (2048, 8192)
-    written_rows: tuple[int, ...] = (64, 8192)
-    contexts: tuple[int, int] = (64, 4096)
-    """Of `evict`: how many, and slots of each."""
-    pool_tokens: int = 131072
-    """Of `kv_write`."""
-    copied_bytes: int = 2**29
-    matrix: int = 8192
-
-    @property
-    def layer(self) -> LayerShape:
-        """Heads and sizes as the cache has them."""
-        return LayerShape(kv_heads=self.kv_heads, key_size=self.size, value_size=self.size)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Case:
-    """One launch. `rows`, `keys`: of each sequence. `limit`: what bounds it at best.
-
-    `prepare`: makes its tensors on a device and returns the launch. `beside`: the kernel whose time
-    in the same shape, with keys and values in the model's dtype, is its yardstick.
-    """
-
-    kernel: str
-    shape: str
-    dtype: torch.dtype
-    sequences: int
-    rows: int
-    keys: int
-    bytes_moved: int
-    operations: int
-    limit: Literal["copy", "matrix"]
-    prepare: Callable[[torch.device], Launch]
-    beside: str | None = None
 
 
 def cases(plan: Plan) -> Iterator[Case]:
     """All of them; the limits first, and what others are held against before those."""
-    yield _copy(plan)
-    yield _matrix(plan)
+    yield copy(plan)
+    yield matrix(plan)
     for sequences, keys in plan.decode:
         yield _flash(plan, "decode", sequences, 1, keys)
         for stored in plan.stored:
@@ -102,6 +51,9 @@ def cases(plan: Plan) -> Iterator[Case]:
         for stored in plan.stored:
             yield _write(plan, rows, stored)
     yield _evict(plan)
+    for rows in plan.multiplied_rows:
+        yield product(plan, LIBRARY, rows)
+        yield product(plan, MULTIPLY, rows)
 
 
 def attention_bytes(plan: Plan, sequences: int, rows: int, keys: int, stored: torch.dtype) -> int:
@@ -114,48 +66,6 @@ def attention_operations(plan: Plan, sequences: int, rows: int, keys: int) -> in
     """Two products over the keys that causal rows see; an addition and a multiplication are two."""
     seen = rows * (keys - rows) + rows * (rows + 1) // 2
     return 4 * sequences * plan.heads * plan.size * seen
-
-
-def _copy(plan: Plan) -> Case:
-    def prepare(device: torch.device) -> Launch:
-        source = torch.ones(plan.copied_bytes // 4, device=device)
-        target = torch.empty_like(source)
-        return lambda: target.copy_(source)
-
-    return Case(
-        kernel=COPY,
-        shape="limit",
-        dtype=torch.float32,
-        sequences=1,
-        rows=1,
-        keys=0,
-        bytes_moved=2 * plan.copied_bytes,
-        operations=0,
-        limit="copy",
-        prepare=prepare,
-    )
-
-
-def _matrix(plan: Plan) -> Case:
-    side = plan.matrix
-
-    def prepare(device: torch.device) -> Launch:
-        a, b = (torch.randn(side, side, device=device).to(plan.dtype) for _ in range(2))
-        out = torch.empty_like(a)
-        return lambda: torch.mm(a, b, out=out)
-
-    return Case(
-        kernel=MATRIX,
-        shape="limit",
-        dtype=plan.dtype,
-        sequences=1,
-        rows=side,
-        keys=0,
-        bytes_moved=3 * side**2 * plan.dtype.itemsize,
-        operations=2 * side**3,
-        limit="matrix",
-        prepare=prepare,
-    )
 
 
 def _attention(

@@ -172,6 +172,26 @@ def check_triton_sparse_prefill() -> str | None:
     return _compared(found, step.tolerance)
 
 
+def check_triton_rows() -> str | None:
+    """Products and sums whose rows depend on nothing beside them: right, and the same alone."""
+    import torch
+
+    from ..kernels.row_invariant.triton import matmul, row_cumsum, row_sum
+
+    device = usual_device()
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    torch.manual_seed(0)
+    x, w = (torch.randn(rows, 100).to(device, dtype) for rows in (70, 40))
+    whole, one = ([matmul(r, w.t()), row_sum(r), row_cumsum(r)] for r in (x, x[65:66]))
+    both = zip(whole, one, strict=True)
+    if not all(torch.equal(among[65:66], alone) for among, alone in both):
+        return "a row has other bits alone"
+    wide = x.double()
+    expected = [wide @ w.t().double(), wide.sum(1), wide.cumsum(1)]
+    want, got = (torch.cat([part.flatten().double() for part in p]) for p in (expected, whole))
+    return _compared([want, got], 2e-2 if dtype == torch.bfloat16 else TOLERANCE)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Step:
     """Rows of a draft and of a prompt's chunk, in the device's usual dtype.
@@ -281,4 +301,5 @@ TRITON_CHECKS: dict[str, Callable[[], str | None]] = {
     "triton scores": check_triton_scores,
     "triton evict": check_triton_evict,
     "triton sparse": check_triton_sparse_prefill,
+    "triton rows": check_triton_rows,
 }

@@ -72,6 +72,14 @@ def test_bytes_and_operations_are_those_of_the_formula() -> None:
     assert evicted.bytes_moved == 64 * 2 * (4096 * (4 + 4) + 4 + 4 + 8)
 
 
+def test_a_product_reads_its_weights_once() -> None:
+    plan = cases.Plan(heads=4, kv_heads=2, size=8, feed_forward=100)
+    for one in cases.cases(plan):
+        if one.shape == "linear" and one.rows == 64:
+            assert one.bytes_moved == 2 * (64 * 32 + 32 * 100 + 64 * 100)
+            assert one.operations == 2 * 64 * 32 * 100
+
+
 def test_keys_and_values_of_every_decoding_step_exceed_caches() -> None:
     plan = cases.Plan()
     for one in cases.cases(plan):
@@ -94,6 +102,8 @@ def test_every_case_runs() -> None:
         written_rows=(3,),
         contexts=(2, 40),
         pool_tokens=64,
+        feed_forward=8,
+        multiplied_rows=(3,),
         copied_bytes=1024,
         matrix=8,
     )
@@ -110,9 +120,11 @@ def test_every_case_runs() -> None:
         "prompt_mass",
         "kv_write",
         "evict",
+        "row_invariant.matmul",
+        "torch.mm",
     }
     beside = [line for line in lines if line["beside"] is not None]
-    assert len(beside) == 8
+    assert len(beside) == 9
     assert all(line["time_over_beside"] is not None for line in beside)
 
 

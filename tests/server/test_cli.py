@@ -228,6 +228,27 @@ def test_the_check_of_sparse_prompts_sees_a_wrong_kernel(monkeypatch: pytest.Mon
     assert told.startswith("off by")
 
 
+def test_the_check_of_rows_sees_a_wrong_sum_and_one_that_depends_on_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    module: Any = pytest.importorskip("penstock.kernels.row_invariant.triton")
+    right = module.row_sum
+    assert doctor_checks.check_triton_rows() is None
+
+    def of_others(x: Any) -> Any:
+        return right(x) + len(x) * 1e-5
+
+    def wrong(x: Any) -> Any:
+        return right(x) * 1.01
+
+    monkeypatch.setattr(module, "row_sum", of_others)
+    assert doctor_checks.check_triton_rows() == "a row has other bits alone"
+    monkeypatch.setattr(module, "row_sum", wrong)
+    told = doctor_checks.check_triton_rows()
+    assert told is not None
+    assert told.startswith("off by")
+
+
 def test_the_cache_check_sees_wrong_scales(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
