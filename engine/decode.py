@@ -71,6 +71,11 @@ class Decoder:
         with self._numerics():
             return self._decode(step, logits, fork)
 
+    def choose(self, logits: Tensor, rows: List[Row]) -> Tensor:
+        """The next token of each row, int64 `[R]`, on the device: nobody waits for it."""
+        with self._numerics():
+            return self.sampler.sample(logits, rows)
+
     def _decode(self, step: Step, logits: Tensor, fork: Fork) -> list[Decoded]:
         heads = self._heads(step, logits)
         if not heads:

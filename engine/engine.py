@@ -12,12 +12,14 @@ from ..kvcache.pages import PagePool
 from ..kvcache.prefix import PrefixCache
 from ..kvcache.store import KVStore
 from ..kvcache.table import PageTable
+from .ahead import Flight, can_fly, launch_after
 from .decode import Decoded, Decoder
 from .deterministic import AS_THEY_ARE, Numerics
 from .drafting import DraftPlanner
 from .eviction import Eviction
+from .outputs import empty_output, output_of
 from .pace import Pace
-from .request import FinishReason, Request, StepOutput, TokenLogprobs
+from .request import FinishReason, Request, StepOutput
 from .runner import ModelRunner
 from .scheduler import Scheduler
 from .sequence import Branch, Sequence
@@ -91,6 +93,7 @@ class Engine:
         self._generation_tokens = 0
         self._preemptions = 0
         self._steps = 0
+        self._flight: Flight | None = None
         self.last_rows = 0
 
     @property
@@ -135,6 +138,7 @@ class Engine:
 
     def abort_all(self) -> None:
         """End everything, also after a step has failed half-way; all pages are free then."""
+        self._flight = None
         self._shelf.clear()
         self.scheduler.remove(self.scheduler.all())
         self._by_request.clear()
@@ -142,22 +146,53 @@ class Engine:
     @torch.inference_mode()
     def step(self) -> list[StepOutput]:
         """Advance every scheduled sequence; returns what is new."""
+        flight, self._flight = self._flight, None
+        if flight is not None:
+            step = flight.step(self.scheduler.running)
+            if step.chunks:
+                return self._land(flight, step)
         self._planner.plan(self.scheduler.running)
         self._pace.start()
         step = self.scheduler.schedule()
-        self.last_rows = step.rows
         self._preemptions += len(step.preempted)
+        self.last_rows = step.rows
         if not step.chunks:
             return []
         for branch in step.restored:
             self._eviction.swap_in(branch)
         logits = self.runner.run(step)
+        sequences = [chunk.sequence for chunk in step.chunks]
+        if self.runner.graphs is not None and step.plain and all(map(can_fly, sequences)):
+            return self._land(Flight.of(sequences, self.decoder.choose(logits, sequences)), step)
         self._eviction.note_certain(step)  # before choices fork off
         decoded = self.decoder.decode(step, logits, self._fork)
         outputs = self._commit(step, decoded)
         if step.only_decodes:
             self._pace.stop(step.rows - step.guesses, step.guesses, step.drafts)
         return outputs
+
+    def _land(self, flight: Flight, step: Step) -> list[StepOutput]:
+        """Commit a step that has been launched; before its tokens are known, launch the next one.
+
+        Not where others wait for a place that there is: they come into the next step.
+        """
+        assert self.runner.graphs is not None
+        self.last_rows = step.rows
+        if not self.scheduler.waiting or self.scheduler.full:
+            self._flight = launch_after(
+                flight, self.scheduler.running, self.pool, self.runner.graphs, self.decoder
+            )
+        tokens = flight.tokens()
+        decoded = [
+            Decoded(
+                sequence=chunk.sequence,
+                tokens=[tokens[id(chunk.sequence)]],
+                accepted=[],
+                predictions=[tokens[id(chunk.sequence)]],
+            )
+            for chunk in step.chunks
+        ]
+        return self._commit(step, decoded)
 
     def stats(self) -> EngineStats:
         """Counters and gauges as of now."""
@@ -229,7 +264,7 @@ class Engine:
             count, reason, stop_reason = self._append(sequence, item.tokens)
             if sequence.draft is not None:
                 moves += self._keep_accepted(item, count)
-            outputs.append(_output(item, count, reason, stop_reason))
+            outputs.append(output_of(item, count, reason, stop_reason))
             if item.draft is not None:
                 self._planner.learn(sequence, item.draft, item.predictions, item.accepted)
             if reason is not None:
@@ -242,7 +277,7 @@ class Engine:
             sequence = chunk.sequence
             if sequence.request.max_tokens == 0 and sequence.remaining == 0:
                 outputs += [
-                    _empty_output(sequence, index) for index in (sequence.index, *sequence.unborn)
+                    empty_output(sequence, index) for index in (sequence.index, *sequence.unborn)
                 ]
                 ended.append(sequence)
         self._keep(ended)
@@ -313,80 +348,3 @@ class Engine:
                 living.remove(sequence)
                 if not living:
                     del self._by_request[sequence.request.id]
-
-
-def _output(
-    item: Decoded, count: int, reason: FinishReason | None, stop_reason: int | None
-) -> StepOutput:
-    sequence = item.sequence
-    first = not sequence.has_output
-    sequence.has_output = True
-    guidance_tokens = count * len(sequence.others)
-    if first and sequence.index == 0:
-        guidance_tokens += sum(branch.prompt_length for branch in sequence.others)
-    evicted, held_slots = _newly_evicted(sequence)
-    sparse_rows, seen_pairs, causal_pairs = _read_sparsely(sequence) if first else (0, 0, 0)
-    return StepOutput(
-        request_id=sequence.request.id,
-        index=sequence.index,
-        token_ids=tuple(item.tokens[:count]),
-        logprobs=item.logprobs[:count],
-        finish_reason=reason,
-        stop_reason=stop_reason,
-        cached_tokens=sequence.cached_tokens if first else 0,
-        first_scheduled_s=sequence.first_scheduled_s if first else None,
-        prompt_logprobs=_prompt_logprobs(sequence) if first else None,
-        drafted=0 if item.draft is None else len(item.draft.tokens),
-        guidance_tokens=guidance_tokens,
-        evicted=evicted,
-        held_slots=held_slots,
-        sparse_rows=sparse_rows,
-        seen_pairs=seen_pairs,
-        causal_pairs=causal_pairs,
-    )
-
-
-def _newly_evicted(sequence: Sequence) -> tuple[int, int]:
-    """Tokens let go, and slots taken, up to the step before, and not told yet."""
-    keepings = [branch.keeping for branch in sequence.branches if branch.keeping is not None]
-    if not keepings:
-        return 0, 0
-    evicted = sum(keeping.length - keeping.held for keeping in keepings)
-    slots = sum(keeping.retention.slots for keeping in keepings if keeping.in_slots)
-    new = evicted - sequence.evicted, slots - sequence.held_slots
-    sequence.evicted, sequence.held_slots = evicted, slots
-    return new
-
-
-def _read_sparsely(sequence: Sequence) -> tuple[int, int, int]:
-    """Rows of the prompts that saw a part of their keys, pairs seen, and pairs that there were.
-
-    The first choice reads them for all.
-    """
-    counts = [(0, 0, 0)]
-    if sequence.index == 0:
-        counts += [b.reading.counted() for b in sequence.branches if b.reading is not None]
-    rows, seen, causal = zip(*counts, strict=True)
-    return sum(rows), sum(seen), sum(causal)
-
-
-def _empty_output(sequence: Sequence, index: int) -> StepOutput:
-    """The end of a choice of which nothing was asked but its prompt."""
-    sparse_rows, seen_pairs, causal_pairs = _read_sparsely(sequence) if index == 0 else (0, 0, 0)
-    return StepOutput(
-        request_id=sequence.request.id,
-        index=index,
-        token_ids=(),
-        finish_reason="length",
-        cached_tokens=sequence.cached_tokens,
-        first_scheduled_s=sequence.first_scheduled_s,
-        prompt_logprobs=_prompt_logprobs(sequence) if index == 0 else None,
-        sparse_rows=sparse_rows,
-        seen_pairs=seen_pairs,
-        causal_pairs=causal_pairs,
-    )
-
-
-def _prompt_logprobs(sequence: Sequence) -> tuple[TokenLogprobs, ...] | None:
-    asked = sequence.request.prompt_logprobs is not None and sequence.index == 0
-    return tuple(sequence.prompt_logprobs) if asked else None

@@ -152,7 +152,7 @@ class DecodeGraphs:
     @torch.inference_mode()
     def run(
         self,
-        ids: Sequence[int],
+        ids: Sequence[int] | Tensor,
         positions: Sequence[int],
         slots: Sequence[int],
         lengths: Sequence[int],
@@ -160,7 +160,8 @@ class DecodeGraphs:
     ) -> Tensor | None:
         """Logits `[rows, V]`, which the next run overwrites. Arguments have one entry a row.
 
-        None: the graph for them could not be captured, so the step has to run without.
+        `ids` may be on the device already, int64. None: the graph for them could not be captured,
+        so the step has to run without.
         """
         rows = len(ids)
         size = next(size for size in self._sizes if size >= rows)
@@ -170,7 +171,7 @@ class DecodeGraphs:
         graph.staging.wait()
         of_ids, of_positions, of_slots, of_lengths, of_tables = graph.staging.host
         for there, numbers, padding in (
-            (of_ids, ids, 0),
+            (of_ids, 0 if isinstance(ids, Tensor) else ids, 0),
             (of_positions, positions, 0),
             (of_slots, slots, -1),
             (of_lengths, lengths, 0),
@@ -180,6 +181,8 @@ class DecodeGraphs:
         for row, table in zip(of_tables, tables, strict=False):
             row[: len(table)] = table
         graph.staging.send()
+        if isinstance(ids, Tensor):
+            graph.staging.device[0][:rows].copy_(ids)
         return graph.replay()[:rows]
 
     def _pages_for(self, pages: int) -> int:

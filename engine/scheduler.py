@@ -83,6 +83,11 @@ class Scheduler:
         return len(self._waiting)
 
     @property
+    def full(self) -> bool:
+        """Whether no place is left for what waits."""
+        return sum(sequence.places for sequence in self.running) >= self._max_running
+
+    @property
     def has_work(self) -> bool:
         """Whether any sequence lives."""
         return bool(self.running or self._waiting)

@@ -55,6 +55,24 @@ class Staging:
             self._sent.record()
 
 
+class Arriving:
+    """Numbers of the device on their way to the host; later launches do not delay them."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self._there, self._arrived = tensor, None
+        if tensor.device.type == "cuda":
+            self._there = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+            self._there.copy_(tensor, non_blocking=True)
+            self._arrived = torch.cuda.Event()
+            self._arrived.record()
+
+    def wait(self) -> list[Any]:
+        """The numbers."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        return self._there.tolist()
+
+
 def together(arrays: Sequence[np.ndarray[Any, Any]], device: torch.device) -> list[Tensor]:
     """Arrays as tensors of the same types: on a GPU in one piece of memory, by one copy."""
     if device.type == "cuda":
