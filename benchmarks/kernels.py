@@ -5,7 +5,8 @@
 Before every launch 1 GiB is overwritten, so that nothing of its inputs is cached, and so that the
 device is busy until the host has launched it. Limits are measured in the same run: a copy of
 512 MiB, a product of large matrices. torch's flash attention, over keys in one piece, is beside
-decoding and prompts. Ends with status 2 where Triton's kernels cannot be compiled and run.
+decoding and prompts, and `torch.mm` beside products. Ends with status 2 where Triton's kernels
+cannot be compiled and run.
 """
 
 import argparse

@@ -82,9 +82,11 @@ def build_engine(config: EngineConfig, clock: Callable[[], float]) -> Built:
         device=loaded.device,
     )
     kernels = load(backend)
-    compiled = isinstance(loaded.model, CompiledDecoder) and kernels.backend == "native"
-    if compiled and torch_gets_one(info.vocab_size):
-        torch.set_num_threads(1)
+    if kernels.backend == "native":
+        compiled = isinstance(loaded.model, CompiledDecoder)
+        # Of a single long row torch adds up a part in each thread, of several rows it does not.
+        if config.deterministic or (compiled and torch_gets_one(info.vocab_size)):
+            torch.set_num_threads(1)
     engine = Engine(
         runner=ModelRunner(loaded.model, store, loaded.device, kernels),
         store=store,

@@ -12,6 +12,7 @@ from torch import nn
 
 from ..errors import ConfigurationError
 from ..kernels.backend import Choice
+from .lean.compiled import CompiledDecoder
 
 Numerics = Callable[[], AbstractContextManager[Any]]
 """Makes what operations on a step's rows run in."""
@@ -32,13 +33,26 @@ class _InMode(nn.Module):
             return self.model(**inputs)
 
 
+def _multiplies_otherwise(model: nn.Module) -> bool:
+    """Whether a model has weights that no compiled product holds: linear layers, experts."""
+    return any(
+        isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
+        for module in model.modules()
+    ) or any(parameter.ndim > 2 for parameter in model.parameters())
+
+
 def deterministic(model: nn.Module, backend: Choice) -> tuple[nn.Module, Numerics]:
     """The model, and what the steps around it run in, so that sums have one order.
 
     Raises:
-        ConfigurationError: the backend's kernels cannot.
+        ConfigurationError: the backend's kernels cannot, or not for this model.
     """
     if backend.backend == "native":
+        if not isinstance(model, CompiledDecoder) and _multiplies_otherwise(model):
+            raise ConfigurationError(
+                "--deterministic is not to be had with this model on a CPU: some of its products "
+                "are torch's, which add up in another order where there are more rows"
+            )
         return model, AS_THEY_ARE
     if backend.backend == "torch":
         raise ConfigurationError(

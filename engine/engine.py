@@ -163,7 +163,11 @@ class Engine:
         logits = self.runner.run(step)
         sequences = [chunk.sequence for chunk in step.chunks]
         if self.runner.graphs is not None and step.plain and all(map(can_fly, sequences)):
-            return self._land(Flight.of(sequences, self.decoder.choose(logits, sequences)), step)
+            flight = Flight.of(sequences, self.decoder.choose(logits, sequences))
+            outputs = self._land(flight, step)
+            if self._flight is None:  # or the time would be that of two steps
+                self._pace.stop(step.rows, 0, 0)
+            return outputs
         self._eviction.note_certain(step)  # before choices fork off
         decoded = self.decoder.decode(step, logits, self._fork)
         outputs = self._commit(step, decoded)
@@ -174,11 +178,11 @@ class Engine:
     def _land(self, flight: Flight, step: Step) -> list[StepOutput]:
         """Commit a step that has been launched; before its tokens are known, launch the next one.
 
-        Not where others wait for a place that there is: they come into the next step.
+        Not where somebody who waits might come in: into the next step.
         """
         assert self.runner.graphs is not None
         self.last_rows = step.rows
-        if not self.scheduler.waiting or self.scheduler.full:
+        if not self.scheduler.admits:
             self._flight = launch_after(
                 flight, self.scheduler.running, self.pool, self.runner.graphs, self.decoder
             )
@@ -341,6 +345,8 @@ class Engine:
 
     def _finish(self, gone: list[Sequence]) -> None:
         self.scheduler.remove(gone)
+        if not self.scheduler.running:
+            self._flight = None
         for sequence in gone:
             self._planner.finish(sequence)
             living = self._by_request.get(sequence.request.id)

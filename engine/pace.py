@@ -4,8 +4,8 @@
 
 F is what sequences cost without guesses, g a guess in a pass of so many rows, and `a` what a
 sequence that drafts costs beyond its guesses, because its attention is a call of its own. F and g
-are kept on a grid. All are learned from every step that reads no prompt: where several could be
-wrong, an error is shared out by how uncertain each of them is.
+are kept on a grid. All are learned from the steps that read no prompt and are not launched ahead
+(`ahead.py`): where several could be wrong, an error is shared out by how uncertain each of them is.
 """
 
 import math
@@ -94,8 +94,11 @@ class Pace:
     def is_stale(self, rows: int) -> bool:
         """Whether steps of so many rows have all had guesses for long: what costs what is unsure.
 
-        Where two errors look alike, that of F and that of guesses, a step without guesses tells.
+        Where two errors look alike, that of F and that of guesses, a step without guesses tells. So
+        it does where nothing is known.
         """
+        if not self._plain.sizes:
+            return True
         since, patience = self._since_plain.get(_on_grid(rows), (0, _STALE))
         return since >= patience
 

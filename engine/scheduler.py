@@ -76,6 +76,8 @@ class Scheduler:
         self._shelf = Shelf() if shelf is None else shelf
         self._waiting: list[tuple[tuple[int, int, int], Sequence]] = []
         self.running: list[Sequence] = []
+        # Whether the first in the queue found no place or no pages, and nobody has left since.
+        self._refused = False
 
     @property
     def waiting(self) -> int:
@@ -83,9 +85,9 @@ class Scheduler:
         return len(self._waiting)
 
     @property
-    def full(self) -> bool:
-        """Whether no place is left for what waits."""
-        return sum(sequence.places for sequence in self.running) >= self._max_running
+    def admits(self) -> bool:
+        """Whether somebody waits who might come in by now."""
+        return bool(self._waiting) and not self._refused
 
     @property
     def has_work(self) -> bool:
@@ -94,6 +96,7 @@ class Scheduler:
 
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence that holds no pages."""
+        self._refused = False
         heapq.heappush(self._waiting, (sequence.key, sequence))
 
     def adopt(self, fork: Sequence) -> None:
@@ -105,6 +108,7 @@ class Scheduler:
         ids = {id(sequence) for sequence in gone}
         if not ids:
             return
+        self._refused = False
         for sequence in self.all():
             if id(sequence) in ids:
                 for branch in sequence.branches:
@@ -198,12 +202,14 @@ class Scheduler:
         while self._waiting and budget.rows > 0:
             _, sequence = self._waiting[0]
             if sequence.places > places:
+                self._refused = True
                 break
             if budget.of(sequence) <= 0 or self._is_read_by_another(sequence):
                 passed.append(heapq.heappop(self._waiting))
                 continue
             if not self._take_back(sequence):
                 self._forget(sequence)
+                self._refused = True
                 break
             chunks = self._chunks(sequence, budget.of(sequence))
             if not chunks:

@@ -147,10 +147,10 @@ class _Tree:
 
 class _Lookahead(Drafting):
     def __init__(
-        self, parameters: LookaheadParameters, row: Row, worth: Worth, *, windows: bool
+        self, parameters: LookaheadParameters, row: Row, worth: Worth, *, trees: bool
     ) -> None:
         self._parameters = parameters
-        self._windows = windows
+        self._trees = trees
         self._row = row
         self._worth = worth
         self._random = Random(row.sampling.seed)
@@ -210,7 +210,8 @@ class _Lookahead(Drafting):
     def _paths(self) -> list[tuple[tuple[int, ...], bool]]:
         if not self._parameters.candidates:
             return []
-        return self._pool.after(self._row.tokens[-1])
+        paths = self._pool.after(self._row.tokens[-1])
+        return paths if self._trees else paths[:1]
 
     def _candidates(self, limit: int) -> _Tree:
         tree = _Tree()
@@ -221,7 +222,7 @@ class _Lookahead(Drafting):
 
     def _window_rows(self, limit: int) -> int:
         """Near the end of the answer there is nothing to look ahead to; a window is a tree."""
-        if not self._windows:
+        if not self._trees:
             return 0
         depth = self._parameters.window + self._parameters.ngram - 2
         return self._parameters.window * (self._parameters.ngram - 1) if depth <= limit else 0
@@ -282,7 +283,7 @@ class Lookahead(Drafter[LookaheadParameters]):
         """See `Drafter`."""
         name = f"lookahead {parameters.window} {parameters.ngram} {parameters.candidates}"
         worth = context.memory.setdefault(name, Worth(parameters.candidates))
-        return _Lookahead(parameters, row, worth, windows=context.trees)
+        return _Lookahead(parameters, row, worth, trees=context.trees)
 
 
 LOOKAHEAD = Lookahead()

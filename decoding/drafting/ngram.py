@@ -59,8 +59,10 @@ class SuggestedDrafting(Drafting):
         shared: bool,
         window: int,
         adaptive: bool,
+        trees: bool,
     ) -> None:
         self.row = row
+        self._trees = trees
         self.window = window
         self._memory = memory
         self._matches = longest, shortest
@@ -77,6 +79,7 @@ class SuggestedDrafting(Drafting):
             longest=longest,
             shortest=shortest,
             shared=self._shared,
+            trees=self._trees,
         )
 
     @property
@@ -124,6 +127,7 @@ class Ngram(Drafter[NgramParameters]):
             shared=parameters.shared,
             window=parameters.window,
             adaptive=parameters.adaptive,
+            trees=context.trees,
         )
 
 

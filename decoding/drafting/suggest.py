@@ -118,7 +118,10 @@ class Suggester:
         longest: int,
         shortest: int,
         shared: bool,
+        trees: bool = True,
     ) -> None:
+        """`trees`: guesses may branch."""
+        self._trees = trees
         self._memory = memory if shared else Memory()
         self._history = History(prompt)
         self._tail = tuple(prompt[-LONGEST_CONTEXT:])
@@ -153,7 +156,8 @@ class Suggester:
         made = 0
         while True:
             if node.depth < limit:
-                for token, chance in self._next(node, worth):
+                following = self._next(node, worth)
+                for token, chance in following if self._trees else following[:1]:
                     made += 1
                     heapq.heappush(waiting, (-chance, made, node, len(nodes) - 1, token))
             if not waiting or len(nodes) >= count:

@@ -1,7 +1,7 @@
 """A mode in which torch's sums and products over rows go to `row_invariant`'s kernels.
 
 Inside `RowInvariant()` whatever adds up elements is caught where torch dispatches it, so that a
-model's own code stays as it is. What adds up and has no rule here is refused, not computed.
+model's own code stays as it is. Other operations that are known to add up are refused.
 """
 
 import math
@@ -33,19 +33,31 @@ class RowInvariant(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
+        if not _has_floats(args):
+            return func(*args, **kwargs)
         rule = _RULES.get(func)
-        if rule is not None and _adds_floats(args):
+        if rule is not None:
             return rule(*args, **kwargs)
-        if func in _DECOMPOSED:
-            with self:
-                return func.decompose(*args, **kwargs)
-        if func.overloadpacket in _REFUSED and _adds_floats(args):
+        with self:  # what is made of other operations is caught as those
+            found = func.decompose(*args, **kwargs)
+        if found is not NotImplemented:
+            return found
+        if _name(func) in _REFUSED:
             raise NoRuleError(f"{func} adds up in an order that depends on how many rows there are")
         return func(*args, **kwargs)
 
 
-def _adds_floats(args: tuple[Any, ...]) -> bool:
-    return any(isinstance(each, Tensor) and each.dtype in _FLOATS for each in args)
+def _has_floats(args: tuple[Any, ...]) -> bool:
+    return any(
+        each.dtype in _FLOATS if isinstance(each, Tensor) else _has_floats(tuple(each))
+        for each in args
+        if isinstance(each, (Tensor, list, tuple))
+    )
+
+
+def _name(func: Any) -> str:
+    """Of an operation, whichever of its forms it is: `aten.cumsum_.default` is "cumsum"."""
+    return func.overloadpacket.__name__.removesuffix("_")
 
 
 def _linear(x: Tensor, w_NK: Tensor, bias_N: Tensor | None = None) -> Tensor:
@@ -96,7 +108,8 @@ def _sum(
 ) -> Tensor:
     dims = _all_of(x, dims)
     kept = [dim for dim in range(x.ndim) if dim not in dims]
-    rows = x.permute(*kept, *dims).reshape(math.prod(x.shape[dim] for dim in kept), -1)
+    count, size = (math.prod(x.shape[dim] for dim in of) for of in (kept, dims))
+    rows = x.permute(*kept, *dims).reshape(count, size)
     shape = [
         1 if dim in dims else size for dim, size in enumerate(x.shape) if keepdim or dim in kept
     ]
@@ -123,18 +136,25 @@ def _all_of(x: Tensor, dims: Sequence[int] | int | None) -> list[int]:
 
 def _cumsum(x: Tensor, dim: int, *, dtype: torch.dtype | None = None) -> Tensor:
     moved = x.movedim(dim, -1)
-    found = row_cumsum(moved.reshape(-1, moved.shape[-1])).view(moved.shape)
+    found = row_cumsum(moved.reshape(moved.shape[:-1].numel(), moved.shape[-1])).view(moved.shape)
     return found.movedim(-1, dim).to(dtype or x.dtype)
 
 
 def _softmax(x: Tensor, dim: int, dtype: torch.dtype | bool | None = None) -> Tensor:
-    wanted = dtype if isinstance(dtype, torch.dtype) else x.dtype
+    wanted = _result_type(x, dtype)
     e = (x.float() - x.float().amax(dim, keepdim=True)).exp_()
     return (e / _sum(e, [dim], True)).to(wanted)
 
 
+def _result_type(x: Tensor, dtype: torch.dtype | bool | None) -> torch.dtype:
+    """A type, or whether half precision gives float32."""
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    return torch.float32 if dtype else x.dtype
+
+
 def _log_softmax(x: Tensor, dim: int, dtype: torch.dtype | bool | None = None) -> Tensor:
-    wanted = dtype if isinstance(dtype, torch.dtype) else x.dtype
+    wanted = _result_type(x, dtype)
     return (x.float() - _logsumexp(x.float(), [dim], True)).to(wanted)
 
 
@@ -182,6 +202,9 @@ def _vector_norm(
     *,
     dtype: torch.dtype | None = None,
 ) -> Tensor:
+    if order == math.inf:  # a maximum: nothing is added up
+        found = x.abs().amax(_all_of(x, dims), keepdim=keepdim)
+        return found.to(dtype or x.dtype)
     if order != 2:
         raise NoRuleError(f"a norm of order {order}")
     wide = x.float()
@@ -211,17 +234,13 @@ _RULES: Final[dict[Any, Callable[..., Any]]] = {
     _aten.rms_norm.default: _rms_norm,
     _aten.linalg_vector_norm.default: _vector_norm,
 }
-_DECOMPOSED: Final = frozenset({_aten.einsum.default})
-_REFUSED: Final = frozenset(
-    getattr(_aten, name)
-    for name in (
-        "mv", "addmv", "dot", "vdot", "var", "std", "var_mean", "std_mean", "norm",
-        "native_group_norm", "native_batch_norm",
-        "_fused_rms_norm", "group_norm", "convolution", "_convolution", "conv1d", "conv2d",
-        "scatter_add", "scatter_add_", "index_add", "index_add_", "scatter_reduce", "prod",
-        "scaled_dot_product_attention", "_scaled_dot_product_flash_attention",
-        "_scaled_dot_product_efficient_attention", "cumprod", "logcumsumexp", "nansum", "cdist",
-    )
-    if hasattr(_aten, name)
-)  # fmt: skip
-"""What adds up, or may."""
+_OTHERS: Final = (
+    "mv addmv dot vdot addr addbmm _scaled_mm var std var_mean std_mean norm native_group_norm "
+    "native_batch_norm _fused_rms_norm convolution _convolution scatter_add index_add "
+    "scatter_reduce index_reduce prod nansum nanmean embedding_bag _embedding_bag cumprod "
+    "logcumsumexp _cdist_forward trace _scaled_dot_product_flash_attention "
+    "_scaled_dot_product_efficient_attention _scaled_dot_product_cudnn_attention "
+    "_scaled_dot_product_attention_math _scaled_dot_product_flash_attention_for_cpu"
+)
+_REFUSED: Final = frozenset(_OTHERS.split()) | {_name(func) for func in _RULES}
+"""What adds up, or may: forms of what has a rule that no rule is for, and others."""

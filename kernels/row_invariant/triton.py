@@ -56,7 +56,7 @@ def multiply(
             other=0.0,
         )
         w_KN = tl.load(
-            w_ptr + (begin + k).to(tl.int64)[:, None] * w_k + n[None, :] * w_n,
+            w_ptr + (begin + k).to(tl.int64)[:, None] * w_k + n.to(tl.int64)[None, :] * w_n,
             mask=here_K[:, None] & here_N[None, :],
             other=0.0,
         )

@@ -86,14 +86,18 @@ def test_a_stop_token_ends_a_sequence_whose_next_row_is_on_its_way(tiny_model: T
 
 def test_who_leaves_or_comes_meanwhile(tiny_model: TinyModel) -> None:
     """One is aborted with a row on its way, another comes and gets its pages."""
-    expected = run(on_triton(tiny_model("llama")), [JOBS[0], JOBS[2]])
-    built, _ = flying(tiny_model, page_size=2, kv_cache_memory=0.002)
+    newcomer = Job(prompt=list(range(70, 95)), params=GREEDY)
+    expected = run(on_triton(tiny_model("llama")), [JOBS[0], newcomer])
+    # Room for two of three.
+    built, _ = flying(tiny_model, page_size=4, kv_cache_memory=70_000.0, max_model_len=48)
     engine = built.engine
-    for number in (0, 1):
-        engine.add(prepare(built, str(number), JOBS[0]))
+    leaving = Job(prompt=list(range(110, 141)), params=GREEDY)
+    for number, job in enumerate((JOBS[0], leaving)):
+        engine.add(prepare(built, str(number), job))
     outputs = [*engine.step(), *engine.step(), *engine.step()]
+    assert engine.pool.available < 8
     engine.abort("1")
-    engine.add(prepare(built, "2", JOBS[2]))
+    engine.add(prepare(built, "2", newcomer))
     found = finished(built, outputs)
     assert found["0"] == expected[0].tokens[0]
     assert found["2"] == expected[1].tokens[0]
@@ -148,7 +152,33 @@ def test_where_pages_are_short_nobody_runs_ahead_or_is_pushed_out_for_it(
     longer = GREEDY.model_copy(update={"max_tokens": 40})
     jobs = [Job(prompt=list(range(n, n + 16)), params=longer) for n in (5, 50)]
     expected = run(on_triton(tiny_model("llama")), jobs)
-    built, _ = flying(tiny_model, page_size=4, kv_cache_memory=60_000.0, max_model_len=64)
+    settings: dict[str, Any] = {"page_size": 4, "kv_cache_memory": 60_000.0, "max_model_len": 64}
+    one_by_one = on_triton(tiny_model("llama"), **settings)
+    run(one_by_one, jobs)
+    built, _ = flying(tiny_model, **settings)
     found = run(built, jobs)
     assert [one.tokens for one in found] == [one.tokens for one in expected]
-    assert built.engine.stats().preemptions > 0
+    preemptions = built.engine.stats().preemptions
+    assert preemptions == one_by_one.engine.stats().preemptions > 0
+
+
+def test_who_waits_for_pages_holds_nobody_back(
+    tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the first decodes there are no pages for the second, and steps run ahead."""
+    jobs = [
+        Job(prompt=list(range(5, 40)), params=GREEDY),
+        Job(prompt=list(range(50, 90)), params=GREEDY),
+    ]
+    expected = run(on_triton(tiny_model("llama")), jobs)
+    built, executor = flying(tiny_model, page_size=4, kv_cache_memory=52_000.0, max_model_len=64)
+    wait, ahead = Arriving.wait, list[bool]()
+
+    def noted(self: Arriving) -> list[Any]:
+        ahead.append(executor.replays > len(ahead) + 1)
+        return wait(self)
+
+    monkeypatch.setattr(Arriving, "wait", noted)
+    found = run(built, jobs)
+    assert [one.tokens for one in found] == [one.tokens for one in expected]
+    assert ahead == ([True] * 5 + [False]) * 2

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 pytest.importorskip("triton")
 
+from penstock.kernels.row_invariant import mode
 from penstock.kernels.row_invariant.mode import NoRuleError, RowInvariant
 from penstock.kernels.row_invariant.triton import matmul, row_cumsum, row_sum
 
@@ -97,22 +98,66 @@ OPERATIONS: dict[str, Callable[[Tensor], Any]] = {
     "layer_norm": lambda x: F.layer_norm(x, [24], WEIGHT[0], BIAS),
     "rms_norm": lambda x: F.rms_norm(x, [24], BIAS, 1e-6),
     "norm": lambda x: cast("Tensor", x.norm(dim=-1)),
+    "inner": lambda x: torch.inner(x, WEIGHT),
+    "tensordot": lambda x: cast("Any", torch).tensordot(x, WEIGHT, dims=1),
     "whole numbers": lambda x: (x > 0).sum(-1),
+    "largest": lambda x: cast("Any", torch.linalg).vector_norm(
+        x, ord=float("inf"), dim=-1, keepdim=True
+    ),
 }
+WITHOUT_SUMS = {"whole numbers", "largest"}
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
 @pytest.mark.parametrize("inference", [False, True], ids=["", "inference"])
-def test_torchs_operations_in_the_mode(name: str, inference: bool) -> None:
+def test_torchs_operations_in_the_mode(
+    name: str, inference: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launched = list[str]()
+    for kernel in (matmul, row_sum, row_cumsum):
+        monkeypatch.setattr(mode, kernel.__name__, _noting(kernel, launched))
+        for func, rule in mode._RULES.items():  # pyright: ignore[reportPrivateUsage]
+            if rule is kernel:
+                rules: Any = mode._RULES  # pyright: ignore[reportPrivateUsage]
+                monkeypatch.setitem(rules, func, _noting(kernel, launched))
     operation, x = OPERATIONS[name], drawn(12, 24)
     with torch.inference_mode(inference), torch.no_grad():
         with RowInvariant():
             whole, part = operation(x), operation(x[5:7])
+        assert bool(launched) == (name not in WITHOUT_SUMS)
+        launched.clear()
         expected = operation(x)
+        assert not launched
     assert torch.equal(whole[5:7], part)
     assert whole.shape == expected.shape
     assert whole.dtype == expected.dtype
     torch.testing.assert_close(whole, expected, rtol=1e-4, atol=1e-4)
+
+
+def _noting(kernel: Callable[..., Tensor], launched: list[str]) -> Callable[..., Tensor]:
+    def noted(*args: Any, **how: Any) -> Tensor:
+        launched.append(kernel.__name__)
+        return kernel(*args, **how)
+
+    return noted
+
+
+@pytest.mark.parametrize("inference", [False, True], ids=["", "inference"])
+def test_rows_that_are_not_there(inference: bool) -> None:
+    x = drawn(0, 24)
+    with torch.inference_mode(inference), torch.no_grad(), RowInvariant():
+        for found in (x.mean(-1, keepdim=True), F.layer_norm(x, [24]), x.softmax(-1)):
+            assert found.shape[0] == 0
+        assert x.cumsum(-1).shape == (0, 24)
+        assert F.linear(x, WEIGHT).shape == (0, 24)
+
+
+def test_half_precision_gives_the_type_that_torch_gives() -> None:
+    x = drawn(3, 24, dtype=torch.float16)
+    with torch.no_grad(), RowInvariant():
+        assert x.softmax(-1).dtype == torch.float16
+        assert x.softmax(-1, dtype=torch.float32).dtype == torch.float32
+        assert torch.ops.aten._softmax(x, -1, True).dtype == torch.float32
 
 
 def test_experts() -> None:
@@ -125,6 +170,21 @@ def test_experts() -> None:
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
 
 
-def test_what_has_no_rule_is_refused() -> None:
-    with RowInvariant(), pytest.raises(NoRuleError, match="var"):
-        drawn(4, 8).var(-1)
+REFUSED: dict[str, Callable[[Tensor], Any]] = {
+    "var": lambda x: x.var(-1),
+    "in place": lambda x: x.cumsum_(-1),
+    "into a tensor": lambda x: torch.mm(x, x.t(), out=x.new_empty(4, 4)),
+    "added to": lambda x: x.new_zeros(4, 4).addmm_(x, x.t()),
+    "vector": lambda x: x @ x[0],
+    "norm of order 1": lambda x: cast("Any", torch.linalg).vector_norm(x, ord=1, dim=-1),
+    "convolution": lambda x: F.conv1d(x[None], x.new_ones(4, 4, 1)),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+@pytest.mark.parametrize("inference", [False, True], ids=["", "inference"])
+def test_what_has_no_rule_is_refused(name: str, inference: bool) -> None:
+    with torch.inference_mode(inference), torch.no_grad():
+        x = drawn(4, 8)
+        with RowInvariant(), pytest.raises(NoRuleError):
+            REFUSED[name](x)
