@@ -14,8 +14,9 @@ from transformers import (
 )
 
 from penstock.engine.loading import EMBEDDED_MODEL as WEIGHTS
-from penstock.models.nano.training.batches import Batch, Encoder, batch, rows
+from penstock.models.nano.training.batches import Encoded, Encoder, batch, collate, in_order, rows
 from penstock.models.nano.training.plan import LONG_ROW_TOKENS, TrainingPlan, learning_rate
+from penstock.models.nano.training.stumbles import LEARNED_FROM_HERE
 from penstock.models.nano.training.train import export
 from penstock.models.nano.training.trainer import Trainer, token_loss
 
@@ -33,8 +34,8 @@ def encoder(tokenizer: PreTrainedTokenizerBase) -> Encoder:
     return Encoder(tokenizer)
 
 
-def _run(trainer: Trainer, stop_at: int, limit_s: float = float("inf")) -> None:
-    trainer.run(limit_s=limit_s, save_every_s=float("inf"), log_every=1, stop_at=stop_at)
+def _run(trainer: Trainer, stop_at: int) -> None:
+    trainer.run(save_every_s=float("inf"), log_every=1, stop_at=stop_at)
 
 
 def test_a_resumed_run_ends_with_identical_weights(
@@ -66,14 +67,6 @@ def test_resuming_with_another_plan_is_refused(
         Trainer(replace(PLAN, seed=1), tokenizer, CPU, tmp_path).resume()
 
 
-def test_out_of_time_starts_the_decay(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
-    trainer = Trainer(
-        replace(PLAN, steps=1000, warmup_steps=1, decay_fraction=0.5), tokenizer, CPU, tmp_path
-    )
-    _run(trainer, stop_at=1000, limit_s=0)
-    assert trainer.progress.step == trainer.progress.steps == 2
-
-
 def test_export_loads(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     trainer = Trainer(PLAN, tokenizer, CPU, tmp_path)
     export(trainer.model, tokenizer, tmp_path / "out")
@@ -85,7 +78,7 @@ def test_export_loads(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> Non
 
 def test_learning_rate_warms_up_stays_and_decays() -> None:
     plan = TrainingPlan(steps=1000, warmup_steps=100, decay_fraction=0.25, learning_rate=1.0)
-    rates = [learning_rate(plan, step, 1000) for step in range(1000)]
+    rates = [learning_rate(plan, step) for step in range(1000)]
     assert rates[:100] == sorted(rates[:100])
     assert rates[0] == pytest.approx(0.01)
     assert set(rates[99:750]) == {1.0}
@@ -95,7 +88,7 @@ def test_learning_rate_warms_up_stays_and_decays() -> None:
 
 def test_the_last_cycle_decays_to_nothing_from_its_own_peak() -> None:
     plan = TrainingPlan(steps=100, last_steps=50, warmup_steps=10, last_rate=1.0)
-    rates = [learning_rate(plan, step, 100) for step in range(100, 150)]
+    rates = [learning_rate(plan, step) for step in range(100, 150)]
     assert rates[:9] == sorted(rates[:9])
     assert max(rates) == pytest.approx(0.84)
     assert rates[9:] == sorted(rates[9:], reverse=True)
@@ -111,6 +104,47 @@ def test_the_last_cycle_follows_with_its_own_mix(
     assert trainer.last_step == 2
     _run(trainer, stop_at=trainer.last_step)
     assert trainer.progress.step == 2
+
+
+def test_the_third_cycle_has_stumbles_and_then_the_last_mix() -> None:
+    plan = TrainingPlan(
+        steps=10, last_steps=10, further_steps=100, warmup_steps=10, further_rate=1.0
+    )
+    assert {plan.mix(step) for step in range(20, 95)} == {"main and stumbles"}
+    assert {plan.mix(step) for step in range(95, 120)} == {"last and stumbles"}
+    rates = [learning_rate(plan, step) for step in range(20, 120)]
+    assert rates[:10] == sorted(rates[:10])
+    assert rates[9:] == sorted(rates[9:], reverse=True)
+    assert max(rates) == pytest.approx(0.91)
+    assert rates[-1] == pytest.approx(0.01)
+
+
+def test_the_third_cycle_goes_on_from_what_was_exported(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    plan = replace(PLAN, steps=1, last_steps=1)
+    first = Trainer(plan, tokenizer, CPU, tmp_path / "first")
+    _run(first, stop_at=2)
+    export(first.model, tokenizer, tmp_path / "out")
+    weights = LlamaForCausalLM.from_pretrained(tmp_path / "out")
+    further = replace(plan, further_steps=2)
+    ends: list[dict[str, torch.Tensor]] = []
+    for name in ("whole", "resumed"):  # the second stops where the cycle begins
+        trainer = Trainer(further, tokenizer, CPU, tmp_path / name)
+        trainer.start_third_cycle(weights, tmp_path / "first" / "loss.csv")
+        if name == "resumed":
+            trainer.save()
+            trainer = Trainer(further, tokenizer, CPU, tmp_path / name)
+            trainer.resume()
+        assert trainer.progress.step == 2
+        _run(trainer, stop_at=4)
+        ends.append(trainer.model.state_dict())
+        log = (tmp_path / name / "loss.csv").read_text().splitlines()
+        steps = [row["step"] for row in csv.DictReader(log)]
+        assert steps == ["1", "2", "3", "4"]
+    for name, tensor in ends[0].items():
+        assert torch.equal(tensor, ends[1][name]), name
+        assert not torch.equal(tensor, weights.state_dict()[name].float()), name
 
 
 def _decoded(encoder: Encoder, ids: list[int]) -> str:
@@ -145,6 +179,23 @@ def test_a_plain_text_is_learned_with_its_end(encoder: Encoder) -> None:
     assert plain.weights == [0.0, *[1.0] * (len(plain.ids) - 1)]
 
 
+def test_what_an_answer_began_with_is_not_learned(encoder: Encoder) -> None:
+    whole = "<|im_start|>user\nTwice?<|im_end|>\n<|im_start|>assistant\none\none\ntwo<|im_end|>"
+    cut = "one\none\n"
+    begun = whole.replace(cut, f"{cut.rstrip()}{LEARNED_FROM_HERE}\n")
+    (plain, found) = encoder([whole, begun])
+    assert found.ids == plain.ids
+    learned = [i for i, w in zip(found.ids, found.weights, strict=True) if w > 0]
+    assert _decoded(encoder, learned) == "\ntwo<|im_end|>"
+
+
+def test_batches_made_ahead_are_those_of_their_steps(encoder: Encoder) -> None:
+    found = in_order(encoder, PLAN, range(3, 7), workers=2, pin_memory=False)
+    for step, ahead in zip(range(3, 7), found, strict=True):
+        for one, other in zip(ahead, batch(encoder, PLAN, step), strict=True):
+            assert torch.equal(one, other)
+
+
 def test_a_short_answer_weighs_as_much_as_sixteen_tokens(encoder: Encoder) -> None:
     question = "<|im_start|>user\nsure?<|im_end|>\n<|im_start|>assistant\n"
     answers = ["sure<|im_end|>", "a " * 30 + "<|im_end|>"]
@@ -159,8 +210,9 @@ def test_the_loss_is_the_weighted_mean_over_learned_tokens(
     trainer = Trainer(PLAN, tokenizer, CPU, tmp_path)
     ids_BT = torch.randint(3, 100, (2, 16))
     weight_BT = torch.rand(2, 16) * (torch.rand(2, 16) > 0.5)
+    rows_of_both = zip(ids_BT.tolist(), weight_BT.tolist(), strict=True)
     with torch.no_grad():
-        found = token_loss(trainer.model, Batch(ids_BT, weight_BT)).item()
+        found = token_loss(trainer.model, collate(Encoded(*row) for row in rows_of_both)).item()
         logits_BTV = trainer.model(ids_BT).logits
     loss_BV = torch.nn.functional.cross_entropy(
         logits_BTV[:, :-1].transpose(1, 2), ids_BT[:, 1:], reduction="none"

@@ -96,14 +96,18 @@ def held_out_puzzles() -> list[Example]:
     return [_solve(numbers, rng) for numbers in _whole_puzzles("held_out")]
 
 
+def solve_question(numbers: Numbers, rng: Random) -> str:
+    """Ask for a solution in one of the wordings of `SOLVE_PROMPTS`."""
+    listed = f"{', '.join(map(str, numbers[:-1]))} and {numbers[-1]}"
+    return rng.choice(SOLVE_PROMPTS).format(numbers=spell(numbers), listed=listed)
+
+
 def _solve(numbers: Numbers, rng: Random) -> Example:
     path = random_path(numbers, rng)
     lines = [step.line for step in path]
     lines.append(f"{ANSWER_PREFIX}{expression(numbers, path)} = {TARGET}")
-    listed = f"{', '.join(map(str, numbers[:-1]))} and {numbers[-1]}"
-    question = rng.choice(SOLVE_PROMPTS).format(numbers=spell(numbers), listed=listed)
     return Example(
-        turns=ask(question, "\n".join(lines)),
+        turns=ask(solve_question(numbers, rng), "\n".join(lines)),
         grade=partial(grade_solution, numbers),
         tags=("solve",),
     )

@@ -19,6 +19,7 @@ from ..abilities import (
     translation,
 )
 from ..abilities.example import Example, Split, Turn
+from . import stumbles
 
 END_OF_DOCUMENT: Final = "<|endoftext|>"
 START_OF_TURN: Final = "<|im_start|>"
@@ -58,7 +59,7 @@ def _long_recall(rng: Random, split: Split) -> str:
 # How many documents of a kind, relative to the others. They differ in length: the card's table
 # says what share of the learned tokens each has.
 Mix = Mapping[Maker, float]
-_MIX: Final[Mix] = {
+_MAIN: Final[Mix] = {
     _talk(storytelling.example): 14.0,
     storytelling.plain: 0.7,
     _talk(game24.example): 32.0,
@@ -69,8 +70,8 @@ _MIX: Final[Mix] = {
     _talk(rewriting.example): 15.0,
     _talk(chat.example): 1.5,
 }
-# The last steps: stories that keep to their request, and more of what is still weak.
-_LAST_MIX: Final[Mix] = {
+# Stories that keep to their request, and more of what is still weak.
+_LAST: Final[Mix] = {
     _talk(storytelling.prompt_example): 26.0,
     _talk(game24.example): 32.0,
     _dense_recall: 7.0,
@@ -80,7 +81,14 @@ _LAST_MIX: Final[Mix] = {
     _talk(rewriting.example): 24.0,
     _talk(chat.example): 2.0,
 }
-MIXES: Final[Mapping[str, Mix]] = {"main": _MIX, "last": _LAST_MIX}
+_STUMBLES: Final[Mix] = {_talk(make): 2.0 for make in stumbles.MAKERS}
+_WEAK: Final[Mix] = {_talk(translation.example): 4.0, _talk(rewriting.example): 9.0}
+MIXES: Final[Mapping[str, Mix]] = {
+    "main": _MAIN,
+    "last": _LAST,
+    "main and stumbles": {**_MAIN, **_WEAK, **_STUMBLES},
+    "last and stumbles": {**_LAST, **_STUMBLES},
+}
 _LONG_RECALL_WEIGHT: Final = 10.0
 
 

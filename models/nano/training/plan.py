@@ -16,7 +16,8 @@ class TrainingPlan:
     """What determines the weights. Units: tokens, steps; rates are per step."""
 
     steps: int  # of the main cycle of the learning rate
-    last_steps: int = 0  # of a short second one, with the last mix, which ends the run
+    last_steps: int = 0  # of a short second one, with the last mix
+    further_steps: int = 0  # of a third one, with stumbles: the main mix, then the last one
     seed: int = 0
     batch_tokens: int = 8192
     row_tokens: int = 384
@@ -25,6 +26,8 @@ class TrainingPlan:
     long_rows_every: int = 5  # each n-th step after that has rows of the whole context
     learning_rate: float = 3e-3
     last_rate: float = 1e-3
+    further_rate: float = 2e-3
+    further_last: float = 0.25  # the share of the third cycle that has the last mix
     final_fraction: float = 0.01
     warmup_steps: int = 50
     decay_fraction: float = 0.75
@@ -41,7 +44,11 @@ class TrainingPlan:
 
     def mix(self, step: int) -> str:
         """Return the mix of documents at `step`, one of `corpus.MIXES`."""
-        return "main" if step < self.steps else "last"
+        into_third = step - self.steps - self.last_steps
+        if into_third < 0:
+            return "main" if step < self.steps else "last"
+        is_last = into_third >= self.further_steps * (1 - self.further_last)
+        return f"{'last' if is_last else 'main'} and stumbles"
 
     def tokens(self, steps: int) -> int:
         """Return how many tokens the first `steps` steps take."""
@@ -65,19 +72,26 @@ def model_config(vocab_size: int) -> LlamaConfig:
     )
 
 
-def learning_rate(plan: TrainingPlan, step: int, steps: int) -> float:
-    """Return the rate of `step` (0-based) in a run whose main cycle has `steps`.
+def learning_rate(plan: TrainingPlan, step: int) -> float:
+    """Return the rate of `step` (0-based).
 
-    The main cycle: warm-up, plateau, cosine decay. The last one is a warm restart (Loshchilov &
-    Hutter 2017, arXiv:1608.03983) that decays linearly to nothing.
+    The main cycle: warm-up, plateau, cosine decay. The others are warm restarts (Loshchilov &
+    Hutter 2017, arXiv:1608.03983) that decay linearly to nothing.
     """
+    steps = plan.steps
+    if step >= steps + plan.last_steps:
+        return _restart(plan, plan.further_rate, plan.further_steps, step - steps - plan.last_steps)
     if step >= steps:
-        into = step + 1 - steps
-        warm = min(1.0, into / max(1, plan.warmup_steps))
-        return plan.last_rate * min(warm, 1 - (into - 1) / max(1, plan.last_steps))
+        return _restart(plan, plan.last_rate, plan.last_steps, step - steps)
     decay_steps = max(1, int(steps * plan.decay_fraction))
     warm = min(1.0, (step + 1) / max(1, plan.warmup_steps))
     into_decay = max(0.0, (step + 1 - (steps - decay_steps)) / decay_steps)
     low = plan.final_fraction
     cooled = low + (1 - low) * 0.5 * (1 + math.cos(math.pi * into_decay))
     return plan.learning_rate * min(warm, cooled)
+
+
+def _restart(plan: TrainingPlan, peak: float, steps: int, into: int) -> float:
+    """Return the rate of a step (0-based) of a warm restart of so many `steps`."""
+    warm = min(1.0, (into + 1) / max(1, plan.warmup_steps))
+    return peak * min(warm, 1 - into / max(1, steps))

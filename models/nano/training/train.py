@@ -6,6 +6,7 @@ SVG.
 """
 
 import argparse
+import os
 import shutil
 from copy import deepcopy
 from pathlib import Path
@@ -58,17 +59,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--last-steps", type=int, default=300, help="after --steps")
+    parser.add_argument("--further-steps", type=int, default=3600, help="after --last-steps")
+    parser.add_argument(
+        "--start", type=Path, help="what a run without --further-steps has exported: go on there"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:0 ...")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads of torch")
-    parser.add_argument("--stop-after-minutes", type=float, default=float("inf"))
+    parser.add_argument(
+        "--workers", type=int, help="processes that make batches; default: none, for a GPU 2 to 14"
+    )
     parser.add_argument("--save-every-minutes", type=float, default=3.0)
     parser.add_argument("--log-every", type=int, default=50, help="steps")
     parser.add_argument("--checkpoint-dir", type=Path, default=Path(".checkpoints/nano"))
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
-    plan = TrainingPlan(steps=arguments.steps, last_steps=arguments.last_steps, seed=arguments.seed)
+    plan = TrainingPlan(
+        steps=arguments.steps,
+        last_steps=arguments.last_steps,
+        further_steps=arguments.further_steps,
+        seed=arguments.seed,
+    )
     name = arguments.device
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -77,11 +89,19 @@ def main() -> None:
     if not arguments.resume and checkpoint_dir.exists():
         shutil.rmtree(checkpoint_dir)
     tokenizer_dir = checkpoint_dir / "tokenizer"
+    start: Path | None = arguments.start
+    if start is not None:
+        AutoTokenizer.from_pretrained(start, local_files_only=True).save_pretrained(tokenizer_dir)
     tokenizer = make_tokenizer(plan, tokenizer_dir)
-    trainer = Trainer(plan, tokenizer, torch.device(name), checkpoint_dir)
+    workers = arguments.workers
+    if workers is None:
+        workers = 0 if name == "cpu" else max(2, min(14, (os.cpu_count() or 2) - 2))
+    trainer = Trainer(plan, tokenizer, torch.device(name), checkpoint_dir, workers)
+    if start is not None:
+        weights = LlamaForCausalLM.from_pretrained(start, local_files_only=True)
+        trainer.start_third_cycle(weights, start.parent / "loss.csv")
     trainer.resume()
     trainer.run(
-        limit_s=arguments.stop_after_minutes * 60,
         save_every_s=arguments.save_every_minutes * 60,
         log_every=arguments.log_every,
         stop_at=trainer.last_step,

@@ -1,14 +1,14 @@
 """One training run: optimiser, checkpoint, loss curve. The command line is `train`.
 
-A checkpoint and the plan determine the rest of a run on the same machine. `shorten` starts the
-decay early when time runs out, so that a slow machine ends with a finished model too.
+A checkpoint and the plan determine the rest of a run on the same machine.
 """
 
 import csv
-import math
+import shutil
 import time
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final, cast
@@ -19,12 +19,14 @@ from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 
-from .batches import Batch, Encoder, batch, collate, rows
+from .batches import Batch, Encoder, collate, in_order, rows
 from .initial import set_initial_weights
 from .plan import TrainingPlan, learning_rate, model_config
 
 _LOSS_COLUMNS: Final = ("step", "tokens", "train_loss", "held_out_loss", "learning_rate", "time_s")
 _CHECKPOINT: Final = "checkpoint.pt"
+_HELD_OUT_ROWS: Final = 16
+_HELD_OUT_ROW_TOKENS: Final = 512
 
 
 @dataclass(slots=True, kw_only=True)
@@ -32,7 +34,6 @@ class Progress:
     """Where a run is: the part of a checkpoint that is not tensors."""
 
     step: int = 0
-    steps: int = 0  # the planned number, lowered when time runs out
     elapsed_s: float = 0.0
 
 
@@ -45,14 +46,13 @@ def token_loss(model: LlamaForCausalLM, found: Batch) -> Tensor:
     context: AbstractContextManager[Any] = (
         torch.autocast(device, torch.bfloat16) if device in ("cpu", "cuda") else nullcontext()
     )
-    weight_BS = found.weight_BT[:, 1:]
-    learned_BS = weight_BS > 0
     with context:
         hidden_BTD = cast("Tensor", model.model(found.ids_BT, use_cache=False).last_hidden_state)
-        logits_NV = cast("Tensor", model.lm_head(hidden_BTD[:, :-1][learned_BS]))
-    loss_N = cross_entropy(logits_NV.float(), found.ids_BT[:, 1:][learned_BS], reduction="none")
-    weight_N = weight_BS[learned_BS]
-    return (loss_N * weight_N).sum() / weight_N.sum()
+        before_ND = hidden_BTD.flatten(0, 1)[found.places_N - 1]
+        logits_NV = cast("Tensor", model.lm_head(before_ND))
+    targets_N = found.ids_BT.flatten()[found.places_N]
+    loss_N = cross_entropy(logits_NV.float(), targets_N, reduction="none")
+    return (loss_N * found.weight_N).sum() / found.weight_N.sum()
 
 
 def _optimizers(model: LlamaForCausalLM, plan: TrainingPlan) -> list[torch.optim.Optimizer]:
@@ -86,8 +86,11 @@ class Trainer:
         tokenizer: PreTrainedTokenizerBase,
         device: torch.device,
         checkpoint_dir: Path,
+        workers: int = 0,
     ) -> None:
+        """`workers`: processes that make batches ahead of the steps; a GPU needs some ten."""
         self.plan = plan
+        self.workers = workers
         self.encoder = Encoder(tokenizer)
         self.device = device
         self.path = checkpoint_dir / _CHECKPOINT
@@ -98,12 +101,12 @@ class Trainer:
         set_initial_weights(model)
         self.model = model.to(device)  # pyright: ignore[reportArgumentType] # a decorator hides it
         self.optimizers = _optimizers(self.model, plan)
-        self.progress = Progress(steps=plan.steps)
+        self.progress = Progress()
 
     @property
     def last_step(self) -> int:
         """How many steps the run will have made at its end."""
-        return self.progress.steps + self.plan.last_steps
+        return self.plan.steps + self.plan.last_steps + self.plan.further_steps
 
     def resume(self) -> None:
         """Continue from the checkpoint, if there is one. ValueError: it has another plan."""
@@ -120,6 +123,17 @@ class Trainer:
             optimizer.load_state_dict(saved)
         self.progress = Progress(**state["progress"])
 
+    def start_third_cycle(self, weights: LlamaForCausalLM, losses: Path) -> None:
+        """Begin with exported weights, as if the first two cycles had just ended with them.
+
+        `losses`: the curve that led to them, which goes on.
+        """
+        self.model.load_state_dict(weights.state_dict())
+        self.progress.step = self.plan.steps + self.plan.last_steps
+        shutil.copyfile(losses, self.log_path)
+        with losses.open(newline="") as file:
+            self.progress.elapsed_s = float(list(csv.DictReader(file))[-1]["time_s"])
+
     def save(self) -> None:
         """Write the checkpoint; an interrupted write leaves the one before."""
         state = {
@@ -132,12 +146,16 @@ class Trainer:
         torch.save(state, partial)
         partial.replace(self.path)
 
-    def step(self) -> float:
-        """Make one optimiser step and return its loss in nats per token."""
+    def step(self, found: Batch) -> Tensor:
+        """Make one optimiser step; return its loss in nats per token, a scalar on the device.
+
+        Nothing here waits for a GPU: it computes this step while the next ones are queued.
+        """
         progress, plan = self.progress, self.plan
-        rate = learning_rate(plan, progress.step, progress.steps)
-        found = batch(self.encoder, plan, progress.step).to(self.device)
-        loss = token_loss(self.model, found)
+        if progress.step == plan.steps + plan.last_steps:
+            self.optimizers = _optimizers(self.model, plan)  # the third cycle starts afresh
+        rate = learning_rate(plan, progress.step)
+        loss = token_loss(self.model, found.to(self.device))
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), plan.gradient_norm)
         for optimizer in self.optimizers:
@@ -146,44 +164,41 @@ class Trainer:
             optimizer.step()
             optimizer.zero_grad()
         progress.step += 1
-        return loss.item()
+        return loss.detach()
+
+    @cached_property
+    def _held_out(self) -> Batch:
+        source = rows(self.encoder, self.plan.seed, _HELD_OUT_ROW_TOKENS, "held_out")
+        return collate(islice(source, _HELD_OUT_ROWS)).to(self.device)
 
     @torch.no_grad()
-    def held_out_loss(self, count: int = 16, row_tokens: int = 512) -> float:
-        """Return the mean loss over `count` rows of held-out documents, in nats per token."""
-        source = rows(self.encoder, self.plan.seed, row_tokens, "held_out")
-        held_out = collate(islice(source, count))
-        return token_loss(self.model, held_out.to(self.device)).item()
+    def held_out_loss(self) -> float:
+        """Return the mean loss over rows of held-out documents, in nats per token."""
+        return token_loss(self.model, self._held_out).item()
 
-    def shorten(self, limit_s: float) -> None:
-        """Lower the number of steps when the decay must start now to end within `limit_s`.
-
-        Leaves a run alone that is in its decay already or that will end in time.
-        """
-        progress = self.progress
-        decay_steps = int(progress.steps * self.plan.decay_fraction)
-        if progress.step >= progress.steps - decay_steps:
-            return
-        plateau_share = 1 - self.plan.decay_fraction
-        if progress.elapsed_s >= limit_s * plateau_share:
-            progress.steps = math.ceil(progress.step / plateau_share)
-
-    def run(self, *, limit_s: float, save_every_s: float, log_every: int, stop_at: int) -> None:
+    def run(self, *, save_every_s: float, log_every: int, stop_at: int) -> None:
         """Train until the planned end or step `stop_at`; log to `loss.csv` by the checkpoint."""
         self._cut_log()
         progress = self.progress
         before_s, saved_s = progress.elapsed_s, progress.elapsed_s
-        start_s, losses = time.monotonic(), list[float]()
+        start_s, losses = time.monotonic(), list[Tensor]()
         bar = tqdm(total=self.last_step, initial=progress.step, unit="step", smoothing=0.05)
-        while progress.step < min(self.last_step, stop_at):
-            losses.append(self.step())
+        end = min(self.last_step, stop_at)
+        batches = in_order(
+            self.encoder,
+            self.plan,
+            range(progress.step, end),
+            workers=self.workers,
+            pin_memory=self.device.type == "cuda",
+        )
+        for found in batches:
+            losses.append(self.step(found))
             progress.elapsed_s = before_s + time.monotonic() - start_s
-            self.shorten(limit_s)
-            bar.total = self.last_step
             bar.update()
-            bar.set_postfix(loss=f"{losses[-1]:.3f}", refresh=False)
             if progress.step % log_every == 0 or progress.step == self.last_step:
-                self._log(sum(losses) / len(losses))
+                train_loss = torch.stack(losses).mean().item()
+                bar.set_postfix(loss=f"{train_loss:.3f}", refresh=False)
+                self._log(train_loss)
                 losses.clear()
             if progress.elapsed_s - saved_s >= save_every_s:
                 self.save()
@@ -193,7 +208,7 @@ class Trainer:
 
     def _log(self, train_loss: float) -> None:
         step = self.progress.step
-        rate = learning_rate(self.plan, step - 1, self.progress.steps)
+        rate = learning_rate(self.plan, step - 1)
         row = (
             step,
             self.plan.tokens(step),
