@@ -1,12 +1,12 @@
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice, pairwise
 from random import Random
 
 import pytest
 
 from penstock.models.nano.abilities import storytelling
-from penstock.models.nano.abilities.example import Split, is_held_out
+from penstock.models.nano.abilities.example import Example, Split, is_held_out
 from penstock.models.nano.stories import words
 from penstock.models.nano.stories.grammar import enumerated
 from penstock.models.nano.stories.story import MORALS, tell
@@ -132,3 +132,26 @@ def test_mentioned_knows_plurals_and_pairs_of_words() -> None:
 def test_enumerated() -> None:
     assert enumerated(["a"]) == "a"
     assert enumerated(["a", "b", "c"]) == "a, b and c"
+
+
+@pytest.mark.parametrize(
+    ("make", "least", "most"),
+    [(storytelling.ordered_example, 0.9, 1.0), (storytelling.prompt_example, 0.3, 0.7)],
+)
+def test_ordered_stories_come_to_things_in_the_order_of_the_request(
+    make: Callable[[Random, Split], Example], least: float, most: float
+) -> None:
+    rng, in_order = Random(5), list[bool]()
+    for _ in range(400):
+        example = make(rng, "train")
+        request, story = example.turns[-2].text.lower(), example.answer.lower()
+        pair = [
+            w.word for w in mentioned(story) if story.count(w.word) == request.count(w.word) == 1
+        ]
+        if len(pair) == 2:
+            one, two = pair
+            in_order.append(
+                (request.index(one) < request.index(two)) == (story.index(one) < story.index(two))
+            )
+    assert len(in_order) > 40
+    assert least <= sum(in_order) / len(in_order) <= most

@@ -15,7 +15,14 @@ from transformers import (
 
 from penstock.engine.loading import EMBEDDED_MODEL as WEIGHTS
 from penstock.models.nano.training.batches import Encoded, Encoder, batch, collate, in_order, rows
-from penstock.models.nano.training.plan import LONG_ROW_TOKENS, TrainingPlan, learning_rate
+from penstock.models.nano.training.corpus import MIXES
+from penstock.models.nano.training.plan import (
+    LONG_ROW_TOKENS,
+    RESTARTS,
+    Restart,
+    TrainingPlan,
+    learning_rate,
+)
 from penstock.models.nano.training.stumbles import LEARNED_FROM_HERE
 from penstock.models.nano.training.train import export
 from penstock.models.nano.training.trainer import Trainer, token_loss
@@ -86,52 +93,62 @@ def test_learning_rate_warms_up_stays_and_decays() -> None:
     assert rates[-1] == pytest.approx(plan.final_fraction)
 
 
-def test_the_last_cycle_decays_to_nothing_from_its_own_peak() -> None:
-    plan = TrainingPlan(steps=100, last_steps=50, warmup_steps=10, last_rate=1.0)
-    rates = [learning_rate(plan, step) for step in range(100, 150)]
-    assert rates[:9] == sorted(rates[:9])
-    assert max(rates) == pytest.approx(0.84)
-    assert rates[9:] == sorted(rates[9:], reverse=True)
-    assert 0 < rates[-1] < 0.03
+AGAIN = Restart(steps=50, rate=1.0, mixes=(("last", 0.5), ("main and stumbles", 0.5)))
 
 
-def test_the_last_cycle_follows_with_its_own_mix(
-    tmp_path: Path, tokenizer: PreTrainedTokenizerBase
+def test_restarts_decay_to_nothing_from_their_own_peak() -> None:
+    plan = TrainingPlan(steps=100, restarts=(AGAIN, replace(AGAIN, rate=2.0)), warmup_steps=10)
+    for begin, peak in ((100, 1.0), (150, 2.0)):
+        rates = [learning_rate(plan, step) for step in range(begin, begin + 50)]
+        assert rates[:9] == sorted(rates[:9])
+        assert max(rates) == pytest.approx(0.84 * peak, rel=0.03)
+        assert rates[9:] == sorted(rates[9:], reverse=True)
+        assert 0 < rates[-1] < 0.03 * peak
+    with pytest.raises(ValueError, match="200 steps, and 200"):
+        learning_rate(plan, 200)
+
+
+def test_restarts_have_their_mixes_one_after_the_other() -> None:
+    plan = TrainingPlan(steps=10, restarts=(AGAIN, AGAIN))
+    assert plan.last_step == 110
+    assert {plan.mix(step) for step in range(10)} == {"main"}
+    for begin in (10, 60):
+        assert {plan.mix(step) for step in range(begin, begin + 25)} == {"last"}
+        assert {plan.mix(step) for step in range(begin + 25, begin + 50)} == {"main and stumbles"}
+
+
+def test_the_restarts_of_the_embedded_model_have_mixes_that_there_are() -> None:
+    for restart in RESTARTS:
+        assert sum(share for _, share in restart.mixes) == 1
+        assert {mix for mix, _ in restart.mixes} <= set(MIXES)
+
+
+@pytest.mark.parametrize("afresh", [False, True])
+def test_a_restart_afresh_has_new_optimisers(
+    afresh: bool, tmp_path: Path, tokenizer: PreTrainedTokenizerBase
 ) -> None:
-    plan = replace(PLAN, steps=1, last_steps=1)
-    assert [plan.mix(0), plan.mix(1)] == ["main", "last"]
+    plan = replace(PLAN, steps=1, restarts=(replace(AGAIN, steps=1, afresh=afresh),))
     trainer = Trainer(plan, tokenizer, CPU, tmp_path)
-    assert trainer.last_step == 2
-    _run(trainer, stop_at=trainer.last_step)
+    before = trainer.optimizers
+    _run(trainer, stop_at=plan.last_step)
     assert trainer.progress.step == 2
+    assert (trainer.optimizers is before) != afresh
 
 
-def test_the_third_cycle_has_stumbles_and_then_the_last_mix() -> None:
-    plan = TrainingPlan(
-        steps=10, last_steps=10, further_steps=100, warmup_steps=10, further_rate=1.0
-    )
-    assert {plan.mix(step) for step in range(20, 95)} == {"main and stumbles"}
-    assert {plan.mix(step) for step in range(95, 120)} == {"last and stumbles"}
-    rates = [learning_rate(plan, step) for step in range(20, 120)]
-    assert rates[:10] == sorted(rates[:10])
-    assert rates[9:] == sorted(rates[9:], reverse=True)
-    assert max(rates) == pytest.approx(0.91)
-    assert rates[-1] == pytest.approx(0.01)
-
-
-def test_the_third_cycle_goes_on_from_what_was_exported(
+def test_a_restart_goes_on_from_what_was_exported(
     tmp_path: Path, tokenizer: PreTrainedTokenizerBase
 ) -> None:
-    plan = replace(PLAN, steps=1, last_steps=1)
+    once = replace(AGAIN, steps=1)
+    plan = replace(PLAN, steps=1, restarts=(once,))
     first = Trainer(plan, tokenizer, CPU, tmp_path / "first")
     _run(first, stop_at=2)
     export(first.model, tokenizer, tmp_path / "out")
     weights = LlamaForCausalLM.from_pretrained(tmp_path / "out")
-    further = replace(plan, further_steps=2)
+    further = replace(plan, restarts=(once, replace(AGAIN, steps=2)))
     ends: list[dict[str, torch.Tensor]] = []
-    for name in ("whole", "resumed"):  # the second stops where the cycle begins
+    for name in ("whole", "resumed"):  # the second stops where the restart begins
         trainer = Trainer(further, tokenizer, CPU, tmp_path / name)
-        trainer.start_third_cycle(weights, tmp_path / "first" / "loss.csv")
+        trainer.start_at(2, weights, tmp_path / "first" / "loss.csv")
         if name == "resumed":
             trainer.save()
             trainer = Trainer(further, tokenizer, CPU, tmp_path / name)

@@ -57,21 +57,25 @@ def _unwanted(story: Story, count: int, rng: Random) -> tuple[Wish, ...]:
 
 
 def _wanted(
-    story: Story, extras: Sequence[Wish], rng: Random, *, others: Sequence[int]
+    story: Story, extras: Sequence[Wish], rng: Random, *, others: Sequence[int], ordered: bool
 ) -> list[Wish]:
-    """Return 1 to 4 things that `story` mentions, in no order: the extras first of all."""
+    """Return 1 to 4 things that `story` mentions, the extras first of all.
+
+    `ordered`: as the story comes to them; otherwise in no order.
+    """
     by_chance = [w for w in mentioned(story.text) if w not in extras and w.word != story.kind]
     rng.shuffle(by_chance)
     wanted = [*extras, *by_chance[: rng.choice(others)]][:4]
-    rng.shuffle(wanted)
+    if not ordered:
+        rng.shuffle(wanted)
     return wanted
 
 
 def _worded(
-    story: Story, extras: Sequence[Wish], rng: Random, *, others: Sequence[int]
+    story: Story, extras: Sequence[Wish], rng: Random, *, others: Sequence[int], ordered: bool
 ) -> _Request:
     hero = BY_WORD[story.kind]
-    wanted = _wanted(story, extras, rng, others=others)
+    wanted = _wanted(story, extras, rng, others=others, ordered=ordered)
     style = rng.random()
     if style < 0.15 and wanted:  # nobody in particular
         about = enumerated(wish.phrase for wish in wanted)
@@ -132,9 +136,20 @@ def prompt_example(rng: Random, split: Split) -> Example:
     return _example(rng, split, promptly=True, others=_SELDOM)
 
 
-def _example(rng: Random, split: Split, *, promptly: bool, others: Sequence[int]) -> Example:
+def ordered_example(rng: Random, split: Split) -> Example:
+    """The same, where the story comes to things in the order of the request.
+
+    What is to be said next is then what stands behind what was said last. A small model that has to
+    know which things are left says one of them twice.
+    """
+    return _example(rng, split, promptly=True, others=_SELDOM, ordered=True)
+
+
+def _example(
+    rng: Random, split: Split, *, promptly: bool, others: Sequence[int], ordered: bool = False
+) -> Example:
     story, extras = draw(rng, split, promptly=promptly)
-    request = _worded(story, extras, rng, others=others)
+    request = _worded(story, extras, rng, others=others, ordered=ordered)
     turns = ask(request.text, story.text)
     if rng.random() < 0.15:
         turns = (Turn(role="system", text=rng.choice(SYSTEM_PROMPTS)), *turns)

@@ -70,9 +70,8 @@ _MAIN: Final[Mix] = {
     _talk(rewriting.example): 15.0,
     _talk(chat.example): 1.5,
 }
-# Stories that keep to their request, and more of what is still weak.
-_LAST: Final[Mix] = {
-    _talk(storytelling.prompt_example): 26.0,
+# More of what is still weak, besides stories that keep to their request.
+_LATER: Final[Mix] = {
     _talk(game24.example): 32.0,
     _dense_recall: 7.0,
     _talk(copying.example): 30.0,
@@ -81,6 +80,8 @@ _LAST: Final[Mix] = {
     _talk(rewriting.example): 24.0,
     _talk(chat.example): 2.0,
 }
+_LAST: Final[Mix] = {_talk(storytelling.prompt_example): 26.0, **_LATER}
+_ORDERED: Final[Mix] = {_talk(storytelling.ordered_example): 34.0, **_LATER}
 _STUMBLES: Final[Mix] = {_talk(make): 2.0 for make in stumbles.MAKERS}
 _WEAK: Final[Mix] = {_talk(translation.example): 4.0, _talk(rewriting.example): 9.0}
 MIXES: Final[Mapping[str, Mix]] = {
@@ -88,6 +89,7 @@ MIXES: Final[Mapping[str, Mix]] = {
     "last": _LAST,
     "main and stumbles": {**_MAIN, **_WEAK, **_STUMBLES},
     "last and stumbles": {**_LAST, **_STUMBLES},
+    "ordered and stumbles": {**_ORDERED, **_STUMBLES},
 }
 _LONG_RECALL_WEIGHT: Final = 10.0
 

@@ -12,12 +12,35 @@ LONG_ROW_TOKENS: Final = CONTEXT_TOKENS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Restart:
+    """A further cycle: from a lower peak, linearly to nothing.
+
+    `mixes`: of its documents, one after the other, each with the share of steps that has it.
+    `afresh`: with new optimisers, as if it began with exported weights.
+    """
+
+    steps: int
+    rate: float
+    mixes: tuple[tuple[str, float], ...]
+    afresh: bool = True
+
+
+RESTARTS: Final = (
+    Restart(steps=300, rate=1e-3, mixes=(("last", 1.0),), afresh=False),
+    Restart(
+        steps=3600, rate=2e-3, mixes=(("main and stumbles", 0.75), ("last and stumbles", 0.25))
+    ),
+    Restart(steps=700, rate=1e-3, mixes=(("ordered and stumbles", 1.0),)),
+)
+"""What each brought is in docs/decisions/0011."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingPlan:
     """What determines the weights. Units: tokens, steps; rates are per step."""
 
     steps: int  # of the main cycle of the learning rate
-    last_steps: int = 0  # of a short second one, with the last mix
-    further_steps: int = 0  # of a third one, with stumbles: the main mix, then the last one
+    restarts: tuple[Restart, ...] = ()
     seed: int = 0
     batch_tokens: int = 8192
     row_tokens: int = 384
@@ -25,9 +48,6 @@ class TrainingPlan:
     long_rows_from: int = 1000  # steps with rows of short texts alone, at first
     long_rows_every: int = 5  # each n-th step after that has rows of the whole context
     learning_rate: float = 3e-3
-    last_rate: float = 1e-3
-    further_rate: float = 2e-3
-    further_last: float = 0.25  # the share of the third cycle that has the last mix
     final_fraction: float = 0.01
     warmup_steps: int = 50
     decay_fraction: float = 0.75
@@ -42,13 +62,34 @@ class TrainingPlan:
         row_tokens = LONG_ROW_TOKENS if is_long else self.row_tokens
         return max(1, self.batch_tokens // row_tokens), row_tokens
 
+    @property
+    def last_step(self) -> int:
+        """How many steps there are."""
+        return self.steps + sum(restart.steps for restart in self.restarts)
+
+    def restart(self, step: int) -> tuple[Restart, int] | None:
+        """Return the further cycle that `step` (0-based) is in, and how far; None: the main one."""
+        into = step - self.steps
+        if into < 0:
+            return None
+        for restart in self.restarts:
+            if into < restart.steps:
+                return restart, into
+            into -= restart.steps
+        raise ValueError(f"the plan has {self.last_step} steps, and {step} is beyond them")
+
     def mix(self, step: int) -> str:
         """Return the mix of documents at `step`, one of `corpus.MIXES`."""
-        into_third = step - self.steps - self.last_steps
-        if into_third < 0:
-            return "main" if step < self.steps else "last"
-        is_last = into_third >= self.further_steps * (1 - self.further_last)
-        return f"{'last' if is_last else 'main'} and stumbles"
+        found = self.restart(step)
+        if found is None:
+            return "main"
+        restart, into = found
+        share = 0.0
+        for mix, of_steps in restart.mixes:
+            share += of_steps
+            if into < restart.steps * share:
+                return mix
+        return restart.mixes[-1][0]
 
     def tokens(self, steps: int) -> int:
         """Return how many tokens the first `steps` steps take."""
@@ -78,20 +119,15 @@ def learning_rate(plan: TrainingPlan, step: int) -> float:
     The main cycle: warm-up, plateau, cosine decay. The others are warm restarts (Loshchilov &
     Hutter 2017, arXiv:1608.03983) that decay linearly to nothing.
     """
+    found = plan.restart(step)
+    if found is not None:
+        restart, into = found
+        warm = min(1.0, (into + 1) / max(1, plan.warmup_steps))
+        return restart.rate * min(warm, 1 - into / restart.steps)
     steps = plan.steps
-    if step >= steps + plan.last_steps:
-        return _restart(plan, plan.further_rate, plan.further_steps, step - steps - plan.last_steps)
-    if step >= steps:
-        return _restart(plan, plan.last_rate, plan.last_steps, step - steps)
     decay_steps = max(1, int(steps * plan.decay_fraction))
     warm = min(1.0, (step + 1) / max(1, plan.warmup_steps))
     into_decay = max(0.0, (step + 1 - (steps - decay_steps)) / decay_steps)
     low = plan.final_fraction
     cooled = low + (1 - low) * 0.5 * (1 + math.cos(math.pi * into_decay))
     return plan.learning_rate * min(warm, cooled)
-
-
-def _restart(plan: TrainingPlan, peak: float, steps: int, into: int) -> float:
-    """Return the rate of a step (0-based) of a warm restart of so many `steps`."""
-    warm = min(1.0, (into + 1) / max(1, plan.warmup_steps))
-    return peak * min(warm, 1 - into / max(1, steps))

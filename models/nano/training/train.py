@@ -22,7 +22,7 @@ from transformers import (
 
 from .corpus import END_OF_DOCUMENT, END_OF_TURN
 from .curve import draw
-from .plan import TrainingPlan
+from .plan import RESTARTS, TrainingPlan
 from .tokenizer import sample_text, train_tokenizer
 from .trainer import Trainer
 
@@ -58,10 +58,9 @@ def main() -> None:
     """Train, or continue to train, and export."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=3000)
-    parser.add_argument("--last-steps", type=int, default=300, help="after --steps")
-    parser.add_argument("--further-steps", type=int, default=3600, help="after --last-steps")
+    parser.add_argument("--restarts", type=int, default=len(RESTARTS), help="how many follow")
     parser.add_argument(
-        "--start", type=Path, help="what a run without --further-steps has exported: go on there"
+        "--start", type=Path, help="what a run with one restart less has exported: go on there"
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:0 ...")
@@ -76,10 +75,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     plan = TrainingPlan(
-        steps=arguments.steps,
-        last_steps=arguments.last_steps,
-        further_steps=arguments.further_steps,
-        seed=arguments.seed,
+        steps=arguments.steps, restarts=RESTARTS[: arguments.restarts], seed=arguments.seed
     )
     name = arguments.device
     if name == "auto":
@@ -99,12 +95,13 @@ def main() -> None:
     trainer = Trainer(plan, tokenizer, torch.device(name), checkpoint_dir, workers)
     if start is not None:
         weights = LlamaForCausalLM.from_pretrained(start, local_files_only=True)
-        trainer.start_third_cycle(weights, start.parent / "loss.csv")
+        begun = plan.last_step - plan.restarts[-1].steps
+        trainer.start_at(begun, weights, start.parent / "loss.csv")
     trainer.resume()
     trainer.run(
         save_every_s=arguments.save_every_minutes * 60,
         log_every=arguments.log_every,
-        stop_at=trainer.last_step,
+        stop_at=plan.last_step,
     )
     export(trainer.model, tokenizer, arguments.out)
     shutil.copytree(tokenizer_dir, arguments.out, dirs_exist_ok=True)

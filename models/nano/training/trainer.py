@@ -103,11 +103,6 @@ class Trainer:
         self.optimizers = _optimizers(self.model, plan)
         self.progress = Progress()
 
-    @property
-    def last_step(self) -> int:
-        """How many steps the run will have made at its end."""
-        return self.plan.steps + self.plan.last_steps + self.plan.further_steps
-
     def resume(self) -> None:
         """Continue from the checkpoint, if there is one. ValueError: it has another plan."""
         if not self.path.exists():
@@ -123,13 +118,13 @@ class Trainer:
             optimizer.load_state_dict(saved)
         self.progress = Progress(**state["progress"])
 
-    def start_third_cycle(self, weights: LlamaForCausalLM, losses: Path) -> None:
-        """Begin with exported weights, as if the first two cycles had just ended with them.
+    def start_at(self, step: int, weights: LlamaForCausalLM, losses: Path) -> None:
+        """Begin with exported weights where a restart afresh does.
 
         `losses`: the curve that led to them, which goes on.
         """
         self.model.load_state_dict(weights.state_dict())
-        self.progress.step = self.plan.steps + self.plan.last_steps
+        self.progress.step = step
         shutil.copyfile(losses, self.log_path)
         with losses.open(newline="") as file:
             self.progress.elapsed_s = float(list(csv.DictReader(file))[-1]["time_s"])
@@ -152,8 +147,11 @@ class Trainer:
         Nothing here waits for a GPU: it computes this step while the next ones are queued.
         """
         progress, plan = self.progress, self.plan
-        if progress.step == plan.steps + plan.last_steps:
-            self.optimizers = _optimizers(self.model, plan)  # the third cycle starts afresh
+        match plan.restart(progress.step):
+            case (restart, 0) if restart.afresh:
+                self.optimizers = _optimizers(self.model, plan)
+            case _:
+                pass
         rate = learning_rate(plan, progress.step)
         loss = token_loss(self.model, found.to(self.device))
         loss.backward()
@@ -182,8 +180,8 @@ class Trainer:
         progress = self.progress
         before_s, saved_s = progress.elapsed_s, progress.elapsed_s
         start_s, losses = time.monotonic(), list[Tensor]()
-        bar = tqdm(total=self.last_step, initial=progress.step, unit="step", smoothing=0.05)
-        end = min(self.last_step, stop_at)
+        bar = tqdm(total=self.plan.last_step, initial=progress.step, unit="step", smoothing=0.05)
+        end = min(self.plan.last_step, stop_at)
         batches = in_order(
             self.encoder,
             self.plan,
@@ -195,7 +193,7 @@ class Trainer:
             losses.append(self.step(found))
             progress.elapsed_s = before_s + time.monotonic() - start_s
             bar.update()
-            if progress.step % log_every == 0 or progress.step == self.last_step:
+            if progress.step % log_every == 0 or progress.step == self.plan.last_step:
                 train_loss = torch.stack(losses).mean().item()
                 bar.set_postfix(loss=f"{train_loss:.3f}", refresh=False)
                 self._log(train_loss)
