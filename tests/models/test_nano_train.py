@@ -207,8 +207,9 @@ def test_what_an_answer_began_with_is_not_learned(encoder: Encoder) -> None:
 
 
 def test_batches_made_ahead_are_those_of_their_steps(encoder: Encoder) -> None:
-    found = in_order(encoder, PLAN, range(3, 7), workers=2, pin_memory=False)
-    for step, ahead in zip(range(3, 7), found, strict=True):
+    steps = range(1, 4)
+    found = in_order(encoder, PLAN, steps, workers=2, pin_memory=False)
+    for step, ahead in zip(steps, found, strict=True):
         for one, other in zip(ahead, batch(encoder, PLAN, step), strict=True):
             assert torch.equal(one, other)
 
