@@ -22,7 +22,7 @@ _LOOKING_SHARE: Final = 0.01
 """Of all time: what looking for drafts may take that finds nothing."""
 _SAVED_SHARE: Final = 0.5
 """Of the time that drafts save: what looking for them may take besides."""
-_LOOKING_SAVED: Final = 1.0
+_LOOKING_SAVED: Final = 8.0
 """Of it, in steps."""
 _MISSES: Final = 5
 """Counted at most; a pause is twice as long after each."""

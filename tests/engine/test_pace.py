@@ -256,3 +256,21 @@ def test_who_is_not_worth_asking_is_not_told_of_every_end(tiny_model: TinyModel)
     built.engine.abort_all()
     assert 0.05 * (drafting.asked + drafting.finished) / 2000 < 0.015
     assert drafting.finished > 50
+
+
+def test_one_long_interruption_does_not_keep_drafters_from_being_asked(
+    tiny_model: TinyModel,
+) -> None:
+    built = build(tiny_model("llama"))
+    drafting, planner = asking(built, 6.0)
+    planner.plan(built.engine.scheduler.running)
+    before = planner._clock  # pyright: ignore[reportPrivateUsage]
+    jumps = iter([0.0, 5000.0])
+    planner._clock = lambda: before() + next(jumps, 5000.0)  # pyright: ignore[reportPrivateUsage]
+    planner.plan(built.engine.scheduler.running)
+    planner._clock = before  # pyright: ignore[reportPrivateUsage]
+    asked = drafting.asked
+    for _ in range(100):
+        planner.plan(built.engine.scheduler.running)
+    built.engine.abort_all()
+    assert drafting.asked - asked > 60
