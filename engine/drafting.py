@@ -29,6 +29,7 @@ _MISSES: Final = 5
 _TRIAL_SHARE: Final = 0.01
 """Of all time: what trials may take."""
 _TRIALS_SAVED: Final = 30.0
+"""Of it, in steps."""
 _LEAST_CHANCE, _ROWS_AHEAD = 0.02, 16
 
 
