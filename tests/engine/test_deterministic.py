@@ -65,6 +65,13 @@ def test_compiled_kernels_draft_single_lines_then(tiny_model: TinyModel) -> None
         assert seen(run(built, jobs)) == expected
 
 
+def test_a_model_with_products_of_torchs_is_refused_on_a_cpu(tiny_model: TinyModel) -> None:
+    if build(tiny_model("gpt2"), deterministic=True).engine.runner.kernels.backend != "native":
+        pytest.skip("needs the compiled kernels")
+    with pytest.raises(ConfigurationError, match="some of its products"):
+        build(tiny_model("qwen3_moe"), deterministic=True)
+
+
 def test_other_kernels_are_refused(tiny_model: TinyModel) -> None:
     with pytest.raises(ConfigurationError, match="--deterministic needs kernels"):
         build(tiny_model("llama"), attention_backend="torch", deterministic=True)

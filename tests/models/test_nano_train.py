@@ -1,4 +1,5 @@
 import csv
+import sys
 from dataclasses import replace
 from itertools import islice, pairwise
 from pathlib import Path
@@ -14,6 +15,7 @@ from transformers import (
 )
 
 from penstock.engine.loading import EMBEDDED_MODEL as WEIGHTS
+from penstock.models.nano.training import train
 from penstock.models.nano.training.batches import Encoded, Encoder, batch, collate, in_order, rows
 from penstock.models.nano.training.corpus import MIXES
 from penstock.models.nano.training.plan import (
@@ -266,3 +268,26 @@ def test_long_rows_hold_long_texts(encoder: Encoder) -> None:
 
 def test_tokens_are_counted_over_both_shapes() -> None:
     assert STAGED.tokens(7) == 6 * 1024 + 2048
+
+
+def test_a_run_that_began_with_weights_resumes_from_its_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And keeps the curve up to there."""
+    one, two = (Restart(steps=1, rate=1e-3, mixes=(("last", 1.0),)) for _ in range(2))
+    monkeypatch.setattr(train, "RESTARTS", (one, two))
+    folders = ["--checkpoint-dir", str(tmp_path / "run"), "--log-every", "1", "--steps", "1"]
+
+    def run(name: str, *arguments: str) -> list[str]:
+        out = ["--out", str(tmp_path / name / "weights")]
+        monkeypatch.setattr(sys, "argv", ["train", *folders, *out, *arguments])
+        train.main()
+        return (tmp_path / name / "loss.csv").read_text().splitlines()
+
+    start = ["--start", str(tmp_path / "first" / "weights")]
+    assert len(run("first", "--restarts", "1")) == 1 + 2
+    curve = run("further", *start, "--restarts", "2")
+    assert len(curve) == 1 + 3
+    assert run("further", *start, "--restarts", "2", "--resume") == curve
+    with pytest.raises(SystemExit):
+        run("none", *start, "--restarts", "0")

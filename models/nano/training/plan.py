@@ -16,7 +16,7 @@ class Restart:
     """A further cycle: from a lower peak, linearly to nothing.
 
     `mixes`: of its documents, one after the other, each with the share of steps that has it.
-    `afresh`: with new optimisers, as if it began with exported weights.
+    `afresh`: with new optimisers, so that it can begin with exported weights.
     """
 
     steps: int

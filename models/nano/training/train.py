@@ -74,6 +74,8 @@ def main() -> None:
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
+    if arguments.start and not arguments.restarts:
+        parser.error("--start goes on with the last of --restarts, and there is none")
     plan = TrainingPlan(
         steps=arguments.steps, restarts=RESTARTS[: arguments.restarts], seed=arguments.seed
     )
@@ -93,7 +95,7 @@ def main() -> None:
     if workers is None:
         workers = 0 if name == "cpu" else max(2, min(14, (os.cpu_count() or 2) - 2))
     trainer = Trainer(plan, tokenizer, torch.device(name), checkpoint_dir, workers)
-    if start is not None:
+    if start is not None and not trainer.path.exists():  # else its checkpoint is further
         weights = LlamaForCausalLM.from_pretrained(start, local_files_only=True)
         begun = plan.last_step - plan.restarts[-1].steps
         trainer.start_at(begun, weights, start.parent / "loss.csv")
