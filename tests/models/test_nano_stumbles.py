@@ -1,3 +1,4 @@
+import re
 from random import Random
 
 import pytest
@@ -6,8 +7,15 @@ from penstock.models.nano.abilities.game24 import grade_solution
 from penstock.models.nano.training import stumbles
 from penstock.models.nano.training.stumbles import LEARNED_FROM_HERE
 
+MAKERS = (
+    stumbles.missed_solution,
+    stumbles.steps_with_repeats,
+    stumbles.code_with_repeats,
+    stumbles.line_without_end,
+)
 
-@pytest.mark.parametrize("make", stumbles.MAKERS)
+
+@pytest.mark.parametrize("make", MAKERS)
 def test_answers_are_cut_once_and_end(make: stumbles.Maker) -> None:
     rng = Random(1)
     for _ in range(200):
@@ -39,3 +47,17 @@ def test_what_is_learned_after_repeated_lines_is_the_rest_of_the_right_answer() 
         repeated += len(set(lines)) < len(lines)
         assert rest == "" or rest.startswith("\n")
     assert repeated > 30
+
+
+def test_what_is_learned_after_a_line_without_end_is_the_rest_of_a_right_answer() -> None:
+    rng, longest = Random(4), 0
+    for _ in range(200):
+        example = stumbles.line_without_end(rng, "train")
+        begun, _, rest = example.answer.partition(LEARNED_FROM_HERE)
+        line = begun.rpartition("\n")[2]
+        longest = max(longest, len(line))
+        assert re.search(r"((?:,| [-+*/=])? ?\w+)\1+$", line)
+        last = rest.rpartition("\n")[2]
+        if last.startswith("Answer: "):
+            assert last.endswith(" = 24")
+    assert longest > 80

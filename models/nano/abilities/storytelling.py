@@ -29,6 +29,8 @@ _UNWANTED_OFTEN: Final = ("rain", "snow", "wind", "fog", "ice", "forest", "river
 _OTHERS: Final = (0, 0, 1, 1, 2)
 """How many things that a story mentions by chance its request asks for."""
 _SELDOM: Final = (0, 0, 0, 0, 1)
+_WITHOUT: Final = 0.3
+"""How many of the requests name things that are not to come."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +74,13 @@ def _wanted(
 
 
 def _worded(
-    story: Story, extras: Sequence[Wish], rng: Random, *, others: Sequence[int], ordered: bool
+    story: Story,
+    extras: Sequence[Wish],
+    rng: Random,
+    *,
+    others: Sequence[int],
+    ordered: bool,
+    without: float,
 ) -> _Request:
     hero = BY_WORD[story.kind]
     wanted = _wanted(story, extras, rng, others=others, ordered=ordered)
@@ -89,7 +97,7 @@ def _worded(
             rest = f"[,|] with {enumerated(w.phrase for w in wanted)}" if wanted else ""
             about = f"{hero.phrase}{named}{plot}{rest}"
         wanted = [hero, *wanted]
-    unwanted = _unwanted(story, rng.choice((1, 1, 2)), rng) if rng.random() < 0.3 else ()
+    unwanted = _unwanted(story, rng.choice((1, 1, 2)), rng) if rng.random() < without else ()
     if unwanted:
         phrases = [f"without {w.phrase.removeprefix('some ')}" for w in unwanted]
         about += f"[, but|,] {enumerated(phrases)}"
@@ -140,16 +148,23 @@ def ordered_example(rng: Random, split: Split) -> Example:
     """The same, where the story comes to things in the order of the request.
 
     What is to be said next is then what stands behind what was said last. A small model that has to
-    know which things are left says one of them twice.
+    know which things are left says one of them twice. Such stories are more alike, so that there is
+    more to learn of what is not to come.
     """
-    return _example(rng, split, promptly=True, others=_SELDOM, ordered=True)
+    return _example(rng, split, promptly=True, others=_SELDOM, ordered=True, without=0.5)
 
 
 def _example(
-    rng: Random, split: Split, *, promptly: bool, others: Sequence[int], ordered: bool = False
+    rng: Random,
+    split: Split,
+    *,
+    promptly: bool,
+    others: Sequence[int],
+    ordered: bool = False,
+    without: float = _WITHOUT,
 ) -> Example:
     story, extras = draw(rng, split, promptly=promptly)
-    request = _worded(story, extras, rng, others=others, ordered=ordered)
+    request = _worded(story, extras, rng, others=others, ordered=ordered, without=without)
     turns = ask(request.text, story.text)
     if rng.random() < 0.15:
         turns = (Turn(role="system", text=rng.choice(SYSTEM_PROMPTS)), *turns)

@@ -81,15 +81,24 @@ _LATER: Final[Mix] = {
     _talk(chat.example): 2.0,
 }
 _LAST: Final[Mix] = {_talk(storytelling.prompt_example): 26.0, **_LATER}
-_ORDERED: Final[Mix] = {_talk(storytelling.ordered_example): 34.0, **_LATER}
-_STUMBLES: Final[Mix] = {_talk(make): 2.0 for make in stumbles.MAKERS}
+_ORDERED: Final[Mix] = {
+    _talk(storytelling.ordered_example): 34.0,
+    **_LATER,
+    _talk(rewriting.example): 8.0,
+}
+_STUMBLES: Final[Mix] = {
+    _talk(stumbles.missed_solution): 2.0,
+    _talk(stumbles.steps_with_repeats): 2.0,
+    _talk(stumbles.code_with_repeats): 2.0,
+}
+_ALL_STUMBLES: Final[Mix] = {**_STUMBLES, _talk(stumbles.line_without_end): 3.0}
 _WEAK: Final[Mix] = {_talk(translation.example): 4.0, _talk(rewriting.example): 9.0}
 MIXES: Final[Mapping[str, Mix]] = {
     "main": _MAIN,
     "last": _LAST,
     "main and stumbles": {**_MAIN, **_WEAK, **_STUMBLES},
     "last and stumbles": {**_LAST, **_STUMBLES},
-    "ordered and stumbles": {**_ORDERED, **_STUMBLES},
+    "ordered and stumbles": {**_ORDERED, **_ALL_STUMBLES},
 }
 _LONG_RECALL_WEIGHT: Final = 10.0
 

@@ -30,7 +30,7 @@ RESTARTS: Final = (
     Restart(
         steps=3600, rate=2e-3, mixes=(("main and stumbles", 0.75), ("last and stumbles", 0.25))
     ),
-    Restart(steps=700, rate=1e-3, mixes=(("ordered and stumbles", 1.0),)),
+    Restart(steps=1500, rate=1.5e-3, mixes=(("ordered and stumbles", 1.0),)),
 )
 """What each brought is in docs/decisions/0011."""
 

@@ -23,6 +23,8 @@ LEARNED_FROM_HERE: Final = "\x1f"
 _WORD: Final = re.compile(r"[A-Za-z_]\w*|\d+")
 _MOST_REPEATS: Final = 5
 _LONGEST_STUTTER: Final = 24
+_PART: Final = re.compile(r"(?:,| [-+*/=])? ?\w+")
+"""A word with what joins it to the one before: ` / 168`."""
 
 
 def missed_solution(rng: Random, split: Split) -> Example:
@@ -53,6 +55,16 @@ def code_with_repeats(rng: Random, split: Split) -> Example:
     """Return code to rewrite, and new code with lines or names that come wrong or again."""
     found = rewriting.example(rng, split)
     return _stuttered(found, rng) if rng.random() < 0.25 else _stumbled(found, rng)
+
+
+def line_without_end(rng: Random, split: Split) -> Example:
+    """Return a solution or a list of steps, cut within a line after a part that came many times."""
+    found = rng.choice((game24.solve, game24.solve, game24.propose))(rng, split)
+    part = rng.choice(list(_PART.finditer(found.answer)))
+    *before, line = found.answer[: part.end()].split("\n")
+    begun = [*(_confused(each, found.answer, rng) for each in before), line]
+    again = part.group() * rng.randint(1, _LONGEST_STUTTER)
+    return _answered(found.turns[0].text, "\n".join(begun) + again, found.answer[part.end() :])
 
 
 def _answered(question: str, begun: str, rest: str) -> Example:
@@ -95,10 +107,3 @@ def _stuttered(found: Example, rng: Random) -> Example:
     return _answered(
         found.turns[0].text, found.answer[: word.start()] + begun, found.answer[word.end() :]
     )
-
-
-MAKERS: Final[tuple[Maker, ...]] = (
-    missed_solution,
-    steps_with_repeats,
-    code_with_repeats,
-)
