@@ -153,12 +153,13 @@ class DraftContext:
 
     `memory`: for whatever drafters want to keep across requests, by a name of theirs; shared by the
     requests that may share cached prefixes, and by no others. `trees`: whether drafts may branch;
-    otherwise they are cut to their first line.
+    otherwise they are cut to their first line. `lines`: those that do not branch cost less.
     """
 
     vocabulary: Vocabulary
     memory: dict[str, Any]
     trees: bool = True
+    lines: bool = False
 
 
 class Drafter(DecodingMethod[P]):

@@ -10,7 +10,7 @@ import torch
 from ..decoding.base import DecodingMethod, SearchLimits, Vocabulary
 from ..decoding.search.budget import Budget
 from ..errors import ConfigurationError, RequestError
-from ..kernels.backend import choose, load
+from ..kernels.backend import Kernels, choose, load
 from ..kvcache.base import CachePolicy
 from ..kvcache.store import KVStore
 from ..registry import Choice, Registry
@@ -24,7 +24,7 @@ from .intake import Intake
 from .lean.compiled import CompiledDecoder
 from .loading import LoadedModel, ModelInfo, load_model
 from .memory import pool_pages
-from .profile import CudaMeter, step_bytes
+from .profile import CudaMeter, longest_prompt, step_bytes
 from .runner import ModelRunner
 from .threads import torch_gets_one
 from .tokenization import Tokenizer
@@ -65,13 +65,14 @@ def build_engine(config: EngineConfig, clock: Callable[[], float]) -> Built:
         model, numerics = deterministic(loaded.model, backend)
         loaded = replace(loaded, model=model)
     batch_tokens = _batch_tokens(config, loaded)
+    kernels = load(backend)
     pages = pool_pages(
         config,
         loaded.layers,
         dtype=dtype,
         device=loaded.device,
         max_length_tokens=loaded.info.max_length_tokens,
-        step_bytes=_step_bytes(loaded, batch_tokens),
+        step_bytes=_step_bytes(loaded, kernels, dtype, config.page_size, batch_tokens),
     )
     info = _fit_context(config, loaded.info, pages)
     store = KVStore(
@@ -81,7 +82,6 @@ def build_engine(config: EngineConfig, clock: Callable[[], float]) -> Built:
         dtype=dtype,
         device=loaded.device,
     )
-    kernels = load(backend)
     if kernels.backend == "native":
         compiled = isinstance(loaded.model, CompiledDecoder)
         # Of a single long row torch adds up a part in each thread, of several rows it does not.
@@ -246,14 +246,29 @@ def _fit_context(config: EngineConfig, info: ModelInfo, pages: int) -> ModelInfo
     return replace(info, max_length_tokens=tokens)
 
 
-def _step_bytes(loaded: LoadedModel, batch_tokens: int) -> int:
+def _step_bytes(
+    loaded: LoadedModel, kernels: Kernels, dtype: torch.dtype, page_size: int, batch_tokens: int
+) -> int:
     """What the largest step takes on CUDA; on a CPU the fraction is all that is known."""
     if loaded.device.type != "cuda":
         return 0
     rows = min(batch_tokens, loaded.info.context_tokens)
     meter = CudaMeter(loaded.device)
+    attention = None
+    if loaded.info.sparse_hindrance is None:
+        attention = longest_prompt(
+            loaded.layers,
+            kernels,
+            loaded.device,
+            rows=rows,
+            keys=max(rows, loaded.info.max_length_tokens),
+            page_size=page_size,
+            dtype=dtype,
+        )
     # Prompt logprobs may want the logits of every row.
-    return step_bytes(loaded.model, loaded.device, meter, rows=rows, wanted=rows)
+    return step_bytes(
+        loaded.model, loaded.device, meter, rows=rows, wanted=rows, attention=attention
+    )
 
 
 def _batch_tokens(config: EngineConfig, loaded: LoadedModel) -> int:

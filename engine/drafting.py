@@ -46,7 +46,8 @@ class _Load:
 
 class DraftPlanner:
     """Plans the drafts of a step. `pace` tells what rows cost; `max_rows`: of a step; `clock`: s.
-    `trees`: drafts may branch; otherwise they are cut to their first line.
+    `trees`: drafts may branch; otherwise they are cut to their first line. `lines`: says whether
+    those that do not are cheaper.
 
     Drafts are wishes: the scheduler grants what its rows and pages leave.
     """
@@ -59,6 +60,7 @@ class DraftPlanner:
         clock: Callable[[], float],
         *,
         trees: bool = True,
+        lines: Callable[[], bool] = lambda: False,
     ) -> None:
         self._pace = pace
         self._vocabulary = vocabulary
@@ -67,6 +69,7 @@ class DraftPlanner:
         self._memories: OrderedDict[str, dict[str, Any]] = OrderedDict()
         self._clock = clock
         self._trees = trees
+        self._lines = lines
         self._looking = Allowance(share=_LOOKING_SHARE, most_steps=_LOOKING_SAVED)
         self._trials = Allowance(share=_TRIAL_SHARE, most_steps=_TRIALS_SAVED)
 
@@ -194,6 +197,7 @@ class DraftPlanner:
             vocabulary=self._vocabulary,
             memory=self._memory(sequence.request.cache_salt),
             trees=self._trees,
+            lines=self._lines(),
         )
         return choice.method.start(choice.parameters, sequence, context)
 

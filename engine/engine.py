@@ -84,7 +84,12 @@ class Engine:
         self.decoder = Decoder(runner.kernels, numerics)
         self._pace = Pace(clock)
         self._planner = DraftPlanner(
-            self._pace, vocabulary, max_batch_tokens, clock, trees=draft_trees
+            self._pace,
+            vocabulary,
+            max_batch_tokens,
+            clock,
+            trees=draft_trees,
+            lines=lambda: runner.graphs is not None,
         )
         self._store = store
         self._by_request: dict[str, list[Sequence]] = {}
@@ -162,7 +167,7 @@ class Engine:
             self._eviction.swap_in(branch)
         logits = self.runner.run(step)
         sequences = [chunk.sequence for chunk in step.chunks]
-        if self.runner.graphs is not None and step.plain and all(map(can_fly, sequences)):
+        if self.runner.graphs is not None and step.in_lines and all(map(can_fly, sequences)):
             flight = Flight.of(sequences, self.decoder.choose(logits, sequences))
             outputs = self._land(flight, step)
             if self._flight is None:  # or the time would be that of two steps

@@ -7,8 +7,9 @@ one of a few sizes, and its numbers are copied to where the graph reads them:
     rows      [ a b c . ]         3 sequences in a graph of 4
     ids       [ 7 9 2 0 ]         slots [ 35 12 80 -1 ]     lengths [ 20 13 1 0 ]
 
-A padding row has no keys and writes none; its result is thrown away. Capturing and replaying sit
-behind `Executor`: on a CPU `Rerun` calls what was captured again, on the same memory.
+A padding row has no keys and writes none; its result is thrown away. The guesses of a line are rows
+of the same pages, each one key longer: a layer writes all keys before it reads any. Capturing and
+replaying sit behind `Executor`: on a CPU `Rerun` calls what was captured again, on the same memory.
 """
 
 import logging
@@ -31,6 +32,9 @@ logger = logging.getLogger(__name__)
 
 LARGEST: Final = 256
 """Rows of the largest graph; above it launches take less time than what they do."""
+MOST_AGAIN: Final = 1 << 15
+"""Keys that the guesses of a step may read again: a pass without a graph reads them once for all
+guesses of a context. At 32 KB a key that is a gigabyte, 0.3 ms at 3.3 TB/s. Not measured."""
 _GROWTH: Final = 4
 """Between the context lengths, in splits, of one graph and the next."""
 
@@ -104,7 +108,7 @@ class _Captured:
 
 
 class DecodeGraphs:
-    """Steps of one row for each context, over ordinary pages.
+    """Steps of rows that each see all of a context up to a place, over ordinary pages.
 
     `sizes`: rows of the graphs, ascending. Graphs are captured when they are first needed, which
     takes longer than two steps without them. One that cannot be is not tried again. All write their
@@ -140,9 +144,9 @@ class DecodeGraphs:
         """Rows of the largest graph."""
         return self._sizes[-1]
 
-    def fits(self, rows: int) -> bool:
-        """Whether there can be a graph for so many."""
-        return 0 < rows <= self.largest
+    def fits(self, rows: int, again: int = 0) -> bool:
+        """Whether there can be a graph for so many, which read so many keys `again`."""
+        return 0 < rows <= self.largest and again <= MOST_AGAIN
 
     def prepare(self) -> None:
         """Capture the smallest. Raises RuntimeError where the model cannot be captured."""

@@ -1,5 +1,7 @@
 """The model runner: a step's rows in, logits of the requested rows out."""
 
+from itertools import pairwise
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -49,9 +51,8 @@ class ModelRunner:
         rows = _Rows(self._store.page_size)
         for chunk in step.chunks:
             rows.add(chunk)
-        if self.graphs is not None and step.plain and self.graphs.fits(len(rows.ids)):
-            numbers = rows.ids, rows.positions, rows.slots, rows.lengths, rows.tables
-            logits = self.graphs.run(*numbers)
+        if self.graphs is not None and step.in_lines:
+            logits = self._in_graph(self.graphs, rows)
             if logits is not None:
                 return logits
         batch = PagedBatch(
@@ -73,6 +74,16 @@ class ModelRunner:
                 apart=self._apart(rows.apart),
             )
         return self._forward(*inputs, paged)
+
+    def _in_graph(self, graphs: DecodeGraphs, rows: "_Rows") -> Tensor | None:
+        """A graph's rows are contexts of one row: that of a guess ends with it."""
+        counts = [stop - start for start, stop in pairwise(rows.starts)]
+        again = sum(n * (count - 1) for n, count in zip(rows.lengths, counts, strict=True))
+        if not graphs.fits(len(rows.ids), again):
+            return None
+        lengths = [position + 1 for position in rows.positions]
+        tables = [t for t, count in zip(rows.tables, counts, strict=True) for _ in range(count)]
+        return graphs.run(rows.ids, rows.positions, rows.slots, lengths, tables)
 
     def _sent(
         self, rows: "_Rows", batch: PagedBatch, wanted: list[int]

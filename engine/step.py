@@ -45,6 +45,13 @@ class Chunk:
         return self.sparse
 
     @property
+    def in_line(self) -> bool:
+        """Whether each row is the newest token, or a guess that continues the row before it."""
+        branches = self.draft is not None and self.draft.parents is not None
+        rows = 1 + self.drafted
+        return self.decodes and self.count == rows and not branches and not self.apart
+
+    @property
     def sparse(self) -> bool:
         """Whether rows of a prompt see only a part of the keys."""
         reading = self.branch.reading
@@ -70,9 +77,9 @@ class Step:
         return all(chunk.count == 1 + chunk.drafted for chunk in self.chunks)
 
     @property
-    def plain(self) -> bool:
-        """Whether each row is the newest token of a context, attended to as all others are."""
-        return all(c.count == 1 and c.decodes and not c.apart for c in self.chunks)
+    def in_lines(self) -> bool:
+        """Whether each row sees all of a context up to its own place: the newest token, a guess."""
+        return all(chunk.in_line for chunk in self.chunks)
 
     @property
     def drafts(self) -> int:

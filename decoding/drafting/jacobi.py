@@ -133,7 +133,7 @@ class _Suggested(SuggestedDrafting):
             shared=parameters.shared,
             window=parameters.window,
             adaptive=parameters.adaptive,
-            trees=context.trees,
+            trees=context.trees and not context.lines,
         )
         self._limits = _Window(parameters, row)
         self._carried: list[int] = []

@@ -127,7 +127,7 @@ class Ngram(Drafter[NgramParameters]):
             shared=parameters.shared,
             window=parameters.window,
             adaptive=parameters.adaptive,
-            trees=context.trees,
+            trees=context.trees and not context.lines,
         )
 
 

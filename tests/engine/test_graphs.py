@@ -21,7 +21,7 @@ from penstock.engine.graphs import DecodeGraphs, Executor, Rerun, sizes_up_to, u
 from penstock.kernels.backend import Choice, load
 from penstock.kernels.transfer import Staging
 from tests.conftest import TinyModel
-from tests.engine.jobs import Job, build, run
+from tests.engine.jobs import Job, build, prepare, run
 from tests.tiny import save_tiny
 
 pytest.importorskip("triton")
@@ -30,6 +30,8 @@ GREEDY = SamplingParams(max_tokens=6, temperature=0, ignore_eos=True)
 SEEDED = SamplingParams(max_tokens=6, temperature=1.0, seed=3, ignore_eos=True, n=2)
 GUIDED: dict[str, Any] = {"cfg": {"scale": 2.0, "negative_prompt": "no"}}
 GUESSED: dict[str, Any] = {"ngram": {"window": 3, "adaptive": False}}
+RANDOM: dict[str, Any] = {"jacobi": {"window": 3, "init": "random", "adaptive": False}}
+LOOKAHEAD: dict[str, Any] = {"lookahead": {"window": 2, "ngram": 3, "adaptive": False}}
 JOBS = [
     Job(prompt=list(range(9, 40)), params=GREEDY),
     Job(prompt=[7, 8], params=SEEDED),
@@ -41,6 +43,7 @@ APART = [
     *JOBS,
     Job(prompt=list(range(70, 90)), params=LONGER),
     Job(prompt=[9, 11, 9, 11, 9, 11, 9], params=GREEDY, decoding=GUESSED),
+    Job(prompt=[5, 6, 5, 6, 5], params=GREEDY, decoding=LOOKAHEAD),
     Job(prompt=list(range(60, 90)), params=GREEDY, kv_cache={"h2o": {"heavy": 6, "recent": 6}}),
 ]
 
@@ -92,7 +95,7 @@ def on_triton(folder: Path, **settings: Any) -> Built:
     [("llama", "auto", APART), ("llama", "int8", JOBS), ("gpt_oss", "auto", JOBS)],
 )
 def test_the_same_tokens(kind: str, cache: str, jobs: list[Job], tiny_model: TinyModel) -> None:
-    """Company that changes, guidance, forks; drafts and evicting contexts go without graphs."""
+    """Company that changes, guidance, forks, guesses; trees and evicting contexts go without."""
     folder = tiny_model(kind)
     expected = run(on_triton(folder, kv_cache_dtype=cache), jobs)
     built = on_triton(folder, kv_cache_dtype=cache)
@@ -103,6 +106,47 @@ def test_the_same_tokens(kind: str, cache: str, jobs: list[Job], tiny_model: Tin
     assert [one.texts for one in found] == [one.texts for one in expected]
     assert executor.replays > 0
     assert {size for size, _ in graphs.captured} <= {1, 2, 4, 8}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["llama", "gemma2"])
+def test_guesses_in_lines_run_in_graphs(kind: str, tiny_model: TinyModel) -> None:
+    """Right ones and wrong ones, beside guidance; a sliding window too. All but the prompts."""
+    repeating = [9, 11, 9, 11, 9, 11, 9]
+    plain = [
+        Job(prompt=repeating, params=LONGER),
+        Job(prompt=list(range(9, 40)), params=GREEDY, decoding=GUIDED),
+        Job(prompt=[7, 8, 7], params=SEEDED),
+    ]
+    methods = (GUESSED, {**GUESSED, **GUIDED}, RANDOM)
+    jobs = [job.with_decoding(method) for job, method in zip(plain, methods, strict=True)]
+    expected = run(on_triton(tiny_model(kind)), plain)
+    built = on_triton(tiny_model(kind))
+    executor = Counting()
+    with_graphs(built, executor, rows=32)
+    steps: list[int] = []
+    found = run(built, jobs, after_step=lambda: steps.append(built.engine.last_rows))
+    assert [one.tokens for one in found] == [one.tokens for one in expected]
+    assert sum(one.usage.drafted for one in found) > 10
+    assert executor.replays == len(steps) - 1
+
+
+@pytest.mark.parametrize(("most", "replays"), [(33, 1), (32, 0)])
+def test_guesses_behind_long_contexts_go_without(
+    most: int, replays: int, tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three guesses behind eight tokens: as rows of their own they read eleven keys each again."""
+    monkeypatch.setattr("penstock.engine.graphs.MOST_AGAIN", most)
+    built = on_triton(tiny_model("llama"))
+    executor = Counting()
+    with_graphs(built, executor)
+    job = Job(prompt=list(range(9, 16)), params=GREEDY, decoding=RANDOM)
+    built.engine.add(prepare(built, "one", job))
+    built.engine.step()
+    (output,) = built.engine.step()
+    assert output.drafted == 3
+    assert executor.replays == replays
+    built.engine.abort("one")
 
 
 def test_growing_contexts_go_from_graph_to_graph(tmp_path: Path) -> None:

@@ -9,9 +9,11 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from penstock.decoding.sparse_parameters import SparsePrefillParameters
 from penstock.engine.memory import pages_of
-from penstock.engine.profile import step_bytes
+from penstock.engine.profile import DEAREST, longest_prompt, step_bytes
 from penstock.errors import ConfigurationError
+from penstock.kernels.backend import Backend, Choice, load
 from tests.conftest import TinyModel
 from tests.engine.jobs import build
 from tests.tiny import save_tiny
@@ -99,6 +101,38 @@ def test_a_step_is_measured_with_all_its_logits(tmp_path: Path) -> None:
     assert taken(64, 64) >= 2 * 64 * logits
     assert taken(64, 1) < 64 * logits
     assert taken(128, 1) > 1.5 * taken(64, 1)
+
+
+@pytest.mark.parametrize("kind", ["torch", "triton"])
+def test_a_step_is_measured_with_the_longest_sparse_prompt(kind: Backend, tmp_path: Path) -> None:
+    if kind == "triton":
+        pytest.importorskip("triton")
+    built = build(save_tiny("llama", tmp_path))
+    loaded, cpu = built.loaded, torch.device("cpu")
+    kernels = load(Choice(backend=kind, reason="tested"))
+    (one, *_) = loaded.layers
+
+    def taken(keys: int, form: SparsePrefillParameters = DEAREST) -> int:
+        attention = longest_prompt(
+            loaded.layers,
+            kernels,
+            cpu,
+            rows=32,
+            keys=keys,
+            page_size=16,
+            dtype=torch.float32,
+            form=form,
+        )
+        with LiveBytes() as meter:
+            return step_bytes(loaded.model, cpu, meter, rows=32, wanted=1, attention=attention)
+
+    with LiveBytes() as meter:
+        nothing = step_bytes(loaded.model, cpu, meter, rows=32, wanted=1)
+    # A layer's keys and values, gathered.
+    copies = 512 * one.bytes_per_token(torch.float32)
+    assert taken(512) > nothing + copies
+    assert taken(1024) - taken(512) > copies
+    assert taken(1024) >= taken(1024, SparsePrefillParameters(recent=64))
 
 
 @pytest.mark.gpu
