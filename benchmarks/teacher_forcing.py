@@ -34,7 +34,7 @@ class GivenTokens(Sampler):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """A prompt to continue by `tokens`. `kv_cache`: as in a request's body.
+    """A prompt to continue by `tokens`. `kv_cache`, `decoding`: as in a request's body.
 
     `keeping`: what takes the place of the policy's own state (None: nothing is evicted).
     """
@@ -42,15 +42,22 @@ class Job:
     prompt: Sequence[int]
     tokens: int
     kv_cache: Spec = None
+    decoding: Spec = None
     keeping: Callable[[Keeping | None], Keeping | None] = lambda own: own
 
 
 @dataclass(slots=True, kw_only=True)
 class Continued:
-    """A job's tokens, and their log-probabilities (natural log)."""
+    """A job's tokens, and their log-probabilities (natural log).
+
+    `seen`, `causal`: pairs of a query and a key in rows that saw a part of the keys, and as many as
+    there would be.
+    """
 
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
+    seen: int = 0
+    causal: int = 0
 
 
 def greedy(built: Built, jobs: Sequence[Job]) -> list[Continued]:
@@ -85,6 +92,7 @@ def _run(built: Built, jobs: Sequence[Job], *, ignore_eos: bool) -> list[Continu
                 max_tokens=job.tokens, temperature=0, seed=number, ignore_eos=ignore_eos
             ),
             kv_cache=job.kv_cache,
+            decoding=job.decoding,
             logprobs=0,
         )
         engine.add(request)
@@ -95,4 +103,6 @@ def _run(built: Built, jobs: Sequence[Job], *, ignore_eos: bool) -> list[Continu
             continued = found[int(output.request_id)]
             continued.tokens += output.token_ids
             continued.logprobs += [token.logprob for token in output.logprobs]
+            continued.seen += output.seen_pairs
+            continued.causal += output.causal_pairs
     return found

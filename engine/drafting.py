@@ -11,6 +11,7 @@ from ..decoding.base import DraftContext, Drafter, Drafting, Vocabulary
 from ..decoding.drafting.draft import Draft
 from .allowance import Allowance
 from .pace import Pace
+from .promises import Promises
 from .sequence import Branch, Sequence
 
 _MAX_MEMORIES: Final = 8
@@ -128,6 +129,9 @@ class DraftPlanner:
         """Tell a sequence's drafter what a pass showed that verified its draft."""
         assert sequence.drafting is not None
         begun_s = self._clock()
+        if sequence.promised:  # else it was a trial, or fixed
+            assert sequence.promises is not None
+            sequence.promises.note(sequence.promised, len(accepted))
         sequence.drafting.learn(draft, predictions, accepted)
         self._note(sequence.drafting, begun_s)
 
@@ -154,7 +158,13 @@ class DraftPlanner:
             best, gain = sizes[-1] if sizes else (0, 0.0)
             return min(best, most // contexts), gain
         sizes = [(size, right) for size, right in sizes if size * contexts <= most]
-        best, gain = self._best(sizes, load, contexts)
+        promises = sequence.promises
+        assert promises is not None
+        share = promises.share
+        best, gain = self._best([(size, right * share) for size, right in sizes], load, contexts)
+        sequence.promised = gain / share
+        if not best:
+            promises.forgive()
         # What promises nothing now may well do so a few tokens later.
         sequence.draft_misses = 0 if best else min(sequence.draft_misses + 1, _MISSES)
         sequence.draft_pause = 2**sequence.draft_misses - 1
@@ -193,9 +203,11 @@ class DraftPlanner:
     def _start(self, sequence: Sequence) -> Drafting:
         choice = sequence.request.decoding["drafter"]
         assert isinstance(choice.method, Drafter)
+        memory = self._memory(sequence.request.cache_salt)
+        sequence.promises = memory.setdefault(f"promises: {choice.method.name}", Promises())
         context = DraftContext(
             vocabulary=self._vocabulary,
-            memory=self._memory(sequence.request.cache_salt),
+            memory=memory,
             trees=self._trees,
             lines=self._lines(),
         )

@@ -5,7 +5,9 @@
 F is what sequences cost without guesses, g a guess in a pass of so many rows, and `a` what a
 sequence that drafts costs beyond its guesses, because its attention is a call of its own. F and g
 are kept on a grid. All are learned from the steps that read no prompt and are not launched ahead
-(`ahead.py`): where several could be wrong, an error is shared out by how uncertain each of them is.
+(`ahead.py`): F from those without guesses alone, g and `a` from the others, an error shared out by
+how uncertain each of them is. Whoever drafts takes the sizes that seem cheap; what they cost beyond
+that says nothing of F.
 """
 
 import math
@@ -15,23 +17,26 @@ from typing import Final
 
 _WEIGHT: Final = 0.15
 """Of a new measurement."""
-_WEIGHT_AFTER: Final = 0.5
-"""Of a step without guesses after many with some, in which errors went astray."""
-_MOST: Final = 1.5
+_WEIGHT_AFTER: Final = 0.4
+"""Of a step without guesses after many with some."""
+_MOST: Final = 2.5
 """Times the estimate: a measurement above counts as no more."""
 _GRID: Final = 4
 """Estimates per doubling of the rows."""
 _FORGET_EVERY, _FORGET_SHARE = 64, 0.05
-_STALE, _LONGEST_STALE = 32, 256
+_STALE, _LONGEST_STALE = 32, 128
 """Steps with guesses, of so many rows besides, after which one without them has to tell F; twice as
 many after each that was no surprise."""
 _NO_SURPRISE: Final = 0.1
+_ASTRAY, _ASTRAY_AFTER = 0.2, 4
+"""Relative error of so many steps with guesses, about, after which one without has to tell as well:
+it may be the machine that has changed."""
 _FIXED_SHARE: Final = 0.5
 """Of the time of the smallest size measured, taken not to depend on its rows."""
 _GUESS_SHARE: Final = 0.02
 """What a guess costs until measured, as a share of F: few rows are bound by reading the weights."""
-_VARIANCES: Final = (0.1**2, 0.02**2, 0.03**2)
-"""How uncertain are F, g and a, as shares of F."""
+_VARIANCES: Final = (0.02**2, 0.03**2)
+"""How uncertain are g and a, as shares of F."""
 
 
 class Pace:
@@ -47,6 +52,7 @@ class Pace:
         # By rows without guesses: steps that had some since the last that had none, and after how
         # many of them that is too long ago.
         self._since_plain: dict[int, tuple[int, int]] = {}
+        self._astray = 0.0
         self._began_s = 0.0
 
     def start(self) -> None:
@@ -76,14 +82,15 @@ class Pace:
                 calm = abs(error) < _NO_SURPRISE * estimate
                 patience = min(2 * patience, _LONGEST_STALE) if calm else _STALE
             self._since_plain[size] = 0, patience
+            self._astray = 0.0
             self._plain.set(size, max(plain + weight * error, 0.0))
             return
         since, patience = self._since_plain.get(size, (0, _STALE))
         self._since_plain[size] = since + 1, patience
-        of_rows, of_guess, of_draft = _VARIANCES
+        self._astray += (error / estimate - self._astray) / _ASTRAY_AFTER
+        of_guess, of_draft = _VARIANCES
         of_guesses, of_drafts = of_guess * guesses * guesses, of_draft * drafts * drafts
-        error *= _WEIGHT / (of_rows + of_guesses + of_drafts)
-        self._plain.set(size, max(plain + error * of_rows, 0.0))
+        error *= _WEIGHT / (of_guesses + of_drafts)
         each = self._of_guess(rows, guesses) + error * of_guesses / guesses
         at = _on_grid(rows + guesses)
         self._guess.set(at, max(each, 0.0))
@@ -92,15 +99,14 @@ class Pace:
             self._per_draft = max(self._per_draft + error * of_drafts / drafts, 0.0)
 
     def is_stale(self, rows: int) -> bool:
-        """Whether steps of so many rows have all had guesses for long: what costs what is unsure.
+        """Whether steps of so many rows have all had guesses for long, or other times than thought.
 
-        Where two errors look alike, that of F and that of guesses, a step without guesses tells. So
-        it does where nothing is known.
+        Then a step without guesses tells what costs what. So it does where nothing is known.
         """
         if not self._plain.sizes:
             return True
         since, patience = self._since_plain.get(_on_grid(rows), (0, _STALE))
-        return since >= patience
+        return since >= patience or (since >= _ASTRAY_AFTER and abs(self._astray) > _ASTRAY)
 
     def seconds(self, rows: int, guesses: int = 0, drafts: int = 0) -> float:
         """Estimate for a step; 1 where nothing is known.

@@ -11,6 +11,7 @@ from ..kvcache.slot_table import SlotTable
 from ..kvcache.store import Stored
 from ..kvcache.table import PageTable
 from ..registry import Choice
+from .promises import Promises
 from .request import Request, TokenLogprobs
 from .sparse import Reading
 
@@ -82,7 +83,8 @@ class Sequence(Branch):
     `unborn`: indices of the request's other choices, which fork off when the prompt is read.
     `drafting`: the drafter at work, from the first token on. `draft`: what the next step verifies.
     `evicted`, `held_slots`: what the caller knows of. `draft_pause`: steps for which the drafter is
-    not asked; `draft_misses`: times in a row that it promised nothing. `awaits`: while it waits, a
+    not asked; `draft_misses`: times in a row that it promised nothing; `promised`: right ones among
+    the guesses of `draft`; `promises`: how those of its kind were kept. `awaits`: while it waits, a
     sequence that reads tokens which it begins with too, and how many.
     """
 
@@ -103,6 +105,8 @@ class Sequence(Branch):
     held_slots: int = 0
     draft_pause: int = 0
     draft_misses: int = 0
+    promised: float = 0.0
+    promises: Promises | None = None
     awaits: "tuple[Sequence, int] | None" = None
 
     @property

@@ -91,7 +91,7 @@ _STUMBLES: Final[Mix] = {
     _talk(stumbles.steps_with_repeats): 2.0,
     _talk(stumbles.code_with_repeats): 2.0,
 }
-_ALL_STUMBLES: Final[Mix] = {**_STUMBLES, _talk(stumbles.line_without_end): 3.0}
+_ALL_STUMBLES: Final[Mix] = {**_STUMBLES, _talk(stumbles.without_end): 6.0}
 _WEAK: Final[Mix] = {_talk(translation.example): 4.0, _talk(rewriting.example): 9.0}
 MIXES: Final[Mapping[str, Mix]] = {
     "main": _MAIN,

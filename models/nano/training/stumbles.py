@@ -7,12 +7,13 @@ learned is to go on, and to end (after Ross et al. 2011, DAgger, arXiv:1011.0686
 2015, scheduled sampling, arXiv:1506.03099).
 """
 
+import math
 import re
 from collections.abc import Callable
 from random import Random
 from typing import Final
 
-from ..abilities import game24, rewriting
+from ..abilities import copying, extraction, game24, rewriting, translation
 from ..abilities.arithmetic24 import TARGET, puzzles, steps
 from ..abilities.example import Example, Split, ask
 
@@ -23,8 +24,11 @@ LEARNED_FROM_HERE: Final = "\x1f"
 _WORD: Final = re.compile(r"[A-Za-z_]\w*|\d+")
 _MOST_REPEATS: Final = 5
 _LONGEST_STUTTER: Final = 24
-_PART: Final = re.compile(r"(?:,| [-+*/=])? ?\w+")
-"""A word with what joins it to the one before: ` / 168`."""
+_PART: Final = re.compile(r"(?:,| [-+*/=])? ?[A-Za-z]+|_[A-Za-z]+|(?:,| [-+*/=])? ?\d+")
+"""A word with what joins it to the one before: ` / 168`, `_key`."""
+_LONGEST_PART: Final = 20
+_LONGEST_RUN: Final = 600
+_EXACT: Final = (rewriting, rewriting, extraction, copying, translation)
 
 
 def missed_solution(rng: Random, split: Split) -> Example:
@@ -57,14 +61,29 @@ def code_with_repeats(rng: Random, split: Split) -> Example:
     return _stuttered(found, rng) if rng.random() < 0.25 else _stumbled(found, rng)
 
 
-def line_without_end(rng: Random, split: Split) -> Example:
-    """Return a solution or a list of steps, cut within a line after a part that came many times."""
-    found = rng.choice((game24.solve, game24.solve, game24.propose))(rng, split)
-    part = rng.choice(list(_PART.finditer(found.answer)))
-    *before, line = found.answer[: part.end()].split("\n")
-    begun = [*(_confused(each, found.answer, rng) for each in before), line]
-    again = part.group() * rng.randint(1, _LONGEST_STUTTER)
-    return _answered(found.turns[0].text, "\n".join(begun) + again, found.answer[part.end() :])
+def without_end(rng: Random, split: Split) -> Example:
+    """Return an answer that is cut where a part of it, or a word of its question, came many times.
+
+    Lines before may hold words that are wrong.
+    """
+    make = rng.choice((game24.solve, game24.propose, *(m.example for m in _EXACT)))
+    found = make(rng, split)
+    question, answer = found.turns[0].text, found.answer
+    place = rng.choice(list(_PART.finditer(answer)))
+    end = place.end()
+    part = rng.choice(
+        (
+            place.group(),
+            place.group(),
+            answer[max(0, end - rng.randint(1, _LONGEST_PART)) : end],
+            rng.choice(_WORD.findall(question)),
+        )
+    )
+    most = max(1, _LONGEST_RUN // len(part))
+    times = round(math.exp(rng.uniform(0, math.log(most))))
+    *before, line = answer[:end].split("\n")
+    begun = [*(_confused(each, answer, rng) for each in before), line]
+    return _answered(question, "\n".join(begun) + part * times, answer[end:])
 
 
 def _answered(question: str, begun: str, rest: str) -> Example:
