@@ -45,6 +45,8 @@ class _Packed:
 
     def repeated(self, counts: list[int]) -> "_Packed":
         """The same with row i `counts[i]` times."""
+        if self.all_greedy and not self.with_rules:
+            return self
         index = np.repeat(np.arange(len(counts)), counts)
         with_rules = self.with_rules
         if with_rules:

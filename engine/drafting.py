@@ -32,6 +32,8 @@ _TRIAL_SHARE: Final = 0.01
 _TRIALS_SAVED: Final = 30.0
 """Of it, in steps."""
 _LEAST_CHANCE, _ROWS_AHEAD = 0.02, 16
+_WEIGHT: Final = 0.05
+"""Of a new measurement of what asking takes."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -73,6 +75,8 @@ class DraftPlanner:
         self._lines = lines
         self._looking = Allowance(share=_LOOKING_SHARE, most_steps=_LOOKING_SAVED)
         self._trials = Allowance(share=_TRIAL_SHARE, most_steps=_TRIALS_SAVED)
+        # What it lately took to ask a drafter: who drafts again is asked again.
+        self._asking_s = 0.0
 
     def plan(self, running: List[Sequence]) -> None:
         """Set `draft` of all that decode and have a drafter.
@@ -121,7 +125,8 @@ class DraftPlanner:
                 load.guesses += size * contexts
                 load.drafts += contexts
                 load.tokens += min(gain, size)
-            self._note(sequence.drafting, begun_s)
+            asked_s = min(self._note(sequence.drafting, begun_s), took_s)
+            self._asking_s += _WEIGHT * (asked_s - self._asking_s)
 
     def learn(
         self, sequence: Sequence, draft: Draft, predictions: List[int], accepted: List[int]
@@ -143,10 +148,12 @@ class DraftPlanner:
             drafting.finish()
             self._note(drafting, begun_s)
 
-    def _note(self, drafting: Drafting, begun_s: float) -> None:
+    def _note(self, drafting: Drafting, begun_s: float) -> float:
         """Count the time that a drafter has taken since `begun_s`, if it may be left alone."""
+        took_s = self._clock() - begun_s
         if not drafting.fixed:
-            self._looking.spend(self._clock() - begun_s)
+            self._looking.spend(took_s)
+        return took_s
 
     def _size(
         self, sequence: Sequence, drafting: Drafting, load: "_Load", worth: float, most: int
@@ -183,19 +190,19 @@ class DraftPlanner:
     ) -> tuple[int, float]:
         """The size that adds most to a step's tokens a second; (0, 0) where none adds to it."""
         best, gain = 0, 0.0
-        now_s = best_s = self._pace.seconds(load.rows, load.guesses, load.drafts)
+        pace = self._pace
+        now_s = best_s = pace.seconds(load.rows, load.guesses, load.drafts)
+        drafted_s = pace.seconds(load.rows, 0, load.drafts + contexts)
         rate = _MARGIN * load.tokens / now_s
         for size, right in sizes:
-            took_s = self._pace.seconds(
-                load.rows, load.guesses + size * contexts, load.drafts + contexts
-            )
+            took_s = drafted_s + pace.of_guesses(load.rows, load.guesses + size * contexts)
             if right == inf:
                 if took_s - now_s <= self._trials.left_s:
                     self._trials.spend(took_s - now_s)
                     return size, 0.0
-            elif (load.tokens + right) / took_s > rate:
+            elif (load.tokens + right) / (took_s + self._asking_s) > rate:
                 best, gain, best_s = size, right, took_s
-                rate = (load.tokens + right) / took_s
+                rate = (load.tokens + right) / (took_s + self._asking_s)
         saved_s = now_s * (load.tokens + gain) / load.tokens - best_s
         self._looking.earn(_SAVED_SHARE * saved_s)
         return best, gain

@@ -13,6 +13,7 @@ that says nothing of F.
 import math
 from bisect import bisect_left
 from collections.abc import Callable
+from functools import cache
 from typing import Final
 
 _WEIGHT: Final = 0.15
@@ -23,7 +24,7 @@ _MOST: Final = 2.5
 """Times the estimate: a measurement above counts as no more."""
 _GRID: Final = 4
 """Estimates per doubling of the rows."""
-_FORGET_EVERY, _FORGET_SHARE = 64, 0.05
+_FORGET_EVERY, _FORGET_SHARE = 64, 0.03
 _STALE, _LONGEST_STALE = 32, 128
 """Steps with guesses, of so many rows besides, after which one without them has to tell F; twice as
 many after each that was no surprise."""
@@ -115,7 +116,11 @@ class Pace:
         invites to try: fewer rows take less, more rows take no more than in proportion.
         """
         seconds = self._of_rows(rows) + self._per_draft * drafts
-        return seconds + self._of_guess(rows, guesses) * guesses if guesses else seconds
+        return seconds + self.of_guesses(rows, guesses)
+
+    def of_guesses(self, rows: int, guesses: int) -> float:
+        """What of `seconds` the guesses take."""
+        return self._of_guess(rows, guesses) * guesses if guesses else 0.0
 
     def _of_rows(self, rows: int) -> float:
         sizes = self._plain.sizes
@@ -132,15 +137,23 @@ class Pace:
         return self._guess.at(rows + guesses)
 
     def _forget(self) -> None:
-        """Let what is not measured any more seem cheaper, until it is tried and measured again."""
+        """Let what is not measured any more seem cheaper, until it is tried and measured again.
+
+        But no cheaper than all guesses of a smaller pass that is measured.
+        """
+        least = 0.0
         for size in self._guess.sizes:
-            if size not in self._measured:
-                self._guess.set(size, self._guess.at(size) * (1 - _FORGET_SHARE))
+            each = self._guess.at(size)
+            if size in self._measured:
+                least = max(least, each * size)
+            else:
+                self._guess.set(size, max(each * (1 - _FORGET_SHARE), least / size))
         if not self._measured:
             self._per_draft *= 1 - _FORGET_SHARE
         self._measured.clear()
 
 
+@cache
 def _on_grid(size: int) -> int:
     """The size nearest to it whose estimates are kept."""
     if size <= 2 * _GRID:
@@ -156,8 +169,11 @@ class _Curve:
         self._of: dict[int, float] = {}
 
     def at(self, size: int) -> float:
-        """The value at any size; there has to be one somewhere."""
-        known = self._of.get(size)
+        """The value at any size; there has to be one somewhere.
+
+        What is measured at a size is kept at the nearest on the grid, and read there.
+        """
+        known = self._of.get(_on_grid(size))
         if known is not None:
             return known
         at = bisect_left(self.sizes, size)

@@ -39,10 +39,10 @@ class Lexicon:
     def learn(self, prompt: Sequence[int], answer: Sequence[int]) -> None:
         """Take in one request."""
         self._requests += 1
-        said = set(answer[:_MOST_ANSWER_TOKENS])
+        said = dict.fromkeys(answer[:_MOST_ANSWER_TOKENS])
         for token in said:
             self._answers[token] = self._answers.get(token, 0) + 1
-        for asked in set(prompt[-_MOST_PROMPT_TOKENS:]):
+        for asked in dict.fromkeys(prompt[-_MOST_PROMPT_TOKENS:]):
             seen = self._prompts[asked] = self._prompts.get(asked, 0) + 1
             if self._is_common(seen):
                 self._companions.pop(asked, None)

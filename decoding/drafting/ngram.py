@@ -12,9 +12,10 @@ from pydantic import BaseModel, Field, model_validator
 
 from ..base import STRICT, DraftContext, Drafter, Drafting
 from ..sampling import Row
+from . import compiled, suggest
 from .chain import MAX_WINDOW, SIZES
 from .draft import Draft
-from .suggest import LEAST_CHANCE, Memory, Suggester
+from .suggest import LEAST_CHANCE
 
 MAX_NGRAM: Final = 8
 _MEMORY: Final = "suggestions"
@@ -51,7 +52,7 @@ class SuggestedDrafting(Drafting):
 
     def __init__(
         self,
-        memory: Memory,
+        memory: "suggest.Memory | compiled.Memory",
         row: Row,
         *,
         longest: int,
@@ -70,11 +71,10 @@ class SuggestedDrafting(Drafting):
         self._adaptive = adaptive
 
     @cached_property
-    def suggester(self) -> Suggester:
+    def suggester(self) -> "suggest.Suggester | compiled.Suggester":
         """Made when it is first asked: where drafts do not pay, many sequences never do."""
         longest, shortest = self._matches
-        return Suggester(
-            self._memory,
+        return self._memory.suggester(
             self.row.tokens[: self.row.prompt_length],
             longest=longest,
             shortest=shortest,
@@ -131,12 +131,11 @@ class Ngram(Drafter[NgramParameters]):
         )
 
 
-def memory_of(context: DraftContext) -> Memory:
+def memory_of(context: DraftContext) -> "suggest.Memory | compiled.Memory":
     """What requests before this one have taught."""
-    memory: Memory | None = context.memory.get(_MEMORY)
-    if memory is None:
-        memory = context.memory[_MEMORY] = Memory()
-    return memory
+    if _MEMORY not in context.memory:
+        context.memory[_MEMORY] = compiled.new_memory()
+    return context.memory[_MEMORY]
 
 
 NGRAM = Ngram()

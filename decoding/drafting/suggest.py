@@ -14,6 +14,8 @@ compression does the same for symbols never seen in a context: Bloom 1998, "Solv
 context modeling".) All guesses teach, drafted or not, for the next token is known in any case.
 
 The guesses are a tree: the likeliest paths, grown where another guess is likeliest to be right.
+
+`compiled.py` does the same in compiled code; this serves where there is none, and says how.
 """
 
 import heapq
@@ -65,6 +67,22 @@ class Memory:
         # By what the guesses rest on: see `Suggester._next`.
         self.trusts: dict[int, Trust] = {}
 
+    def suggester(
+        self,
+        prompt: Sequence[int],
+        *,
+        longest: int,
+        shortest: int,
+        shared: bool,
+        trees: bool = True,
+    ) -> "Suggester":
+        """One for a sequence with this prompt.
+
+        `longest`, `shortest`: runs of last tokens that are looked for in its past. `shared`: guess
+        from what this memory holds, and add to it. `trees`: guesses may branch.
+        """
+        return Suggester(self, prompt, longest, shortest, shared=shared, trees=trees)
+
 
 class _Node:
     """A guess, or the newest token.
@@ -114,13 +132,12 @@ class Suggester:
         self,
         memory: Memory,
         prompt: Sequence[int],
-        *,
         longest: int,
         shortest: int,
+        *,
         shared: bool,
-        trees: bool = True,
+        trees: bool,
     ) -> None:
-        """`trees`: guesses may branch."""
         self._trees = trees
         self._memory = memory if shared else Memory()
         self._history = History(prompt)

@@ -7,7 +7,7 @@ loads: everything runs on torch, and `Unavailable` says why.
 
 import ctypes
 from collections.abc import Mapping
-from ctypes import POINTER, Structure, c_float, c_int64, c_void_p
+from ctypes import POINTER, Structure, c_double, c_float, c_int64, c_void_p
 from dataclasses import dataclass
 from functools import cache
 from importlib.machinery import EXTENSION_SUFFIXES
@@ -166,6 +166,14 @@ _SIGNATURES: Final[Mapping[str, tuple[list[Any], Any]]] = {
     "layers": ([POINTER(LayerStruct), _LONG, POINTER(StepStruct), _LONG], None),
     "before_attention": ([POINTER(LayerStruct), POINTER(StepStruct), _LONG], None),
     "after_attention": ([POINTER(LayerStruct), POINTER(StepStruct), _LONG], None),
+    "memory_new": ([], _AT),
+    "memory_free": ([_AT], None),
+    "suggester_new": ([_AT, _AT, _LONG, _LONG, _LONG, _LONG], _AT),
+    "suggester_free": ([_AT], None),
+    "suggest": ([_AT, _LONG, _LONG, _AT, _LONG, c_double, _AT], _LONG),
+    "suggester_draft": ([_AT, _LONG, _AT, _AT], _LONG),
+    "suggester_learn": ([_AT, _AT, _LONG], None),
+    "suggester_finish": ([_AT], None),
     "head": ([POINTER(HeadStruct), POINTER(StepStruct), _AT, _LONG, _AT, _AT, _LONG], None),
 }
 

@@ -1,6 +1,7 @@
 // What Python calls (library.py has the same structures). Nothing here asks for a lock of the
-// interpreter or keeps a pointer beyond the call.
+// interpreter or keeps a pointer of its beyond the call.
 
+#include "../../decoding/drafting/native.h"
 #include "../decoder/native.h"
 #include "../gumbel_argmax/native.h"
 #include "../linear/native.h"
@@ -131,5 +132,43 @@ void penstock_gumbel_argmax(
         });
     });
 }
+
+// Suggestions of drafters. What `_new` returns lives until `_free`; no two threads at once.
+
+void* penstock_memory_new() { return new suggestions::Memory; }
+
+void penstock_memory_free(void* memory) { delete (suggestions::Memory*)memory; }
+
+// `memory` null: nothing is shared.
+void* penstock_suggester_new(
+    void* memory, const int32_t* prompt, int64_t size, int64_t longest, int64_t shortest, int64_t trees
+) {
+    return new suggestions::Suggester(
+        (suggestions::Memory*)memory, prompt, size, longest, shortest, trees != 0
+    );
+}
+
+void penstock_suggester_free(void* suggester) { delete (suggestions::Suggester*)suggester; }
+
+// Returns how many guesses there are; `sums`: room for `count`.
+int64_t penstock_suggest(
+    void* suggester, int64_t count, int64_t limit, const int32_t* carried, int64_t carries, double worth,
+    double* sums
+) {
+    return ((suggestions::Suggester*)suggester)->suggest(count, limit, carried, carries, worth, sums);
+}
+
+// Returns 1 where they are one line.
+int64_t penstock_suggester_draft(
+    const void* suggester, int64_t size, int32_t* tokens, int32_t* parents
+) {
+    return ((const suggestions::Suggester*)suggester)->draft(size, tokens, parents);
+}
+
+void penstock_suggester_learn(void* suggester, const int32_t* tokens, int64_t size) {
+    ((suggestions::Suggester*)suggester)->learn(tokens, size);
+}
+
+void penstock_suggester_finish(void* suggester) { ((suggestions::Suggester*)suggester)->finish(); }
 
 }  // extern "C"

@@ -5,16 +5,14 @@ from collections.abc import Callable
 from ctypes import byref
 from typing import Any, Final
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from ..batch import PagedBatch, path_mask
+from ..batch import PagedBatch
 from ..native.library import AttentionStruct, BatchStruct, CacheStruct, Library, address
 
 _STORED: Final = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2, torch.float8_e4m3fn: 3}
 """Types of caches, and their numbers in native.h."""
-_POINTER: Final = np.uintp
 
 
 class Geometry:
@@ -24,23 +22,22 @@ class Geometry:
         # Page numbers in an array of their own for each sequence: nothing is padded.
         starts, lengths = array("i", batch.query_starts), array("i", batch.kv_lengths)
         tables = [array("i", pages) for pages in batch.tables]
-        pages = np.array([_begin(table) for table in tables], dtype=_POINTER)
-        paths, depths = np.zeros_like(pages), np.zeros_like(pages)
-        trees: list[np.ndarray] = []
+        pages = array("Q", map(_begin, tables))
+        paths, depths = array("Q", bytes(8 * len(pages))), array("Q", bytes(8 * len(pages)))
+        trees: list[array[int]] = []
         for index, parents in batch.trees.items():
-            seen = path_mask(parents)
-            depth = (seen.sum(axis=1) - 1).astype(np.int32)
+            seen, depth = _paths(parents)
             trees += (seen, depth)
-            paths[index], depths[index] = seen.ctypes.data, depth.ctypes.data
+            paths[index], depths[index] = _begin(seen), _begin(depth)
         self._kept = (starts, lengths, tables, pages, paths, depths, trees)
         self.struct = BatchStruct(
             sequences=len(batch.kv_lengths),
             page_size=batch.page_size,
             starts=_begin(starts),
             lengths=_begin(lengths),
-            pages=pages.ctypes.data,
-            paths=paths.ctypes.data,
-            depths=depths.ctypes.data,
+            pages=_begin(pages),
+            paths=_begin(paths),
+            depths=_begin(depths),
         )
 
     @classmethod
@@ -49,6 +46,19 @@ class Geometry:
         if batch.derived is None:
             batch.derived = [cls(batch)]
         return batch.derived[0]
+
+
+def _paths(parents: list[int]) -> "tuple[array[int], array[int]]":
+    """Which rows are on each row's path, `[rows, rows]` of bytes, and its depth; the root is 0."""
+    rows = 1 + len(parents)
+    seen, depths = [bytearray(rows)], array("i", (0,))
+    seen[0][0] = 1
+    for row, parent in enumerate(parents, start=1):
+        path = bytearray(seen[parent + 1])
+        path[row] = 1
+        seen.append(path)
+        depths.append(depths[parent + 1] + 1)
+    return array("B", b"".join(seen)), depths
 
 
 def _begin(values: "array[int]") -> int:

@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 
+from penstock.decoding.drafting import compiled
 from penstock.decoding.drafting.followers import Followers
 from penstock.decoding.drafting.lexicon import Lexicon
 from penstock.decoding.drafting.suggest import Memory, Suggester
+from penstock.kernels.native.library import Library, builds
 
 
 def test_followers_give_each_token_its_share() -> None:
@@ -36,17 +38,27 @@ def test_what_follows_differently_now_takes_over() -> None:
     assert sum(share for share, _ in found.values()) < 1
 
 
-def new(memory: Memory, tokens: list[int], *, shared: bool = True) -> Suggester:
-    return Suggester(memory, tokens, longest=8, shortest=1, shared=shared)
+BUILDS = builds()[0]
+AnyMemory = Memory | compiled.Memory
+AnySuggester = Suggester | compiled.Suggester
 
 
-def guesses(suggester: Suggester, count: int, **options: Any) -> list[int]:
+@pytest.fixture(params=[None, *BUILDS], ids=lambda build: build.name if build else "python")
+def memory(request: pytest.FixtureRequest) -> AnyMemory:
+    build: Library | None = request.param
+    return Memory() if build is None else compiled.Memory(build)
+
+
+def new(memory: AnyMemory, tokens: list[int], *, shared: bool = True) -> AnySuggester:
+    return memory.suggester(tokens, longest=8, shortest=1, shared=shared)
+
+
+def guesses(suggester: AnySuggester, count: int, **options: Any) -> list[int]:
     made = suggester.suggest(count, count, **options)
     return suggester.draft(made).tokens
 
 
-def test_suggestions_learn_which_source_to_trust() -> None:
-    memory = Memory()
+def test_suggestions_learn_which_source_to_trust(memory: AnyMemory) -> None:
     chooser = random.Random(2)
     # The text repeats a phrase; what a pass "carried" is always wrong.
     phrase = [chooser.randrange(1000) for _ in range(12)]
@@ -63,8 +75,9 @@ def test_suggestions_learn_which_source_to_trust() -> None:
     assert suggester.expected()[3] > 3.5
 
 
-def test_the_likeliest_guesses_come_first_and_parents_before_their_children() -> None:
-    memory = Memory()
+def test_the_likeliest_guesses_come_first_and_parents_before_their_children(
+    memory: AnyMemory,
+) -> None:
     said = [1, 2, 3, 4] * 6 + [1, 5, 6] * 3
     teacher = new(memory, [0])
     teacher.learn([0, *said])
@@ -85,8 +98,7 @@ def test_the_likeliest_guesses_come_first_and_parents_before_their_children() ->
     assert suggester.draft(2).tokens == [2, 3]
 
 
-def test_earlier_answers_are_remembered_where_they_may_be() -> None:
-    memory = Memory()
+def test_earlier_answers_are_remembered_where_they_may_be(memory: AnyMemory) -> None:
     said = [5, 6, 7, 8, 9, 10]
     first = new(memory, [1])
     first.learn([1, *said, *said, *said])
@@ -96,8 +108,7 @@ def test_earlier_answers_are_remembered_where_they_may_be() -> None:
     assert guesses(alone, 3) == []
 
 
-def test_unlikely_guesses_are_left_out() -> None:
-    memory = Memory()
+def test_unlikely_guesses_are_left_out(memory: AnyMemory) -> None:
     new(memory, [0]).learn([0, *[1, 2, 3, 4] * 6, *[1, 5, 6] * 3])
     suggester = new(memory, [9, 1])
     everything = suggester.suggest(8, 3)
@@ -121,9 +132,8 @@ def test_the_lexicon_learns_which_words_go_together() -> None:
     assert lexicon.expected([99]) == {}
 
 
-def test_a_prompt_says_which_of_several_guesses_is_likelier() -> None:
+def test_a_prompt_says_which_of_several_guesses_is_likelier(memory: AnyMemory) -> None:
     chooser = random.Random(6)
-    memory = Memory()
 
     def ask(word: int) -> tuple[list[int], list[int]]:
         # Too far back for an n-gram.
@@ -156,10 +166,9 @@ def test_a_lexicon_never_outgrows_its_bound() -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_promises_are_kept(seed: int) -> None:
+def test_promises_are_kept(seed: int, memory: AnyMemory) -> None:
     """Also of what was hardly seen before, of which shares alone would promise more than comes."""
     chooser = random.Random(seed)
-    memory = Memory()
     promised = kept = 0.0
     for number in range(200):
         tokens = [50]
@@ -175,3 +184,78 @@ def test_promises_are_kept(seed: int) -> None:
         suggester.finish(tokens)
     assert kept > 1000
     assert promised == pytest.approx(kept, rel=0.08)
+
+
+def _text(chooser: random.Random, length: int) -> list[int]:
+    """Repeats itself now and then, in a vocabulary that is sometimes small."""
+    size = chooser.choice((3, 12, 400))
+    tokens = [chooser.randrange(size) for _ in range(2)]
+    while len(tokens) < length:
+        at = chooser.randrange(len(tokens))
+        tokens += tokens[at : at + chooser.randint(1, 9)]
+        tokens += [chooser.randrange(size) for _ in range(chooser.randint(0, 3))]
+    return tokens[:length]
+
+
+@pytest.mark.parametrize("build", BUILDS, ids=lambda build: build.name)
+@pytest.mark.parametrize("seed", range(4))
+def test_compiled_suggestions_are_the_same(seed: int, build: Library) -> None:
+    """Guess for guess, and chance for chance, whatever was asked and learned before."""
+    chooser = random.Random(seed)
+    ours, theirs = Memory(), compiled.Memory(build)
+    trees = 0
+    for _ in range(150):
+        text = _text(chooser, chooser.randint(2, 300))
+        begin = chooser.randint(1, len(text))
+        how: dict[str, Any] = {
+            "longest": chooser.randint(1, 8),
+            "shortest": 1,
+            "shared": chooser.random() < 0.8,
+            "trees": chooser.random() < 0.8,
+        }
+        pair = [each.suggester(text[:begin], **how) for each in (ours, theirs)]
+        at = begin
+        while at < len(text):
+            if chooser.random() < 0.7:
+                count, limit = chooser.randint(0, 40), chooser.randint(1, 12)
+                carried = text[at : at + chooser.randint(0, 5)] if chooser.random() < 0.4 else []
+                worth = chooser.choice((0.02, 0.1, 0.4))
+                made = {one.suggest(count, limit, carried, worth) for one in pair}
+                assert len(made) == 1
+                assert pair[0].expected() == pair[1].expected()
+                size = chooser.randint(0, made.pop())
+                drafts = [one.draft(size) for one in pair]
+                assert drafts[0] == drafts[1]
+                trees += drafts[0].parents is not None
+            at += chooser.randint(1, 6)
+            for one in pair:
+                one.learn(text[:at])
+        for one in pair:
+            one.finish(text)
+    assert trees > 100
+
+
+@pytest.mark.parametrize("build", BUILDS[:1], ids=lambda build: build.name)
+def test_compiled_suggestions_forget_the_same(build: Library) -> None:
+    """More contexts, and more words of prompts, than are kept."""
+    chooser = random.Random(9)
+    ours, theirs = Memory(), compiled.Memory(build)
+    for _ in range(130):
+        prompt = [chooser.randrange(40_000) for _ in range(128)]
+        answer = [token + 50_000 for token in prompt[:64]]
+        answer += [chooser.randrange(20_000) for _ in range(150)]
+        pair = [
+            each.suggester(prompt, longest=8, shortest=1, shared=True) for each in (ours, theirs)
+        ]
+        for one in pair:
+            one.finish([*prompt, *answer])
+        pair = [
+            each.suggester(prompt, longest=8, shortest=1, shared=True) for each in (ours, theirs)
+        ]
+        for token in chooser.sample(answer, 5):
+            for one in pair:
+                one.learn([*prompt, token])
+            assert len({one.suggest(16, 16) for one in pair}) == 1
+            assert pair[0].expected() == pair[1].expected()
+            prompt.append(token)
+    assert len(ours.followers) <= 50_000

@@ -63,7 +63,7 @@ def test_one_slow_first_step_is_forgotten() -> None:
     pace.observe(1, 4, 1, 0.5)
     pace.observe(1, 7, 1, 0.05)
     assert pace.seconds(1, 4, 1) < 0.02
-    for _ in range(6000):
+    for _ in range(10_000):
         pace.observe(1, 0, 0, 0.01)
     assert pace.seconds(1, 4, 1) < 0.0102
     assert pace.seconds(1, 7, 1) < 0.0102
@@ -81,6 +81,16 @@ def test_it_learns_what_guesses_and_drafts_cost() -> None:
     assert pace.seconds(16, 4, 4) == pytest.approx(1.4, rel=0.05)
     assert pace.seconds(16, 16, 4) == pytest.approx(1.7, rel=0.05)
     assert pace.seconds(16, 16, 16) == pytest.approx(2.9, rel=0.05)
+
+
+def test_sizes_beside_the_grid_are_learned_whatever_their_neighbours_were() -> None:
+    """17 rows are kept at 16; those of 19 have long not been measured, and seem cheap."""
+    pace = plain({1: 1.0})
+    pace.observe(1, 18, 1, 2.0)
+    for _ in range(3000):
+        pace.observe(1, 16, 1, 2.6)
+    assert pace.seconds(1, 16, 1) == pytest.approx(2.6, rel=0.02)
+    assert pace.seconds(1, 15, 1) == pytest.approx(2.5, rel=0.05)
 
 
 def test_what_many_sequences_cost_says_nothing_of_guesses() -> None:

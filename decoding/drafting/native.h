@@ -1,0 +1,446 @@
+// Guesses with a chance each, compiled: what suggest.py, followers.py, history.py and lexicon.py do,
+// guess for guess. They say why; here is how, where it is not the same.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <deque>
+#include <map>
+#include <memory>
+#include <queue>
+#include <unordered_map>
+#include <unordered_set>
+#include <utility>
+#include <vector>
+
+namespace penstock::suggestions {
+
+typedef int32_t Token;
+typedef std::vector<Token> Tokens;
+
+// The last tokens of a text, four at most, the newest last.
+struct Context {
+    static constexpr int LONGEST = 4;
+    Token tokens[LONGEST] = {};
+    int32_t length = 0;
+
+    Context() = default;
+    Context(const Token* end, int64_t count) : length(int32_t(std::min<int64_t>(count, LONGEST))) {
+        std::copy(end - length, end, tokens);
+    }
+    Context then(Token token) const {
+        Context next = last(std::min(length, LONGEST - 1));
+        next.tokens[next.length++] = token;
+        return next;
+    }
+    Context last(int count) const { return Context(tokens + length, count); }
+    bool operator==(const Context& other) const {
+        return length == other.length && std::equal(tokens, tokens + length, other.tokens);
+    }
+};
+
+struct HashOfContext {
+    size_t operator()(const Context& context) const {
+        uint64_t hash = uint64_t(context.length);
+        for (int at = 0; at < context.length; ++at) {
+            hash = (hash ^ uint32_t(context.tokens[at])) * 0x9E3779B97F4A7C15u;
+            hash ^= hash >> 29;
+        }
+        return hash;
+    }
+};
+
+// Why a token may come next. `grounds`: what that rests on, in bits (suggest.py, followers.py).
+struct Evidence {
+    Token token;
+    double share;
+    int64_t grounds;
+};
+
+static inline Evidence* of_token(std::vector<Evidence>& found, Token token) {
+    for (Evidence& each : found)
+        if (each.token == token) return &each;
+    return nullptr;
+}
+
+class Followers {
+    static constexpr size_t MOST_CONTEXTS = 50'000, MOST_TOKENS = 16;
+    static constexpr double FORGET_AT = 64, SEEN_OFTEN = 4;
+    struct Count {
+        Token token;
+        double count;
+    };
+    std::unordered_map<Context, std::vector<Count>, HashOfContext> of;
+    std::deque<Context> by_age;
+
+    static int64_t magnitude(double count) {  // in 3 bits
+        int64_t whole = int64_t(count), bits = 0;
+        for (; whole; whole >>= 1) ++bits;
+        return std::min<int64_t>(bits, 7);
+    }
+
+    static void count(std::vector<Count>& counts, Token token) {
+        auto same = [=](const Count& each) { return each.token == token; };
+        auto found = std::find_if(counts.begin(), counts.end(), same);
+        if (found == counts.end()) {
+            if (counts.size() < MOST_TOKENS) {
+                counts.push_back({token, 1});
+                return;
+            }
+            auto less = [](const Count& a, const Count& b) { return a.count < b.count; };
+            auto rarest = std::min_element(counts.begin(), counts.end(), less);
+            if ((rarest->count -= 1) <= 0) {
+                counts.erase(rarest);
+                counts.push_back({token, 1});
+            }
+            return;
+        }
+        if ((found->count += 1) > FORGET_AT)
+            for (Count& each : counts) each.count /= 2;
+    }
+
+  public:
+    // Take in `tokens[first:]`, each with the tokens before it.
+    void learn(const Token* tokens, int64_t size, int64_t first) {
+        for (int64_t at = std::max<int64_t>(1, first); at < size; ++at)
+            for (int length = 1; length <= Context::LONGEST && length <= at; ++length) {
+                Context context(tokens + at, length);
+                auto [place, is_new] = of.try_emplace(context);
+                if (!is_new) {
+                    count(place->second, tokens[at]);
+                    continue;
+                }
+                place->second.push_back({tokens[at], 1});
+                by_age.push_back(context);
+                if (of.size() > MOST_CONTEXTS)
+                    for (size_t left = MOST_CONTEXTS / 8 + 1; left; --left) {
+                        of.erase(by_age.front());
+                        by_age.pop_front();
+                    }
+            }
+    }
+
+    void after(const Context& tail, std::vector<Evidence>& found) const {
+        for (int length = tail.length; length > 0; --length) {
+            auto place = of.find(tail.last(length));
+            if (place == of.end()) continue;
+            double total = 0;
+            for (const Count& each : place->second) total += each.count;
+            int64_t grounds = (int64_t(length) << 6) + magnitude(total);
+            for (const Count& each : place->second)
+                if (!of_token(found, each.token))
+                    found.push_back(
+                        {each.token, each.count / (total + 1.0), grounds + (magnitude(each.count) << 3)}
+                    );
+            if (total >= SEEN_OFTEN) return;
+        }
+    }
+};
+
+class Lexicon {
+    static constexpr size_t MOST_PROMPT = 128, MOST_ANSWER = 128, MOST_COMPANIONS = 48, MOST_WORDS = 8192;
+    static constexpr double COMMON = 0.25, LEAST_SHARE = 0.6, LEAST_LIFT = 3.0;
+    static constexpr int64_t COMMON_FROM = 8, MOST_SURE = 4;
+    struct Met {
+        int64_t together, number;
+    };
+    struct Companions {
+        int64_t age;
+        std::unordered_map<Token, Met> met;
+    };
+    int64_t requests = 0, ages = 0;
+    std::unordered_map<Token, int64_t> prompts, answers;
+    std::unordered_map<Token, Companions> companions;
+    std::map<int64_t, Token> by_age;
+
+    static Tokens once(const Token* begin, const Token* end) {
+        Tokens found;
+        std::unordered_set<Token> known;
+        for (; begin != end; ++begin)
+            if (known.insert(*begin).second) found.push_back(*begin);
+        return found;
+    }
+
+    static Tokens end_of(const Tokens& prompt) {
+        size_t size = std::min(prompt.size(), MOST_PROMPT);
+        return once(prompt.data() + prompt.size() - size, prompt.data() + prompt.size());
+    }
+
+    void forget(Token asked) {
+        auto place = companions.find(asked);
+        if (place == companions.end()) return;
+        by_age.erase(place->second.age);
+        companions.erase(place);
+    }
+
+    static void keep_most(std::unordered_map<Token, Met>& met) {
+        std::vector<std::pair<Token, Met>> most(met.begin(), met.end());
+        std::sort(most.begin(), most.end(), [](const auto& a, const auto& b) {
+            if (a.second.together != b.second.together) return a.second.together > b.second.together;
+            return a.second.number < b.second.number;
+        });
+        most.resize(MOST_COMPANIONS);
+        met.clear();
+        for (auto& [token, each] : most) met[token] = {each.together, int64_t(met.size())};
+    }
+
+  public:
+    void learn(const Tokens& prompt, const Token* answer, int64_t size) {
+        ++requests;
+        Tokens said = once(answer, answer + std::min<int64_t>(size, MOST_ANSWER));
+        for (Token token : said) ++answers[token];
+        for (Token asked : end_of(prompt)) {
+            int64_t seen = ++prompts[asked];
+            if (requests >= COMMON_FROM && double(seen) > COMMON * double(requests)) {
+                forget(asked);
+                continue;
+            }
+            auto [place, is_new] = companions.try_emplace(asked);
+            Companions& those = place->second;
+            if (is_new) by_age[those.age = ages++] = asked;
+            for (Token token : said) {
+                Met& each = those.met.try_emplace(token, Met{0, ages++}).first->second;
+                ++each.together;
+            }
+            if (those.met.size() > 2 * MOST_COMPANIONS) keep_most(those.met);
+        }
+        while (companions.size() > MOST_WORDS) {
+            Token oldest = by_age.begin()->second;
+            forget(oldest);
+            prompts.erase(oldest);
+        }
+    }
+
+    std::unordered_map<Token, int64_t> expected(const Tokens& prompt) const {
+        std::unordered_map<Token, int64_t> found;
+        for (Token asked : end_of(prompt)) {
+            auto place = companions.find(asked);
+            if (place == companions.end()) continue;
+            int64_t seen = prompts.at(asked), sure = 0;
+            for (int64_t rest = seen; rest && sure < MOST_SURE; rest >>= 1) ++sure;
+            for (const auto& [token, met] : place->second.met) {
+                if (double(met.together) < LEAST_SHARE * double(seen)) continue;
+                double alone = LEAST_LIFT * double(seen) * double(answers.at(token));
+                if (double(met.together * requests) < alone) continue;
+                int64_t& known = found[token];
+                known = std::max(known, sure);
+            }
+        }
+        return found;
+    }
+};
+
+// How often guesses that rest on the same are right.
+struct Trust {
+    static constexpr double MANY = 128;
+    double right, seen = 4;
+
+    explicit Trust(double share) : right(4 * share) {}
+    double share() const { return right / seen; }
+    void observe(bool was_right) {
+        right += was_right;
+        seen += 1;
+        if (seen > MANY) right /= 2, seen /= 2;
+    }
+};
+
+struct Memory {
+    Followers followers;
+    Lexicon lexicon;
+    std::unordered_map<int64_t, Trust> trusts;
+};
+
+class Suggester {
+    static constexpr int64_t LONGEST_MATCH = 8, CARRIED_DEPTHS = 8;
+    struct Asked {
+        Token token;
+        Trust* trust;
+    };
+    // The newest token, as number 0, and guesses. `follows`, `carried`: from where on what the
+    // history and the last pass say comes behind it; at the end of those where they say nothing.
+    struct Node {
+        Token token;
+        double chance;
+        int64_t depth, parent, follows, carried;
+        Context tail;
+        std::vector<Asked> asked;
+        std::vector<int64_t> children;
+    };
+    struct Waiting {
+        double chance;
+        int64_t made, before;
+        Token token;
+        bool operator<(const Waiting& other) const {  // the greatest is the next
+            return chance != other.chance ? chance < other.chance : made > other.made;
+        }
+    };
+
+    std::unique_ptr<Memory> own;
+    Memory* memory;
+    Tokens text, prompt;
+    int64_t longest, shortest;
+    bool shared, trees;
+    std::unordered_map<Token, int64_t> expected;
+    std::vector<Node> nodes;
+    Tokens follows, carried;
+    int64_t matched = 0;
+    std::vector<Evidence> evidence;
+    std::vector<std::pair<double, Asked>> ordered;
+    std::vector<Waiting> waiting;
+
+    // What stood behind the longest run of last tokens that has stood there before, of several places
+    // the latest: `count` tokens at most.
+    void match(int64_t count) {
+        follows.clear();
+        matched = 0;
+        int64_t size = int64_t(text.size()), behind = size;
+        for (int64_t at = size - 2; at >= 0 && matched < longest; --at) {
+            if (text[at] != text[size - 1]) continue;
+            int64_t length = 1;
+            while (length < longest && length <= at && text[at - length] == text[size - 1 - length])
+                ++length;
+            if (length > matched) matched = length, behind = at + 1;
+        }
+        if (matched < shortest) {
+            matched = 0;
+            return;
+        }
+        int64_t end = std::min(size, behind + count);
+        follows.assign(text.begin() + behind, text.begin() + end);
+    }
+
+    void add(Token token, double share, int64_t grounds) {
+        Evidence* known = of_token(evidence, token);
+        if (!known) {
+            evidence.push_back({token, share, grounds});
+            return;
+        }
+        known->share = std::max(known->share, share);
+        known->grounds += grounds;
+    }
+
+    // Fills `waiting` with the guesses behind node `number` that are worth it.
+    void expand(int64_t number, double worth, int64_t& made) {
+        Node& node = nodes[number];
+        evidence.clear();
+        if (shared) memory->followers.after(node.tail, evidence);
+        if (node.follows < int64_t(follows.size())) {
+            int64_t length = std::min(matched + node.depth, LONGEST_MATCH);
+            add(follows[node.follows], 0.2 + 0.6 * double(length) / LONGEST_MATCH, length << 12);
+        }
+        if (node.carried < int64_t(carried.size()))
+            add(carried[node.carried], 0.3, std::min(node.depth + 1, CARRIED_DEPTHS) << 16);
+        ordered.clear();
+        for (const Evidence& each : evidence) {
+            auto sure = expected.find(each.token);
+            int64_t grounds = each.grounds + (sure == expected.end() ? 0 : sure->second << 20);
+            Trust* trust = &memory->trusts.try_emplace(grounds, each.share).first->second;
+            node.asked.push_back({each.token, trust});
+            ordered.push_back({trust->share(), {each.token, trust}});
+        }
+        std::stable_sort(ordered.begin(), ordered.end(), [](const auto& a, const auto& b) {
+            return a.first > b.first;
+        });
+        double left = 1;
+        for (const auto& [share, asked] : ordered) {
+            // Together they cannot be likelier than certain.
+            double sure = std::min(share, left);
+            left -= sure;
+            sure *= node.chance;
+            if (sure < worth) return;
+            waiting.push_back({sure, ++made, number, asked.token});
+            std::push_heap(waiting.begin(), waiting.end());
+            if (!trees) return;
+        }
+    }
+
+  public:
+    // memory null: of its own.
+    Suggester(
+        Memory* memory, const Token* tokens, int64_t size, int64_t longest, int64_t shortest, bool trees
+    )
+        : own(memory ? nullptr : new Memory), memory(memory ? memory : own.get()),
+          text(tokens, tokens + size), prompt(text), longest(std::min(longest, LONGEST_MATCH)),
+          shortest(shortest), shared(memory), trees(trees) {
+        if (shared) expected = memory->lexicon.expected(prompt);
+    }
+
+    // `sums`: how many of the first 1, 2, 3 and so on will be right.
+    int64_t suggest(
+        int64_t count, int64_t limit, const Token* predicted, int64_t predictions, double worth, double* sums
+    ) {
+        match(std::min(count, limit));
+        carried.assign(predicted, predicted + predictions);
+        waiting.clear();
+        nodes.clear();
+        Context tail(text.data() + text.size(), int64_t(text.size()));
+        nodes.push_back({-1, 1, 0, -1, 0, 0, tail, {}, {}});
+        int64_t made = 0, number = 0, guesses = 0;
+        double sum = 0;
+        while (true) {
+            if (nodes[number].depth < limit) expand(number, worth, made);
+            if (waiting.empty() || guesses >= count) return guesses;
+            std::pop_heap(waiting.begin(), waiting.end());
+            Waiting next = waiting.back();
+            waiting.pop_back();
+            const Node& before = nodes[next.before];
+            auto behind = [&](const Tokens& said, int64_t at) {
+                bool so = at < int64_t(said.size()) && said[at] == next.token;
+                return so ? at + 1 : int64_t(said.size());
+            };
+            Node node{
+                next.token, next.chance, before.depth + 1, next.before, behind(follows, before.follows),
+                behind(carried, before.carried), before.tail.then(next.token), {}, {}
+            };
+            number = ++guesses;
+            nodes[next.before].children.push_back(number);
+            nodes.push_back(std::move(node));
+            sums[number - 1] = sum += next.chance;
+        }
+    }
+
+    // The first `size` guesses, in order of their paths; returns whether they are one line.
+    bool draft(int64_t size, Token* tokens, Token* parents) const {
+        std::vector<std::pair<int64_t, Token>> open;
+        auto open_up = [&](int64_t number, Token at) {
+            const auto& children = nodes[number].children;
+            for (auto child = children.rbegin(); child != children.rend(); ++child)
+                if (*child <= size) open.push_back({*child, at});
+        };
+        open_up(0, -1);
+        for (Token at = 0; !open.empty(); ++at) {
+            auto [number, parent] = open.back();
+            open.pop_back();
+            tokens[at] = nodes[number].token;
+            parents[at] = parent;
+            open_up(number, at);
+        }
+        return size == 0 || nodes[size].depth == size;
+    }
+
+    // The text goes on with these.
+    void learn(const Token* tokens, int64_t size) {
+        int64_t number = nodes.empty() ? -1 : 0;
+        for (int64_t at = 0; at < size && number >= 0; ++at) {
+            for (const Asked& each : nodes[number].asked) each.trust->observe(each.token == tokens[at]);
+            int64_t next = -1;
+            for (int64_t child : nodes[number].children)
+                if (nodes[child].token == tokens[at]) next = child;
+            number = next;
+        }
+        nodes.clear();
+        text.insert(text.end(), tokens, tokens + size);
+        if (!shared) return;
+        int64_t known = std::min<int64_t>(int64_t(text.size()), size + Context::LONGEST);
+        memory->followers.learn(text.data() + text.size() - known, known, known - size);
+    }
+
+    void finish() {
+        if (!shared) return;
+        int64_t said = int64_t(prompt.size());
+        memory->lexicon.learn(prompt, text.data() + said, int64_t(text.size()) - said);
+    }
+};
+
+}  // namespace penstock::suggestions
