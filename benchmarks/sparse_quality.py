@@ -128,12 +128,15 @@ def _shown(value: object) -> str:
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--model", help="a folder; nano by default, whose texts these are")
-    parser.add_argument("--count", type=int, default=200, help="questions")
+    parser.add_argument("--count", type=int, default=200, help="questions, 8 at least")
     parser.add_argument("--recent", type=int, nargs="+", default=[64, 256])
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=OUTPUT)
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.count < 8:
+        parser.error("--count: 8 at least, for the standard errors")
+    return options
 
 
 if __name__ == "__main__":

@@ -44,7 +44,10 @@ class _Packed:
         return any(each is not None for each in (self.top_k, self.top_p, self.min_p))
 
     def repeated(self, counts: list[int]) -> "_Packed":
-        """The same with row i `counts[i]` times."""
+        """The same with row i `counts[i]` times.
+
+        As it is where all rows are greedy and none has rules: nobody reads more of it then.
+        """
         if self.all_greedy and not self.with_rules:
             return self
         index = np.repeat(np.arange(len(counts)), counts)

@@ -23,7 +23,7 @@ from .graphs import decode_graphs
 from .intake import Intake
 from .lean.compiled import CompiledDecoder
 from .loading import LoadedModel, ModelInfo, load_model
-from .memory import pool_pages
+from .memory import free_bytes, pool_pages
 from .profile import CudaMeter, longest_prompt, step_bytes
 from .runner import ModelRunner
 from .threads import torch_gets_one
@@ -122,7 +122,7 @@ def build_engine(config: EngineConfig, clock: Callable[[], float]) -> Built:
     )
     if config.cuda_graphs:
         engine.runner.graphs = decode_graphs(
-            loaded.model, store, kernels, loaded.device, rows=config.max_running
+            loaded.model, store, kernels, loaded.device, rows=batch_tokens
         )
     logger.info(
         "%s (%s, %.1fM parameters), %s on %s; KV cache in %s: %d tokens, %d bytes each, %d MiB; "
@@ -255,13 +255,15 @@ def _step_bytes(
     rows = min(batch_tokens, loaded.info.context_tokens)
     meter = CudaMeter(loaded.device)
     attention = None
+    per_token = sum(layer.bytes_per_token(dtype) for layer in loaded.layers)
+    room = free_bytes(loaded.device) // per_token  # a prompt has to lie in pages
     if loaded.info.sparse_hindrance is None:
         attention = longest_prompt(
             loaded.layers,
             kernels,
             loaded.device,
             rows=rows,
-            keys=max(rows, loaded.info.max_length_tokens),
+            keys=max(rows, min(loaded.info.max_length_tokens, room)),
             page_size=page_size,
             dtype=dtype,
         )

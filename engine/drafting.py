@@ -104,7 +104,7 @@ class DraftPlanner:
         worth = self._worth(load)
         for sequence in drafting:
             # Choices that fork off next get their first token together, without guesses.
-            if not sequence.decodes or sequence.unborn or most <= 0:
+            if not sequence.decodes or sequence.unborn or most <= 0 or _limit(sequence) <= 0:
                 continue
             if any(_reads_sparsely(branch) for branch in sequence.branches):
                 continue
@@ -126,7 +126,8 @@ class DraftPlanner:
                 load.drafts += contexts
                 load.tokens += min(gain, size)
             asked_s = min(self._note(sequence.drafting, begun_s), took_s)
-            self._asking_s += _WEIGHT * (asked_s - self._asking_s)
+            if not sequence.drafting.fixed:
+                self._asking_s += _WEIGHT * (asked_s - self._asking_s)
 
     def learn(
         self, sequence: Sequence, draft: Draft, predictions: List[int], accepted: List[int]
@@ -216,7 +217,8 @@ class DraftPlanner:
             vocabulary=self._vocabulary,
             memory=memory,
             trees=self._trees,
-            lines=self._lines(),
+            # Contexts that evict are no rows of a graph.
+            lines=self._lines() and sequence.keeping is None,
         )
         return choice.method.start(choice.parameters, sequence, context)
 

@@ -82,7 +82,8 @@ def pages_of(
         if left < page_bytes:
             raise ConfigurationError(
                 f"a step takes {step_bytes} bytes of the {free_bytes} that are free, which leaves "
-                f"no room for a page of {page_bytes}; lower --max-batch-tokens or --max-running"
+                f"no room for a page of {page_bytes}; lower --max-batch-tokens, --max-running or "
+                f"--max-model-len"
             )
         pages = min(int(left * budget) // page_bytes, useful_pages)
     if pages < 1:

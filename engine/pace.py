@@ -3,7 +3,7 @@
     seconds = F(rows) + g(rows + guesses) * guesses + a * drafts
 
 F is what sequences cost without guesses, g a guess in a pass of so many rows, and `a` what a
-sequence that drafts costs beyond its guesses, because its attention is a call of its own. F and g
+sequence that drafts costs beyond its guesses, since its attention may be a call of its own. F and g
 are kept on a grid. All are learned from the steps that read no prompt and are not launched ahead
 (`ahead.py`): F from those without guesses alone, g and `a` from the others, an error shared out by
 how uncertain each of them is. Whoever drafts takes the sizes that seem cheap; what they cost beyond
@@ -32,6 +32,8 @@ _NO_SURPRISE: Final = 0.1
 _ASTRAY, _ASTRAY_AFTER = 0.2, 4
 """Relative error of so many steps with guesses, about, after which one without has to tell as well:
 it may be the machine that has changed."""
+_ASTRAY_MOST: Final = 0.6
+"""A step's error counts as no more: one interruption is no change."""
 _FIXED_SHARE: Final = 0.5
 """Of the time of the smallest size measured, taken not to depend on its rows."""
 _GUESS_SHARE: Final = 0.02
@@ -49,11 +51,13 @@ class Pace:
         self._guess = _Curve()
         self._per_draft = 0.0
         self._observed = 0
+        # Sizes measured of late; and how many guesses each had when it was measured last.
         self._measured: set[int] = set()
+        self._guesses: dict[int, int] = {}
         # By rows without guesses: steps that had some since the last that had none, and after how
-        # many of them that is too long ago.
+        # many of them that is too long ago; and how far estimates were astray lately.
         self._since_plain: dict[int, tuple[int, int]] = {}
-        self._astray = 0.0
+        self._astray: dict[int, float] = {}
         self._began_s = 0.0
 
     def start(self) -> None:
@@ -83,12 +87,14 @@ class Pace:
                 calm = abs(error) < _NO_SURPRISE * estimate
                 patience = min(2 * patience, _LONGEST_STALE) if calm else _STALE
             self._since_plain[size] = 0, patience
-            self._astray = 0.0
+            self._astray[size] = 0.0
             self._plain.set(size, max(plain + weight * error, 0.0))
             return
         since, patience = self._since_plain.get(size, (0, _STALE))
         self._since_plain[size] = since + 1, patience
-        self._astray += (error / estimate - self._astray) / _ASTRAY_AFTER
+        astray = self._astray.get(size, 0.0)
+        relative = max(-_ASTRAY_MOST, min(error / estimate, _ASTRAY_MOST))
+        self._astray[size] = astray + (relative - astray) / _ASTRAY_AFTER
         of_guess, of_draft = _VARIANCES
         of_guesses, of_drafts = of_guess * guesses * guesses, of_draft * drafts * drafts
         error *= _WEIGHT / (of_guesses + of_drafts)
@@ -96,6 +102,7 @@ class Pace:
         at = _on_grid(rows + guesses)
         self._guess.set(at, max(each, 0.0))
         self._measured.add(at)
+        self._guesses[at] = guesses
         if drafts:
             self._per_draft = max(self._per_draft + error * of_drafts / drafts, 0.0)
 
@@ -106,8 +113,10 @@ class Pace:
         """
         if not self._plain.sizes:
             return True
-        since, patience = self._since_plain.get(_on_grid(rows), (0, _STALE))
-        return since >= patience or (since >= _ASTRAY_AFTER and abs(self._astray) > _ASTRAY)
+        size = _on_grid(rows)
+        since, patience = self._since_plain.get(size, (0, _STALE))
+        astray = since >= _ASTRAY_AFTER and abs(self._astray.get(size, 0.0)) > _ASTRAY
+        return astray or since >= patience
 
     def seconds(self, rows: int, guesses: int = 0, drafts: int = 0) -> float:
         """Estimate for a step; 1 where nothing is known.
@@ -123,13 +132,13 @@ class Pace:
         return self._of_guess(rows, guesses) * guesses if guesses else 0.0
 
     def _of_rows(self, rows: int) -> float:
-        sizes = self._plain.sizes
+        sizes, size = self._plain.sizes, _on_grid(rows)
         if not sizes:
             return 1.0
-        if rows < sizes[0]:
-            share = _FIXED_SHARE + (1 - _FIXED_SHARE) * rows / sizes[0]
+        if size < sizes[0]:
+            share = _FIXED_SHARE + (1 - _FIXED_SHARE) * size / sizes[0]
             return self._plain.at(sizes[0]) * share
-        return self._plain.at(rows) * max(1.0, rows / sizes[-1])
+        return self._plain.at(size) * max(1.0, size / sizes[-1])
 
     def _of_guess(self, rows: int, guesses: int) -> float:
         if not self._guess.sizes:
@@ -139,15 +148,15 @@ class Pace:
     def _forget(self) -> None:
         """Let what is not measured any more seem cheaper, until it is tried and measured again.
 
-        But no cheaper than all guesses of a smaller pass that is measured.
+        But all guesses of a pass no cheaper than those of a smaller one that is measured.
         """
         least = 0.0
         for size in self._guess.sizes:
-            each = self._guess.at(size)
+            each, guesses = self._guess.at(size), self._guesses[size]
             if size in self._measured:
-                least = max(least, each * size)
+                least = max(least, each * guesses)
             else:
-                self._guess.set(size, max(each * (1 - _FORGET_SHARE), least / size))
+                self._guess.set(size, min(each, max(each * (1 - _FORGET_SHARE), least / guesses)))
         if not self._measured:
             self._per_draft *= 1 - _FORGET_SHARE
         self._measured.clear()

@@ -51,7 +51,9 @@ class Followers:
             counts = known.get(tail[start:])
             if counts is None:
                 continue
-            total = sum(counts.values())
+            total = 0.0
+            for count in counts.values():  # `sum` adds up more exactly in some versions of Python
+                total += count
             grounds = ((len(tail) - start) << 6) + _size(total)
             for token, count in counts.items():
                 if token not in found:

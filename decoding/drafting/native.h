@@ -3,12 +3,10 @@
 #pragma once
 
 #include <algorithm>
-#include <cmath>
 #include <cstdint>
 #include <deque>
 #include <map>
 #include <memory>
-#include <queue>
 #include <unordered_map>
 #include <unordered_set>
 #include <utility>
@@ -139,7 +137,8 @@ class Followers {
 };
 
 class Lexicon {
-    static constexpr size_t MOST_PROMPT = 128, MOST_ANSWER = 128, MOST_COMPANIONS = 48, MOST_WORDS = 8192;
+    static constexpr int64_t MOST_PROMPT = 128, MOST_ANSWER = 128;
+    static constexpr size_t MOST_COMPANIONS = 48, MOST_WORDS = 8192;
     static constexpr double COMMON = 0.25, LEAST_SHARE = 0.6, LEAST_LIFT = 3.0;
     static constexpr int64_t COMMON_FROM = 8, MOST_SURE = 4;
     struct Met {
@@ -162,11 +161,6 @@ class Lexicon {
         return found;
     }
 
-    static Tokens end_of(const Tokens& prompt) {
-        size_t size = std::min(prompt.size(), MOST_PROMPT);
-        return once(prompt.data() + prompt.size() - size, prompt.data() + prompt.size());
-    }
-
     void forget(Token asked) {
         auto place = companions.find(asked);
         if (place == companions.end()) return;
@@ -186,11 +180,17 @@ class Lexicon {
     }
 
   public:
+    // The tokens of a prompt that count here, each once.
+    static Tokens end_of(const Token* prompt, int64_t size) {
+        return once(prompt + std::max<int64_t>(0, size - MOST_PROMPT), prompt + size);
+    }
+
+    // `prompt`: of `end_of`.
     void learn(const Tokens& prompt, const Token* answer, int64_t size) {
         ++requests;
-        Tokens said = once(answer, answer + std::min<int64_t>(size, MOST_ANSWER));
+        Tokens said = once(answer, answer + std::min(size, MOST_ANSWER));
         for (Token token : said) ++answers[token];
-        for (Token asked : end_of(prompt)) {
+        for (Token asked : prompt) {
             int64_t seen = ++prompts[asked];
             if (requests >= COMMON_FROM && double(seen) > COMMON * double(requests)) {
                 forget(asked);
@@ -214,7 +214,7 @@ class Lexicon {
 
     std::unordered_map<Token, int64_t> expected(const Tokens& prompt) const {
         std::unordered_map<Token, int64_t> found;
-        for (Token asked : end_of(prompt)) {
+        for (Token asked : prompt) {
             auto place = companions.find(asked);
             if (place == companions.end()) continue;
             int64_t seen = prompts.at(asked), sure = 0;
@@ -278,8 +278,8 @@ class Suggester {
 
     std::unique_ptr<Memory> own;
     Memory* memory;
-    Tokens text, prompt;
-    int64_t longest, shortest;
+    Tokens text, prompt;  // of the prompt, what the lexicon knows
+    int64_t prompt_size, longest, shortest;
     bool shared, trees;
     std::unordered_map<Token, int64_t> expected;
     std::vector<Node> nodes;
@@ -361,7 +361,7 @@ class Suggester {
         Memory* memory, const Token* tokens, int64_t size, int64_t longest, int64_t shortest, bool trees
     )
         : own(memory ? nullptr : new Memory), memory(memory ? memory : own.get()),
-          text(tokens, tokens + size), prompt(text), longest(std::min(longest, LONGEST_MATCH)),
+          text(tokens, tokens + size), prompt(Lexicon::end_of(tokens, size)), prompt_size(size), longest(std::min(longest, LONGEST_MATCH)),
           shortest(shortest), shared(memory), trees(trees) {
         if (shared) expected = memory->lexicon.expected(prompt);
     }
@@ -370,7 +370,7 @@ class Suggester {
     int64_t suggest(
         int64_t count, int64_t limit, const Token* predicted, int64_t predictions, double worth, double* sums
     ) {
-        match(std::min(count, limit));
+        match(std::max<int64_t>(0, std::min(count, limit)));
         carried.assign(predicted, predicted + predictions);
         waiting.clear();
         nodes.clear();
@@ -402,6 +402,7 @@ class Suggester {
 
     // The first `size` guesses, in order of their paths; returns whether they are one line.
     bool draft(int64_t size, Token* tokens, Token* parents) const {
+        if (nodes.empty()) return true;
         std::vector<std::pair<int64_t, Token>> open;
         auto open_up = [&](int64_t number, Token at) {
             const auto& children = nodes[number].children;
@@ -416,7 +417,7 @@ class Suggester {
             parents[at] = parent;
             open_up(number, at);
         }
-        return size == 0 || nodes[size].depth == size;
+        return nodes[size].depth == size;
     }
 
     // The text goes on with these.
@@ -438,8 +439,8 @@ class Suggester {
 
     void finish() {
         if (!shared) return;
-        int64_t said = int64_t(prompt.size());
-        memory->lexicon.learn(prompt, text.data() + said, int64_t(text.size()) - said);
+        int64_t said = int64_t(text.size()) - prompt_size;
+        memory->lexicon.learn(prompt, text.data() + prompt_size, said);
     }
 };
 

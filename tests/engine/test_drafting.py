@@ -363,3 +363,15 @@ def test_on_the_embedded_model_every_method_gives_the_same_text() -> None:
             # Whether it pays is for the machine to say; that it can be right is not.
             assert adaptive or sum(answer.usage.accepted for answer in answers) > 20
     assert built.engine.pool.in_use == 0
+
+
+@pytest.mark.parametrize("method", ["ngram", "jacobi", "lookahead"])
+def test_who_wants_no_tokens_gets_no_guesses(method: str, tiny_model: TinyModel) -> None:
+    """A prompt of which one token is left decodes, as it were, for an answer of none."""
+    built = build(tiny_model("llama"), chunk_tokens=6)
+    params = SamplingParams(max_tokens=0, temperature=0)
+    decoding = {method: {"adaptive": False}}
+    job = Job(prompt=[5, 6, 5, 6, 5, 6, 5], params=params, decoding=decoding)
+    (answer,) = run(built, [job])
+    assert answer.tokens == [[]]
+    assert answer.usage.drafted == 0

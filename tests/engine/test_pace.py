@@ -93,6 +93,26 @@ def test_sizes_beside_the_grid_are_learned_whatever_their_neighbours_were() -> N
     assert pace.seconds(1, 15, 1) == pytest.approx(2.5, rel=0.05)
 
 
+@pytest.mark.parametrize("rows", [9, 12, 14, 17, 20, 48, 69])
+def test_numbers_of_rows_beside_the_grid_cost_what_they_cost(rows: int) -> None:
+    assert plain({1: 1.0, rows: 3.0}).seconds(rows) == pytest.approx(3.0, rel=0.02)
+    assert plain({rows: 3.0, 100: 5.0}).seconds(rows) == pytest.approx(3.0, rel=0.02)
+
+
+def test_what_is_not_measured_seems_no_cheaper_than_less_and_no_dearer_than_it_was() -> None:
+    pace = Pace(lambda: 0.0)
+    for _ in range(300):
+        pace.observe(64, 0, 0, 1.0)
+        pace.observe(64, 12, 1, 1.24)
+        pace.observe(64, 64, 1, 1.6)
+    before = pace.seconds(64, 64, 1)
+    for _ in range(5000):  # of few guesses alone
+        pace.observe(64, 12, 1, 1.24)
+    after = pace.seconds(64, 64, 1)
+    assert pace.seconds(64, 12, 1) == pytest.approx(after, rel=0.02)
+    assert after < before
+
+
 def test_what_many_sequences_cost_says_nothing_of_guesses() -> None:
     pace = plain({1: 1.0, 8: 4.0})
     assert pace.seconds(1, 7, 1) < 1.3
@@ -214,10 +234,11 @@ class _Asked(Drafting):
         self._says = says
         self._clock = clock
         self.asked = self.finished = 0
+        self.takes_s = 0.05
 
     def sizes(self, limit: int, worth: float) -> list[tuple[int, float]]:
         self.asked += 1
-        self._clock[0] += 0.05
+        self._clock[0] += self.takes_s
         return [(8, self._says)]
 
     def propose(self, size: int, limit: int) -> Draft:
@@ -293,6 +314,20 @@ def test_who_is_not_worth_asking_is_not_told_of_every_end(tiny_model: TinyModel)
     built.engine.abort_all()
     assert 0.05 * (drafting.asked + drafting.finished) / 2000 < 0.015
     assert drafting.finished > 50
+
+
+def test_asking_has_its_price(tiny_model: TinyModel) -> None:
+    """Right guesses that pay if asking were free, and asking that takes a fifth of a step."""
+    built = build(tiny_model("llama"))
+    for asking_s, least, most in ((0.0, 100, 100), (0.2, 0, 50)):
+        drafting, planner = asking(built, 0.65)
+        drafting.takes_s = asking_s
+        drafts = 0
+        for _ in range(100):
+            planner.plan(built.engine.scheduler.running)
+            drafts += sum(_size(sequence) > 0 for sequence in built.engine.scheduler.running)
+        built.engine.abort_all()
+        assert least <= drafts <= most
 
 
 def test_who_promises_more_than_comes_is_believed_less(tiny_model: TinyModel) -> None:
