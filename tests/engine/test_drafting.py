@@ -14,6 +14,7 @@ from penstock.decoding.base import DraftContext, Drafter, Drafting, NoParameters
 from penstock.decoding.drafting.draft import Draft
 from penstock.decoding.sampling import Row
 from penstock.engine.build import Built
+from penstock.engine.drafting import DraftPlanner
 from penstock.engine.request import Request
 from penstock.registry import Choice, Spec
 from tests.conftest import TinyModel
@@ -366,8 +367,11 @@ def test_on_the_embedded_model_every_method_gives_the_same_text() -> None:
 
 
 @pytest.mark.parametrize("method", ["ngram", "jacobi", "lookahead"])
-def test_who_wants_no_tokens_gets_no_guesses(method: str, tiny_model: TinyModel) -> None:
+def test_who_wants_no_tokens_is_asked_for_no_guesses(
+    method: str, tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A prompt of which one token is left decodes, as it were, for an answer of none."""
+    monkeypatch.setattr(DraftPlanner, "_size", None)
     built = build(tiny_model("llama"), chunk_tokens=6)
     params = SamplingParams(max_tokens=0, temperature=0)
     decoding = {method: {"adaptive": False}}
