@@ -27,6 +27,9 @@ from .tokenizer import sample_text, train_tokenizer
 from .trainer import Trainer
 
 
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+
+
 def make_tokenizer(plan: TrainingPlan, folder: Path) -> PreTrainedTokenizerBase:
     """Return the tokenizer kept in `folder`; train it first where there is none."""
     if not (folder / "tokenizer.json").exists():
@@ -89,7 +92,9 @@ def main() -> None:
     tokenizer_dir = checkpoint_dir / "tokenizer"
     start: Path | None = arguments.start
     if start is not None:
-        AutoTokenizer.from_pretrained(start, local_files_only=True).save_pretrained(tokenizer_dir)
+        tokenizer_dir.mkdir(parents=True, exist_ok=True)
+        for name in _TOKENIZER_FILES:  # as they are: saving again would say where they lay
+            shutil.copyfile(start / name, tokenizer_dir / name)
     tokenizer = make_tokenizer(plan, tokenizer_dir)
     workers = arguments.workers
     if workers is None:
