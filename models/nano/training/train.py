@@ -26,7 +26,6 @@ from .plan import RESTARTS, TrainingPlan
 from .tokenizer import sample_text, train_tokenizer
 from .trainer import Trainer
 
-
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 
 
