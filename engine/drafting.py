@@ -87,22 +87,30 @@ class DraftPlanner:
         drafting = [s for s in running if "drafter" in s.request.decoding]
         if not drafting:
             return
-        rows = sum(branch.remaining for s in running for branch in s.branches)
-        load = _Load(rows=rows, tokens=float(sum(s.decodes for s in running)))
-        most = self._max_rows - rows
+        for sequence in drafting:
+            sequence.draft = None
+        rows = 0
+        for sequence in running:
+            rows += sequence.remaining
+            for branch in sequence.others:
+                rows += branch.remaining
         took_s = self._pace.seconds(rows)
         self._looking.pass_step(took_s)
         self._trials.pass_step(took_s)
-        for sequence in drafting:
-            sequence.draft = None
         begun = [s.drafting for s in drafting if s.drafting is not None]
         fixed = any(each.fixed for each in begun)
         # Where some always draft, no step is without guesses.
         closed = self._looking.left_s < 0 or (not fixed and self._pace.is_stale(rows))
         if closed and not fixed and len(begun) == len(drafting):
             return
+        load = _Load(rows=rows, tokens=float(sum(s.decodes for s in running)))
+        most = self._max_rows - rows
         worth = self._worth(load)
         for sequence in drafting:
+            sequence.draft_pause -= 1
+            if sequence.draft_pause > 0:
+                continue
+            sequence.draft_pause = 0
             # Choices that fork off next get their first token together, without guesses.
             if not sequence.decodes or sequence.unborn or most <= 0 or _limit(sequence) <= 0:
                 continue
@@ -110,10 +118,8 @@ class DraftPlanner:
                 continue
             if sequence.drafting is None:
                 sequence.drafting = self._start(sequence)
-            if not sequence.drafting.fixed:
-                sequence.draft_pause = max(0, sequence.draft_pause - 1)
-                if closed or sequence.draft_pause or self._looking.left_s < 0:
-                    continue
+            if not sequence.drafting.fixed and (closed or self._looking.left_s < 0):
+                continue
             begun_s = self._clock()
             best, gain = self._size(sequence, sequence.drafting, load, worth, most)
             if best:
