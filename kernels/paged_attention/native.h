@@ -48,17 +48,20 @@ struct Part {
 struct Tile {
     const Cache& cache;
     int64_t count;
-    bool in_a_row;  // one behind the other, in consecutive pages
     int64_t at[TILE];
 
     Tile(const Cache& cache, const Batch& batch, const int32_t* pages, int64_t head, int64_t first, int64_t end)
-        : cache(cache), count(std::min(TILE, end - first)), in_a_row(true) {
+        : cache(cache), count(std::min(TILE, end - first)) {
         int64_t page = first / batch.page_size, offset = first % batch.page_size;
         for (int64_t i = 0; i < count; ++i) {
             at[i] = head * cache.by_head + pages[page] * cache.by_page + offset * cache.size;
-            in_a_row &= at[i] == at[0] + i * cache.size;
             if (++offset == batch.page_size) offset = 0, ++page;
         }
+    }
+
+    // Whether there is nothing to fill up or to convert where each shall have `room` floats.
+    bool is_ready(int64_t room) const {
+        return count == TILE && cache.stored == FLOAT32 && cache.size == room;
     }
 
     // Elements [d, d + size) of one of them, as float32.
@@ -98,6 +101,25 @@ struct Tile {
 // TILE keys as columns: [TILE / WIDE][key_room][WIDE]; those that there are not are zeros.
 static void fetch_keys(const Tile& tile, Bench& bench) {
     int64_t size = tile.cache.size, key_room = up_to(size, LANES);
+    if (tile.is_ready(key_room)) {
+        const float* elements = (const float*)tile.cache.elements;
+        for (int64_t group = 0; group < TILE; group += LANES) {
+            float* panel = bench.keys.data() + group / WIDE * key_room * WIDE + group % WIDE;
+            float* copy = bench.raw.data();
+            for (int i = 0; i < LANES; ++i)  // in the order of the memory
+                for (int64_t d = 0; d < size; d += LANES)
+                    store(copy + i * size + d, load(elements + tile.at[group + i] + d));
+            for (int64_t d = 0; d < size; d += LANES) {
+                Vec rows[LANES];
+#pragma GCC unroll 16
+                for (int i = 0; i < LANES; ++i) rows[i] = load(copy + i * size + d);
+                transpose(rows);
+#pragma GCC unroll 16
+                for (int i = 0; i < LANES; ++i) store(panel + (d + i) * WIDE, rows[i]);
+            }
+        }
+        return;
+    }
     // Copied first, in the order of the memory: read by columns it comes at half the speed.
     float* rows_of = bench.raw.data();
     for (int64_t i = 0; i < TILE; ++i) {
@@ -117,18 +139,32 @@ static void fetch_keys(const Tile& tile, Bench& bench) {
     }
 }
 
-// TILE values, [TILE][room], where they are or copied; what is no value is zeros.
-static const float* fetch_values(const Tile& tile, int64_t room, Bench& bench) {
+// Values one behind the other, [count][room].
+struct Run {
+    const float* values;
+    int64_t count;
+};
+
+// TILE values, where they are or copied; what is no value is zeros. Returns how many runs they are.
+static int64_t fetch_values(const Tile& tile, int64_t room, Bench& bench, Run (&runs)[TILE]) {
     const Cache& cache = tile.cache;
-    if (tile.in_a_row && tile.count == TILE && cache.stored == FLOAT32 && cache.size == room)
-        return (const float*)cache.elements + tile.at[0];
+    if (tile.is_ready(room)) {
+        int64_t found = 0;
+        for (int64_t i = 0; i < TILE; ++i) {
+            bool goes_on = i && tile.at[i] == tile.at[i - 1] + room;
+            if (!goes_on) runs[found++] = {(const float*)cache.elements + tile.at[i], 0};
+            ++runs[found - 1].count;
+        }
+        return found;
+    }
     float* to = bench.values.data();
     for (int64_t i = 0; i < TILE; ++i, to += room) {
         int64_t count = i < tile.count ? cache.size : 0;
         if (count) tile.fetch(i, 0, count, to);
         std::memset(to + count, 0, (room - count) * sizeof(float));
     }
-    return bench.values.data();
+    runs[0] = {bench.values.data(), TILE};
+    return 1;
 }
 
 // A unit at work: what one thread needs to know of it.
@@ -198,7 +234,8 @@ static void attend_split(const Work& work, int64_t split, Part part) {
         int64_t head = work.unit.kv_head;
         Tile tile(work.how.values, work.batch, work.pages(), head, key, end);
         tile_logits(work, key, end);
-        const float* values = fetch_values(tile, room, bench);
+        Run runs[TILE];
+        int64_t run_count = fetch_values(tile, room, bench, runs);
         for (int64_t r = 0; r < rows; ++r) {
             float* s = logits + r * TILE;
             Vec top = load(s);
@@ -226,9 +263,9 @@ static void attend_split(const Work& work, int64_t split, Part part) {
                 int64_t count = std::min<int64_t>(TALL, rows - r);
                 for (int64_t i = 0; i < 2 * count; ++i)
                     sums[i] = load(part.out + (r + i / 2) * room + d + i % 2 * LANES);
-                multiply(
-                    count, logits + r * TILE, TILE, values + d, room, TILE, sums
-                );
+                const float* p = logits + r * TILE;
+                for (const Run* run = runs; run < runs + run_count; p += run++->count)
+                    multiply(count, p, TILE, run->values + d, room, run->count, sums);
                 for (int64_t i = 0; i < 2 * count; ++i)
                     store(part.out + (r + i / 2) * room + d + i % 2 * LANES, sums[i]);
             }
