@@ -93,7 +93,7 @@ class Pace:
         since, patience = self._since_plain.get(size, (0, _STALE))
         self._since_plain[size] = since + 1, patience
         astray = self._astray.get(size, 0.0)
-        relative = max(-_ASTRAY_MOST, min(error / estimate, _ASTRAY_MOST))
+        relative = max(-_ASTRAY_MOST, min(error / estimate, _ASTRAY_MOST)) if estimate else 0.0
         self._astray[size] = astray + (relative - astray) / _ASTRAY_AFTER
         of_guess, of_draft = _VARIANCES
         of_guesses, of_drafts = of_guess * guesses * guesses, of_draft * drafts * drafts

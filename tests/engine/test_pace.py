@@ -58,6 +58,13 @@ def test_it_follows_and_forgets_outliers() -> None:
     assert pace.seconds(1) == pytest.approx(3.0, rel=0.01)
 
 
+def test_a_clock_that_stands_still_is_no_error() -> None:
+    pace = Pace(lambda: 0.0)
+    for guesses in (0, 4, 0, 4):
+        pace.observe(1, guesses, int(guesses > 0), 0.0)
+    assert pace.seconds(1, 4, 1) == 0.0
+
+
 def test_one_slow_first_step_is_forgotten() -> None:
     pace = plain({1: 0.01})
     pace.observe(1, 4, 1, 0.5)
