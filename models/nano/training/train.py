@@ -92,8 +92,8 @@ def main() -> None:
     start: Path | None = arguments.start
     if start is not None:
         tokenizer_dir.mkdir(parents=True, exist_ok=True)
-        for name in _TOKENIZER_FILES:  # as they are: saving again would say where they lay
-            shutil.copyfile(start / name, tokenizer_dir / name)
+        for file in _TOKENIZER_FILES:  # as they are: saving again would say where they lay
+            shutil.copyfile(start / file, tokenizer_dir / file)
     tokenizer = make_tokenizer(plan, tokenizer_dir)
     workers = arguments.workers
     if workers is None:
