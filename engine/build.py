@@ -255,9 +255,9 @@ def _step_bytes(
     rows = min(batch_tokens, loaded.info.context_tokens)
     meter = CudaMeter(loaded.device)
     attention = None
-    per_token = sum(layer.bytes_per_token(dtype) for layer in loaded.layers)
-    room = free_bytes(loaded.device) // per_token  # a prompt has to lie in pages
     if loaded.info.sparse_hindrance is None:
+        per_token = sum(layer.bytes_per_token(dtype) for layer in loaded.layers)
+        room = free_bytes(loaded.device) // per_token  # a prompt has to lie in pages
         attention = longest_prompt(
             loaded.layers,
             kernels,

@@ -55,12 +55,6 @@ class _Head:
         """Rows of one context."""
         return 1 if self.draft is None else 1 + len(self.draft.tokens)
 
-    @property
-    def is_together(self) -> bool:
-        """Whether the rows of each context stand right behind those of the one before."""
-        first, rows = self.starts[0], self.rows
-        return self.starts == [first + number * rows for number in range(len(self.starts))]
-
 
 class Decoder:
     """Chooses tokens for all rows of a step at once."""
@@ -153,14 +147,6 @@ def _combined(logits: Tensor, heads: List[_Head]) -> Tensor:
             key = (id(head.sequence.target.method), len(head.starts))
             groups.setdefault(key, []).append(head)
     for (_, contexts), members in groups.items():
-        target = members[0].sequence.target
-        assert target is not None
-        method: Target[Any] = target.method
-        if len(members) == 1 and members[0].is_together:  # views: nothing is gathered
-            first, count = members[0].starts[0], members[0].rows
-            of_contexts = logits[first : first + contexts * count].unflatten(0, (contexts, count))
-            logits[first : first + count] = method.combine(of_contexts, [target.parameters] * count)
-            continue
         rows = to_device(
             [
                 [at for head in members for at in range(head.starts[c], head.starts[c] + head.rows)]
@@ -170,6 +156,9 @@ def _combined(logits: Tensor, heads: List[_Head]) -> Tensor:
             logits.device,
         )
         choices = [head.sequence.target for head in members for _ in range(head.rows)]
+        target = members[0].sequence.target
+        assert target is not None
+        method: Target[Any] = target.method
         parameters = [choice.parameters for choice in choices if choice is not None]
         logits[rows[0]] = method.combine(logits[rows], parameters)
     return logits
