@@ -59,8 +59,9 @@ class Intake:
             limit = self.max_length_tokens * self.tokenizer.longest_token_chars
             if len(prompt) > limit:
                 raise ContextLengthError(
-                    f"{param} has {len(prompt)} characters, which cannot fit into this model's "
-                    f"context of {self.max_length_tokens} tokens; shorten it",
+                    f"{param} has {len(prompt)} characters, which cannot fit however they are "
+                    "tokenised; shorten it",
+                    limit_tokens=self.max_length_tokens,
                     param=param,
                 )
             ids = self.tokenizer.encode(prompt, add_special_tokens=add_special_tokens)
@@ -233,6 +234,7 @@ class Intake:
                 f"{param}: the prompt and what is kept of it need {needed * self.page_size} tokens "
                 f"of KV cache, but this server has {self.pages * self.page_size}; keep less, lower "
                 "n or max_tokens, or shorten the prompt",
+                limit_tokens=self.context_tokens,
                 param=param,
             )
 
@@ -262,7 +264,8 @@ class Intake:
         if room < 1:
             raise ContextLengthError(
                 f"{target}: its further prompt has {longest} tokens and leaves no room for an "
-                f"answer in this model's context of {limit} tokens; shorten it",
+                "answer; shorten it",
+                limit_tokens=limit,
                 param=target,
             )
         room = min(room, max(1, limit - len(prompts[0])))
@@ -278,9 +281,10 @@ class Intake:
         longest = max(map(len, prompts[1:]))
         if longest + max_tokens > limit:
             raise ContextLengthError(
-                f"{target}: its further prompt has {longest} tokens and max_tokens is "
-                f"{max_tokens}, together {longest + max_tokens}, but this model's context is "
-                f"{limit} tokens; lower max_tokens or shorten that prompt",
+                f"{target}: with its further prompt you requested {longest + max_tokens} tokens "
+                f"({longest} in that prompt, {max_tokens} in the completion); lower max_tokens to "
+                f"{limit - longest} or shorten that prompt",
+                limit_tokens=limit,
                 param=target,
             )
 
@@ -292,6 +296,7 @@ class Intake:
                 f"the {len(prompts)} contexts need {needed * self.page_size} tokens of KV cache "
                 f"with max_tokens {max_tokens}, but this server has {self.pages * self.page_size}; "
                 "lower max_tokens or shorten the prompts",
+                limit_tokens=self.max_length_tokens,
                 param="max_tokens",
             )
 
@@ -307,15 +312,17 @@ class Intake:
         asked = params.max_tokens
         if room < (0 if asked == 0 else 1):
             raise ContextLengthError(
-                f"{param} has {prompt_tokens} tokens and leaves no room for an answer in this "
-                f"model's context of {limit} tokens; shorten it",
+                f"However, your {param} resulted in {prompt_tokens} tokens, which leaves no room "
+                "for an answer; shorten it",
+                limit_tokens=limit,
                 param=param,
             )
         if asked is not None and asked > room:
             raise ContextLengthError(
-                f"the prompt has {prompt_tokens} tokens and max_tokens is {asked}, together "
-                f"{prompt_tokens + asked}, but this model's context is {limit} "
-                f"tokens; lower max_tokens to {room} or shorten the prompt",
+                f"However, you requested {prompt_tokens + asked} tokens ({prompt_tokens} in the "
+                f"{param}, {asked} in the completion); lower max_tokens to {room} or shorten the "
+                f"{param}",
+                limit_tokens=limit,
                 param="max_tokens",
             )
         if asked is None:

@@ -44,15 +44,17 @@ class AuthMiddleware:
         if scope["type"] != "http" or scope["path"] in OPEN_PATHS:
             await self._app(scope, receive, send)
             return
-        tenant = self._keys.accept(_presented(Headers(scope=scope)))
+        presented = _presented(Headers(scope=scope))
+        tenant = self._keys.accept(presented)
         if tenant is not None:
             scope.setdefault("state", {})["tenant"] = tenant
             await self._app(scope, receive, send)
             return
         refusal = HttpError(
             401,
-            "the API key is missing or wrong; send Authorization: Bearer KEY with a key of this "
-            "server",
+            # OpenAI's words for it, by which clients tell what to ask of their user.
+            f"{'Incorrect' if presented else 'No'} API key provided; send Authorization: Bearer "
+            "KEY with a key of this server",
             code="invalid_api_key",
             headers={"WWW-Authenticate": 'Bearer realm="penstock"'},
         )

@@ -75,7 +75,7 @@ def error_body(error: Exception) -> bytes:
         case RequestError():
             message, param, code = error.message, error.param, error.code
         case OverloadedError():
-            message, code = str(error), "overloaded"
+            message, code = str(error), "rate_limit_exceeded"
         case EngineDeadError():
             message, code = str(error), "engine_dead"
         case EvaluatorError():

@@ -64,7 +64,7 @@ def served_model(engine: Backend, name: str | None, presets: Presets) -> Served:
         known.append(served.id)
     assert name is not None
     raise NotFoundError(
-        f"the model {name[:128]!r} does not exist; this server has: {', '.join(known)}",
+        f"The model `{name[:128]}` does not exist; this server has: {', '.join(known)}",
         param="model",
         code="model_not_found",
     )

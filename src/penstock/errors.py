@@ -38,10 +38,18 @@ class RequestError(PenstockError):
 
 
 class ContextLengthError(RequestError):
-    """More tokens than the model's context or the KV cache can hold."""
+    """More tokens than the model's context or the KV cache can hold.
 
-    def __init__(self, message: str, *, param: str | None = None) -> None:
-        super().__init__(message, param=param, code="context_length_exceeded")
+    The message begins with OpenAI's sentence for it, by which clients recognise it: litellm falls
+    back to a model of a longer context, agents drop old messages.
+    """
+
+    def __init__(self, message: str, *, limit_tokens: int, param: str | None = None) -> None:
+        super().__init__(
+            f"This model's maximum context length is {limit_tokens} tokens. {message}",
+            param=param,
+            code="context_length_exceeded",
+        )
 
 
 class NotFoundError(RequestError):

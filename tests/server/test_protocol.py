@@ -150,10 +150,10 @@ def test_refusals_inside_messages_give_their_place() -> None:
 
 ERRORS: list[tuple[Exception, int, str | None]] = [
     (RequestError("x", param="p", code="c"), 400, "c"),
-    (ContextLengthError("x", param="p"), 400, "context_length_exceeded"),
+    (ContextLengthError("x", limit_tokens=8, param="p"), 400, "context_length_exceeded"),
     (NotFoundError("x", param="model", code="model_not_found"), 404, "model_not_found"),
     (HttpError(413, "x", code="c"), 413, "c"),
-    (OverloadedError("x", retry_after_s=3), 429, "overloaded"),
+    (OverloadedError("x", retry_after_s=3), 429, "rate_limit_exceeded"),
     (UnavailableError("x"), 503, "unavailable"),
     (EngineDeadError("x"), 503, "engine_dead"),
     (PenstockError("x at /some/path"), 500, "internal_error"),

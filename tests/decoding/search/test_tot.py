@@ -280,7 +280,7 @@ class Short(Context):
 
     def ask(self, text: str) -> State:
         if text.count("\n") > 0:
-            raise ContextLengthError("too long")
+            raise ContextLengthError("too long", limit_tokens=8)
         return super().ask(text)
 
 
