@@ -8,6 +8,7 @@ import jinja2
 from transformers import PreTrainedTokenizerBase
 
 from ..errors import RequestError
+from .chat.environment import default_template, template_variables
 
 
 class Tokenizer:
@@ -77,6 +78,12 @@ class Tokenizer:
                 param="messages",
                 code="chat_template_error",
             ) from error
+
+    @cached_property
+    def template_variables(self) -> frozenset[str]:
+        """Names that the chat template reads from its caller, as `enable_thinking`."""
+        source = default_template(self.hf.chat_template)
+        return frozenset() if source is None else template_variables(source)
 
     @cached_property
     def longest_token_chars(self) -> int:
