@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import orjson
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
 from ..presets import served_model
-from ..protocol.parse import parse_body
+from ..protocol.parse import parse_body, parse_object, validated
 from ..protocol.token_bodies import DetokenizeBody, TokenizeChatBody, TokenizeTextBody
 from .common import documented, ignored_headers, json_response, services_of
 
@@ -49,8 +48,9 @@ async def _answer(
 
 def _tokenize(engine: Backend, raw: bytes, settings: ServeSettings) -> Answer:
     tokens: tuple[int, ...]
-    if _is_chat(raw):
-        chat, ignored = parse_body(TokenizeChatBody, raw)
+    fields = parse_object(raw)
+    if "messages" in fields:
+        chat, ignored = validated(TokenizeChatBody, fields)
         served_model(engine, chat.model, settings.presets)
         chat.check_template(settings.chat_template_kwarg)
         text = engine.tokenizer.render_chat(
@@ -62,7 +62,7 @@ def _tokenize(engine: Backend, raw: bytes, settings: ServeSettings) -> Answer:
         tokens = engine.intake.encode(text, param="messages", add_special_tokens=False)
         with_strings = chat.return_token_strs
     else:
-        body, ignored = parse_body(TokenizeTextBody, raw)
+        body, ignored = validated(TokenizeTextBody, fields)
         served_model(engine, body.model, settings.presets)
         # An empty text is no mistake here, only nothing to generate from.
         tokens = (
@@ -81,14 +81,6 @@ def _tokenize(engine: Backend, raw: bytes, settings: ServeSettings) -> Answer:
     if with_strings:
         content["token_strs"] = [engine.tokenizer.token_text(token) for token in tokens]
     return content, ignored
-
-
-def _is_chat(raw: bytes) -> bool:
-    try:
-        parsed: Any = orjson.loads(raw)
-    except orjson.JSONDecodeError:
-        return False
-    return isinstance(parsed, dict) and "messages" in parsed
 
 
 def _detokenize(engine: Backend, raw: bytes, settings: ServeSettings) -> Answer:
