@@ -53,8 +53,9 @@ format: setup ## format, and mend what ruff can mend
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
-docs: setup ## write the flags of `penstock serve` into docs/configuration.md
+docs: setup ## write the tables of flags and fields into docs/
 	$(BIN)/python docs/configuration.py
+	$(BIN)/python docs/api.py
 
 bench: setup ## measure the engine's steps, and the server beside transformers'
 	$(BIN)/$(INSTALL) accelerate
@@ -66,9 +67,6 @@ load: setup ## drive a server of its own with Locust; fails on a missed objectiv
 
 soak: setup ## callers who leave, overload, a killed engine, other keys' prefixes (ARGS="--duration-s 3600")
 	$(BIN)/python loadtest/soak/run.py $(ARGS)
-
-fuzz-http: setup ## requests that are nearly right (ARGS="--seconds 600 --seed 7")
-	$(BIN)/python loadtest/fuzz/run.py $(ARGS)
 
 # Without the limits glibc returns every large buffer to the system: a step takes half as long again.
 nano: setup ## make the embedded model again: train, then measure (ARGS="--resume" to go on)
@@ -115,5 +113,5 @@ clean: ## remove caches and build products; .venv stays
 	rm -rf build dist out .pytest_cache .ruff_cache .hypothesis
 	find . -path ./$(VENV) -prune -o -name __pycache__ -print0 | xargs -0 rm -rf
 
-.PHONY: help setup serve test gpu check format docs bench load soak fuzz-http nano nano-eval wheel \
+.PHONY: help setup serve test gpu check format docs bench load soak nano nano-eval wheel \
 	image-deps image-install image-check wheel-check image clean

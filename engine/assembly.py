@@ -1,7 +1,9 @@
 """From step outputs to what a caller sees: one place for text, stop strings and usage."""
 
+from dataclasses import replace
+
 from .detokenizer import Detokenizer
-from .request import ChoiceDelta, Request, StepOutput, TokenLogprobs, Usage
+from .request import ChoiceDelta, FinishReason, Request, StepOutput, TokenLogprobs, Usage
 from .tokenization import Tokenizer
 
 
@@ -22,6 +24,7 @@ class Assembly:
                 request.prompt_ids,
                 stop_strings=request.stop_strings,
                 min_tokens=request.sampling.min_tokens,
+                options=request.text,
             )
             for index in range(request.n)
         }
@@ -46,12 +49,12 @@ class Assembly:
             self.usage.cached_tokens = max(self.usage.cached_tokens, output.cached_tokens)
             if output.prompt_logprobs is not None:
                 self.prompt_logprobs = output.prompt_logprobs
-        stop_token = output.finish_reason == "stop"
+        hides_last = output.finish_reason == "stop" and not self.request.text.include_stop
         text = ""
         taken = 0
         for position, token in enumerate(output.token_ids, start=1):
             taken = position
-            if not (stop_token and position == len(output.token_ids)):
+            if not (hides_last and position == len(output.token_ids)):
                 text += detokenizer.push(token)
             if detokenizer.stopped_by is not None:
                 break
@@ -85,3 +88,20 @@ class Assembly:
             stop_reason=stop_reason,
         )
         return delta, by_text and output.finish_reason is None
+
+
+def answer_text(
+    request: Request, tokenizer: Tokenizer, ids: tuple[int, ...], reason: FinishReason
+) -> str:
+    """The text of a whole answer, as an `Assembly` fed with its tokens would have it."""
+    assembly = Assembly(replace(request, n=1), tokenizer)
+    ended = reason == "stop" and bool(ids) and ids[-1] in request.stop_token_ids
+    output = StepOutput(
+        request_id=request.id,
+        index=0,
+        token_ids=ids,
+        finish_reason="stop" if ended else "length",
+    )
+    delta, _ = assembly.feed(output)
+    assert delta is not None
+    return delta.text

@@ -8,6 +8,7 @@ spaces depend on neighbours there (the two offsets that TGI and vLLM use).
 import codecs
 from typing import Protocol
 
+from ..decoding.sampling_params import PLAIN_TEXT, TextOptions
 from .tokenization import Tokenizer
 
 _CONTEXT_TOKENS = 8
@@ -29,12 +30,13 @@ class TextStream(Protocol):
 
 
 class _ByteStream:
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, options: TextOptions) -> None:
         self._tokenizer = tokenizer
+        self._skipped = tokenizer.special_ids if options.skip_special_tokens else frozenset[int]()
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def push(self, token_id: int) -> str:
-        if token_id in self._tokenizer.special_ids:
+        if token_id in self._skipped:
             return ""
         return self._decoder.decode(self._tokenizer.token_bytes(token_id))
 
@@ -43,15 +45,22 @@ class _ByteStream:
 
 
 class _WindowStream:
-    def __init__(self, tokenizer: Tokenizer, prompt_ids: tuple[int, ...]) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, prompt_ids: tuple[int, ...], options: TextOptions
+    ) -> None:
         self._tokenizer = tokenizer
+        self._skips = options.skip_special_tokens
+        self._joins = not (self._skips or options.spaces_between_special_tokens)
+        self._after_added = False
         self._window = list(prompt_ids[-_CONTEXT_TOKENS:])
         self._read = len(self._window)
-        self._known = tokenizer.decode(self._window)
+        self._known = self._decode()
 
     def push(self, token_id: int) -> str:
+        added = self._tokenizer.added_text(token_id) if self._joins else None
+        beside, self._after_added = self._after_added, added is not None
         self._window.append(token_id)
-        text = self._tokenizer.decode(self._window)
+        text = self._decode()
         pending = len(self._window) - self._read
         if len(text) <= len(self._known) or (
             text.endswith("\ufffd") and pending < _MAX_PENDING_TOKENS
@@ -60,18 +69,21 @@ class _WindowStream:
         new = text[len(self._known) :]
         self._window = self._window[self._read :]
         self._read = len(self._window)
-        self._known = self._tokenizer.decode(self._window)
-        return new
+        self._known = self._decode()
+        return added if beside and added is not None else new
 
     def flush(self) -> str:
-        text = self._tokenizer.decode(self._window)
+        text = self._decode()
         new = text[len(self._known) :]
         self._known = text
         return new
 
+    def _decode(self) -> str:
+        return self._tokenizer.decode(self._window, skip_special_tokens=self._skips)
+
 
 class Detokenizer:
-    """Text of one choice, cut at the first stop string.
+    """Text of one choice, cut at the first stop string, or behind it.
 
     `stop_strings` are not looked for before `min_tokens` tokens.
     """
@@ -83,12 +95,14 @@ class Detokenizer:
         *,
         stop_strings: tuple[str, ...] = (),
         min_tokens: int = 0,
+        options: TextOptions = PLAIN_TEXT,
     ) -> None:
         self._stream: TextStream = (
-            _ByteStream(tokenizer)
+            _ByteStream(tokenizer, options)
             if tokenizer.is_byte_level
-            else _WindowStream(tokenizer, prompt_ids)
+            else _WindowStream(tokenizer, prompt_ids, options)
         )
+        self._shows_stop = options.include_stop
         self._stops = stop_strings
         self._min_tokens = min_tokens
         self._tokens = 0
@@ -102,24 +116,26 @@ class Detokenizer:
 
     def flush(self) -> str:
         """The rest, when the choice ended for another reason."""
-        text = self._show(self._stream.flush()) + self._held
-        self._held = ""
-        return text
+        text = self._show(self._stream.flush())
+        held, self._held = self._held, ""
+        return text if self._shows_stop else text + held
 
     def _show(self, new: str) -> str:
         if not self._stops or self.stopped_by is not None:
             return new if self.stopped_by is None else ""
         text = self._held + new
+        # Where stop strings are shown, nothing has to wait: what is held has been shown.
+        shown = len(self._held) if self._shows_stop else 0
         if self._tokens > self._min_tokens or self._min_tokens == 0:
             found = [(text.find(stop), stop) for stop in self._stops]
             hits = [(at, stop) for at, stop in found if at >= 0]
             if hits:
                 at, self.stopped_by = min(hits, key=lambda hit: hit[0])
                 self._held = ""
-                return text[:at]
+                return text[shown : at + len(self.stopped_by)] if self._shows_stop else text[:at]
         keep = max(_overlap(text, stop) for stop in self._stops)
         self._held = text[len(text) - keep :]
-        return text[: len(text) - keep]
+        return new if self._shows_stop else text[: len(text) - keep]
 
 
 def _overlap(text: str, stop: str) -> int:

@@ -7,11 +7,11 @@ generation_config) is checked here; what does not is checked by `SamplingParams`
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from ..decoding.base import DecodingMethod, SearchLimits, Target
 from ..decoding.sampling import Sampling
-from ..decoding.sampling_params import SamplingParams
+from ..decoding.sampling_params import ALL_THAT_IS_LEFT, SamplingParams
 from ..errors import ContextLengthError, RequestError
 from ..kvcache.base import CachePolicy, Retention
 from ..registry import Choice, Registry, Spec
@@ -87,6 +87,7 @@ class Intake:
         logprobs: int | None = None,
         prompt_logprobs: int | None = None,
         truncate_prompt_tokens: int | None = None,
+        truncation_side: Literal["left", "right"] = "left",
         priority: int = 0,
         cache_salt: str = "",
         decoding: Spec = None,
@@ -98,17 +99,27 @@ class Intake:
         `conversation`: what the prompt was made of, where it is a chat.
 
         `default_max_tokens`: used when `params.max_tokens` is None; None means all that is left.
-        `truncate_prompt_tokens`: keep only this many last prompt tokens.
+        `truncate_prompt_tokens`: keep only this many prompt tokens, -1: what leaves room for the
+        answer; `truncation_side`: of which the others are dropped.
 
         Raises:
             RequestError: a field asks for something that this model or server does not have.
         """
         self._check_sequences(params.n)
+        if params.max_tokens == ALL_THAT_IS_LEFT:
+            params = params.model_copy(update={"max_tokens": None})
+            default_max_tokens = None
         chosen_decoding: Chosen = self.decoding.resolve(decoding)
         chosen_kv_cache = self.kv_cache.resolve(kv_cache or "full")
+        if truncate_prompt_tokens is not None:
+            longest = self.max_length_tokens * self.tokenizer.longest_token_chars
+            prompt = prompt[-longest:] if truncation_side == "left" else prompt[:longest]
         ids = self.encode(prompt, param=prompt_param, add_special_tokens=add_special_tokens)
         if truncate_prompt_tokens is not None:
-            ids = ids[-truncate_prompt_tokens:]
+            keep = truncate_prompt_tokens
+            if keep < 0:
+                keep = max(1, self.max_length_tokens - max(1, params.max_tokens or 1))
+            ids = ids[-keep:] if truncation_side == "left" else ids[:keep]
         contexts = None if params.max_tokens == 0 else self.contexts(chosen_decoding, ids)
         prompts = (ids, *(contexts or ()))
         policy = chosen_kv_cache["policy"]
@@ -165,6 +176,7 @@ class Intake:
             n=params.n,
             stop_strings=params.stop_strings,
             stop_token_ids=stop_ids,
+            text=params.text_options,
             logprobs=logprobs,
             prompt_logprobs=prompt_logprobs,
             priority=priority,
@@ -343,10 +355,12 @@ class Intake:
         self._check_vocabulary("allowed_token_ids", params.allowed_token_ids)
         self._check_vocabulary("stop_token_ids", params.stop_token_ids)
         seed = params.seed if params.seed is not None else secrets.randbits(63)
+        top_p = float(pick("top_p", 1.0))
+        alone = top_p == 0  # the likeliest token
         return Sampling(
-            temperature=float(pick("temperature", 1.0)),
+            temperature=0.0 if alone else float(pick("temperature", 1.0)),
             top_k=max(0, int(pick("top_k", 0))),
-            top_p=float(pick("top_p", 1.0)),
+            top_p=1.0 if alone else top_p,
             min_p=float(pick("min_p", 0.0)),
             repetition_penalty=float(pick("repetition_penalty", 1.0)),
             presence_penalty=params.presence_penalty,

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..decoding.base import Controller
 from ..decoding.gumbel import derive_seed
+from ..decoding.sampling_params import PLAIN_TEXT
 from ..decoding.search.budget import filled
 from ..decoding.search.operations import (
     Forward,
@@ -94,7 +95,9 @@ class PartsMaker:
         self._sequences = self.context.budget.sequences or 1
         others = {slot: c for slot, c in request.decoding.items() if slot != "controller"}
         plain = {slot: c for slot, c in others.items() if slot != "target"}
-        self._guided = replace(request, search=None, decoding=others, part_of=request.id)
+        self._guided = replace(
+            request, search=None, decoding=others, part_of=request.id, text=PLAIN_TEXT
+        )
         self._judging = replace(
             self._guided,
             decoding=plain,

@@ -6,6 +6,7 @@ from typing import Any, Literal, cast
 
 from ..decoding.base import Controller, DecodingMethod, Target
 from ..decoding.sampling import Sampling
+from ..decoding.sampling_params import PLAIN_TEXT, TextOptions
 from ..decoding.search.operations import Node
 from ..kvcache.base import CachePolicy, Retention
 from ..registry import Choice
@@ -46,6 +47,7 @@ class Request:
     `stop_token_ids` already holds the end-of-sequence ids unless the caller ignores them.
     `logprobs`: how many alternatives to report beside the chosen token; None reports nothing.
     `prompt_logprobs`: the same for every prompt token but the first.
+    `text`: what of its tokens is shown; the engine knows none.
     `priority`: lower runs earlier; equal priorities run in order of arrival.
     `cache_salt`: prefixes are shared only between requests of equal salt.
     `contexts`: prompts of the target's further contexts. `combines`: whether the target changes
@@ -65,6 +67,7 @@ class Request:
     n: int = 1
     stop_strings: tuple[str, ...] = ()
     stop_token_ids: frozenset[int] = frozenset()
+    text: TextOptions = PLAIN_TEXT
     logprobs: int | None = None
     prompt_logprobs: int | None = None
     priority: int = 0

@@ -15,6 +15,7 @@ from threading import Lock
 from typing import Any
 
 from ..decoding.base import Controller
+from ..decoding.sampling_params import PLAIN_TEXT
 from ..decoding.search.operations import (
     BudgetExhausted,
     Emit,
@@ -28,7 +29,7 @@ from ..decoding.search.operations import (
     Score,
 )
 from ..errors import PenstockError
-from .assembly import Assembly
+from .assembly import Assembly, answer_text
 from .loop import Abort, Message, Release
 from .parts import PartResult, PartsMaker, collect
 from .request import PART, ChoiceDelta, Request, StepOutput, Trace, Usage
@@ -215,14 +216,15 @@ class Search:
         for index in range(self.request.n):
             if index < len(outcome.answers):
                 answer = outcome.answers[index]
-                ids = answer.token_ids
+                ids, text, tokenizer = answer.token_ids, answer.text, self._maker.tokenizer
                 if ids is None:
-                    tokenizer = self._maker.tokenizer
-                    ids = tuple(tokenizer.encode(answer.text, add_special_tokens=False))
+                    ids = tuple(tokenizer.encode(text, add_special_tokens=False))
+                elif self.request.text != PLAIN_TEXT:  # controllers know plain text alone
+                    text = answer_text(self.request, tokenizer, ids, answer.finish_reason)
                 deltas.append(
                     ChoiceDelta(
                         index=index,
-                        text=answer.text,
+                        text=text,
                         token_ids=ids,
                         finish_reason=answer.finish_reason,
                         stop_reason=answer.stop_reason,

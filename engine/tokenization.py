@@ -125,6 +125,10 @@ class Tokenizer:
         """Whether the text is exactly the concatenation of the tokens' bytes (byte-level BPE)."""
         return self.backend is not None and repr(self.backend.decoder).startswith("ByteLevel")
 
+    def added_text(self, token_id: int) -> str | None:
+        """The spelling of a token beside the trained vocabulary; None: it is within."""
+        return self._added.get(token_id)
+
     @cached_property
     def _added(self) -> dict[int, str]:
         """Tokens added beside the trained vocabulary, which are spelled as they are."""

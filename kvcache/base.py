@@ -2,9 +2,11 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Annotated, Generic, Literal, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict
+
+from penstock.validation import show, whole
 
 STRICT = ConfigDict(strict=True, frozen=True, extra="forbid")
 """For models of parameters: no conversions, no unknown fields."""
@@ -12,13 +14,15 @@ STRICT = ConfigDict(strict=True, frozen=True, extra="forbid")
 MAX_TOKENS = 2**24
 
 
-def _checked(value: object) -> object:
+def _checked(value: Any) -> object:
+    if value != 1:  # 1.0 is a share, 1 is a token
+        value = whole(value)
     is_tokens = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_TOKENS
     if is_tokens or (isinstance(value, float) and 0 < value <= 1):
         return value
     raise ValueError(
-        f"must be an integer from 0 to {MAX_TOKENS}, which is tokens, or a share of the prompt "
-        f"above 0.0 and up to 1.0; got {str(value)[:64]}"
+        f"is {show(value)}; it must be an integer from 0 to {MAX_TOKENS}, which is tokens, or a "
+        "share of the prompt above 0.0 and up to 1.0"
     )
 
 

@@ -18,6 +18,7 @@ from pydantic_settings import (
 )
 
 from penstock.errors import ConfigurationError
+from penstock.validation import sentence, show
 
 ENVIRONMENT_PREFIX = "PENSTOCK_"
 
@@ -43,7 +44,8 @@ def as_json(value: Any) -> Any:
     try:
         return json.loads(value)
     except json.JSONDecodeError as error:
-        raise ValueError(f"is not valid JSON: {error}") from None
+        where = f"line {error.lineno}, column {error.colno}"
+        raise ValueError(f"is not valid JSON at {where}") from None
 
 
 class YamlFile(PydanticBaseSettingsSource):
@@ -69,7 +71,9 @@ class YamlFile(PydanticBaseSettingsSource):
                 f"--config {path} cannot be read: {type(error).__name__}"
             ) from error
         except yaml.YAMLError as error:
-            raise ConfigurationError(f"--config {path} is not valid YAML: {error}") from error
+            mark = error.problem_mark if isinstance(error, yaml.MarkedYAMLError) else None
+            where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+            raise ConfigurationError(f"--config {path} is not valid YAML{where}") from error
         if content is None:
             return {}
         if not isinstance(content, dict):
@@ -167,7 +171,9 @@ def read_settings(model: type[S], arguments: Sequence[str], *, program: str) -> 
     except ValidationError as error:
         raise ConfigurationError(_explain(error, settings_class)) from None
     except SettingsError as error:
-        raise ConfigurationError(str(error)) from None
+        named = re.search(r'field "(\w+)"', str(error))
+        name = "a setting" if named is None else f"--{named[1].replace('_', '-')}"
+        raise ConfigurationError(f"{name} cannot be read; see --help for its form") from None
 
 
 def _holds_secrets(annotation: Any) -> bool:
@@ -177,6 +183,10 @@ def _holds_secrets(annotation: Any) -> bool:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return any(_holds_secrets(field.annotation) for field in annotation.model_fields.values())
     return any(map(_holds_secrets, get_args(annotation)))
+
+
+def _hidden(_value: object) -> str:
+    return "not shown here"
 
 
 def _explain(error: ValidationError, model: type[BaseModel]) -> str:
@@ -189,7 +199,5 @@ def _explain(error: ValidationError, model: type[BaseModel]) -> str:
             lines.append(f"{name}: there is no such setting; see --help")
             continue
         secret = name in model.model_fields and _holds_secrets(model.model_fields[name].annotation)
-        got = "" if secret else f" (got {str(details['input'])[:64]!r})"
-        message = details["msg"].removeprefix("Value error, ")
-        lines.append(f"{flag}: {message}{got}")
+        lines.append(sentence(flag, details, _hidden if secret else show))
     return "; ".join(dict.fromkeys(lines))

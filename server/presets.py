@@ -52,14 +52,14 @@ def served_models(engine: Backend, presets: Presets) -> Iterator[Served]:
 
 
 def served_model(engine: Backend, name: str | None, presets: Presets) -> Served:
-    """What the name stands for; no name is the model itself.
+    """What the name stands for; no name, or an empty one, is the model itself.
 
     Raises:
         NotFoundError: it is not served.
     """
     known: list[str] = []
     for served in served_models(engine, presets):
-        if name is None or name == served.id:
+        if not name or name == served.id:
             return served
         known.append(served.id)
     assert name is not None

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from docs import configuration
+from docs import api, configuration
 from penstock.decoding.base import DecodingMethod
 from penstock.kvcache.base import CachePolicy
 from penstock.registry import Registry
+from penstock.server.protocol.field_table import FIELDS
 from tests.tiny import ARCHITECTURES
 
 ROOT = Path(__file__).parents[1]
@@ -43,6 +44,13 @@ def test_the_changelog_knows_the_version() -> None:
 def test_the_table_of_flags_is_current() -> None:
     text = configuration.DOCUMENT.read_text(encoding="utf-8")
     assert configuration.document(text) == text, "run make docs"
+
+
+def test_the_tables_of_fields_are_current() -> None:
+    text = api.DOCUMENT.read_text(encoding="utf-8")
+    assert api.document(text) == text, "run make docs"
+    for name in FIELDS:
+        assert f"`{name}`" in text
 
 
 def test_the_tree_of_the_readme_is_the_tree() -> None:

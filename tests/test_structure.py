@@ -19,7 +19,7 @@ BELOW: dict[str, set[str]] = {
 }
 """Which floors each floor may import; `models` is data, which the engine reads by path."""
 
-EVERYWHERE = {"errors", "registry"}
+EVERYWHERE = {"errors", "registry", "validation"}
 """Modules of src/penstock that every floor but `models` may import."""
 
 BESIDE = ("tests", "benchmarks", "loadtest", "docs", "deploy", "examples")

@@ -9,7 +9,7 @@ import orjson
 from .logprobs import chat_logprobs, prompt_logprobs
 from .plan import usages
 from .search_answer import NodeEvents, with_trees
-from .usage import usage_object
+from .usage import RunningUsage, usage_object
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,11 +24,12 @@ def chat_answer(
 ) -> bytes:
     """The whole answer as JSON."""
     body = plan.body
+    echo = "".join(plan.echo)
     choices: list[dict[str, Any]] = []
     for index, result in enumerate(results[0]):
         choice: dict[str, Any] = {
             "index": index,
-            "message": {"role": "assistant", "content": result.text, "refusal": None},
+            "message": {"role": "assistant", "content": echo + result.text, "refusal": None},
             "logprobs": chat_logprobs(result.logprobs, plan.spelling) if body.logprobs else None,
             "finish_reason": result.finish_reason,
             "stop_reason": result.stop_reason,
@@ -75,23 +76,31 @@ class ChatStream:
         )
         self._head = b"data: " + common + b',"choices":[{"index":'
         self._empty = b"data: " + common + b',"choices":[]'
-        self._tail = b',"usage":null}\n\n' if plan.body.include_usage else b"}\n\n"
-        self._text_end = b'},"logprobs":null,"finish_reason":null}]' + self._tail
+        self._running = RunningUsage(plan.requests) if plan.body.continuous_usage else None
+        tail = b',"usage":null}\n\n' if plan.body.include_usage else b"}\n\n"
+        self._end_with(tail if self._running is None else self._running.tail)
+
+    def _end_with(self, tail: bytes) -> None:
+        """What chunks end with from now on."""
+        self._tail = tail
+        self._text_end = b'},"logprobs":null,"finish_reason":null}]' + tail
 
     def opening(self) -> bytes:
-        """The role chunk of every choice."""
+        """The role chunk of every choice, and one with what stands before the answer."""
         ids = b"]"
         if self._plan.body.return_token_ids:
             ids += b',"prompt_token_ids":' + orjson.dumps(self._plan.requests[0].prompt_ids)
         middle = b',"delta":{"role":"assistant","content":""},"logprobs":null,"finish_reason":null}'
-        return b"".join(
-            self._head + b"%d" % index + middle + ids + self._tail
-            for index in range(self._plan.body.n)
-        )
+        echo = b',"delta":{"content":' + orjson.dumps("".join(self._plan.echo)) + self._text_end
+        heads = [self._head + b"%d" % index for index in range(self._plan.body.n)]
+        roles = [head + middle + ids + self._tail for head in heads]
+        return b"".join(roles + ([head + echo for head in heads] if self._plan.echo else []))
 
     def events(self, prompt: int, delta: ChoiceDelta, answered: Answered) -> bytes:
         """A chunk of text, and the chunk with the finish reason where the choice ended."""
-        del answered  # a chat streams no prompt logprobs
+        if self._running is not None:
+            self._running.add(prompt, delta, answered)
+            self._end_with(self._running.tail)
         if delta.nodes:
             return self._nodes.of(prompt, delta.index, delta.nodes)
         index = b"%d" % delta.index

@@ -1,15 +1,23 @@
 """The body of /v1/chat/completions, and the messages that /tokenize shares with it."""
 
 from collections.abc import Collection, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, Discriminator, Field, Tag, model_validator
 
 from penstock.errors import RequestError
 
-from ...decoding.sampling_params import MAX_LOGPROBS, MAX_TOKENS
-from .fields import MAX_MESSAGES, MAX_PARTS, MAX_TEMPLATE_KWARGS, STRICT, Name
-from .generation import GenerationBody
+from .fields import (
+    MAX_MESSAGES,
+    MAX_PARTS,
+    MAX_TEMPLATE_KWARGS,
+    STRICT,
+    FreeObject,
+    Hint,
+    Name,
+)
+from .generation import Alternatives, GenerationBody
+from .hints import Hints
 
 
 def _refuse_tools(value: Any) -> Any:
@@ -37,7 +45,7 @@ Content = Annotated[
     Discriminator(
         _content_kind,
         custom_error_type="content_kind",
-        custom_error_message='it must be a string or a list of {"type": "text"} parts',
+        custom_error_message='a string or a list of {"type": "text"} parts',
     ),
 ]
 
@@ -59,12 +67,16 @@ class Message(BaseModel):
             raise ValueError("has no content; give a string or a list of text parts")
         return self
 
+    @property
+    def text(self) -> str:
+        """Its text, in whichever form it came."""
+        content = self.content or ""
+        return content if isinstance(content, str) else "\n".join(part.text for part in content)
+
     def for_template(self) -> dict[str, str]:
         """The message as chat templates know it: developer is the later name of system."""
-        content = self.content or ""
-        text = content if isinstance(content, str) else "\n".join(part.text for part in content)
         role = "system" if self.role == "developer" else self.role
-        message = {"role": role, "content": text}
+        message = {"role": role, "content": self.text}
         return message if self.name is None else {**message, "name": self.name}
 
 
@@ -82,6 +94,11 @@ class Conversation(BaseModel):
     add_generation_prompt: bool | None = None
     continue_final_message: bool = False
     chat_template_kwargs: TemplateKwargs | None = None
+    add_special_tokens: bool = False
+    reasoning_effort: Hint | None = None
+    reasoning: FreeObject | None = None
+    think: Hint | None = None
+    verbosity: Hint | None = None
 
     @property
     def starts_answer(self) -> bool:
@@ -113,42 +130,48 @@ class Conversation(BaseModel):
         """The messages for the tokenizer's template."""
         return [message.for_template() for message in self.messages]
 
-    def template_kwargs(self) -> Mapping[str, Any]:
-        """The allowed extra words for the template."""
-        return self.chat_template_kwargs or {}
+    @property
+    def hints(self) -> Hints:
+        """What the caller would like the model to know."""
+        return Hints(
+            reasoning_effort=self.reasoning_effort,
+            reasoning=self.reasoning,
+            think=self.think,
+            verbosity=self.verbosity,
+        )
+
+    def template_kwargs(self, reads: Collection[str]) -> Mapping[str, Any]:
+        """Further words for a template that reads these variables."""
+        return {**self.hints.variables(reads), **(self.chat_template_kwargs or {})}
 
 
 class ChatBody(GenerationBody, Conversation):
-    """A chat request; `max_completion_tokens` is the later name of `max_tokens`."""
+    """A chat request."""
 
-    max_completion_tokens: int | None = Field(default=None, ge=0, le=MAX_TOKENS)
+    endpoint: ClassVar[str] = "/v1/chat/completions"
+
     logprobs: bool = False
-    top_logprobs: int | None = Field(default=None, ge=0, le=MAX_LOGPROBS)
+    top_logprobs: Alternatives | None = None
+    echo: bool = False
 
     @property
     def alternatives(self) -> int | None:
         """How many alternatives to report beside each token; None reports nothing."""
         return (self.top_logprobs or 0) if self.logprobs else None
 
+    @property
+    def echoed(self) -> str:
+        """What stands before the answer: the last message, where it is the assistant's."""
+        last = self.messages[-1]
+        return last.text if self.echo and last.role == "assistant" else ""
+
     def check_together(self) -> None:
         """Raise RequestError where fields that are right alone contradict each other."""
         super().check_together()
-        if self.top_logprobs is not None and not self.logprobs:
+        if self.top_logprobs and not self.logprobs:
             raise RequestError(
-                "top_logprobs needs logprobs; set logprobs to true or leave top_logprobs out",
+                f"top_logprobs is {self.top_logprobs} and logprobs is not true; set it, or leave "
+                "top_logprobs out",
                 param="top_logprobs",
                 code="invalid_parameter",
             )
-        newer, older = self.max_completion_tokens, self.max_tokens
-        if newer is not None and older is not None and newer != older:
-            raise RequestError(
-                f"max_completion_tokens is {newer} and max_tokens is {older}; send one of them",
-                param="max_completion_tokens",
-                code="invalid_parameter",
-            )
-
-    def with_max_tokens(self) -> "ChatBody":
-        """The same with `max_tokens` holding the limit, whichever name it came under."""
-        if self.max_completion_tokens is None:
-            return self
-        return self.model_copy(update={"max_tokens": self.max_completion_tokens})

@@ -9,7 +9,7 @@ import orjson
 from .logprobs import CompletionLogprobs, join_logprobs, prompt_logprobs
 from .plan import usages
 from .search_answer import NodeEvents, with_trees
-from .usage import usage_object
+from .usage import RunningUsage, usage_object
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -83,8 +83,13 @@ class CompletionStream:
         )
         self._head = b"data: " + common + b',"choices":[{"index":'
         self._empty = b"data: " + common + b',"choices":[]'
-        self._tail = b',"usage":null}\n\n' if plan.body.include_usage else b"}\n\n"
-        self._text_end = b',"logprobs":null,"finish_reason":null}]' + self._tail
+        self._running = RunningUsage(plan.requests) if plan.body.continuous_usage else None
+        self._end_with(b',"usage":null}\n\n' if plan.body.include_usage else b"}\n\n")
+
+    def _end_with(self, tail: bytes) -> None:
+        """What chunks end with from now on."""
+        self._tail = tail
+        self._text_end = b',"logprobs":null,"finish_reason":null}]' + tail
 
     def opening(self) -> bytes:
         """Nothing: an echoed prompt comes with its choice's first chunk."""
@@ -92,6 +97,9 @@ class CompletionStream:
 
     def events(self, prompt: int, delta: ChoiceDelta, answered: Answered) -> bytes:
         """A chunk of text; the last one of a choice carries the finish reason."""
+        if self._running is not None:
+            self._running.add(prompt, delta, answered)
+            self._end_with(self._running.tail)
         index = prompt * self._plan.body.n + delta.index
         if delta.nodes:
             return self._nodes.of(prompt, index, delta.nodes)

@@ -1,15 +1,15 @@
 """The body of /v1/completions."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import BeforeValidator, Discriminator, Field, Tag
 
 from penstock.errors import RequestError
 
-from ...decoding.sampling_params import MAX_LOGPROBS, MAX_N
+from ...decoding.sampling_params import MAX_N
 from .fields import MAX_PROMPTS, MethodSpec, TokenIds
-from .generation import GenerationBody
+from .generation import Alternatives, GenerationBody
 
 
 def _prompt_kind(value: Any) -> str | None:
@@ -36,19 +36,26 @@ Prompt = Annotated[
         _prompt_kind,
         custom_error_type="prompt_kind",
         custom_error_message=(
-            "it must be a string, a list of strings, a list of token ids, or a list of those"
+            "a string, a list of strings, a list of token ids, or a list of those"
         ),
     ),
 ]
 
 
+def _none_if_false(value: Any) -> Any:
+    """Chats say whether logprobs come, and clients send that here, too."""
+    return None if value is False else value
+
+
 class CompletionBody(GenerationBody):
     """A completion request; `logprobs` is the number of alternatives, as in OpenAI's first API."""
 
+    endpoint: ClassVar[str] = "/v1/completions"
+
     prompt: Prompt
     echo: bool = False
-    logprobs: int | None = Field(default=None, ge=0, le=MAX_LOGPROBS)
-    best_of: int | None = Field(default=None, ge=1, le=MAX_N)
+    logprobs: Annotated[Alternatives | None, BeforeValidator(_none_if_false)] = None
+    best_of: Annotated[int | None, Field(ge=1, le=MAX_N)] = None
     add_special_tokens: bool = True
 
     @property

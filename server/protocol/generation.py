@@ -1,11 +1,24 @@
 """What completions and chats have in common."""
 
+from typing import Annotated, ClassVar, Literal
+
 from pydantic import Field
 
 from penstock.errors import RequestError
 
 from ...decoding.sampling_params import MAX_LOGPROBS, SamplingParams
-from .fields import STRICT, MethodSpec, Name, Priority, StreamOptions, TruncateTokens, User
+from .fields import (
+    STRICT,
+    MethodSpec,
+    ModelName,
+    Name,
+    Priority,
+    StreamOptions,
+    TruncateTokens,
+    User,
+)
+
+Alternatives = Annotated[int, Field(ge=0, le=MAX_LOGPROBS)]
 
 
 class GenerationBody(SamplingParams):
@@ -15,14 +28,17 @@ class GenerationBody(SamplingParams):
     """
 
     model_config = STRICT
+    endpoint: ClassVar[str]
 
-    model: Name | None = None
+    model: ModelName | None = None
     stream: bool = False
     stream_options: StreamOptions | None = None
     user: User | None = None
-    prompt_logprobs: int | None = Field(default=None, ge=0, le=MAX_LOGPROBS)
+    prompt_logprobs: Alternatives | None = None
     truncate_prompt_tokens: TruncateTokens | None = None
+    truncation_side: Literal["left", "right"] = "left"
     return_token_ids: bool = False
+    return_tokens_as_token_ids: bool = False
     priority: Priority = 0
     cache_salt: Name | None = None
     decoding: MethodSpec | None = None
@@ -33,9 +49,19 @@ class GenerationBody(SamplingParams):
         """Whether the stream ends with a usage chunk."""
         return self.stream_options is not None and self.stream_options.include_usage
 
+    @property
+    def continuous_usage(self) -> bool:
+        """Whether every chunk has the counts so far."""
+        return (
+            self.include_usage
+            and self.stream_options is not None
+            and self.stream_options.continuous_usage_stats
+        )
+
     def check_together(self) -> None:
         """Raise RequestError where fields that are right alone contradict each other."""
-        if self.stream_options is not None and not self.stream:
+        options = self.stream_options
+        if options is not None and options.asks_for_something and not self.stream:
             raise RequestError(
                 "stream_options is only for streams; set stream to true or leave it out",
                 param="stream_options",

@@ -1,24 +1,22 @@
 """From the bytes of a body to a validated model, or a refusal that names the field."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, TypeVar, cast
 
 import orjson
 from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails
 
 from penstock.errors import RequestError
+from penstock.validation import deepest, from_json, path_of, sentence, show
 
+from .field_check import check_fields
 from .structure import check_structure
-from .unsupported import refuse_unsupported
 
 B = TypeVar("B", bound=BaseModel)
 
-SHOWN_CHARS = 64
-
 
 def parse_body(model: type[B], raw: bytes) -> tuple[B, tuple[str, ...]]:
-    """Validate a JSON object; also return the names of the fields that nothing here knows.
+    """Validate a JSON object; also return the names of the fields without any effect.
 
     Raises:
         RequestError: broken JSON, or a field with a wrong type or out of its bounds.
@@ -39,7 +37,8 @@ def parse_object(raw: bytes) -> dict[str, Any]:
         parsed: Any = orjson.loads(raw)
     except orjson.JSONDecodeError as error:
         raise RequestError(
-            f"the body is not valid JSON: {error}; send one JSON object in UTF-8",
+            f"the body is not valid JSON at line {error.lineno}, column {error.colno}; send one "
+            "JSON object in UTF-8",
             code="invalid_json",
         ) from None
     if not isinstance(parsed, dict):
@@ -50,115 +49,30 @@ def parse_object(raw: bytes) -> dict[str, Any]:
 
 
 def validated(model: type[B], fields: dict[str, Any]) -> tuple[B, tuple[str, ...]]:
-    """The body that the fields make, and the names of those that nothing here knows.
+    """The body that the fields make, and the names of those without any effect.
 
     Raises:
         RequestError: a field has a wrong type or is out of its bounds.
     """
-    refuse_unsupported(fields)
+    checked = check_fields(model, fields)
     try:
-        body = model.model_validate(fields)
+        body = from_json(model, checked.values)
     except ValidationError as error:
-        raise explain(error, fields) from None
-    return body, tuple(name for name in fields if name not in model.model_fields)
+        raise explain(error, checked.values, checked.sent_as) from None
+    return body, checked.ignored
 
 
-def explain(error: ValidationError, fields: Mapping[str, Any]) -> RequestError:
-    """The refusal of the mistake that lies deepest: the branch that the caller meant."""
-    details = max(
-        error.errors(include_url=False, include_context=True),
-        key=lambda item: len(item["loc"]),
-    )
-    path = _path(details["loc"], fields)
+def explain(
+    error: ValidationError, values: Mapping[str, Any], sent_as: Mapping[str, str]
+) -> RequestError:
+    """The refusal of the mistake that the caller meant, under the name that the caller used."""
+    details = deepest(error)
+    first, dot, rest = path_of(details, values).partition(".")
+    path = sent_as.get(first, first) + dot + rest
     return RequestError(
-        f"{path or 'the body'} {_reason(details)}",
+        sentence(path or "the body", details),
         param=path or None,
         code=(
             "missing_required_parameter" if details["type"] == "missing" else "invalid_parameter"
         ),
     )
-
-
-def show(value: object) -> str:
-    """A value for a message: short, and containers only by their kind."""
-    match value:
-        case None:
-            return "null"
-        case bool():
-            return "true" if value else "false"
-        case str():
-            return repr(value) if len(value) <= SHOWN_CHARS else f"{value[:SHOWN_CHARS]!r}..."
-        case int() | float():
-            text = str(value)
-            return text if len(text) <= SHOWN_CHARS else f"{text[:SHOWN_CHARS]}..."
-        case list():
-            return f"a list of {len(cast('list[Any]', value))}"
-        case dict():
-            return "an object"
-        case _:
-            return "something else"
-
-
-def _path(loc: Sequence[int | str], fields: Mapping[str, Any]) -> str:
-    """The dotted path into the caller's own JSON; pydantic's branch names are left out."""
-    parts: list[str] = []
-    here: Any = fields
-    for position, part in enumerate(loc):
-        if isinstance(here, list) and isinstance(part, int):
-            here = cast("list[Any]", here)[part]
-        elif isinstance(here, Mapping) and part in here:
-            here = cast("Mapping[Any, Any]", here)[part]
-        elif isinstance(here, Mapping) and position == len(loc) - 1:
-            here = None  # a missing field is no key of its object
-        else:
-            continue
-        parts.append(str(part)[:SHOWN_CHARS])
-    return ".".join(parts)
-
-
-_TYPES = {
-    "int_type": "an integer",
-    "int_from_float": "an integer",
-    "float_type": "a number",
-    "bool_type": "true or false",
-    "string_type": "a string",
-    "list_type": "a list",
-    "dict_type": "an object",
-    "model_type": "an object",
-    "model_attributes_type": "an object",
-}
-
-_LIMITS = {
-    "greater_than": ("more than", "gt"),
-    "greater_than_equal": ("at least", "ge"),
-    "less_than": ("less than", "lt"),
-    "less_than_equal": ("at most", "le"),
-}
-
-
-def _limit(value: object) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _reason(details: ErrorDetails) -> str:
-    kind, value = details["type"], details["input"]
-    context = details.get("ctx", {})
-    if kind == "missing":
-        return "is missing; the request needs it"
-    if kind in _TYPES:
-        return f"is {show(value)}; it must be {_TYPES[kind]}"
-    if kind in _LIMITS:
-        words, key = _LIMITS[kind]
-        return f"is {show(value)}; it must be {words} {_limit(context[key])}"
-    if kind in {"too_long", "string_too_long"}:
-        unit = "characters" if kind == "string_too_long" else "items"
-        size = len(value)
-        return f"has {size} {unit}; it may have at most {context['max_length']}"
-    if kind in {"too_short", "string_too_short"}:
-        unit = "characters" if kind == "string_too_short" else "items"
-        return f"has {len(value)} {unit}; it must have at least {context['min_length']}"
-    if kind == "literal_error":
-        return f"is {show(value)}; it must be {context['expected']}"
-    if kind == "value_error":
-        return str(context["error"])
-    return f"is {show(value)}: {details['msg']}"

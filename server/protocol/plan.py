@@ -21,8 +21,8 @@ class Plan(Generic[B]):
 
     `id`: of the answer. `created`: Unix time in seconds. `model`: the served name.
     `requests`: one for each prompt of the batch.
-    `echo`: the prompts' texts where they are sent back, else empty.
-    `ignored`: names of the fields that nothing here knows.
+    `echo`: what stands before the answers to each prompt where that is asked for, else empty.
+    `ignored`: names of the fields without any effect.
     """
 
     id: str

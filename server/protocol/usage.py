@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import orjson
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ...engine.request import Usage
+    from ...engine.request import ChoiceDelta, Request, Usage
+    from .plan import Answered
 
 
 def usage_object(usages: Sequence[Usage]) -> dict[str, Any]:
@@ -48,3 +51,34 @@ def _own(usages: Sequence[Usage]) -> dict[str, Any]:
         causal = sum(usage.causal_pairs for usage in usages)
         own["sparse_prefill"] = {"rows": sparse_rows, "density": round(seen / causal, 4)}
     return own
+
+
+class RunningUsage:
+    """The counts so far, for every chunk of a stream that asks for them.
+
+    They are those of the tokens in the chunks up to this one; a search's are those of all its
+    branches, whose tokens come at the end.
+    """
+
+    def __init__(self, requests: Sequence[Request]) -> None:
+        self._counts = [(len(request.prompt_ids), 0) for request in requests]
+
+    def add(self, prompt: int, delta: ChoiceDelta, answered: Answered) -> None:
+        """Count a delta of the batch's prompt number `prompt`."""
+        prompt_tokens, completion_tokens = self._counts[prompt]
+        completion_tokens += len(delta.token_ids)
+        if answered.trace is not None:
+            usage = answered.usage
+            prompt_tokens, completion_tokens = usage.prompt_tokens, usage.completion_tokens
+        self._counts[prompt] = prompt_tokens, completion_tokens
+
+    @property
+    def tail(self) -> bytes:
+        """The end of a chunk, from `,"usage"` on."""
+        prompt, completion = (sum(counts) for counts in zip(*self._counts, strict=True))
+        usage = {
+            "prompt_tokens": prompt,
+            "completion_tokens": completion,
+            "total_tokens": prompt + completion,
+        }
+        return b',"usage":' + orjson.dumps(usage) + b"}\n\n"

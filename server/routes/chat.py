@@ -66,27 +66,30 @@ def plan_chat(
     body.check_together()
     body.check_template(allowed_template_kwargs)
     messages = body.template_messages()
+    reads = engine.tokenizer.template_variables
+    template_kwargs = body.template_kwargs(reads)
     prompt = engine.tokenizer.render_chat(
         messages,
         add_generation_prompt=body.starts_answer,
         continue_final_message=body.continue_final_message,
-        template_kwargs=body.template_kwargs(),
+        template_kwargs=template_kwargs,
     )
     identity = answer_id("chatcmpl")
     request = engine.intake.prepare(
         request_id=identity,
         prompt=prompt,
-        params=body.with_max_tokens(),
-        add_special_tokens=False,
+        params=body,
+        add_special_tokens=body.add_special_tokens,
         prompt_param="messages",
         logprobs=body.alternatives,
         prompt_logprobs=body.prompt_logprobs,
         truncate_prompt_tokens=body.truncate_prompt_tokens,
+        truncation_side=body.truncation_side,
         priority=body.priority,
         cache_salt=tenant + (body.cache_salt or ""),
         decoding=served.preset.decoding if body.decoding is None else body.decoding,
         kv_cache=served.preset.kv_cache if body.kv_cache is None else body.kv_cache,
-        conversation=Conversation(messages=messages, template_kwargs=body.template_kwargs()),
+        conversation=Conversation(messages=messages, template_kwargs=template_kwargs),
     )
     return Plan(
         id=identity,
@@ -94,6 +97,7 @@ def plan_chat(
         model=served.id,
         body=body,
         requests=(request,),
-        spelling=Spelling(engine.tokenizer),
-        ignored=ignored,
+        spelling=Spelling.of(engine.tokenizer, body),
+        echo=(body.echoed,) if body.echoed else (),
+        ignored=(*ignored, *body.hints.unread(reads)),
     )

@@ -88,7 +88,9 @@ def plan_completion(
             # A truncated prompt is echoed as the model saw it.
             prompt
             if isinstance(prompt, str) and body.truncate_prompt_tokens is None
-            else engine.tokenizer.decode(prepared.prompt_ids)
+            else engine.tokenizer.decode(
+                prepared.prompt_ids, skip_special_tokens=body.skip_special_tokens
+            )
             for prompt, prepared in zip(prompts, requests, strict=True)
         )
     return Plan(
@@ -97,7 +99,7 @@ def plan_completion(
         model=served.id,
         body=body,
         requests=tuple(requests),
-        spelling=Spelling(engine.tokenizer),
+        spelling=Spelling.of(engine.tokenizer, body),
         echo=echo,
         ignored=ignored,
     )
@@ -124,6 +126,7 @@ def _prepare(
         logprobs=body.logprobs,
         prompt_logprobs=prompt_logprobs,
         truncate_prompt_tokens=body.truncate_prompt_tokens,
+        truncation_side=body.truncation_side,
         priority=body.priority,
         cache_salt=tenant + (body.cache_salt or ""),
         decoding=body.method(preset.decoding),

@@ -53,13 +53,17 @@ def _tokenize(engine: Backend, raw: bytes, settings: ServeSettings) -> Answer:
         chat, ignored = validated(TokenizeChatBody, fields)
         served_model(engine, chat.model, settings.presets)
         chat.check_template(settings.chat_template_kwarg)
+        reads = engine.tokenizer.template_variables
         text = engine.tokenizer.render_chat(
             chat.template_messages(),
             add_generation_prompt=chat.starts_answer,
             continue_final_message=chat.continue_final_message,
-            template_kwargs=chat.template_kwargs(),
+            template_kwargs=chat.template_kwargs(reads),
         )
-        tokens = engine.intake.encode(text, param="messages", add_special_tokens=False)
+        ignored = (*ignored, *chat.hints.unread(reads))
+        tokens = engine.intake.encode(
+            text, param="messages", add_special_tokens=chat.add_special_tokens
+        )
         with_strings = chat.return_token_strs
     else:
         body, ignored = validated(TokenizeTextBody, fields)

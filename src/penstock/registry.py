@@ -12,6 +12,7 @@ from typing import Any, Generic, Protocol, TypeVar, cast
 from pydantic import BaseModel, ValidationError
 
 from .errors import ConfigurationError, RequestError
+from .validation import deepest, from_json, path_of, sentence
 
 
 class Method(Protocol):
@@ -103,11 +104,13 @@ class Registry(Generic[M]):
         return [(name, {}) for name in spec]
 
     def _parse(self, method: M, raw: Any) -> BaseModel:
+        given = {} if raw is None else raw
         try:
-            return method.parameters.model_validate({} if raw is None else raw, strict=True)
+            return from_json(method.parameters, given)
         except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            path = ".".join([self.field, method.name, *(str(part)[:64] for part in first["loc"])])
-            value = str(first["input"])[:64]
-            reason = first.get("ctx", {}).get("error") or f"{first['msg']} (got {value})"
-            raise RequestError(f"{path}: {reason}", param=path, code="invalid_parameter") from None
+            wrong = deepest(error)
+            inside = path_of(wrong, given)
+            path = ".".join(part for part in (self.field, method.name, inside) if part)
+            raise RequestError(
+                sentence(path, wrong), param=path, code="invalid_parameter"
+            ) from None

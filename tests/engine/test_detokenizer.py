@@ -1,12 +1,14 @@
 """Text while it comes: equal to decoding at once, never a split character, no stop string."""
 
 import random
+from collections.abc import Callable
 
 import pytest
 from tokenizers import Tokenizer as Rust
 from tokenizers import decoders, models
 from transformers import PreTrainedTokenizerFast
 
+from penstock.decoding.sampling_params import TextOptions
 from penstock.engine.detokenizer import Detokenizer
 from penstock.engine.tokenization import Tokenizer
 from tests.tiny import byte_tokenizer
@@ -112,3 +114,56 @@ def test_stop_strings_wait_for_min_tokens() -> None:
     tokenizer = Tokenizer(byte_tokenizer())
     pieces = stream(tokenizer, tokenizer.encode("a.b.c."), stop_strings=(".",), min_tokens=3)
     assert "".join(pieces) == "a.b"
+
+
+def spaced() -> Tokenizer:
+    """A tokenizer whose decoder puts a space before every token, as WordPiece does."""
+    vocab = {"[UNK]": 0, "hello": 1, "world": 2}
+    rust = Rust(models.WordLevel(vocab=vocab, unk_token="[UNK]"))
+    rust.decoder = decoders.WordPiece()  # type: ignore[assignment]
+    hf = PreTrainedTokenizerFast(tokenizer_object=rust, eos_token="[SEP]", cls_token="[CLS]")
+    return Tokenizer(hf)
+
+
+@pytest.mark.parametrize("make", [lambda: Tokenizer(byte_tokenizer()), sentencepiece_like, spaced])
+def test_special_tokens_are_text_where_asked_for(make: Callable[[], Tokenizer]) -> None:
+    tokenizer = make()
+    eos = tokenizer.hf.eos_token_id
+    assert isinstance(eos, int)
+    ordinary = [i for i in range(len(tokenizer.hf)) if i not in tokenizer.special_ids][-2:]
+    ids = [ordinary[0], eos, eos, ordinary[1], eos]
+    shown = stream(tokenizer, ids, options=TextOptions(skip_special_tokens=False))
+    assert "".join(shown) == tokenizer.decode(ids, skip_special_tokens=False)
+    assert "".join(stream(tokenizer, ids)) == tokenizer.decode(ids)
+
+
+def test_special_tokens_stand_together_where_asked_for() -> None:
+    tokenizer = spaced()
+    (hello,) = tokenizer.encode("hello", add_special_tokens=False)
+    ids = [hello, *tokenizer.special_ids, hello]
+    apart = stream(tokenizer, ids, options=TextOptions(skip_special_tokens=False))
+    together = stream(
+        tokenizer,
+        ids,
+        options=TextOptions(skip_special_tokens=False, spaces_between_special_tokens=False),
+    )
+    names = [tokenizer.token_text(i) for i in tokenizer.special_ids]
+    assert "".join(apart) == f"hello {' '.join(names)} hello"
+    assert "".join(together) == f"hello {''.join(names)} hello"
+
+
+@pytest.mark.parametrize("width", [1, 2, 5])
+def test_a_stop_string_that_is_shown_holds_nothing_back(width: int) -> None:
+    tokenizer = Tokenizer(byte_tokenizer())
+    text = "one, two, three"
+    detokenizer = Detokenizer(
+        tokenizer, (), stop_strings=("two, t"[:width],), options=TextOptions(include_stop=True)
+    )
+    shown = ""
+    for token in tokenizer.encode(text):
+        shown += detokenizer.push(token)
+        if detokenizer.stopped_by is not None:
+            break
+        assert shown == text[: len(shown)]
+    assert shown == "one, " + "two, t"[:width]
+    assert detokenizer.flush() == ""

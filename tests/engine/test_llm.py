@@ -1,11 +1,13 @@
 """The Python entry: shapes of input and output, one vocabulary with the server."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from penstock import LLM, SamplingParams
 from penstock.errors import ContextLengthError, RequestError
+from penstock.registry import Spec
 from tests.conftest import TinyModel
 from tests.tiny import save_tiny
 
@@ -116,3 +118,29 @@ def test_tokens_that_the_model_has_no_embedding_for(tmp_path: Path) -> None:
     for fields in ({}, {"bad_words": [high]}):
         with pytest.raises(RequestError, match="outside the vocabulary"):
             llm.generate(high if not fields else [1, 2], SamplingParams(**fields))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("decoding", [None, "jacobi", {"best_of": {"n": 2}}], ids=str)
+def test_what_is_shown_is_the_same_as_over_http(llm: LLM, decoding: Spec) -> None:
+    special = llm.tokenizer.hf.eos_token_id
+    assert isinstance(special, int)
+    letters = llm.tokenizer.encode("ABCD")
+    fields: dict[str, Any] = {"seed": 5, "max_tokens": 30, "ignore_eos": True}
+
+    def text(allowed: list[int], **more: Any) -> str:
+        params = SamplingParams(**fields, allowed_token_ids=allowed, **more)
+        return llm.generate("abc", params, decoding=decoding)[0].text
+
+    hidden, shown = (text([*letters, special], skip_special_tokens=skip) for skip in (True, False))
+    assert "<eos>" in shown
+    assert shown.replace("<eos>", "") == hidden
+    without, stopped = (
+        text(letters, stop="AB", include_stop_str_in_output=include) for include in (False, True)
+    )
+    assert stopped == without + "AB"
+
+
+def test_no_seed_is_minus_one(llm: LLM) -> None:
+    params = SamplingParams(max_tokens=40, seed=-1, ignore_eos=True)
+    one, other = (llm.generate("abc", params)[0].choices[0].token_ids for _ in range(2))
+    assert one != other

@@ -6,6 +6,8 @@ A row: field, values that are the bounds, values just beyond them, other fields 
 from dataclasses import dataclass, field
 from typing import Any
 
+from penstock.server.protocol.field_table import FIELDS
+
 BIG = 2**31 - 1
 
 
@@ -19,10 +21,15 @@ class Bound:
 
 SHARED = (
     Bound("n", (1, 128), (0, 129)),
-    Bound("max_tokens", (0, BIG), (-1, BIG + 1)),
+    Bound("max_tokens", (-1, 0, BIG), (-2, BIG + 1)),
+    *(
+        Bound(alias, (-1, 0, BIG), (-2, BIG + 1))
+        for alias in ("max_completion_tokens", "n_predict", "num_predict", "max_new_tokens")
+    ),
+    Bound("n_cmpl", (1, 128), (0, 129)),
     Bound("min_tokens", (0, BIG), (-1, BIG + 1)),
     Bound("temperature", (0, 2), (-0.001, 2.001)),
-    Bound("top_p", (1e-9, 1), (0, 1.001)),
+    Bound("top_p", (0, 1), (-0.001, 1.001)),
     Bound("top_k", (-1, BIG), (-2, BIG + 1)),
     Bound("min_p", (0, 1), (-0.001, 1.001)),
     Bound("repetition_penalty", (1e-9, 10), (0, 10.001)),
@@ -31,17 +38,19 @@ SHARED = (
     Bound("seed", (-(2**63), 2**63 - 1), (-(2**63) - 1, 2**63)),
     Bound("logit_bias", ({"5": -100}, {"5": 100}), ({"5": -100.5}, {"5": 100.5})),
     Bound(
-        "logit_bias", ({}, {str(i): 1 for i in range(1024)}), ({str(i): 1 for i in range(1025)},)
+        "logit_bias",
+        ({}, [], {str(i): 1 for i in range(1024)}),
+        ({str(i): 1 for i in range(1025)},),
     ),
-    Bound("stop", ("x", "x" * 256, [], ["x"] * 16), ("", "x" * 257, ["x"] * 17, [""])),
-    Bound("stop_token_ids", ([], [0] * 16, [BIG]), ([0] * 17, [-1], [BIG + 1])),
+    Bound("stop", ("", "x", "x" * 256, [], [""], ["x"] * 64), ("x" * 257, ["x"] * 65)),
+    Bound("stop_token_ids", ([], [0] * 64, [BIG]), ([0] * 65, [-1], [BIG + 1])),
     Bound("bad_words", ([], ["x" * 256] * 256), (["x"] * 257, [""], ["x" * 257])),
     Bound("allowed_token_ids", ([0], [0] * 16_384, [BIG]), ([], [0] * 16_385, [-1], [BIG + 1])),
     Bound("prompt_logprobs", (0, 20), (-1, 21)),
-    Bound("truncate_prompt_tokens", (1, BIG), (0, BIG + 1)),
+    Bound("truncate_prompt_tokens", (-1, 1, BIG), (-2, 0, BIG + 1)),
     Bound("priority", (-BIG, BIG), (-BIG - 1, BIG + 1)),
     Bound("cache_salt", ("x", "x" * 256), ("", "x" * 257)),
-    Bound("model", ("x", "x" * 256), ("", "x" * 257)),
+    Bound("model", ("", "x", "x" * 256), ("x" * 257,)),
     Bound("user", ("", "x" * 512), ("x" * 513,)),
     Bound("decoding", ("x", ["x"] * 16, {str(i): 1 for i in range(16)}), ("", ["x"] * 17, [""])),
     Bound("decoding", ({"a": [1] * 4000},), ({"a": [1] * 5000}, {str(i): 1 for i in range(17)})),
@@ -60,7 +69,11 @@ _HELLO = {"role": "user", "content": "x"}
 
 CHAT = (
     *SHARED,
-    Bound("max_completion_tokens", (0, BIG), (-1, BIG + 1)),
+    *(
+        Bound(hint, ("x" * 64, 0.5, True), ("x" * 65, ["low"], {"effort": "low"}))
+        for hint in ("reasoning_effort", "think", "verbosity")
+    ),
+    Bound("reasoning", ({}, {"effort": "low"}), ({str(i): 1 for i in range(17)}, "low")),
     Bound("top_logprobs", (0, 20), (-1, 21), {"logprobs": True}),
     Bound("messages", ([_HELLO], [_HELLO] * 4096), ([], [_HELLO] * 4097)),
     Bound(
@@ -86,6 +99,13 @@ VALID = {
 }
 TABLES = {"completion": COMPLETION, "chat": CHAT}
 PATHS = {"completion": "/v1/completions", "chat": "/v1/chat/completions"}
+
+
+def body(kind: str, bound: Bound, value: Any) -> dict[str, Any]:
+    """A valid request with the field; what it is another name of is not sent beside it."""
+    same_as = FIELDS[bound.name].same_as
+    valid = {name: given for name, given in VALID[kind].items() if name != same_as}
+    return {**valid, **bound.needs, bound.name: value}
 
 
 def cases(side: str) -> list[tuple[str, Bound, Any]]:

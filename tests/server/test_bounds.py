@@ -10,15 +10,12 @@ import pytest
 from penstock.errors import RequestError
 from penstock.server.protocol.chat_body import ChatBody
 from penstock.server.protocol.completion_body import CompletionBody
+from penstock.server.protocol.field_table import FIELDS
 from penstock.server.protocol.generation import GenerationBody
 from penstock.server.protocol.parse import parse_body
-from tests.server.bounds import PATHS, TABLES, VALID, Bound, case_id, cases
+from tests.server.bounds import PATHS, TABLES, VALID, Bound, body, case_id, cases
 
 BODIES: dict[str, type[GenerationBody]] = {"completion": CompletionBody, "chat": ChatBody}
-
-
-def body(kind: str, bound: Bound, value: Any) -> dict[str, Any]:
-    return {**VALID[kind], **bound.needs, bound.name: value}
 
 
 @pytest.mark.parametrize(("kind", "bound", "value"), cases("inside"), ids=case_id)
@@ -38,15 +35,18 @@ def test_beyond_the_bound_is_refused(kind: str, bound: Bound, value: Any) -> Non
 
 
 def test_every_bounded_field_is_in_the_table() -> None:
+    shared = {"stream", "stream_options", "ignore_eos", "return_token_ids", "echo"}
+    shared |= {"return_tokens_as_token_ids", "truncation_side", "add_special_tokens"}
+    shared |= {"skip_special_tokens", "spaces_between_special_tokens", "include_stop_str_in_output"}
     unbounded = {
-        "chat": {"stream", "stream_options", "ignore_eos", "return_token_ids", "logprobs"}
-        | {"add_generation_prompt", "continue_final_message"},
-        "completion": {"stream", "stream_options", "ignore_eos", "return_token_ids", "echo"}
-        | {"add_special_tokens"},
+        "chat": shared | {"logprobs", "add_generation_prompt", "continue_final_message"},
+        "completion": shared,
     }
+    aliases = {name for name, field in FIELDS.items() if field.kind == "alias"}
     for kind, model in BODIES.items():
         listed = {bound.name for bound in TABLES[kind]}
-        assert set(model.model_fields) == listed | unbounded[kind]
+        assert set(model.model_fields) == (listed - aliases) | unbounded[kind]
+        assert aliases - listed == {"no_stop_trim"}  # of a field that is not bounded
 
 
 def test_server_refuses_beyond_the_bounds_and_goes_on(http: httpx.Client) -> None:
@@ -63,7 +63,7 @@ def test_server_refuses_beyond_the_bounds_and_goes_on(http: httpx.Client) -> Non
 WRONG_TYPES = [
     ("n", "5"),
     ("n", True),
-    ("n", 1.0),
+    ("n", 1.5),
     ("n", [1]),
     ("max_tokens", "16"),
     ("max_tokens", 1.5),
@@ -73,7 +73,14 @@ WRONG_TYPES = [
     ("temperature", {}),
     ("top_p", [0.5]),
     ("seed", "7"),
-    ("seed", 1e3),
+    ("seed", 1.5),
+    ("seed", True),
+    ("stop_token_ids", [1.5]),
+    ("skip_special_tokens", 0),
+    ("include_stop_str_in_output", "yes"),
+    ("truncation_side", "middle"),
+    ("truncate_prompt_tokens", True),
+    ("n_predict", "5"),
     ("stop", 5),
     ("stop", [5]),
     ("stop", {"a": "b"}),
@@ -113,7 +120,7 @@ def test_wrong_type_is_refused(http: httpx.Client, kind: str, name: str, value: 
 
 @pytest.mark.parametrize("kind", ["completion", "chat"])
 def test_null_counts_as_absent(http: httpx.Client, kind: str) -> None:
-    optional = set(BODIES[kind].model_fields) - set(VALID[kind]) | {"tools", "response_format"}
+    optional = FIELDS.keys() - VALID[kind].keys()
     answer = http.post(PATHS[kind], json={**VALID[kind], **dict.fromkeys(optional)})
     assert answer.status_code == 200
     assert "x-penstock-ignored" not in answer.headers

@@ -179,11 +179,19 @@ def test_budgets_end_a_search_with_the_best_so_far(http: httpx.Client) -> None:
 
 
 REFUSALS: list[tuple[dict[str, Any], str, str]] = [
-    ({"decoding": {"tot": {"breadth": 0}}}, "decoding.tot.breadth", "1 (got 0)"),
-    ({"decoding": {"tot": {"breadth": 1025}}}, "decoding.tot.breadth", "1024 (got 1025)"),
-    ({"decoding": {"tot": {"depth": 33}}}, "decoding.tot.depth", "32 (got 33)"),
-    ({"decoding": {"tot": {"task": "chess"}}}, "decoding.tot.task", "(got chess)"),
-    ({"decoding": {"tot": {"budget": {"tokens": 0}}}}, "decoding.tot.budget.tokens", "got 0"),
+    ({"decoding": {"tot": {"breadth": 0}}}, "decoding.tot.breadth", "is 0; it must be at least 1"),
+    (
+        {"decoding": {"tot": {"breadth": 1025}}},
+        "decoding.tot.breadth",
+        "is 1025; it must be at most 1024",
+    ),
+    ({"decoding": {"tot": {"depth": 33}}}, "decoding.tot.depth", "is 33; it must be at most 32"),
+    ({"decoding": {"tot": {"task": "chess"}}}, "decoding.tot.task", "is 'chess'; it must be"),
+    (
+        {"decoding": {"tot": {"budget": {"tokens": 0}}}},
+        "decoding.tot.budget.tokens",
+        "is 0; it must be at least 1",
+    ),
     (
         {"decoding": {"tot": {"budget": {"tokens": 10**8}}}},
         "decoding.tot.budget.tokens",
@@ -196,14 +204,14 @@ REFUSALS: list[tuple[dict[str, Any], str, str]] = [
     ),
     ({"decoding": {"tot": {}}, "n": 6}, "decoding.tot.breadth", "n = 6"),
     ({"decoding": {"tot": {"task": "game24"}}, "prompt": "none"}, "prompt", "0 of 0 numbers"),
-    ({"decoding": {"beam": {"width": 65}}}, "decoding.beam.width", "64 (got 65)"),
+    ({"decoding": {"beam": {"width": 65}}}, "decoding.beam.width", "is 65; it must be at most 64"),
     (
         {"decoding": {"beam": {"length_penalty": 11}}},
         "decoding.beam.length_penalty",
-        "to 10 (got 11)",
+        "is 11; it must be at most 10",
     ),
-    ({"decoding": {"best_of": {"n": 257}}}, "decoding.best_of.n", "256 (got 257)"),
-    ({"decoding": {"best_of": {"n": 0}}}, "decoding.best_of.n", "1 (got 0)"),
+    ({"decoding": {"best_of": {"n": 257}}}, "decoding.best_of.n", "is 257; it must be at most 256"),
+    ({"decoding": {"best_of": {"n": 0}}}, "decoding.best_of.n", "is 0; it must be at least 1"),
     ({"decoding": ["best_of", "tot"]}, "decoding.tot", "both fill the controller slot"),
     ({"decoding": "tot", "logprobs": 1}, "logprobs", "not available with decoding.tot"),
     ({"decoding": "beam", "kv_cache": "h2o"}, "kv_cache.h2o", "token by token"),
