@@ -36,6 +36,9 @@ WORKERS ?= 2
 test: setup ## run the tests in two processes (ARGS="tests/engine -k seeded" for some; WORKERS=0)
 	$(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile $(ARGS)
 
+fuzz: setup ## random inputs for a while (ARGS="--seconds 600 --seed 7"; --case N for one again)
+	$(BIN)/python -m tests.fuzz $(ARGS)
+
 gpu: setup ## on a CUDA device: run the tests that need one, then time the kernels and the engine
 	TRITON_INTERPRET=0 $(BIN)/pytest -m gpu $(ARGS)
 	TRITON_INTERPRET=0 $(BIN)/python benchmarks/kernels.py
@@ -113,5 +116,5 @@ clean: ## remove caches and build products; .venv stays
 	rm -rf build dist out .pytest_cache .ruff_cache .hypothesis
 	find . -path ./$(VENV) -prune -o -name __pycache__ -print0 | xargs -0 rm -rf
 
-.PHONY: help setup serve test gpu check format docs bench load soak nano nano-eval wheel \
+.PHONY: help setup serve test fuzz gpu check format docs bench load soak nano nano-eval wheel \
 	image-deps image-install image-check wheel-check image clean

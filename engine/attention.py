@@ -179,12 +179,16 @@ class Findings:
         return [self.layers[i] for i in range(len(self.layers))]
 
 
-def probe_model(model: nn.Module) -> Findings:
-    """Three tiny forward passes in which attention passes nothing between tokens."""
-    base, logits = _probe(model, ids=[5, 7, 9], positions=[0, 1, 2])
-    _, other = _probe(model, ids=[11, 7, 9], positions=[0, 1, 2])
-    apart, _ = _probe(model, ids=[5, 5, 5], positions=[4, 1, 0])
-    swapped, _ = _probe(model, ids=[5, 5, 5], positions=[0, 1, 4])
+def probe_model(model: nn.Module, tokens: Sequence[int]) -> Findings:
+    """Four tiny forward passes in which attention passes nothing between tokens.
+
+    `tokens`: at least four whose logits are finite.
+    """
+    a, b, c, d = tokens[:4]
+    base, logits = _probe(model, ids=[a, b, c], positions=[0, 1, 2])
+    _, other = _probe(model, ids=[d, b, c], positions=[0, 1, 2])
+    apart, _ = _probe(model, ids=[a, a, a], positions=[4, 1, 0])
+    swapped, _ = _probe(model, ids=[a, a, a], positions=[0, 1, 4])
     pairs = [
         *zip(apart.queries, swapped.queries, strict=True),
         *zip(apart.keys, swapped.keys, strict=True),

@@ -24,6 +24,7 @@ from .intake import Intake
 from .lean.compiled import CompiledDecoder
 from .loading import LoadedModel, ModelInfo, load_model
 from .memory import free_bytes, pool_pages
+from .model.stages import stage
 from .profile import CudaMeter, longest_prompt, step_bytes
 from .runner import ModelRunner
 from .threads import torch_gets_one
@@ -46,6 +47,7 @@ class Built:
     loaded: LoadedModel
 
 
+@stage("the engine cannot be set up")
 def build_engine(config: EngineConfig, clock: Callable[[], float]) -> Built:
     """Load the model and size the engine for the machine.
 
@@ -223,7 +225,7 @@ def _search_sequences(config: EngineConfig) -> int:
 def _pad_id(tokenizer: Tokenizer, vocab_size: int) -> int:
     """The id that means nothing, where the model has an embedding for it; else the first."""
     pad_id = tokenizer.hf.pad_token_id
-    return pad_id if isinstance(pad_id, int) and pad_id < vocab_size else 0
+    return pad_id if isinstance(pad_id, int) and 0 <= pad_id < vocab_size else 0
 
 
 def _fit_context(config: EngineConfig, info: ModelInfo, pages: int) -> ModelInfo:

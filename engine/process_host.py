@@ -6,6 +6,7 @@ ends when the other does.
 
 import asyncio
 import logging
+import signal
 import socket
 import subprocess
 import sys
@@ -178,9 +179,8 @@ class ProcessHost:
                     _log(message)
                 if isinstance(message, wire.Refused):
                     raise _refusal(message)
-        status = self._process.wait()
         raise EngineDeadError(
-            f"the engine's process ended with status {status} before it was ready"
+            f"the engine's process {_end(self._process.wait())} before it was ready"
         )
 
 
@@ -200,6 +200,14 @@ class _Protocol(asyncio.Protocol):
 
 def _log(message: wire.Logged) -> None:
     logging.getLogger(message.name).log(message.level, "%s", message.text)
+
+
+def _end(status: int) -> str:
+    if status >= 0:
+        return f"ended with status {status}"
+    name = signal.Signals(-status).name
+    why = "; the system may be out of memory" if name == "SIGKILL" else ""
+    return f"was ended by {name}{why}"
 
 
 def _refusal(message: wire.Refused) -> ConfigurationError:

@@ -3,6 +3,7 @@
 Each subcommand is imported when it is called, so that help and version never wait for torch.
 """
 
+import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -11,6 +12,8 @@ from difflib import get_close_matches
 
 from penstock import __version__
 from penstock.errors import ConfigurationError, PenstockError
+
+logger = logging.getLogger(__name__)
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -103,6 +106,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_FAILED
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
+    except Exception as error:
+        logger.debug("unexpected", exc_info=True)
+        said = " ".join(str(error).split())
+        sys.stderr.write(f"penstock {words[0]}: unexpected {type(error).__name__}: {said}\n")
+        return EXIT_FAILED
 
 
 def _help() -> str:

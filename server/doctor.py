@@ -12,6 +12,7 @@ from penstock import __version__
 
 from .command_settings import CommandSettings
 from .doctor_checks import CHECKS, TRITON_CHECKS, triton_hindrance, usual_device
+from .log import configure_logging
 
 Row = tuple[str, str]
 _PACKAGES = ("torch", "triton", "transformers", "tokenizers", "fastapi", "uvicorn", "pydantic")
@@ -19,12 +20,20 @@ _EMBEDDED = Path(__file__).parent.parent / "models" / "nano" / "weights"
 
 
 class DoctorSettings(CommandSettings):
-    """Show device, kernels, memory and versions, and check the kernels."""
+    """Show device, kernels, memory and versions, and check the kernels, and a model where named.
+
+    `model`: folder of a model, or its name on the Hub, to load as `penstock serve` would.
+    """
+
+    model: str | None = None
 
 
 def run_doctor(settings: DoctorSettings) -> int:
-    """Print the report; 0 where every check passed, 1 otherwise."""
-    del settings
+    """Print the report; 0 where every check passed, 1 otherwise.
+
+    Raises:
+        ConfigurationError: the model cannot be served.
+    """
     write = sys.stdout.write
     for name, value in _report():
         write(f"{name:<24} {value}\n")
@@ -37,7 +46,18 @@ def run_doctor(settings: DoctorSettings) -> int:
         write(f"{'check ' + name:<24} {'ok' if problem is None else 'FAILED: ' + problem}\n")
     if hindrance is not None:
         write(f"{'check triton':<24} not run: {hindrance}\n")
+    if settings.model is not None:
+        write(f"{'model':<24} {_model(settings.model)}\n")
     return 1 if failed else 0
+
+
+def _model(name: str) -> str:
+    from ..engine.config import EngineConfig
+    from ..engine.loading import load_model
+
+    configure_logging("warning")
+    loaded = load_model(EngineConfig(model=name))
+    return f"{loaded.info.architecture}, up to {loaded.info.max_length_tokens} tokens"
 
 
 def _report() -> Iterator[Row]:

@@ -112,10 +112,11 @@ class Lifecycle:
         self.phase = "failed"
         wrong_settings = isinstance(error, ConfigurationError)
         self.exit_code = EXIT_CONFIGURATION if wrong_settings else EXIT_FAILED
+        unexpected = not isinstance(error, PenstockError)
         logger.error(
             "the model could not be loaded: %s",
-            error,
-            exc_info=None if isinstance(error, PenstockError) else error,
+            f"{type(error).__name__}: {error}" if unexpected else error,
+            exc_info=error if unexpected and logger.isEnabledFor(logging.DEBUG) else None,
         )
         for callback in self.on_failed:
             callback()

@@ -111,10 +111,11 @@ def test_bad_words_do_not_appear(llm: LLM) -> None:
 
 
 def test_tokens_that_the_model_has_no_embedding_for(tmp_path: Path) -> None:
-    """A tokenizer larger than the model must not crash the engine."""
-    folder = save_tiny("llama", tmp_path, vocab_size=100, eos_token_id=5)
+    """A token that was added to the tokenizer and not to the model must not crash the engine."""
+    folder = save_tiny("llama", tmp_path, vocab_size=256, eos_token_id=5)
     llm = LLM(str(folder), kv_cache_memory=0.01)
-    high = llm.tokenizer.decode([200, 201])
+    high = "<eos>"
+    assert llm.tokenizer.encode(high) == [256]
     for fields in ({}, {"bad_words": [high]}):
         with pytest.raises(RequestError, match="outside the vocabulary"):
             llm.generate(high if not fields else [1, 2], SamplingParams(**fields))  # type: ignore[arg-type]

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from penstock.engine.loading import EMBEDDED_MODEL as WEIGHTS
+from penstock.engine.model.folder import EMBEDDED_MODEL as WEIGHTS
 from penstock.models.nano.training.corpus import documents
 from penstock.models.nano.training.plan import TrainingPlan
 from penstock.models.nano.training.tokenizer import VOCAB_SIZE, sample_text, train_tokenizer

@@ -14,7 +14,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from penstock.engine.loading import EMBEDDED_MODEL as WEIGHTS
+from penstock.engine.model.folder import EMBEDDED_MODEL as WEIGHTS
 from penstock.models.nano.training import train
 from penstock.models.nano.training.batches import Encoded, Encoder, batch, collate, in_order, rows
 from penstock.models.nano.training.corpus import MIXES

@@ -15,7 +15,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from penstock.engine.loading import EMBEDDED_MODEL as WEIGHTS
+from penstock.engine.model.folder import EMBEDDED_MODEL as WEIGHTS
 from penstock.models.nano.training.batches import Encoder, collate, rows
 from penstock.models.nano.training.plan import TrainingPlan
 from penstock.models.nano.training.trainer import token_loss

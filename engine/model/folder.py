@@ -1,0 +1,109 @@
+"""Where a model's files lie, and reading the small ones."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any, Final
+
+from huggingface_hub import snapshot_download
+
+from ...errors import ConfigurationError
+from ..config import EngineConfig
+from .stages import printable, stage
+
+logger = logging.getLogger(__name__)
+
+EMBEDDED_MODEL: Final = Path(__file__).parents[2] / "models" / "nano" / "weights"
+CONFIG: Final = "config.json"
+GENERATION: Final = "generation_config.json"
+WEIGHTS: Final = "model.safetensors"
+INDEX: Final = "model.safetensors.index.json"
+
+_SMALL_FILES: Final = ["*.json", "*.txt", "*.model", "*.jinja", "*.py", "*.tiktoken"]
+_ELSEWHERE: Final = ["*/*", "consolidated*"]
+"""Other formats of the same weights, and their folders."""
+_MOST_BYTES: Final = 64 << 20
+
+
+def model_folder(config: EngineConfig) -> Path:
+    """The folder that holds the model; one on the Hub is downloaded, or found in the cache.
+
+    Raises:
+        ConfigurationError: there is no such folder, or the Hub does not give it.
+    """
+    if config.model is None:
+        if not (EMBEDDED_MODEL / CONFIG).is_file():
+            raise ConfigurationError(
+                "the embedded model is missing from this installation; name a model folder"
+            )
+        return EMBEDDED_MODEL
+    name = config.model
+    folder = Path(name)
+    if folder.is_dir():
+        return folder
+    if name.startswith(("/", ".", "~")) or name.count("/") != 1:
+        raise ConfigurationError(f"{printable(name)}: no such model folder")
+    with stage(f"{printable(name)}: neither a folder nor to be had from the Hub"):
+        return _from_hub(name)
+
+
+def _from_hub(name: str) -> Path:
+    """Small files first: they say which of the large ones are the weights."""
+    folder = Path(snapshot_download(name, allow_patterns=_SMALL_FILES, ignore_patterns=_ELSEWHERE))
+    wanted = [WEIGHTS]
+    if (folder / INDEX).is_file():
+        shards = read_object(folder / INDEX).get("weight_map")
+        if isinstance(shards, dict):
+            wanted = sorted({str(shard) for shard in shards.values()})  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+    return Path(snapshot_download(name, allow_patterns=[*_SMALL_FILES, *wanted]))
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a small file.
+
+    Raises:
+        ConfigurationError: it cannot be read, or is none.
+    """
+    try:
+        size = path.stat().st_size
+        if size > _MOST_BYTES:
+            raise ConfigurationError(f"{path}: {size} bytes, and at most {_MOST_BYTES} are read")
+        text = path.read_bytes().decode("utf-8-sig")
+    except FileNotFoundError as error:
+        raise ConfigurationError(f"{path}: no such file") from error
+    except OSError as error:
+        raise ConfigurationError(f"{path}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"{path}: not UTF-8 at byte {error.start}") from error
+    found = parse(text, path)
+    if not isinstance(found, dict):
+        raise ConfigurationError(
+            f"{path}: a JSON {type(found).__name__}, and an object is expected"
+        )
+    return found  # pyright: ignore[reportUnknownVariableType]
+
+
+def parse(text: str, path: Path) -> Any:
+    """JSON in which no key stands twice: readers would disagree about the one that counts.
+
+    Raises:
+        ConfigurationError: it is not.
+    """
+    try:
+        return json.loads(text, object_pairs_hook=_once)
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno}, column {error.colno}"
+        raise ConfigurationError(f"{path}: not JSON: {error.msg} ({where})") from error
+    except RecursionError as error:
+        raise ConfigurationError(f"{path}: not read: it is nested too deeply") from error
+    except ValueError as error:
+        raise ConfigurationError(f"{path}: not JSON: {printable(str(error))}") from error
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {twice!r} stands twice in one object")
+    return found
