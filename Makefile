@@ -71,6 +71,9 @@ load: setup ## drive a server of its own with Locust; fails on a missed objectiv
 soak: setup ## callers who leave, overload, a killed engine, other keys' prefixes (ARGS="--duration-s 3600")
 	$(BIN)/python loadtest/soak/run.py $(ARGS)
 
+fairness: setup ## what one caller's most expensive requests cost another; fails on a missed bound
+	$(BIN)/python benchmarks/fairness.py $(ARGS)
+
 # Without the limits glibc returns every large buffer to the system: a step takes half as long again.
 nano: setup ## make the embedded model again: train, then measure (ARGS="--resume" to go on)
 	MALLOC_MMAP_THRESHOLD_=4000000000 MALLOC_TRIM_THRESHOLD_=8000000000 \
@@ -116,5 +119,5 @@ clean: ## remove caches and build products; .venv stays
 	rm -rf build dist out .pytest_cache .ruff_cache .hypothesis
 	find . -path ./$(VENV) -prune -o -name __pycache__ -print0 | xargs -0 rm -rf
 
-.PHONY: help setup serve test fuzz gpu check format docs bench load soak nano nano-eval wheel \
+.PHONY: help setup serve test fuzz gpu check format docs bench load fairness soak nano nano-eval wheel \
 	image-deps image-install image-check wheel-check image clean

@@ -182,23 +182,33 @@ class AsyncEngine:
         return self._draining
 
     def _check_queue(self, request: Request) -> None:
-        limit = self.config.max_running + self.config.max_queued_requests
-        live = sum(generation.sequences for generation in self._live.values())
-        queued_tokens = sum(
-            g.request.prompt_tokens for g in self._live.values() if g.first_token_s is None
-        )
+        """Refuse what would wait too long. Nobody can fill the queue for others: who holds no more
+        than an equal part of it gets in, until twice the bound is there."""
+        config, owner = self.config, request.owner
+        owners = {generation.request.owner for generation in self._live.values()} | {owner}
+        waits = [g for g in self._live.values() if g.first_token_s is None]
+
+        def admits(held: list[tuple[str, int]], new: int, limit: int) -> bool:
+            total = sum(count for _, count in held) + new
+            own = sum(count for name, count in held if name == owner) + new
+            return total <= limit or (total <= 2 * limit and own * len(owners) <= limit)
+
+        sequences = [(g.request.owner, g.sequences) for g in self._live.values()]
+        tokens = [(g.request.owner, g.request.prompt_tokens) for g in waits]
+        live = sum(count for _, count in sequences)
         retry_after_s = self._retry_after_s(live)
-        if live + request.sequences > limit:
+        limit = config.max_running + config.max_queued_requests
+        if not admits(sequences, request.sequences, limit):
             raise OverloadedError(
                 f"{live} sequences are running or waiting and this request adds "
                 f"{request.sequences}; the limit is {limit}; try again in {retry_after_s} s",
                 retry_after_s=retry_after_s,
             )
-        total = queued_tokens + request.prompt_tokens
-        if queued_tokens and total > self.config.max_queued_tokens:
+        queued = sum(count for _, count in tokens)
+        if queued and not admits(tokens, request.prompt_tokens, config.max_queued_tokens):
             raise OverloadedError(
-                f"{queued_tokens} prompt tokens are waiting and this request adds "
-                f"{request.prompt_tokens}; the limit is {self.config.max_queued_tokens}; try "
+                f"{queued} prompt tokens are waiting and this request adds "
+                f"{request.prompt_tokens}; the limit is {config.max_queued_tokens}; try "
                 f"again in {retry_after_s} s",
                 retry_after_s=retry_after_s,
             )

@@ -45,7 +45,8 @@ class EngineConfig(BaseModel):
     `max_running`: sequences that run at once; also the largest n.
     `max_batch_tokens`: rows of one step, prompt chunks and decoding together; None fits the device.
     `chunk_tokens`: longest piece of one prompt in a step; None means the whole budget.
-    `max_queued_requests`, `max_queued_tokens`: admission bounds on what waits; beyond them 429.
+    `max_queued_requests`, `max_queued_tokens`: admission bounds on what waits; beyond them 429. Of
+    several owners, one with less than an equal part gets in until there is twice as much.
     `search_thoughts`, `search_sequences`, `search_tokens`, `search_seconds`: what one search may
     use: nodes of its tree, sequences at once (default: a quarter of `max_running`), tokens of all
     its prompts and answers, time.

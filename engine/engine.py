@@ -78,6 +78,7 @@ class Engine:
             chunk_tokens=chunk_tokens,
             clock=clock,
             on_preempt=self._eviction.swap_out,
+            on_split=self._split,
             shelf=self._shelf,
         )
         self.runner = runner
@@ -91,6 +92,7 @@ class Engine:
             trees=draft_trees,
             lines=lambda: runner.graphs is not None,
         )
+        self._clock = clock
         self._store = store
         self._by_request: dict[str, list[Sequence]] = {}
         self._arrivals = 0
@@ -114,16 +116,7 @@ class Engine:
     def add(self, request: Request) -> None:
         """Queue a request. Its other choices fork off the first when the prompt has been read."""
         self._arrivals += 1
-        first = Sequence(
-            **self._context(request, request.prompt_ids),
-            request=request,
-            index=0,
-            sampling=request.sampling,
-            arrival=self._arrivals,
-            others=tuple(Branch(**self._context(request, ids)) for ids in request.contexts),
-            target=request.target,
-            unborn=tuple(range(1, request.n)),
-        )
+        first = self._choice(request, 0, self._arrivals, tuple(range(1, request.n)))
         self._by_request[request.id] = [first]
         self.scheduler.add(first)
 
@@ -158,6 +151,7 @@ class Engine:
                 return self._land(flight, step)
         self._planner.plan(self.scheduler.running)
         self._pace.start()
+        began_s = self._clock()
         step = self.scheduler.schedule()
         self._preemptions += len(step.preempted)
         self.last_rows = step.rows
@@ -172,12 +166,14 @@ class Engine:
             outputs = self._land(flight, step)
             if self._flight is None:  # or the time would be that of two steps
                 self._pace.stop(step.rows, 0, 0)
+                self.scheduler.note(step, self._clock() - began_s)
             return outputs
         self._eviction.note_certain(step)  # before choices fork off
         decoded = self.decoder.decode(step, logits, self._fork)
         outputs = self._commit(step, decoded)
         if step.only_decodes:
             self._pace.stop(step.rows - step.guesses, step.guesses, step.drafts)
+        self.scheduler.note(step, self._clock() - began_s)
         return outputs
 
     def _land(self, flight: Flight, step: Step) -> list[StepOutput]:
@@ -231,6 +227,30 @@ class Engine:
             "keeping": self._eviction.keeping_for(request, prompt),
             "reading": reading,
         }
+
+    def _choice(
+        self, request: Request, index: int, arrival: int, unborn: tuple[int, ...] = ()
+    ) -> Sequence:
+        """A choice that has to read the prompt, `unborn` to fork off when it has."""
+        sampling = request.sampling
+        if index:
+            sampling = replace(sampling, seed=derive_seed(sampling.seed, index))
+        return Sequence(
+            **self._context(request, request.prompt_ids),
+            request=request,
+            index=index,
+            sampling=sampling,
+            arrival=arrival,
+            others=tuple(Branch(**self._context(request, ids)) for ids in request.contexts),
+            target=request.target,
+            unborn=unborn,
+        )
+
+    def _split(self, sequence: Sequence, choices: tuple[int, ...]) -> list[Sequence]:
+        """Choices that read the prompt themselves, for they cannot wait for a place otherwise."""
+        made = [self._choice(sequence.request, i, sequence.arrival) for i in choices]
+        self._by_request[sequence.request.id] += made
+        return made
 
     def _fork(self, sequence: Sequence) -> list[Sequence]:
         """The request's other choices, born when the prompt has been read."""

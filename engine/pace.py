@@ -10,11 +10,10 @@ how uncertain each of them is. Whoever drafts takes the sizes that seem cheap; w
 that says nothing of F.
 """
 
-import math
-from bisect import bisect_left
 from collections.abc import Callable
-from functools import cache
 from typing import Final
+
+from .curve import Curve, on_grid
 
 _WEIGHT: Final = 0.15
 """Of a new measurement."""
@@ -22,8 +21,6 @@ _WEIGHT_AFTER: Final = 0.4
 """Of a step without guesses after many with some."""
 _MOST: Final = 2.5
 """Times the estimate: a measurement above counts as no more."""
-_GRID: Final = 4
-"""Estimates per doubling of the rows."""
 _FORGET_EVERY, _FORGET_SHARE = 64, 0.03
 _STALE, _LONGEST_STALE = 32, 128
 """Steps with guesses, of so many rows besides, after which one without them has to tell F; twice as
@@ -34,8 +31,6 @@ _ASTRAY, _ASTRAY_AFTER = 0.2, 4
 it may be the machine that has changed."""
 _ASTRAY_MOST: Final = 0.6
 """A step's error counts as no more: one interruption is no change."""
-_FIXED_SHARE: Final = 0.5
-"""Of the time of the smallest size measured, taken not to depend on its rows."""
 _GUESS_SHARE: Final = 0.02
 """What a guess costs until measured, as a share of F: few rows are bound by reading the weights."""
 _VARIANCES: Final = (0.02**2, 0.03**2)
@@ -47,8 +42,8 @@ class Pace:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._plain = _Curve()
-        self._guess = _Curve()
+        self._plain = Curve()
+        self._guess = Curve()
         self._per_draft = 0.0
         self._observed = 0
         # Sizes measured of late; and how many guesses each had when it was measured last.
@@ -73,7 +68,7 @@ class Pace:
         self._observed += 1
         if self._observed % _FORGET_EVERY == 0:
             self._forget()
-        size = _on_grid(rows)
+        size = on_grid(rows)
         if not self._plain.sizes:
             self._plain.set(size, seconds)
             return
@@ -99,7 +94,7 @@ class Pace:
         of_guesses, of_drafts = of_guess * guesses * guesses, of_draft * drafts * drafts
         error *= _WEIGHT / (of_guesses + of_drafts)
         each = self._of_guess(rows, guesses) + error * of_guesses / guesses
-        at = _on_grid(rows + guesses)
+        at = on_grid(rows + guesses)
         self._guess.set(at, max(each, 0.0))
         self._measured.add(at)
         self._guesses[at] = guesses
@@ -113,7 +108,7 @@ class Pace:
         """
         if not self._plain.sizes:
             return True
-        size = _on_grid(rows)
+        size = on_grid(rows)
         since, patience = self._since_plain.get(size, (0, _STALE))
         astray = since >= _ASTRAY_AFTER and abs(self._astray.get(size, 0.0)) > _ASTRAY
         return astray or since >= patience
@@ -132,13 +127,7 @@ class Pace:
         return self._of_guess(rows, guesses) * guesses if guesses else 0.0
 
     def _of_rows(self, rows: int) -> float:
-        sizes, size = self._plain.sizes, _on_grid(rows)
-        if not sizes:
-            return 1.0
-        if size < sizes[0]:
-            share = _FIXED_SHARE + (1 - _FIXED_SHARE) * size / sizes[0]
-            return self._plain.at(sizes[0]) * share
-        return self._plain.at(size) * max(1.0, size / sizes[-1])
+        return self._plain.estimate(rows) if self._plain.sizes else 1.0
 
     def _of_guess(self, rows: int, guesses: int) -> float:
         if not self._guess.sizes:
@@ -160,40 +149,3 @@ class Pace:
         if not self._measured:
             self._per_draft *= 1 - _FORGET_SHARE
         self._measured.clear()
-
-
-@cache
-def _on_grid(size: int) -> int:
-    """The size nearest to it whose estimates are kept."""
-    if size <= 2 * _GRID:
-        return size
-    return round(2 ** (round(_GRID * math.log2(size)) / _GRID))
-
-
-class _Curve:
-    """Values at sizes on a grid; straight lines between them, level beyond."""
-
-    def __init__(self) -> None:
-        self.sizes: list[int] = []
-        self._of: dict[int, float] = {}
-
-    def at(self, size: int) -> float:
-        """The value at any size; there has to be one somewhere.
-
-        What is measured at a size is kept at the nearest on the grid, and read there.
-        """
-        known = self._of.get(_on_grid(size))
-        if known is not None:
-            return known
-        at = bisect_left(self.sizes, size)
-        if at in (0, len(self.sizes)):
-            return self._of[self.sizes[max(0, at - 1)]]
-        low, high = self.sizes[at - 1], self.sizes[at]
-        share = (size - low) / (high - low)
-        return self._of[low] + share * (self._of[high] - self._of[low])
-
-    def set(self, size: int, value: float) -> None:
-        """Set the value at a size on the grid."""
-        if size not in self._of:
-            self.sizes.insert(bisect_left(self.sizes, size), size)
-        self._of[size] = value

@@ -14,6 +14,8 @@ from ..registry import Choice
 FinishReason = Literal["stop", "length"]
 PART = "#"
 """Between the id of a request and the number of one of its parts."""
+Flow = tuple[str, bool]
+"""What shares are divided among: an owner's searches, and all else of that owner."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +50,8 @@ class Request:
     `logprobs`: how many alternatives to report beside the chosen token; None reports nothing.
     `prompt_logprobs`: the same for every prompt token but the first.
     `text`: what of its tokens is shown; the engine knows none.
-    `priority`: lower runs earlier; equal priorities run in order of arrival.
+    `owner`: whose it is; owners share the engine by `weight`, whatever they ask of it.
+    `priority`: lower runs earlier among requests of one owner.
     `cache_salt`: prefixes are shared only between requests of equal salt.
     `contexts`: prompts of the target's further contexts. `combines`: whether the target changes
     anything.
@@ -70,6 +73,8 @@ class Request:
     text: TextOptions = PLAIN_TEXT
     logprobs: int | None = None
     prompt_logprobs: int | None = None
+    owner: str = ""
+    weight: float = 1.0
     priority: int = 0
     cache_salt: str = ""
     decoding: Mapping[str, Choice[DecodingMethod[Any]]] = field(default_factory=dict)
@@ -82,6 +87,11 @@ class Request:
     answered: int = 0
     keeps: bool = False
     source: str | None = None
+
+    @property
+    def flow(self) -> Flow:
+        """Whose share it uses."""
+        return self.owner, self.part_of is not None
 
     def kept_name(self, index: int) -> str:
         """Under which the keys and values of a choice are kept."""

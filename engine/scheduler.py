@@ -1,48 +1,41 @@
 """Which sequences run, and with how many rows, in the next step.
 
-Order: those that decode (one row a context, and their drafts), then prompts being read, then those
-that wait; within each by priority and arrival. When pages run out, the last in that order gives
-its pages back and waits again (preemption by recomputation).
-
-Two rules for requests that share much. Of several that begin alike one reads, and the others wait
-until they can take its pages. Beside requests of others, searches have as many rows as those.
+Each flow (`shares.py`) has its part of a step. Within it: those that decode (one row a context,
+and their drafts), then prompts being read, then those that wait (`waiting_line.py`), for which
+`room.py` finds places and pages. Of several sequences of an owner that begin alike one reads, and
+the others wait until they can take its pages (`prompt_reuse.py`).
 """
 
-import heapq
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Final
 
-from ..kvcache.pages import OutOfPages, PagePool
-from ..kvcache.prefix import PrefixCache, Salt
-from ..kvcache.table import PageTable
-from .sequence import Branch, Sequence
+from ..kvcache.pages import PagePool
+from ..kvcache.prefix import PrefixCache
+from .prompt_reuse import PromptReuse
+from .request import Flow
+from .room import Room
+from .sequence import Sequence
+from .shares import Demand, Shares
 from .shelf import Shelf
-from .sparse import salt_of
 from .step import Chunk, Step
-
-_SEARCH_PART: Final = 16
-"""Of a step's rows, the part that searches get beside others, however few those are."""
+from .waiting_line import WaitingLine
 
 
 @dataclass(slots=True, kw_only=True)
 class _Budget:
-    """Rows that a step has left, `of_searches` among them for the parts of searches."""
+    """Rows that a step has left, and what of them is for each flow."""
 
     rows: int
-    of_searches: int
+    of_flow: dict[Flow, int]
 
     def of(self, sequence: Sequence) -> int:
         """Rows that are left for this one."""
-        if sequence.request.part_of is None:
-            return self.rows
-        return min(self.rows, self.of_searches)
+        return max(0, min(self.rows, self.of_flow.get(sequence.request.flow, 0)))
 
     def take(self, sequence: Sequence, rows: int) -> None:
         """Use up rows."""
         self.rows -= rows
-        if sequence.request.part_of is not None:
-            self.of_searches -= rows
+        self.of_flow[sequence.request.flow] -= rows
 
 
 class Scheduler:
@@ -51,6 +44,7 @@ class Scheduler:
     `max_running`: sequences that run at once, each as often as it has contexts; choices that have
     yet to fork off count, and no request may need more than this.
     `max_batch_tokens`: rows of one step. `chunk_tokens`: rows of one sequence in a step.
+    `on_split`: makes sequences of choices that cannot fork off the first, for lack of places.
     """
 
     def __init__(
@@ -63,31 +57,47 @@ class Scheduler:
         chunk_tokens: int,
         clock: Callable[[], float],
         on_preempt: Callable[[Sequence], None] = lambda sequence: None,
+        on_split: Callable[[Sequence, tuple[int, ...]], list[Sequence]],
         shelf: Shelf | None = None,
     ) -> None:
         assert max_batch_tokens >= max_running, "every decoding sequence needs its row"
         self._pool = pool
-        self._prefix = prefix
-        self._max_running = max_running
         self._max_batch_tokens = max_batch_tokens
         self._chunk_tokens = chunk_tokens
         self._clock = clock
         self._on_preempt = on_preempt
-        self._shelf = Shelf() if shelf is None else shelf
-        self._waiting: list[tuple[tuple[int, int, int], Sequence]] = []
-        self.running: list[Sequence] = []
-        # Whether the first in the queue found no place or no pages, and nobody has left since.
-        self._refused = False
+        self._on_split = on_split
+        shelf = Shelf() if shelf is None else shelf
+        self._shares = Shares()
+        self._reuse = PromptReuse(prefix, shelf)
+        self._room = Room(
+            pool=pool,
+            shelf=shelf,
+            shares=self._shares,
+            reuse=self._reuse,
+            max_running=max_running,
+            preempted=self._preempted,
+            split=self._split,
+        )
+        self._waiting: dict[Flow, WaitingLine] = {}
+        # Flows whose next found no place or no pages, and nobody has left since.
+        self._refused: set[Flow] = set()
+        self._steps = 0
+
+    @property
+    def running(self) -> list[Sequence]:
+        """Sequences that have pages, whether or not each step has rows of them."""
+        return self._room.running
 
     @property
     def waiting(self) -> int:
         """Sequences that wait for their first step, or to be recomputed."""
-        return len(self._waiting)
+        return sum(map(len, self._waiting.values()))
 
     @property
     def admits(self) -> bool:
         """Whether somebody waits who might come in by now."""
-        return bool(self._waiting) and not self._refused
+        return any(flow not in self._refused for flow in self._waiting)
 
     @property
     def has_work(self) -> bool:
@@ -96,60 +106,119 @@ class Scheduler:
 
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence that holds no pages."""
-        self._refused = False
-        heapq.heappush(self._waiting, (sequence.key, sequence))
+        self._shares.join(sequence)
+        self._queue(sequence)
 
     def adopt(self, fork: Sequence) -> None:
         """Run a sequence that forked off a running one."""
+        self._shares.join(fork)
         self.running.append(fork)
 
     def remove(self, gone: Iterable[Sequence]) -> None:
         """Forget sequences, wherever they are, and free their pages: the one place for it."""
-        ids = {id(sequence) for sequence in gone}
-        if not ids:
-            return
-        self._refused = False
-        for sequence in self.all():
-            if id(sequence) in ids:
-                for branch in sequence.branches:
-                    branch.table.free()
-        self.running = [s for s in self.running if id(s) not in ids]
-        if any(id(s) in ids for _, s in self._waiting):
-            self._waiting = [item for item in self._waiting if id(item[1]) not in ids]
-            heapq.heapify(self._waiting)
+        ids: set[int] = set()
+        for sequence in gone:
+            ids.add(id(sequence))
+            for branch in sequence.branches:
+                branch.table.free()
+            self._shares.leave(sequence)
+            line = self._waiting.get(sequence.request.flow)
+            if line is not None and line.remove(sequence):
+                self._close(line, sequence.request.flow)
+        if ids:
+            self._refused.clear()
+            self._room.running = [s for s in self.running if id(s) not in ids]
 
     def all(self) -> list[Sequence]:
         """Every sequence that lives."""
-        return self.running + [sequence for _, sequence in self._waiting]
+        return self.running + [s for line in self._waiting.values() for s in line.sequences]
 
     def schedule(self) -> Step:
         """Choose the next step's rows and reserve their pages."""
         step = Step()
-        decoding: list[Sequence] = []
-        reading: list[Sequence] = []
-        for sequence in self.running:
-            (decoding if sequence.decodes else reading).append(sequence)
-        budget = self._budget(decoding)
-        stopped: set[int] = set()
-        for sequence in decoding + reading:
-            if id(sequence) in stopped:
-                continue
-            chunks = self._chunks(sequence, budget.of(sequence))
-            if chunks and self._reserve(step, sequence, chunks, stopped):
-                step.chunks += chunks
-                budget.take(sequence, sum(chunk.count for chunk in chunks))
-        if not step.preempted:
-            self._admit(step, budget)
+        self._steps += 1
+        if not self._shares.contended:
+            self._shares.unbounded()
+            budget = _Budget(rows=self._max_batch_tokens, of_flow={})
+            for flow in self._shares.flows:
+                budget.of_flow[flow] = self._max_batch_tokens
+                self._run(step, budget, sorted(self.running, key=_reads))
+                self._admit(step, budget, flow)
+            self._add_drafts(step, budget)
+            return step
+        members = self._members()
+        budget = _Budget(
+            rows=self._max_batch_tokens,
+            of_flow=self._shares.divide(self._demands(members), self._max_batch_tokens),
+        )
+        for flow in list(budget.of_flow):
+            self._serve(step, budget, flow, members.get(flow, []))
         self._add_drafts(step, budget)
         return step
 
-    def _budget(self, decoding: list[Sequence]) -> "_Budget":
-        """The step's rows. Searches slow others no more than as many of those would."""
-        others = sum(s.request.part_of is None for s in decoding)
-        least = self._max_batch_tokens // _SEARCH_PART
-        contexts = max((len(s.branches) for s in decoding), default=1)
-        searches = max(others, least, contexts) if others else self._max_batch_tokens
-        return _Budget(rows=self._max_batch_tokens, of_searches=searches)
+    def note(self, step: Step, seconds: float) -> None:
+        """A step has taken so long."""
+        rows: dict[Flow, int] = {}
+        for chunk in step.chunks:
+            flow = chunk.sequence.request.flow
+            rows[flow] = rows.get(flow, 0) + chunk.count
+        self._shares.observe(rows, seconds)
+
+    def _members(self) -> dict[Flow, list[Sequence]]:
+        """What runs by its flow, those first that have waited longest for rows."""
+        members: dict[Flow, list[Sequence]] = {}
+        for sequence in sorted(self.running, key=lambda s: s.served):
+            members.setdefault(sequence.request.flow, []).append(sequence)
+        return members
+
+    def _demands(self, members: dict[Flow, list[Sequence]]) -> dict[Flow, Demand]:
+        """Rows that each flow could use: what waits and may come in counts."""
+        demands: dict[Flow, Demand] = {}
+        for flow in self._shares.flows:
+            demand = demands[flow] = Demand()
+            for sequence in members.get(flow, []):
+                if sequence.decodes:
+                    demand.decodes = True
+                    drafted = 0 if sequence.draft is None else len(sequence.draft.tokens)
+                    demand.rows += (1 + drafted) * len(sequence.branches)
+                else:
+                    demand.rows += sum(branch.remaining for branch in sequence.branches)
+            if flow in self._waiting:
+                demand.rows += 1 if flow in self._refused else self._waiting[flow].tokens
+            demand.rows = min(demand.rows, self._max_batch_tokens)
+        return demands
+
+    def _serve(self, step: Step, budget: _Budget, flow: Flow, members: list[Sequence]) -> None:
+        """Rows of one flow among several. Tokens leave room for prompts, at least in turns."""
+        line = self._waiting.get(flow)
+        decoding = [s for s in members if s.decodes]
+        reading = [s for s in members if not s.decodes]
+        granted = budget.of_flow[flow]
+        reserved = 0
+        if reading or (line is not None and flow not in self._refused):
+            prompts = sum(s.remaining for s in reading) + (0 if line is None else line.tokens)
+            reserved = min(prompts, (granted + self._steps % 2) // 2) if decoding else 0
+        budget.of_flow[flow] -= reserved
+        self._run(step, budget, decoding)
+        budget.of_flow[flow] += reserved
+        self._run(step, budget, reading)
+        self._admit(step, budget, flow)
+        self._run(step, budget, [s for s in decoding if s.served != self._steps])
+
+    def _run(self, step: Step, budget: _Budget, sequences: list[Sequence]) -> None:
+        """Rows for sequences that run, as many as their flow's budget allows."""
+        for sequence in sequences:
+            if sequence in step.preempted:
+                continue
+            left = budget.of(sequence)
+            if left > 0:
+                # All contexts have their rows together, or the flow would never get there.
+                left = min(budget.rows, max(left, len(sequence.branches)))
+            chunks = self._chunks(sequence, left)
+            if chunks and self._room.reserve(step, sequence, chunks):
+                sequence.served = self._steps
+                step.chunks += chunks
+                budget.take(sequence, sum(chunk.count for chunk in chunks))
 
     def _chunks(self, sequence: Sequence, budget: int) -> list[Chunk]:
         """The sequence's rows, as many as `budget` allows."""
@@ -171,7 +240,7 @@ class Scheduler:
             if count > 0
         ]
 
-    def _add_drafts(self, step: Step, budget: "_Budget") -> None:
+    def _add_drafts(self, step: Step, budget: _Budget) -> None:
         """Guesses take what rows and pages are left; they push nobody out."""
         drafting = [chunk for chunk in step.chunks if chunk.sequence.draft is not None]
         for chunk in drafting:
@@ -195,186 +264,69 @@ class Scheduler:
                     of_branch.count += size
                     of_branch.draft = draft
 
-    def _admit(self, step: Step, budget: "_Budget") -> None:
-        """Let waiting sequences run while rows, places and pages last."""
-        places = self._max_running - sum(s.places for s in self.running)
-        passed: list[tuple[tuple[int, int, int], Sequence]] = []
-        while self._waiting and budget.rows > 0:
-            _, sequence = self._waiting[0]
-            if sequence.places > places:
-                self._refused = True
-                break
-            if budget.of(sequence) <= 0 or self._is_read_by_another(sequence):
-                passed.append(heapq.heappop(self._waiting))
+    def _admit(self, step: Step, budget: _Budget, flow: Flow) -> None:
+        """Let waiting sequences of a flow run while rows, places and pages last."""
+        line = self._waiting.get(flow)
+        if line is None or step.preempted:
+            return
+        passed: list[Sequence] = []
+        while line and budget.of_flow[flow] > 0 and budget.rows > 0:
+            sequence = line.pop()
+            if self._reuse.is_read_by_another(sequence, self.running):
+                passed.append(sequence)
                 continue
-            if not self._take_back(sequence):
-                self._forget(sequence)
-                self._refused = True
+            if not self._room.take_places(step, sequence) or not self._room.take_pages(
+                step, sequence
+            ):
+                self._room.forget(sequence)
+                passed.append(sequence)
+                self._refused.add(flow)
                 break
             chunks = self._chunks(sequence, budget.of(sequence))
             if not chunks:
-                self._forget(sequence)
-                passed.append(heapq.heappop(self._waiting))
+                self._room.forget(sequence)
+                passed.append(sequence)
                 continue
-            heapq.heappop(self._waiting)
-            step.restored += [b for b in sequence.branches if b.swapped is not None]
-            for chunk in chunks:
-                chunk.copy = chunk.branch.table.extend(chunk.branch.computed + chunk.count)
-            if sequence.first_scheduled_s is None:
-                sequence.first_scheduled_s = self._clock()
-                sequence.cached_tokens = sequence.computed
-            for branch in sequence.branches:
-                if branch.swapped is None:
-                    self._prefix.count(queried=len(branch.tokens), hit=branch.computed)
-            self.running.append(sequence)
-            step.chunks += chunks
-            places -= sequence.places
+            line.admitted(sequence)
+            self._begin(step, sequence, chunks)
             budget.take(sequence, sum(chunk.count for chunk in chunks))
-        for item in passed:
-            heapq.heappush(self._waiting, item)
+        for sequence in passed:
+            line.push(sequence)
+        self._close(line, flow)
 
-    def _is_read_by_another(self, sequence: Sequence) -> bool:
-        """Whether a running sequence reads what this one begins with, so that a wait pays."""
-        if not self._prefix.enabled:
-            return False
-        if sequence.awaits is not None:
-            reader, length = sequence.awaits
-            if reader.table.pages and reader.computed < length:
-                return True
-        sequence.awaits = self._reader_for(sequence)
-        return sequence.awaits is not None
-
-    def _reader_for(self, sequence: Sequence) -> tuple[Sequence, int] | None:
-        """A sequence that reads whole pages of the same beginning, and how many tokens of it."""
-        usable = min(self._usable(sequence, sequence), sequence.shareable)
-        found, length = None, 0
-        for reader in self.running:
-            if reader.remaining <= 1 or reader.keeping is not None:
-                continue
-            if _salt(reader) != _salt(sequence):
-                continue
-            if reader.request.part_of is not None and sequence.request.part_of is None:
-                continue  # searches may be slow
-            known = min(usable, reader.shareable)
-            shared = self._prefix.shared(reader.tokens, sequence.tokens[:known])
-            if shared > max(length, reader.computed):
-                found, length = reader, shared
-        if found is None:
-            return None
-        cached = self._prefix.cached(sequence.tokens[:length], _salt(sequence))
-        return None if cached >= length else (found, length)
-
-    def _take_back(self, sequence: Sequence) -> bool:
-        """What is left of a sequence's keys: cached pages, or those that were swapped out.
-
-        False: there is no room for it.
-        """
-        choices = 1 + len(sequence.unborn)
-        for context, branch in enumerate(sequence.branches):
-            if branch.swapped is None:
-                self._adopt_cached(sequence, branch, context)
-        # Room for all that it has to read, or it would soon push others (or itself) out.
-        missing = 0
-        for branch in sequence.branches:
-            if isinstance(branch.table, PageTable):
-                missing += branch.table.pages_missing(len(branch.tokens))
-            if self._evicts_at_once(branch):
-                missing += branch.slot_pages * choices
-        while missing > self._pool.available:
-            if not self._shelf.release_oldest():
-                return False
-        for branch in sequence.branches:
-            if self._evicts_at_once(branch):
-                branch.table.reserve(branch.slot_pages * choices)
-        return True
-
-    def _evicts_at_once(self, branch: Branch) -> bool:
-        """Whether it needs the pages of its slots as soon as all its tokens have been read."""
-        keeping = branch.keeping
-        return keeping is not None and (
-            branch.swapped is not None or keeping.outgrows(len(branch.tokens) - keeping.length)
-        )
-
-    def _adopt_cached(self, sequence: Sequence, branch: Branch, context: int) -> None:
-        """Take what is cached of a context's tokens, as far as it is of use."""
-        assert isinstance(branch.table, PageTable)
-        usable = self._usable(sequence, branch)
-        shareable = min(usable, branch.shareable)
-        branch.computed = branch.table.adopt_prefix(branch.tokens[:shareable])
-        if branch.keeping is not None:
-            branch.keeping.reset(branch.computed)
-        elif sequence.request.source is not None:
-            self._shelf.adopt(sequence.request.source, context, branch, usable)
-
-    def _usable(self, sequence: Sequence, branch: Branch) -> int:
-        """How many of a context's first tokens need not be computed where they are cached.
-
-        The last token's logits are needed, and those of all that prompt logprobs are asked for.
-        """
-        usable = len(branch.tokens) - 1
-        if sequence.request.prompt_logprobs is not None and branch is sequence:
-            usable = min(usable, sequence.request.scored_from - 1)
-        if branch.keeping is not None and branch.keeping.retention.score is not None:
-            # Of cached tokens nobody knows what attention they paid: those that vote are computed.
-            votes = branch.keeping.retention.score_window
-            usable = 0 if votes is None else max(0, min(usable, branch.prompt_length - votes))
-        return usable
-
-    def _reserve(
-        self, step: Step, sequence: Sequence, chunks: list[Chunk], stopped: set[int]
-    ) -> bool:
-        """Pages for the rows, preempting from the end of the order if need be.
-
-        False: the sequence itself was preempted.
-        """
+    def _begin(self, step: Step, sequence: Sequence, chunks: list[Chunk]) -> None:
+        """A sequence leaves the queue, with its first rows."""
+        step.restored += [b for b in sequence.branches if b.swapped is not None]
         for chunk in chunks:
-            while True:
-                try:
-                    self._hold_slots(chunk)
-                    chunk.copy = chunk.branch.table.extend(chunk.branch.computed + chunk.count)
-                    break
-                except OutOfPages:
-                    if self._shelf.release_oldest():
-                        continue
-                    running = (s for s in self.running if id(s) not in stopped)
-                    victim = max(running, key=lambda s: s.key)
-                    self._preempt(step, victim)
-                    stopped.add(id(victim))
-                    if victim is sequence:
-                        return False
-        return True
+            chunk.copy = chunk.branch.table.extend(chunk.branch.computed + chunk.count)
+        if sequence.first_scheduled_s is None:
+            sequence.first_scheduled_s = self._clock()
+            sequence.cached_tokens = sequence.computed
+        self._reuse.count(sequence)
+        sequence.served = self._steps
+        self.running.append(sequence)
+        step.chunks += chunks
 
-    def _hold_slots(self, chunk: Chunk) -> None:
-        """Pages for what survives, where the first eviction follows these rows.
+    def _preempted(self, sequence: Sequence) -> None:
+        self._on_preempt(sequence)
+        self._room.forget(sequence)
+        self._queue(sequence)
 
-        Raises:
-            OutOfPages: nothing has changed.
-        """
-        branch, table = chunk.branch, chunk.branch.table
-        if branch.keeping is None or not isinstance(table, PageTable) or table.reserved:
-            return
-        if branch.keeping.outgrows(chunk.count):
-            table.reserve(branch.slot_pages)
+    def _split(self, sequence: Sequence, choices: tuple[int, ...]) -> None:
+        for choice in self._on_split(sequence, choices):
+            self.add(choice)
 
-    def _preempt(self, step: Step, victim: Sequence) -> None:
-        step.chunks = [chunk for chunk in step.chunks if chunk.sequence is not victim]
-        step.preempted.append(victim)
-        self._on_preempt(victim)
-        self._forget(victim)
-        self.running.remove(victim)
-        self.add(victim)
+    def _queue(self, sequence: Sequence) -> None:
+        flow = sequence.request.flow
+        self._refused.discard(flow)
+        if flow not in self._waiting:
+            self._waiting[flow] = WaitingLine(self._max_batch_tokens)
+        self._waiting[flow].push(sequence)
 
-    def _forget(self, sequence: Sequence) -> None:
-        """Give back all pages; everything has to be computed again."""
-        sequence.draft = None
-        for branch in sequence.branches:
-            branch.table.free()
-            if branch.reading is not None:
-                branch.reading.restart()
-            if branch.swapped is None:
-                branch.computed = 0
+    def _close(self, line: WaitingLine, flow: Flow) -> None:
+        if not line:
+            self._waiting.pop(flow, None)
 
 
-def _salt(sequence: Sequence) -> Salt:
-    """Within which its prefix is shared."""
-    return salt_of(sequence.request, sequence.reading)
+def _reads(sequence: Sequence) -> bool:
+    return not sequence.decodes

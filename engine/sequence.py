@@ -85,7 +85,8 @@ class Sequence(Branch):
     `evicted`, `held_slots`: what the caller knows of. `draft_pause`: steps for which the drafter is
     not asked; `draft_misses`: times in a row that it promised nothing; `promised`: right ones among
     the guesses of `draft`; `promises`: how those of its kind were kept. `awaits`: while it waits, a
-    sequence that reads tokens which it begins with too, and how many.
+    sequence that reads tokens which it begins with too, and how many. `served`: the last step in
+    which it had rows, counted while several owners share them.
     """
 
     request: Request
@@ -108,10 +109,11 @@ class Sequence(Branch):
     promised: float = 0.0
     promises: Promises | None = None
     awaits: "tuple[Sequence, int] | None" = None
+    served: int = 0
 
     @property
     def key(self) -> tuple[int, int, int]:
-        """Order of service: priority, then arrival, then choice."""
+        """Order among an owner's: priority, then arrival, then choice. The last is preempted."""
         return (self.request.priority, self.arrival, self.index)
 
     @property
@@ -122,7 +124,8 @@ class Sequence(Branch):
     @property
     def places(self) -> int:
         """How many sequences it counts for, with the choices that have yet to fork off."""
-        return (1 + len(self.unborn)) * (1 + len(self.others))
+        choices = 1 if self.request.max_tokens == 0 else 1 + len(self.unborn)
+        return choices * (1 + len(self.others))
 
     @property
     def decodes(self) -> bool:

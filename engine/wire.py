@@ -44,6 +44,8 @@ class Submitted(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     stop_token_ids: frozenset[int]
     logprobs: int | None
     prompt_logprobs: int | None
+    owner: str
+    weight: float
     priority: int
     cache_salt: str
     decoding: Methods

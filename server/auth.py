@@ -5,22 +5,26 @@ how long an answer takes would tell what others have asked.
 """
 
 import hmac
-from collections.abc import Iterable
+from collections.abc import Mapping
 from hashlib import sha256
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .errors import HttpError, error_response
+from .policies import Policy
 
 OPEN_PATHS = frozenset({"/health"})
 
 
 class ApiKeys:
-    """Knows keys by their digests only."""
+    """Knows keys by their digests only, and what each may do."""
 
-    def __init__(self, keys: Iterable[str]) -> None:
+    def __init__(self, keys: Mapping[str, Policy]) -> None:
         self._digests = [sha256(key.encode()).digest() for key in keys]
+        self._policies = dict(
+            zip((digest.hex() for digest in self._digests), keys.values(), strict=True)
+        )
 
     def __bool__(self) -> bool:
         return bool(self._digests)
@@ -30,6 +34,10 @@ class ApiKeys:
         digest = sha256(key).digest()
         known = sum(hmac.compare_digest(digest, each) for each in self._digests)
         return digest.hex() if known else None
+
+    def policy(self, tenant: str) -> Policy:
+        """What a tenant may do."""
+        return self._policies[tenant]
 
 
 class AuthMiddleware:
@@ -47,7 +55,8 @@ class AuthMiddleware:
         presented = _presented(Headers(scope=scope))
         tenant = self._keys.accept(presented)
         if tenant is not None:
-            scope.setdefault("state", {})["tenant"] = tenant
+            state = scope.setdefault("state", {})
+            state["tenant"], state["policy"] = tenant, self._keys.policy(tenant)
             await self._app(scope, receive, send)
             return
         refusal = HttpError(

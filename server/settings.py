@@ -12,6 +12,7 @@ from penstock.errors import ConfigurationError
 from ..engine.config import EngineConfig
 from .command_settings import CommandSettings, as_json, split_commas
 from .evaluators import MAX_EVALUATORS, EvaluatorName, ExternalEvaluator
+from .policies import MAX_PRIORITY, Policy, key_policy
 from .presets import MAX_PRESETS, Preset, PresetName
 
 RESERVED_TEMPLATE_KWARGS = frozenset(
@@ -54,7 +55,10 @@ class ServeSettings(EngineConfig, CommandSettings):
     `host`: address to listen on; the default is reachable from this machine only.
     `port`: 0 takes a free one and logs it.
     `api_key`: required from every caller; repeat the flag for several, commas in the environment.
-    `api_key_file`: further keys, one a line; lines that begin with # are comments.
+    `api_key_file`: further keys, one a line; lines that begin with # are comments. Behind a key,
+    `weight=2` doubles its share, and `priority=-5` is the most urgent priority that it may ask for.
+    `highest_priority`: the most urgent `priority` (the lowest number) that requests may ask for,
+    where the key file does not say; the answer to those that ask for more names the field.
     `cors_origin`: web pages of these origins may call; repeat the flag for several, * is all.
     `chat_template_kwarg`: names that requests may pass to the chat template.
     `presets`: names for combinations of methods, each served as MODEL:NAME, as in the YAML
@@ -80,6 +84,7 @@ class ServeSettings(EngineConfig, CommandSettings):
     port: int = Field(default=8000, ge=0, le=65_535)
     api_key: Secrets = Field(default=[])
     api_key_file: Path | None = None
+    highest_priority: int = Field(default=0, ge=-MAX_PRIORITY, le=MAX_PRIORITY)
     cors_origin: Words = Field(default=[])
     chat_template_kwarg: Words = Field(default=["enable_thinking"])
     presets: PresetTable = Field(default={}, max_length=MAX_PRESETS)
@@ -122,22 +127,32 @@ class ServeSettings(EngineConfig, CommandSettings):
         except ValueError:
             return False
 
-    def read_api_keys(self) -> list[str]:
+    @property
+    def policy(self) -> Policy:
+        """Of callers of whom the key file says nothing else."""
+        return Policy(priority=self.highest_priority)
+
+    def read_api_keys(self) -> dict[str, Policy]:
         """All keys: flag, environment or YAML, and file.
 
         Raises:
-            ConfigurationError: the file cannot be read, or holds no key.
+            ConfigurationError: the file cannot be read or understood, or holds no key.
         """
-        keys = [key.get_secret_value() for key in self.api_key]
+        keys = {key.get_secret_value(): self.policy for key in self.api_key}
         if self.api_key_file is not None:
+            where = f"--api-key-file {self.api_key_file}"
             try:
                 lines = self.api_key_file.read_text(encoding="utf-8").splitlines()
             except (OSError, UnicodeDecodeError) as error:
                 raise ConfigurationError(
-                    f"--api-key-file {self.api_key_file} cannot be read: {type(error).__name__}"
+                    f"{where} cannot be read: {type(error).__name__}"
                 ) from error
-            found = [line.strip() for line in lines if line.strip() and line.strip()[0] != "#"]
+            found = [
+                key_policy(line, self.policy, f"{where}, line {number}")
+                for number, line in enumerate(lines, start=1)
+                if line.strip() and line.strip()[0] != "#"
+            ]
             if not found:
-                raise ConfigurationError(f"--api-key-file {self.api_key_file} holds no key")
-            keys += found
+                raise ConfigurationError(f"{where} holds no key")
+            keys.update(found)
         return keys

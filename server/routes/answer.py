@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 from ..disconnect import until_disconnect
 from ..generations import collect, submitted
+from ..policies import Caller, caller_of
 from ..protocol.generation import GenerationBody
 from ..streaming import EventStream
 from .common import ignored_headers, json_response, services_of
@@ -37,6 +39,7 @@ async def answer(
     engine = services.lifecycle.engine
     async with services.bodies.read(request) as raw:
         plan = await services.offload.run(make_plan, engine, raw)
+    plan = _owned(plan, caller_of(request, services.settings.policy))
     headers = ignored_headers(request, plan.ignored)
     if plan.body.stream:
         heartbeat_s = services.settings.heartbeat_s
@@ -44,3 +47,13 @@ async def answer(
     with submitted(engine, plan.requests) as generations:
         results = await until_disconnect(request.receive, collect(generations))
         return json_response(whole(plan, results, generations), headers)
+
+
+def _owned(plan: Plan[B], caller: Caller) -> Plan[B]:
+    """The plan with its caller's requests; a priority that is not granted counts as ignored."""
+    requests = tuple(caller.own(each) for each in plan.requests)
+    granted = all(
+        own.priority == asked.priority for own, asked in zip(requests, plan.requests, strict=True)
+    )
+    ignored = plan.ignored if granted else (*plan.ignored, "priority")
+    return replace(plan, requests=requests, ignored=ignored)

@@ -2,10 +2,14 @@
 
 from typing import Any
 
+from torch import Tensor
+
 from penstock import SamplingParams
 from penstock.decoding.base import SearchContext
 from penstock.decoding.search.operations import Generate, State
-from penstock.engine.build import Built
+from penstock.engine.build import Built, build_engine
+from penstock.engine.config import EngineConfig
+from penstock.engine.step import Step
 from tests.conftest import TinyModel
 from tests.engine.jobs import build
 from tests.engine.searches import Run, Steps, search_request, with_controller
@@ -47,8 +51,7 @@ def test_a_small_pool_changes_nothing(tiny_model: TinyModel) -> None:
 
 
 def test_beside_others_searches_get_as_many_rows(tiny_model: TinyModel) -> None:
-    """Prompts and branches of searches together, in every step in which all chats decode."""
-    built = build(tiny_model("llama"), max_batch_tokens=64, search_sequences=32)
+    """Prompts and branches of searches together, where a step takes as long as it has rows."""
 
     def body(context: SearchContext) -> Steps:
         prompts = [State((i, *range(60))) for i in range(30)]
@@ -56,12 +59,28 @@ def test_beside_others_searches_get_as_many_rows(tiny_model: TinyModel) -> None:
         return DONE
 
     def rows_beside(chats: int) -> list[int]:
+        now_s = 0.0
+        config = EngineConfig(
+            model=str(tiny_model("llama")),
+            kv_cache_memory=0.01,
+            max_batch_tokens=64,
+            search_sequences=32,
+        )
+        built = build_engine(config, lambda: now_s)
+        forward = built.engine.runner.run
+
+        def timed(step: Step) -> Tensor:
+            nonlocal now_s
+            now_s += step.rows
+            return forward(step)
+
+        built.engine.runner.run = timed  # pyright: ignore[reportAttributeAccessIssue]
         searching = with_controller(built, body)
         for i in range(chats):
             params = SamplingParams(max_tokens=60, ignore_eos=True, seed=i)
             chat = built.intake.prepare(request_id=f"chat{i}", prompt=[i] * 3, params=params)
             built.engine.add(chat)
-        if chats:
+        for _ in range(min(chats, 2)):
             built.engine.step()
         run = Run(searching, search_request(searching, PROMPT, "scripted", ignore_eos=True))
         run.start()
@@ -74,6 +93,7 @@ def test_beside_others_searches_get_as_many_rows(tiny_model: TinyModel) -> None:
         return rows
 
     assert max(rows_beside(0)) == 64
-    beside = rows_beside(8)
-    assert max(beside[:55]) == 8 + 8
-    assert max(rows_beside(2)[:55]) == 2 + 64 // 16
+    for chats in (2, 8):
+        beside = rows_beside(chats)[3:55]
+        assert 1.5 * chats <= sum(beside) / len(beside) <= 2.05 * chats
+        assert max(beside) <= 2 * chats + 2

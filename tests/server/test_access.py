@@ -14,6 +14,7 @@ from penstock.errors import ConfigurationError
 from penstock.server.app import create_app
 from penstock.server.auth import ApiKeys
 from penstock.server.backend import Backend
+from penstock.server.policies import Policy
 from penstock.server.settings import ServeSettings
 from tests.server.process import ServeProcess
 from tests.server.scripted import (
@@ -83,7 +84,7 @@ def test_every_key_is_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch)
         return real(one, two)
 
     monkeypatch.setattr(hmac, "compare_digest", noted)
-    keys = ApiKeys(["a", "b" * 1000, "c"])
+    keys = ApiKeys(dict.fromkeys(["a", "b" * 1000, "c"], Policy()))
     assert keys.accept(b"a")
     assert not keys.accept(b"x" * 5000)
     assert compared == [(32, 32)] * 6

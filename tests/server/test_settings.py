@@ -99,7 +99,7 @@ def test_every_engine_setting_is_a_flag_and_a_variable(monkeypatch: pytest.Monke
 
 def test_lists_come_from_every_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def keys(*arguments: str) -> list[str]:
-        return serve(*arguments).read_api_keys()
+        return list(serve(*arguments).read_api_keys())
 
     assert keys("--api-key", "a", "--api-key", "b") == ["a", "b"]
     file = tmp_path / "config.yaml"
