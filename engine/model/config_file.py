@@ -41,6 +41,8 @@ _BOUNDS: Final[dict[str, tuple[int, int]]] = {
 _PARTS: Final = ("text_config", "llm_config", "language_config")
 _ROPE: Final = ("rope_scaling", "rope_parameters")
 _MOST_FACTOR: Final = 2**20
+_COUNTS: Final = ("num_", "n_")
+_MOST_COUNT: Final = 2**16
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -67,10 +69,20 @@ def read_config(folder: Path) -> dict[str, Any]:
         part = fields.get(name)
         if isinstance(part, dict):
             _check_part(path, f"{name}.", cast(dict[str, Any], part))
+        elif part is not None:
+            raise ConfigurationError(
+                f"{path}: {name} is {printable(repr(part))}, and an object is expected"
+            )
     return fields
 
 
 def _check_part(path: Path, prefix: str, fields: dict[str, Any]) -> None:
+    for name, value in fields.items():
+        # transformers makes lists and dictionaries of such a size.
+        if type(value) is int and name.startswith(_COUNTS) and value > _MOST_COUNT:
+            raise ConfigurationError(
+                f"{path}: {prefix}{name} is {value}, and at most {_MOST_COUNT} is expected"
+            )
     for name, (least, most) in _BOUNDS.items():
         _check_bounds(path, prefix + name, fields.get(name), least, most)
     _check_theta(path, prefix, fields)

@@ -79,6 +79,8 @@ CONFIG: dict[str, tuple[Twist, str]] = {
         config(rope_parameters={"rope_type": "default", "rope_theta": -1.0}),
         "rope_parameters.rope_theta is -1.0",
     ),
+    "labels": (config(num_labels=10**9), "num_labels is 1000000000, and at most 65536"),
+    "part": (config(text_config=5), "text_config is 5, and an object"),
     "layer types": (config(layer_types=["round"] * 3), "config.json: .*layer_types"),
     "twice": (
         content("config.json", lambda data: data.replace(b"{", b'{"vocab_size": 1,', 1)),
