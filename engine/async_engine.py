@@ -15,7 +15,7 @@ from dataclasses import replace
 
 from prometheus_client import CollectorRegistry
 
-from ..errors import EngineDeadError, OverloadedError, PenstockError, UnavailableError
+from ..errors import EXITS, EngineDeadError, OverloadedError, PenstockError, UnavailableError
 from .build import build_engine
 from .config import EngineConfig
 from .engine import EngineStats
@@ -217,20 +217,31 @@ class AsyncEngine:
             generation = self._live.get(output.request_id.partition(PART)[0])
             if generation is None:
                 continue
-            if isinstance(generation, Searching):
-                generation.feed(output)
-                self._count(generation, output, output.token_ids, now_s)
-                continue
-            delta, ended_by_text = generation.assembly.feed(output)
-            if delta is None:
-                continue
-            if ended_by_text:
-                self._host.send(Abort(request_id=output.request_id, index=output.index))
-            self._observe(generation, output, delta, now_s)
-            generation.push(delta)
-            if generation.assembly.finished:
-                generation.reason = delta.finish_reason or "stop"
-                self._end(generation)
+            try:
+                self._deliver(generation, output, now_s)
+            except EXITS:
+                raise
+            except BaseException:  # one request's text must not take the step's others with it
+                logger.exception(
+                    "the output of request %s could not be read", generation.request.id
+                )
+                self._cancel(generation, PenstockError("the output could not be read"))
+
+    def _deliver(self, generation: Generation, output: StepOutput, now_s: float) -> None:
+        if isinstance(generation, Searching):
+            generation.feed(output)
+            self._count(generation, output, output.token_ids, now_s)
+            return
+        delta, ended_by_text = generation.assembly.feed(output)
+        if delta is None:
+            return
+        if ended_by_text:
+            self._host.send(Abort(request_id=output.request_id, index=output.index))
+        self._observe(generation, output, delta, now_s)
+        generation.push(delta)
+        if generation.assembly.finished:
+            generation.reason = delta.finish_reason or "stop"
+            self._end(generation)
 
     def _cancel(self, generation: Generation, error: PenstockError | None = None) -> None:
         if not isinstance(generation, Searching):

@@ -6,6 +6,7 @@ no bound on requests per connection; these are added here.
 
 import asyncio
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,7 @@ _MESSAGES = {
     431: HEAD_TOO_LARGE,
     400: "the request is not valid HTTP/1.1",
 }
+_MAX_BEGINNING_BYTES = 512
 
 
 @dataclass(slots=True)
@@ -39,6 +41,7 @@ class Connection(H11Protocol):
 
     head_timeout_s: float
     max_requests: int
+    refused: Callable[[int, bytes, str], None]
 
     def __init__(
         self,
@@ -50,6 +53,7 @@ class Connection(H11Protocol):
         self._use = ConnectionUse(self.max_requests)
         super().__init__(config, server_state, {**app_state, "connection_use": self._use}, _loop)
         self._head_timer: asyncio.TimerHandle | None = None
+        self._began = b""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Expect the first request in time."""
@@ -60,6 +64,12 @@ class Connection(H11Protocol):
         """Forget the timer."""
         super().connection_lost(exc)
         self._stop_timer()
+
+    def data_received(self, data: bytes) -> None:
+        """Take what came; remember how a request begins, for the log."""
+        if self.conn.their_state is h11.IDLE and not self.conn.trailing_data[0]:
+            self._began = data[:_MAX_BEGINNING_BYTES]
+        super().data_received(data)
 
     def handle_events(self) -> None:
         """Handle what came; expect the rest of a head that has begun in time."""
@@ -79,8 +89,10 @@ class Connection(H11Protocol):
             self.transport.close()  # in the middle of an answer there is no room for another
             return
         error = sys.exception()
+        line = self._began.partition(b"\r\n")[0]
         status = error.error_status_hint if isinstance(error, h11.RemoteProtocolError) else 400
         status = status if status in _MESSAGES else 400
+        self.refused(status, line, str(error))
         body = render_error(status, _MESSAGES[status], code="invalid_http")
         for event in (
             h11.Response(
@@ -121,12 +133,18 @@ class Connection(H11Protocol):
             self._head_timer = None
 
 
-def connection_class(*, head_timeout_s: float, max_requests: int) -> type[Connection]:
-    """The class that uvicorn makes connections of, with its bounds."""
-    seconds, requests = head_timeout_s, max_requests
+def connection_class(
+    *, head_timeout_s: float, max_requests: int, refused: Callable[[int, bytes, str], None]
+) -> type[Connection]:
+    """The class that uvicorn makes connections of, with its bounds.
+
+    `refused`: told status, first line and reason of what was no HTTP.
+    """
+    seconds, requests, told = head_timeout_s, max_requests, refused
 
     class BoundConnection(Connection):
         head_timeout_s = seconds
         max_requests = requests
+        refused = staticmethod(told)
 
     return BoundConnection

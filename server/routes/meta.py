@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 router = APIRouter()
 
 
-@router.api_route("/health", methods=["GET", "HEAD"])
+@router.get("/health")
 async def health(request: Request) -> Response:
     """Whether requests can be served: 200, or 503 with the reason."""
-    services_of(request).lifecycle.check()
+    _ = services_of(request).lifecycle.engine
     return json_response({"status": "ok"})
 
 

@@ -15,7 +15,6 @@ from typing import Any, Self
 
 import httpx
 import openai
-import uvicorn
 from prometheus_client import CollectorRegistry
 
 from penstock.decoding.base import DecodingMethod, SearchLimits
@@ -30,8 +29,7 @@ from penstock.kvcache.full import FULL
 from penstock.registry import Registry
 from penstock.server.app import create_app
 from penstock.server.backend import Backend
-from penstock.server.connection import connection_class
-from penstock.server.serve import Server
+from penstock.server.serve import bind, make_server
 from penstock.server.settings import ServeSettings
 from tests.tiny import EOS, VOCAB, byte_tokenizer
 
@@ -167,7 +165,7 @@ class ScriptedServer:
     ) -> None:
         self.engine = ScriptedEngine(script or Script())
         self.registry = CollectorRegistry()
-        self.settings = ServeSettings(port=0, **settings)
+        self.settings = ServeSettings(**{"port": 0, "shutdown_timeout_s": 0.0, **settings})
         self.app = create_app(
             self.settings,
             load or (lambda: self.engine),
@@ -175,26 +173,10 @@ class ScriptedServer:
             clock=time.monotonic,
             wall_clock=lambda: 1_700_000_000.5,
         )
-        self.server = Server(
-            uvicorn.Config(
-                self.app,
-                port=0,
-                http=connection_class(
-                    head_timeout_s=self.settings.head_timeout_s,
-                    max_requests=self.settings.max_connection_requests,
-                ),
-                ws="none",
-                lifespan="on",
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                h11_max_incomplete_event_size=self.settings.max_header_bytes,
-                timeout_graceful_shutdown=2,
-            ),
-            self.app.state.services.lifecycle,
-            drain_timeout_s=0.0,
+        self.server = make_server(self.app, self.settings)
+        self._thread = threading.Thread(
+            target=self.server.run, args=[[bind(self.settings)]], name="scripted server"
         )
-        self._thread = threading.Thread(target=self.server.run, name="scripted server")
 
     @property
     def port(self) -> int:
