@@ -58,7 +58,7 @@ class AsyncEngine:
         self.intake = replace(intake, search_limits=known)
         self.tokenizer: Tokenizer = intake.tokenizer
         self.config = config
-        self.metrics = RequestMetrics(registry)
+        self.metrics = RequestMetrics(registry, max_length_tokens=model.max_length_tokens)
         registry.register(EngineCollector(self.stats))
         self._host = host
         self._clock = clock
@@ -303,6 +303,9 @@ class AsyncEngine:
             metrics.queued.observe(max(0.0, started_s - generation.submitted_s))
             metrics.prefill.observe(max(0.0, first_s - started_s))
             metrics.decode.observe(now_s - first_s)
+            metrics.inference.observe(max(0.0, now_s - started_s))
+            metrics.request_prompt.observe(generation.usage.prompt_tokens)
+            metrics.request_generation.observe(generation.usage.completion_tokens)
             later = generation.usage.completion_tokens - generation.request.n
             if later > 0:
                 metrics.per_token.observe((now_s - first_s) / later)

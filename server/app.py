@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager
+from functools import cache, partial
 from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
@@ -21,6 +22,7 @@ from .lifecycle import Lifecycle
 from .log import log_stats
 from .metrics import HttpMetrics
 from .offload import Offload
+from .openapi import describe
 from .presets import check_presets
 from .request_body import BodyReader
 from .routes import chat, completions, later, meta, model_list, tokens
@@ -99,6 +101,7 @@ def create_app(
         redoc_url=None,
         lifespan=lifespan,
         redirect_slashes=False,
+        generate_unique_id_function=lambda route: route.name,
     )
     app.state.services = services
     for routes in (completions, chat, tokens, model_list, meta, later):
@@ -111,6 +114,7 @@ def create_app(
     app.add_exception_handler(HTTPException, answer_unknown_route)
 
     keys = ApiKeys(settings.read_api_keys())
+    app.openapi = cache(partial(describe, app, has_keys=bool(keys)))
     # The last one added is the outermost.
     if keys:
         app.add_middleware(AuthMiddleware, keys=keys)

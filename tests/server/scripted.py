@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -20,6 +21,8 @@ from prometheus_client import CollectorRegistry
 from penstock.decoding.base import DecodingMethod, SearchLimits
 from penstock.decoding.plain import PLAIN
 from penstock.decoding.search.budget import Budget
+from penstock.engine.async_engine import AsyncEngine
+from penstock.engine.config import EngineConfig
 from penstock.engine.intake import Intake
 from penstock.engine.request import ChoiceDelta, Request, TokenLogprobs, Usage
 from penstock.engine.tokenization import Tokenizer
@@ -151,6 +154,14 @@ class ScriptedEngine:
     def check_health(self) -> None:
         if self.unhealthy is not None:
             raise self.unhealthy
+
+
+def real_engine(folder: Path, registry: CollectorRegistry, **config: Any) -> AsyncEngine:
+    """A real engine for a `ScriptedServer` to load: in a thread of this process."""
+    fields: dict[str, Any] = {"model": str(folder), "threads": 1, "kv_cache_memory": 8_000_000}
+    return AsyncEngine.load(
+        EngineConfig(**fields | config), registry=registry, clock=time.monotonic
+    )
 
 
 class ScriptedServer:

@@ -8,6 +8,7 @@ answer: errors and streams are read by the same client libraries.
 
 import re
 from collections.abc import Iterator
+from typing import Any
 
 import httpx
 import pytest
@@ -37,6 +38,12 @@ ROUTES = [
     ("POST", "/detokenize"),
     ("GET", "/nope"),
 ]
+BODIES: dict[str, dict[str, Any]] = {
+    "/v1/completions": {"prompt": "x"},
+    "/v1/chat/completions": {"messages": [{"role": "user", "content": "x"}]},
+    "/tokenize": {"prompt": "x"},
+    "/detokenize": {"tokens": [5]},
+}
 EVERY_ROUTE = pytest.mark.parametrize(("method", "path"), ROUTES)
 
 
@@ -59,11 +66,10 @@ def open_to_page() -> Iterator[ScriptedServer]:
 
 
 def ask(server: ScriptedServer, method: str, path: str, **headers: str) -> httpx.Response:
-    """A request with a JSON body where one belongs, and these headers, _ for -."""
+    """A request with the body that the path takes, if any, and these headers, _ for -."""
     named = {name.replace("_", "-"): value for name, value in headers.items()}
-    body = {"prompt": "x", "tokens": [5], "messages": [{"role": "user", "content": "x"}]}
     with server.client() as client:
-        return client.request(method, path, json=body if method == "POST" else None, headers=named)
+        return client.request(method, path, json=BODIES.get(path), headers=named)
 
 
 @EVERY_ROUTE

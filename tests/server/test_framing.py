@@ -107,6 +107,20 @@ def test_plain_requests_are_served_one_after_the_other(
     assert answer.count(b"HTTP/1.1 200 OK") == 3
 
 
+@pytest.mark.parametrize(
+    ("size", "number", "status"),
+    [(1, 255, b"200"), (1, 256, b"400"), (63, 5000, b"400"), (64, 5000, b"200")],
+)
+def test_bodies_of_tiny_chunks_are_bounded(
+    door: ScriptedServer, size: int, number: int, status: bytes
+) -> None:
+    """Each chunk costs the loop as much as a chunk does, however little it holds."""
+    chunk = b"%x\r\n" % size + b" " * size + b"\r\n"
+    head = POST + TE + b"Connection: close\r\n\r\n"
+    answer = exchange(door, head + chunk * number + CHUNKED)
+    assert answer.startswith(b"HTTP/1.1 " + status), answer[:200]
+
+
 def test_targets_of_a_proxy_are_the_path_alone(door: ScriptedServer) -> None:
     for target, status in [
         (b"http://localhost/version", b"200"),
