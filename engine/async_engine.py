@@ -15,7 +15,7 @@ from dataclasses import replace
 
 from prometheus_client import CollectorRegistry
 
-from ..errors import EngineDeadError, OverloadedError, PenstockError, UnavailableError
+from ..errors import EXITS, EngineDeadError, OverloadedError, PenstockError, UnavailableError
 from .build import build_engine
 from .config import EngineConfig
 from .engine import EngineStats
@@ -58,7 +58,7 @@ class AsyncEngine:
         self.intake = replace(intake, search_limits=known)
         self.tokenizer: Tokenizer = intake.tokenizer
         self.config = config
-        self.metrics = RequestMetrics(registry)
+        self.metrics = RequestMetrics(registry, max_length_tokens=model.max_length_tokens)
         registry.register(EngineCollector(self.stats))
         self._host = host
         self._clock = clock
@@ -227,24 +227,37 @@ class AsyncEngine:
             generation = self._live.get(output.request_id.partition(PART)[0])
             if generation is None:
                 continue
-            if not isinstance(generation, Searching) and output.failure is not None:
-                if generation.assembly.fails(output):
-                    self._cancel(generation, output.failure.error())
-                continue
-            if isinstance(generation, Searching):
-                generation.feed(output)
-                self._count(generation, output, output.token_ids, now_s)
-                continue
-            delta, ended_by_text = generation.assembly.feed(output)
-            if delta is None:
-                continue
-            if ended_by_text:
-                self._host.send(Abort(request_id=output.request_id, index=output.index))
-            self._observe(generation, output, delta, now_s)
-            generation.push(delta)
-            if generation.assembly.finished:
-                generation.reason = delta.finish_reason or "stop"
-                self._end(generation)
+            try:
+                self._deliver(generation, output, now_s)
+            except PenstockError as error:  # the tokenizer fails on these tokens
+                self._cancel(generation, error)
+            except EXITS:
+                raise
+            except BaseException:  # one request's text must not take the step's others with it
+                logger.exception(
+                    "the output of request %s could not be read", generation.request.id
+                )
+                self._cancel(generation, PenstockError("the output could not be read"))
+
+    def _deliver(self, generation: Generation, output: StepOutput, now_s: float) -> None:
+        if isinstance(generation, Searching):
+            generation.feed(output)
+            self._count(generation, output, output.token_ids, now_s)
+            return
+        if output.failure is not None:
+            if generation.assembly.fails(output):
+                self._cancel(generation, output.failure.error())
+            return
+        delta, ended_by_text = generation.assembly.feed(output)
+        if delta is None:
+            return
+        if ended_by_text:
+            self._host.send(Abort(request_id=output.request_id, index=output.index))
+        self._observe(generation, output, delta, now_s)
+        generation.push(delta)
+        if generation.assembly.finished:
+            generation.reason = delta.finish_reason or "stop"
+            self._end(generation)
 
     def _cancel(self, generation: Generation, error: PenstockError | None = None) -> None:
         if not isinstance(generation, Searching):
@@ -306,6 +319,9 @@ class AsyncEngine:
             metrics.queued.observe(max(0.0, started_s - generation.submitted_s))
             metrics.prefill.observe(max(0.0, first_s - started_s))
             metrics.decode.observe(now_s - first_s)
+            metrics.inference.observe(max(0.0, now_s - started_s))
+            metrics.request_prompt.observe(generation.usage.prompt_tokens)
+            metrics.request_generation.observe(generation.usage.completion_tokens)
             later = generation.usage.completion_tokens - generation.request.n
             if later > 0:
                 metrics.per_token.observe((now_s - first_s) / later)

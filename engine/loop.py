@@ -64,7 +64,7 @@ class EngineLoop:
                 self.step_started_s = None
                 self._on_step(outputs, self._engine.last_rows)
             self._on_step([], 0)
-        except Exception as error:  # noqa: BLE001, RUF100 - the loop's last words
+        except BaseException as error:  # the loop's last words
             logger.exception("the engine has failed")
             # First: freeing may fail too, after a step half done.
             self._on_failure(type(error).__name__)

@@ -22,6 +22,12 @@ _COUNTS = (1, 2, 4, 8, 16, 32, 64, 128)
 _TOKENS = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 65536, 262144)
 
 
+def token_buckets(longest: int) -> tuple[int, ...]:
+    """vLLM's for tokens of a request: 1, 2, 5, 10, 20, 50... up to the longest."""
+    steps = (digit * 10**power for power in range(len(str(longest))) for digit in (1, 2, 5))
+    return tuple(step for step in steps if step <= longest)
+
+
 class EngineCollector(Collector):
     """What `Engine.stats()` knows, as metrics."""
 
@@ -63,13 +69,15 @@ class EngineCollector(Collector):
 
 
 class RequestMetrics:
-    """Counters and histograms that requests fill."""
+    """Counters and histograms that requests fill. `max_length_tokens`: of prompt plus answer."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
+    def __init__(self, registry: CollectorRegistry, *, max_length_tokens: int) -> None:
         def histogram(name: str, text: str, buckets: tuple[float, ...] = _SECONDS) -> Histogram:
             return Histogram(
                 f"penstock_{name}", text, ["decoding"], registry=registry, buckets=buckets
             )
+
+        per_request = token_buckets(max_length_tokens)
 
         def counter(name: str, text: str, labels: tuple[str, ...]) -> Counter:
             return Counter(f"penstock_{name}", text, labels, registry=registry)
@@ -110,6 +118,17 @@ class RequestMetrics:
                 "request_prefill_time_seconds", "First scheduling to first token."
             ),
             "decode": histogram("request_decode_time_seconds", "First token to the end."),
+            "inference": histogram(
+                "request_inference_time_seconds", "First scheduling to the end."
+            ),
+            "request_prompt": histogram(
+                "request_prompt_tokens", "Prompt tokens of a request that ended.", per_request
+            ),
+            "request_generation": histogram(
+                "request_generation_tokens",
+                "Tokens generated for a request that ended, all choices together.",
+                per_request,
+            ),
             "n": histogram("request_params_n", "Choices asked for.", _COUNTS),
             "max_tokens": histogram("request_params_max_tokens", "max_tokens in force.", _TOKENS),
         }
@@ -149,5 +168,8 @@ class DecodingMetrics:
     queued: Histogram
     prefill: Histogram
     decode: Histogram
+    inference: Histogram
+    request_prompt: Histogram
+    request_generation: Histogram
     n: Histogram
     max_tokens: Histogram

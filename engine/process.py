@@ -143,7 +143,7 @@ def _read(
                 elif isinstance(message, wire.Submitted):
                     intake = built.result().intake
                     inbox.put(wire.unpack_request(message, intake.decoding, intake.kv_cache))
-    except Exception:
+    except BaseException:
         logger.exception("the engine's process cannot read what it is told")
     # Nobody listens any more: finish the step, but do not wait for a model or a step that hangs.
     inbox.put(None)

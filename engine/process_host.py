@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 
-from ..errors import ConfigurationError, EngineDeadError, UnsupportedModelError
+from ..errors import EXITS, ConfigurationError, EngineDeadError, UnsupportedModelError
 from . import wire
 from .build import make_intake
 from .config import EngineConfig
@@ -138,7 +138,9 @@ class ProcessHost:
             self._busy_since_s = None if done else self._clock()
             try:
                 self._on_step(message.outputs, message.rows)
-            except Exception:  # as asyncio does with what a thread calls on its loop
+            except EXITS:
+                raise
+            except BaseException:  # as asyncio does with what a thread calls on its loop
                 logger.exception("a step's outputs could not be delivered")
         elif isinstance(message, wire.Failed):
             self._fail(message.error)

@@ -5,7 +5,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 
 from ..decoding.search.operations import Evaluate, Outcome
-from ..errors import EvaluatorError, PenstockError
+from ..errors import EXITS, EvaluatorError, PenstockError
 from .evaluators import Evaluator, checked
 from .generation import Generation
 from .intake import Intake
@@ -98,7 +98,9 @@ class Searching(Generation):
             self._answer(outcome)
         except PenstockError as problem:
             error = problem
-        except Exception:  # a controller, or an evaluator, of a stranger
+        except EXITS:
+            raise
+        except BaseException:  # a controller, or an evaluator, of a stranger
             logger.exception("the search of request %s has failed", self.request.id)
             error = PenstockError("the search has failed; the server's log has the details")
         self._ended(self, error)

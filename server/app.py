@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager
+from functools import cache, partial
 from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
@@ -11,19 +12,23 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
 from penstock import __version__
-from penstock.errors import PenstockError
 
 from .auth import ApiKeys, AuthMiddleware
 from .context import ContextMiddleware
 from .errors import error_response
+from .failures import FailureMiddleware
+from .head import HeadMiddleware
 from .lifecycle import Lifecycle
 from .log import log_stats
 from .metrics import HttpMetrics
 from .offload import Offload
+from .openapi import describe
 from .presets import check_presets
 from .request_body import BodyReader
 from .routes import chat, completions, later, meta, model_list, tokens
 from .services import Services
+from .site import SiteMiddleware
+from .unknown_route import unknown_route
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
@@ -34,6 +39,9 @@ if TYPE_CHECKING:
 
     from .backend import Backend
     from .settings import ServeSettings
+
+EXPOSED_HEADERS = ["X-Request-Id", "X-Penstock-Ignored", "Retry-After", "Allow", "WWW-Authenticate"]
+"""What web pages of other origins may read besides the body."""
 
 
 def create_app(
@@ -63,6 +71,7 @@ def create_app(
         offload=Offload(threads=settings.intake_threads, max_pending=settings.max_pending_intake),
         bodies=BodyReader(max_bytes=settings.max_body_bytes, timeout_s=settings.body_timeout_s),
         registry=registry,
+        http_metrics=HttpMetrics(registry),
         wall_clock=wall_clock,
     )
 
@@ -92,33 +101,40 @@ def create_app(
         redoc_url=None,
         lifespan=lifespan,
         redirect_slashes=False,
+        generate_unique_id_function=lambda route: route.name,
     )
     app.state.services = services
     for routes in (completions, chat, tokens, model_list, meta, later):
         app.include_router(routes.router)
 
-    async def answer_error(_: Request, error: Exception) -> Response:
-        return error_response(error)
+    async def answer_unknown_route(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException), "only the router raises these"
+        return error_response(unknown_route(request, error))
 
-    app.add_exception_handler(PenstockError, answer_error)
-    app.add_exception_handler(HTTPException, answer_error)
+    app.add_exception_handler(HTTPException, answer_unknown_route)
 
     keys = ApiKeys(settings.read_api_keys())
+    app.openapi = cache(partial(describe, app, has_keys=bool(keys)))
     # The last one added is the outermost.
     if keys:
         app.add_middleware(AuthMiddleware, keys=keys)
+    app.add_middleware(HeadMiddleware, max_bytes=settings.max_header_bytes)
+    app.add_middleware(FailureMiddleware)
     if settings.cors_origin:
         app.add_middleware(
             CORSMiddleware,
             allow_origins=settings.cors_origin,
-            allow_methods=["GET", "POST"],
-            allow_headers=["Authorization", "Content-Type", "X-Request-Id"],
-            expose_headers=["X-Request-Id", "X-Penstock-Ignored", "Retry-After"],
+            # The origin is the protection; client libraries send many headers of their own.
+            allow_methods=["*"],
+            allow_headers=["*"],
+            allow_private_network=True,
+            expose_headers=EXPOSED_HEADERS,
         )
+    app.add_middleware(SiteMiddleware, hosts=settings.hosts, origins=settings.cors_origin)
     app.add_middleware(
         ContextMiddleware,
-        metrics=HttpMetrics(registry),
+        metrics=services.http_metrics,
         clock=clock,
-        max_head_bytes=settings.max_header_bytes,
+        closing=lambda: services.lifecycle.is_ending,
     )
     return app

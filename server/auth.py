@@ -11,7 +11,8 @@ from hashlib import sha256
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from .errors import HttpError, error_response
+from .context import shown
+from .errors import HttpError
 from .policies import Policy
 
 OPEN_PATHS = frozenset({"/health"})
@@ -41,33 +42,39 @@ class ApiKeys:
 
 
 class AuthMiddleware:
-    """Answers 401 to requests without a right `Authorization: Bearer KEY`."""
+    """Refuses requests without a right `Authorization: Bearer KEY`.
+
+    OPTIONS needs none: browsers ask with it what they may send, before they send a key.
+    """
 
     def __init__(self, app: ASGIApp, *, keys: ApiKeys) -> None:
         self._app = app
         self._keys = keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on, or refuse it."""
-        if scope["type"] != "http" or scope["path"] in OPEN_PATHS:
+        """Pass the request on.
+
+        Raises:
+            HttpError: the key is missing or wrong (401).
+        """
+        if scope["type"] != "http" or scope["path"] in OPEN_PATHS or scope["method"] == "OPTIONS":
             await self._app(scope, receive, send)
             return
         presented = _presented(Headers(scope=scope))
         tenant = self._keys.accept(presented)
-        if tenant is not None:
-            state = scope.setdefault("state", {})
-            state["tenant"], state["policy"] = tenant, self._keys.policy(tenant)
-            await self._app(scope, receive, send)
-            return
-        refusal = HttpError(
-            401,
-            # OpenAI's words for it, by which clients tell what to ask of their user.
-            f"{'Incorrect' if presented else 'No'} API key provided; send Authorization: Bearer "
-            "KEY with a key of this server",
-            code="invalid_api_key",
-            headers={"WWW-Authenticate": 'Bearer realm="penstock"'},
-        )
-        await error_response(refusal)(scope, receive, send)
+        if tenant is None:
+            raise HttpError(
+                401,
+                # OpenAI's words for it, by which clients tell what to ask of their user.
+                f"{'Incorrect' if presented else 'No'} API key provided for {scope['method']} "
+                f"{shown(scope['raw_path'])}; send Authorization: Bearer KEY with a key of this "
+                "server",
+                code="invalid_api_key",
+                headers={"WWW-Authenticate": 'Bearer realm="penstock"'},
+            )
+        state = scope.setdefault("state", {})
+        state["tenant"], state["policy"] = tenant, self._keys.policy(tenant)
+        await self._app(scope, receive, send)
 
 
 def _presented(headers: Headers) -> bytes:

@@ -1,11 +1,12 @@
 """One HTTP/1.1 connection: its refusals in the contract's shape, and its own bounds.
 
 uvicorn answers malformed requests in plain text, has no deadline for the head of a request, and
-no bound on requests per connection; these are added here.
+no bound on requests per connection nor on chunks of a body; these are added here.
 """
 
 import asyncio
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,42 @@ _MESSAGES = {
     431: HEAD_TOO_LARGE,
     400: "the request is not valid HTTP/1.1",
 }
+_MAX_BEGINNING_BYTES = 512
+_READ_BYTES = 64 * 2**10
+_FREE_CHUNKS = 256
+_LEAST_CHUNK_BYTES = 64
+
+
+class TinyChunks(h11.RemoteProtocolError):
+    """A body in so many small chunks that taking it apart would keep the event loop."""
+
+
+class BoundedParser(h11.Connection):
+    """h11 with a bound on chunks: each costs as much as its frame does, however small it is."""
+
+    def __init__(self, max_head_bytes: int) -> None:
+        super().__init__(h11.SERVER, max_head_bytes)
+        self._chunks = 0
+        self._body_bytes = 0
+
+    def next_event(self) -> Any:
+        """As h11 has it.
+
+        Raises:
+            h11.RemoteProtocolError: also where a body's chunks are tiny.
+        """
+        event = super().next_event()
+        if isinstance(event, h11.Request):
+            self._chunks = self._body_bytes = 0
+        elif isinstance(event, h11.Data):
+            self._chunks += event.chunk_start
+            self._body_bytes += len(event.data)
+            if self._chunks > max(_FREE_CHUNKS, self._body_bytes // _LEAST_CHUNK_BYTES + 1):
+                raise TinyChunks(
+                    f"the body's first {self._chunks} chunks have {self._body_bytes} bytes; send "
+                    f"chunks of {_LEAST_CHUNK_BYTES} bytes or more, or a Content-Length"
+                )
+        return event
 
 
 @dataclass(slots=True)
@@ -39,6 +76,7 @@ class Connection(H11Protocol):
 
     head_timeout_s: float
     max_requests: int
+    refused: Callable[[int, bytes, str], None]
 
     def __init__(
         self,
@@ -49,17 +87,27 @@ class Connection(H11Protocol):
     ) -> None:
         self._use = ConnectionUse(self.max_requests)
         super().__init__(config, server_state, {**app_state, "connection_use": self._use}, _loop)
+        assert config.h11_max_incomplete_event_size is not None, "settings bound the head"
+        self.conn = BoundedParser(config.h11_max_incomplete_event_size)
         self._head_timer: asyncio.TimerHandle | None = None
+        self._began = b""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Expect the first request in time."""
         super().connection_made(transport)
+        transport.max_size = _READ_BYTES  # type: ignore[attr-defined] # of one turn on the loop
         self._expect_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the timer."""
         super().connection_lost(exc)
         self._stop_timer()
+
+    def data_received(self, data: bytes) -> None:
+        """Take what came; remember how a request begins, for the log."""
+        if self.conn.their_state is h11.IDLE and not self.conn.trailing_data[0]:
+            self._began = data[:_MAX_BEGINNING_BYTES]
+        super().data_received(data)
 
     def handle_events(self) -> None:
         """Handle what came; expect the rest of a head that has begun in time."""
@@ -79,9 +127,12 @@ class Connection(H11Protocol):
             self.transport.close()  # in the middle of an answer there is no room for another
             return
         error = sys.exception()
+        line = self._began.partition(b"\r\n")[0]
         status = error.error_status_hint if isinstance(error, h11.RemoteProtocolError) else 400
         status = status if status in _MESSAGES else 400
-        body = render_error(status, _MESSAGES[status], code="invalid_http")
+        self.refused(status, line, str(error))
+        message = str(error) if isinstance(error, TinyChunks) else _MESSAGES[status]
+        body = render_error(status, message, code="invalid_http")
         for event in (
             h11.Response(
                 status_code=status,
@@ -121,12 +172,18 @@ class Connection(H11Protocol):
             self._head_timer = None
 
 
-def connection_class(*, head_timeout_s: float, max_requests: int) -> type[Connection]:
-    """The class that uvicorn makes connections of, with its bounds."""
-    seconds, requests = head_timeout_s, max_requests
+def connection_class(
+    *, head_timeout_s: float, max_requests: int, refused: Callable[[int, bytes, str], None]
+) -> type[Connection]:
+    """The class that uvicorn makes connections of, with its bounds.
+
+    `refused`: told status, first line and reason of what was no HTTP.
+    """
+    seconds, requests, told = head_timeout_s, max_requests, refused
 
     class BoundConnection(Connection):
         head_timeout_s = seconds
         max_requests = requests
+        refused = staticmethod(told)
 
     return BoundConnection

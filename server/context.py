@@ -1,4 +1,4 @@
-"""What surrounds every request: its id, its line in the log, its count, its last resort."""
+"""What surrounds every request: its id, its line in the log, its count."""
 
 import logging
 import re
@@ -10,21 +10,23 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .connection import ConnectionUse
-from .errors import HEAD_TOO_LARGE, HttpError, error_response
 from .metrics import HttpMetrics
 
 logger = logging.getLogger(__name__)
 access_logger = logging.getLogger("penstock.access")
 
 LEFT = 499  # nginx's number for a caller who did not wait
+NO_ROUTE = "other"
 _POLLED = frozenset({"/health", "/metrics"})
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
+_SHOWN_BYTES = 200
 
 
 class ContextMiddleware:
     """Outermost of ours. Pure ASGI: it sees every message and delays none.
 
-    `max_head_bytes`: h11 refuses longer heads only where they come in pieces; here all of them.
+    `closing`: whether connections end with their present answer. HEAD is served as GET, without
+    its body, which the connection leaves out.
     """
 
     def __init__(
@@ -33,19 +35,21 @@ class ContextMiddleware:
         *,
         metrics: HttpMetrics,
         clock: Callable[[], float],
-        max_head_bytes: int,
+        closing: Callable[[], bool],
     ) -> None:
         self._app = app
         self._metrics = metrics
         self._clock = clock
-        self._max_head_bytes = max_head_bytes
+        self._closing = closing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request; errors that nobody expected become a 500 here."""
+        """Serve one request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         began_s = self._clock()
+        method: str = scope["method"]
+        scope = {**scope, "method": "GET" if method == "HEAD" else method}
         request_id = _request_id(Headers(scope=scope))
         state = scope.setdefault("state", {})
         state["request_id"] = request_id
@@ -58,40 +62,38 @@ class ContextMiddleware:
                 status = message["status"]
                 headers = MutableHeaders(scope=message)
                 headers["X-Request-Id"] = request_id
-                if use is not None and use.is_last:
+                if self._closing() or (use is not None and use.is_last):
                     headers["Connection"] = "close"
             await send(message)
 
         try:
-            if _head_bytes(scope) > self._max_head_bytes:
-                refusal = HttpError(431, HEAD_TOO_LARGE, code="invalid_http")
-                await error_response(refusal)(scope, receive, annotated)
-                return
             await self._app(scope, receive, annotated)
         except ClientDisconnect:
             pass
-        except Exception as error:
-            logger.exception("request %s failed", request_id)
-            if status != LEFT:
-                raise  # the answer has begun: closing the connection is all that is left
-            await error_response(error)(scope, receive, annotated)
         finally:
             route = _route(scope)
             self._metrics.requests.labels(route, str(status)).inc()
             access_logger.log(
                 logging.DEBUG if route in _POLLED else logging.INFO,
                 "%s %s %d %.0f ms %s",
-                scope["method"],
-                route,
+                shown(method.encode()),
+                shown(scope["raw_path"]),
                 status,
                 (self._clock() - began_s) * 1000,
                 request_id,
             )
 
 
-def _head_bytes(scope: Scope) -> int:
-    lines = sum(len(name) + len(value) + 4 for name, value in scope["headers"])
-    return lines + len(scope.get("raw_path") or b"") + len(scope["query_string"])
+def record_refusal(metrics: HttpMetrics, status: int, line: bytes, reason: str) -> None:
+    """Log and count what the connection has refused: `line` is where the request began."""
+    metrics.requests.labels(NO_ROUTE, str(status)).inc()
+    access_logger.info("%s %d refused: %s", shown(line), status, reason)
+
+
+def shown(sent: bytes) -> str:
+    """What a stranger sent, for the log and for messages: escaped and cut."""
+    text = sent[:_SHOWN_BYTES].decode("latin-1").encode("unicode_escape").decode()
+    return text + "..." if len(sent) > _SHOWN_BYTES else text
 
 
 def _request_id(headers: Headers) -> str:
@@ -102,4 +104,4 @@ def _request_id(headers: Headers) -> str:
 
 def _route(scope: Scope) -> str:
     route = scope.get("route")
-    return str(getattr(route, "path", "other"))
+    return str(getattr(route, "path", NO_ROUTE))

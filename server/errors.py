@@ -3,7 +3,7 @@
 PenstockError (penstock/errors.py)      status  type
 ├── RequestError                        400     invalid_request_error
 │   ├── NotFoundError                   404     invalid_request_error
-│   └── HttpError (here)                its own, for what only HTTP knows: 401, 404, 405, 413
+│   └── HttpError (here)                its own, for what only HTTP knows: 401, 403, 404, 413...
 ├── GenerationError                     500     server_error, with its code
 ├── OverloadedError                     429     rate_limit_error, with Retry-After
 └── UnavailableError                    503     server_error, with Retry-After
@@ -15,7 +15,6 @@ anything else                           500     server_error, and the message te
 from collections.abc import Mapping
 
 import orjson
-from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from penstock.errors import (
@@ -49,7 +48,7 @@ class HttpError(RequestError):
         self.headers = dict(headers or {})
 
 
-def status_of(error: Exception) -> int:
+def status_of(error: BaseException) -> int:
     """The HTTP status of an error."""
     match error:
         case HttpError():
@@ -62,13 +61,11 @@ def status_of(error: Exception) -> int:
             return 429
         case UnavailableError():
             return 503
-        case HTTPException():
-            return error.status_code
         case _:
             return 500
 
 
-def error_body(error: Exception) -> bytes:
+def error_body(error: BaseException) -> bytes:
     """The contract's JSON of an error; also the data of an SSE error event."""
     status = status_of(error)
     param: str | None = None
@@ -86,8 +83,6 @@ def error_body(error: Exception) -> bytes:
             message, code = str(error), "evaluator_failed"
         case UnavailableError():
             message, code = str(error), "unavailable"
-        case HTTPException():
-            message, code = _HTTP_MESSAGES.get(status, (str(error.detail), None))
         case _:
             message, code = "internal error; the server's log has the details", "internal_error"
     return render_error(status, message, param=param, code=code)
@@ -106,7 +101,7 @@ def render_error(
     return orjson.dumps({"error": clean})
 
 
-def error_headers(error: Exception) -> dict[str, str]:
+def error_headers(error: BaseException) -> dict[str, str]:
     """Headers that belong to the error's status."""
     match error:
         case HttpError():
@@ -117,13 +112,11 @@ def error_headers(error: Exception) -> dict[str, str]:
             return {}
         case UnavailableError():
             return {"Retry-After": "1"}
-        case HTTPException():
-            return dict(error.headers or {})
         case _:
             return {}
 
 
-def error_response(error: Exception) -> Response:
+def error_response(error: BaseException) -> Response:
     """The HTTP answer to an error."""
     return Response(
         error_body(error),
@@ -131,15 +124,6 @@ def error_response(error: Exception) -> Response:
         media_type=JSON_MEDIA_TYPE,
         headers=error_headers(error),
     )
-
-
-_HTTP_MESSAGES: dict[int, tuple[str, str | None]] = {
-    404: ("there is no such route; see /openapi.json for what there is", "route_not_found"),
-    405: (
-        "this route does not take that method; the Allow header names those it takes",
-        "method_not_allowed",
-    ),
-}
 
 
 def _type_of(status: int) -> str:

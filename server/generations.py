@@ -6,6 +6,8 @@ import asyncio
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from penstock.errors import EXITS
+
 from .protocol.plan import ChoiceResult
 
 if TYPE_CHECKING:
@@ -52,14 +54,16 @@ async def merged(
         async for delta in only:
             yield [(0, delta), *((0, later) for later in only.ready())]
         return
-    arrived: asyncio.Queue[tuple[int, ChoiceDelta] | Exception | None] = asyncio.Queue()
+    arrived: asyncio.Queue[tuple[int, ChoiceDelta] | BaseException | None] = asyncio.Queue()
 
     async def forward(number: int, generation: Generation) -> None:
         try:
             async for delta in generation:
                 arrived.put_nowait((number, delta))
             arrived.put_nowait(None)
-        except Exception as error:
+        except EXITS:
+            raise
+        except BaseException as error:
             arrived.put_nowait(error)
 
     tasks = [asyncio.create_task(forward(*pair)) for pair in enumerate(generations)]
@@ -71,7 +75,7 @@ async def merged(
             while not arrived.empty():
                 items.append(arrived.get_nowait())
             for item in items:
-                if isinstance(item, Exception):
+                if isinstance(item, BaseException):
                     raise item
                 if item is None:
                     open_ones -= 1

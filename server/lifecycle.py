@@ -45,14 +45,21 @@ class Lifecycle:
 
     @property
     def engine(self) -> Backend:
-        """The engine.
+        """The engine, alive.
 
         Raises:
             UnavailableError: not loaded yet, or no new requests are taken any more.
+            EngineDeadError: it has failed, or hangs in a step.
         """
         if self.phase == "ready" and self._engine is not None:
+            self._engine.check_health()
             return self._engine
         raise UnavailableError(_REASONS[self.phase])
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether connections end with the answer that they wait for."""
+        return self.phase in {"draining", "stopped"}
 
     @property
     def is_loading(self) -> bool:
@@ -65,11 +72,9 @@ class Lifecycle:
 
         def load() -> None:
             try:
-                engine = self._load_engine()
-            except Exception as error:
-                result: Backend | Exception = error
-            else:
-                result = engine
+                result: Backend | BaseException = self._load_engine()
+            except BaseException as error:  # whatever ends this thread, somebody must hear of it
+                result = error
             try:
                 loop.call_soon_threadsafe(self._loaded, result)
             except RuntimeError:
@@ -77,10 +82,6 @@ class Lifecycle:
 
         self._loader = threading.Thread(target=load, name="loader", daemon=True)
         self._loader.start()
-
-    def check(self) -> None:
-        """Raise UnavailableError, with the reason, where requests cannot be served."""
-        self.engine.check_health()
 
     async def settled(self) -> None:
         """Wait until loading has ended, one way or the other."""
@@ -97,9 +98,9 @@ class Lifecycle:
         if self.phase != "failed":
             self.phase = "stopped"
 
-    def _loaded(self, result: Backend | Exception) -> None:
+    def _loaded(self, result: Backend | BaseException) -> None:
         self._settled.set()
-        if isinstance(result, Exception):
+        if isinstance(result, BaseException):
             self._fail(result)
         elif self.phase == "loading":
             self._engine = result
@@ -108,7 +109,7 @@ class Lifecycle:
             for callback in self.on_ready:
                 callback(result)
 
-    def _fail(self, error: Exception) -> None:
+    def _fail(self, error: BaseException) -> None:
         self.phase = "failed"
         wrong_settings = isinstance(error, ConfigurationError)
         self.exit_code = EXIT_CONFIGURATION if wrong_settings else EXIT_FAILED

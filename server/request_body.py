@@ -9,7 +9,7 @@ from starlette.types import Message, Receive
 
 from penstock.errors import OverloadedError
 
-from .errors import HttpError
+from .errors import JSON_MEDIA_TYPE, HttpError
 
 _ALL_CALLERS = 32  # times the limit of one body
 _DISCARD = 16  # times the limit of one body
@@ -111,11 +111,12 @@ async def _receive(receive: Receive) -> Message:
 
 
 def _check_media_type(headers: Mapping[str, str]) -> None:
-    # Other types can be sent by any web page without the browser asking first.
-    kind = headers.get("content-type", "application/json").partition(";")[0].strip().lower()
-    if kind != "application/json":
-        raise HttpError(
-            415,
-            f"the body's type is {kind[:64]!r}; send Content-Type: application/json",
-            code="unsupported_media_type",
-        )
+    # Any web page can send the other types, or none, without the browser asking first.
+    kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind == JSON_MEDIA_TYPE or (kind.startswith("application/") and kind.endswith("+json")):
+        return
+    sent = f"of the type {kind[:64]!r}" if kind else "of no type"
+    remedy = "send Content-Type: application/json"
+    if kind == "application/x-www-form-urlencoded":
+        remedy += " (curl -d sends this type unless told: -H 'Content-Type: application/json')"
+    raise HttpError(415, f"the body is {sent}; {remedy}", code="unsupported_media_type")

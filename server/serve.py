@@ -1,8 +1,9 @@
 """`penstock serve`: one process, from settings to its last line.
 
 uvicorn runs the lifespan's end after all connections have closed, which open streams would delay
-for ever. So the order is ours: stop listening, refuse new requests, let running ones finish up to
-the timeout, end the rest with an error event, close connections, exit 0.
+for ever. So the order is ours: refuse new requests, let running ones finish up to the timeout,
+end the rest with an error event, stop listening, close connections, exit 0. New connections are
+answered with 503 to the last: a refused one tells a load balancer nothing.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import os
 import signal
 import socket
 import time
+from functools import partial
 from typing import TYPE_CHECKING, TypeGuard
 
 import uvicorn
@@ -23,14 +25,18 @@ from penstock.errors import ConfigurationError
 
 from .app import create_app
 from .connection import Connection, connection_class
+from .context import record_refusal
 from .loading import load_engine
 from .log import configure_logging
 
 if TYPE_CHECKING:
     from types import FrameType
 
+    from fastapi import FastAPI
+
     from .backend import Backend
     from .lifecycle import Lifecycle
+    from .services import Services
     from .settings import ServeSettings
 
 logger = logging.getLogger(__name__)
@@ -62,8 +68,6 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """End in the order described above."""
-        for server in self.servers:
-            server.close()
         live = len(self.server_state.tasks)
         if live:
             logger.info("finishing %d requests, at most %g s", live, self._drain_timeout_s)
@@ -110,6 +114,30 @@ def _is_answering(connection: object) -> TypeGuard[Connection]:
     return isinstance(connection, Connection) and connection.is_answering
 
 
+def make_server(app: FastAPI, settings: ServeSettings) -> Server:
+    """The server of an application from `create_app`."""
+    services: Services = app.state.services
+    http = connection_class(
+        head_timeout_s=settings.head_timeout_s,
+        max_requests=settings.max_connection_requests,
+        refused=partial(record_refusal, services.http_metrics),
+    )
+    config = uvicorn.Config(
+        app,
+        http=http,
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        h11_max_incomplete_event_size=settings.max_header_bytes,
+        timeout_keep_alive=_KEEP_ALIVE_S,
+        timeout_graceful_shutdown=_FLUSH_S,
+    )
+    return Server(config, services.lifecycle, drain_timeout_s=settings.shutdown_timeout_s)
+
+
 def run_serve(settings: ServeSettings) -> int:
     """Serve until a signal; returns the process's exit status.
 
@@ -129,7 +157,7 @@ def run_serve(settings: ServeSettings) -> int:
 
     app = create_app(settings, load, registry=registry, clock=time.monotonic, wall_clock=time.time)
     lifecycle: Lifecycle = app.state.services.lifecycle
-    listener = _bind(settings)
+    listener = bind(settings)
     if not settings.is_loopback and not settings.read_api_keys():
         logger.warning(
             "listening on %s without an API key: whoever reaches this address can use the model; "
@@ -139,26 +167,7 @@ def run_serve(settings: ServeSettings) -> int:
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     logger.info("listening on http://%s:%d", host, listener.getsockname()[1])
     lifecycle.on_ready.append(_ready)
-    server = Server(
-        uvicorn.Config(
-            app,
-            http=connection_class(
-                head_timeout_s=settings.head_timeout_s,
-                max_requests=settings.max_connection_requests,
-            ),
-            ws="none",
-            lifespan="on",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            h11_max_incomplete_event_size=settings.max_header_bytes,
-            timeout_keep_alive=_KEEP_ALIVE_S,
-            timeout_graceful_shutdown=_FLUSH_S,
-        ),
-        lifecycle,
-        drain_timeout_s=settings.shutdown_timeout_s,
-    )
+    server = make_server(app, settings)
     server.run(sockets=[listener])
     logger.info("stopped")
     if lifecycle.is_loading:
@@ -175,7 +184,12 @@ def _ready(engine: Backend) -> None:
     logger.info("ready: serving %s", engine.model.id)
 
 
-def _bind(settings: ServeSettings) -> socket.socket:
+def bind(settings: ServeSettings) -> socket.socket:
+    """A socket that listens where the settings say.
+
+    Raises:
+        ConfigurationError: the address cannot be used.
+    """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE

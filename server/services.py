@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
     from .lifecycle import Lifecycle
+    from .metrics import HttpMetrics
     from .offload import Offload
     from .request_body import BodyReader
     from .settings import ServeSettings
@@ -25,4 +26,5 @@ class Services:
     offload: Offload
     bodies: BodyReader
     registry: CollectorRegistry
+    http_metrics: HttpMetrics
     wall_clock: Callable[[], float]

@@ -2,6 +2,7 @@
 
 from ipaddress import ip_address
 from pathlib import Path
+from socket import SOCK_STREAM, getaddrinfo
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, SecretStr, field_validator
@@ -14,6 +15,7 @@ from .command_settings import CommandSettings, as_json, split_commas
 from .evaluators import MAX_EVALUATORS, EvaluatorName, ExternalEvaluator
 from .policies import MAX_PRIORITY, Policy, key_policy
 from .presets import MAX_PRESETS, Preset, PresetName
+from .site import ANY, LOOPBACK_NAMES, Hosts, is_address, is_origin
 
 RESERVED_TEMPLATE_KWARGS = frozenset(
     {
@@ -60,6 +62,8 @@ class ServeSettings(EngineConfig, CommandSettings):
     `highest_priority`: the most urgent `priority` (the lowest number) that requests may ask for,
     where the key file does not say; the answer to those that ask for more names the field.
     `cors_origin`: web pages of these origins may call; repeat the flag for several, * is all.
+    `allowed_hosts`: names by which this server may be called, * is any; on a loopback address the
+    default is localhost, 127.0.0.1 and [::1], elsewhere any.
     `chat_template_kwarg`: names that requests may pass to the chat template.
     `presets`: names for combinations of methods, each served as MODEL:NAME, as in the YAML
     `presets: {fast: {decoding: jacobi}}`, or JSON; a preset may set `decoding` and `kv_cache`.
@@ -86,6 +90,7 @@ class ServeSettings(EngineConfig, CommandSettings):
     api_key_file: Path | None = None
     highest_priority: int = Field(default=0, ge=-MAX_PRIORITY, le=MAX_PRIORITY)
     cors_origin: Words = Field(default=[])
+    allowed_hosts: Words = Field(default=[])
     chat_template_kwarg: Words = Field(default=["enable_thinking"])
     presets: PresetTable = Field(default={}, max_length=MAX_PRESETS)
     evaluators: EvaluatorTable = Field(default={}, max_length=MAX_EVALUATORS)
@@ -112,6 +117,35 @@ class ServeSettings(EngineConfig, CommandSettings):
                 )
         return names
 
+    @field_validator("cors_origin")
+    @classmethod
+    def _origins(cls, origins: list[str]) -> list[str]:
+        """As browsers write them."""
+        plain = [origin.lower().removesuffix("/") for origin in origins]
+        for origin in plain:
+            if origin not in {ANY, "null"} and not is_origin(origin):
+                raise ValueError(
+                    f"{origin!r} is no origin; write scheme and host, as in https://chat.example, "
+                    "or * for all"
+                )
+        return plain
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _names(cls, names: list[str]) -> list[str]:
+        for name in names:
+            if "/" in name or (":" in name.rpartition("]")[2] and not is_address(name)):
+                raise ValueError(f"{name!r} is no name of a host; write no scheme and no port")
+        return names
+
+    @property
+    def hosts(self) -> Hosts | None:
+        """The names that requests may be sent to; None: any."""
+        if not (self.is_loopback or self.allowed_hosts):
+            return None
+        names = {*LOOPBACK_NAMES, self.host, *self.allowed_hosts}
+        return Hosts(names, addresses=not self.is_loopback)
+
     @property
     def engine_config(self) -> EngineConfig:
         """The engine's part, without the secrets."""
@@ -120,12 +154,11 @@ class ServeSettings(EngineConfig, CommandSettings):
     @property
     def is_loopback(self) -> bool:
         """Whether only this machine can connect."""
-        if self.host == "localhost":
-            return True
         try:
-            return ip_address(self.host).is_loopback
-        except ValueError:
-            return False
+            found = getaddrinfo(self.host, None, type=SOCK_STREAM)
+        except OSError:
+            return False  # which stops the start, when it comes to listening
+        return ip_address(str(found[0][4][0])).is_loopback
 
     @property
     def policy(self) -> Policy:

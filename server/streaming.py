@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import TYPE_CHECKING
 
 from starlette.responses import Response
 
-from penstock.errors import PenstockError
+from penstock.errors import EXITS, PenstockError
 
 from .disconnect import until_disconnect
 from .errors import error_body
@@ -26,6 +27,8 @@ logger = logging.getLogger(__name__)
 
 _DONE = b"data: [DONE]\n\n"
 _HEARTBEAT = b": still working\n\n"
+_EARLY = 0.9
+"""Part of the promised silence after which the comment is due: the loop may be busy then."""
 
 
 class EventStream(Response):
@@ -33,7 +36,8 @@ class EventStream(Response):
 
     The status is sent with the first tokens, so that whatever fails before them is an ordinary
     error; a caller who waits longer gets it with a comment, and then a comment now and then,
-    because proxies cut silent connections.
+    because proxies cut silent connections. `since_s`: when the caller began to wait, by the event
+    loop's clock.
     """
 
     media_type = "text/event-stream"
@@ -46,6 +50,7 @@ class EventStream(Response):
         headers: Mapping[str, str],
         *,
         heartbeat_s: float,
+        since_s: float,
     ) -> None:
         super().__init__(headers=headers)
         del self.headers["content-length"]
@@ -55,6 +60,7 @@ class EventStream(Response):
         self._requests = requests
         self._writer = writer
         self._heartbeat_s = heartbeat_s
+        self._since_s = since_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request.
@@ -63,14 +69,14 @@ class EventStream(Response):
             PenstockError: refused or failed before the first byte.
         """
         del scope
-        output = _Output(send, self.raw_headers)
+        output = _Output(send, self.raw_headers, since_s=self._since_s)
         with submitted(self._engine, self._requests) as generations:
-            await until_disconnect(
-                receive,
-                self._pump(generations, output),
-                every_s=self._heartbeat_s,
-                tick=output.heartbeat,
-            )
+            beating = asyncio.create_task(output.keep_alive(_EARLY * self._heartbeat_s))
+            try:
+                await until_disconnect(receive, self._pump(generations, output))
+            finally:
+                beating.cancel()
+                await asyncio.gather(beating, return_exceptions=True)
 
     async def _pump(self, generations: Sequence[Generation], output: _Output) -> None:
         writer = self._writer
@@ -85,7 +91,9 @@ class EventStream(Response):
                 if events:
                     await output.write(events)
             await output.write((opening or b"") + writer.closing(generations) + _DONE, last=True)
-        except Exception as error:
+        except EXITS:
+            raise
+        except BaseException as error:
             if not output.started:
                 raise
             if output.ended:
@@ -98,27 +106,29 @@ class EventStream(Response):
 class _Output:
     """The connection's sending side."""
 
-    def __init__(self, send: Send, headers: list[tuple[bytes, bytes]]) -> None:
+    def __init__(self, send: Send, headers: list[tuple[bytes, bytes]], *, since_s: float) -> None:
         self._send = send
         self._headers = headers
-        self._written = False
+        self._written_s = since_s
+        self._clock = asyncio.get_running_loop().time
         self.started = False
         self.ended = False
 
     async def write(self, data: bytes, *, last: bool = False) -> None:
-        await self._start()
-        self._written = True
         self.ended = last
+        if not self.started:
+            self.started = True
+            await self._send(
+                {"type": "http.response.start", "status": 200, "headers": self._headers}
+            )
         await self._send({"type": "http.response.body", "body": data, "more_body": not last})
+        self._written_s = self._clock()
 
-    async def heartbeat(self) -> None:
-        """Write a comment if nothing was written since the last call."""
-        if not self._written and not self.ended:
-            await self.write(_HEARTBEAT)
-        self._written = False
-
-    async def _start(self) -> None:
-        if self.started:
-            return
-        self.started = True
-        await self._send({"type": "http.response.start", "status": 200, "headers": self._headers})
+    async def keep_alive(self, silence_s: float) -> None:
+        """Write a comment whenever nothing has been written for that long, until the end."""
+        while not self.ended:
+            left_s = self._written_s + silence_s - self._clock()
+            if left_s > 0:
+                await asyncio.sleep(left_s)
+            else:
+                await self.write(_HEARTBEAT)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
@@ -35,6 +36,7 @@ async def answer(
 
     `whole` and `stream` are the two forms of the answer; the body says which.
     """
+    since_s = asyncio.get_running_loop().time()
     services = services_of(request)
     engine = services.lifecycle.engine
     async with services.bodies.read(request) as raw:
@@ -42,8 +44,14 @@ async def answer(
     plan = _owned(plan, caller_of(request, services.settings.policy))
     headers = ignored_headers(request, plan.ignored)
     if plan.body.stream:
-        heartbeat_s = services.settings.heartbeat_s
-        return EventStream(engine, plan.requests, stream(plan), headers, heartbeat_s=heartbeat_s)
+        return EventStream(
+            engine,
+            plan.requests,
+            stream(plan),
+            headers,
+            heartbeat_s=services.settings.heartbeat_s,
+            since_s=since_s,
+        )
     with submitted(engine, plan.requests) as generations:
         results = await until_disconnect(request.receive, collect(generations))
         return json_response(whole(plan, results, generations), headers)

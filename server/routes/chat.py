@@ -10,7 +10,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ...engine.request import Conversation
+from ..openapi import documented
 from ..presets import served_model
+from ..protocol.answers import ChatCompletion, ChatCompletionChunk
 from ..protocol.chat_answer import ChatStream, chat_answer
 from ..protocol.chat_body import ChatBody
 from ..protocol.parse import parse_body
@@ -19,7 +21,6 @@ from ..protocol.spelling import Spelling
 from .answer import answer
 from .common import (
     answer_id,
-    documented,
     services_of,
     tenant_of,
 )
@@ -33,7 +34,10 @@ if TYPE_CHECKING:
 router = APIRouter()
 
 
-@router.post("/v1/chat/completions", openapi_extra=documented(ChatBody))
+@router.post(
+    "/v1/chat/completions",
+    **documented(ChatBody, answer=ChatCompletion, events=ChatCompletionChunk),
+)
 async def create_chat_completion(request: Request) -> Response:
     """Answer a chat."""
     services = services_of(request)

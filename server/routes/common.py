@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import secrets
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import orjson
 from starlette.responses import Response
@@ -15,7 +15,6 @@ from ..errors import JSON_MEDIA_TYPE
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pydantic import BaseModel
     from starlette.requests import Request
 
     from ..services import Services
@@ -57,11 +56,3 @@ def ignored_headers(request: Request, ignored: Sequence[str]) -> dict[str, str]:
     listed = ", ".join(names)
     logger.info("request %s: ignored %s", request.state.request_id, listed)
     return {IGNORED_HEADER: listed}
-
-
-def documented(*bodies: type[BaseModel]) -> dict[str, Any]:
-    """The body's part of the OpenAPI description; the routes read bodies themselves."""
-    # With an id of its own, a schema's references are resolved within itself.
-    schemas = [{"$id": f"urn:penstock:{b.__name__}", **b.model_json_schema()} for b in bodies]
-    schema = schemas[0] if len(schemas) == 1 else {"anyOf": schemas}
-    return {"requestBody": {"required": True, "content": {JSON_MEDIA_TYPE: {"schema": schema}}}}

@@ -11,7 +11,9 @@ from starlette.responses import Response
 
 from penstock.errors import RequestError
 
+from ..openapi import documented
 from ..presets import served_model
+from ..protocol.answers import Completion
 from ..protocol.completion_answer import CompletionStream, completion_answer
 from ..protocol.completion_body import CompletionBody
 from ..protocol.parse import parse_body
@@ -20,7 +22,6 @@ from ..protocol.spelling import Spelling
 from .answer import answer
 from .common import (
     answer_id,
-    documented,
     services_of,
     tenant_of,
 )
@@ -36,7 +37,7 @@ DEFAULT_MAX_TOKENS = 16  # OpenAI's
 MAX_CHOICES = 1024
 
 
-@router.post("/v1/completions", openapi_extra=documented(CompletionBody))
+@router.post("/v1/completions", **documented(CompletionBody, answer=Completion, events=Completion))
 async def create_completion(request: Request) -> Response:
     """Continue one prompt or several."""
     services = services_of(request)

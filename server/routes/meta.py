@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 from fastapi import APIRouter
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import PlainTextResponse, Response
 
 from penstock import __version__
 
 from ...decoding.base import SLOTS, Controller, Prefill
 from ...kvcache.full import FULL
+from ..openapi import documented
+from ..protocol.answers import Health, MethodList, Version
 from .common import json_response, services_of
 
 if TYPE_CHECKING:
@@ -25,27 +27,27 @@ if TYPE_CHECKING:
 router = APIRouter()
 
 
-@router.api_route("/health", methods=["GET", "HEAD"])
+@router.get("/health", **documented(answer=Health))
 async def health(request: Request) -> Response:
     """Whether requests can be served: 200, or 503 with the reason."""
-    services_of(request).lifecycle.check()
+    _ = services_of(request).lifecycle.engine
     return json_response({"status": "ok"})
 
 
-@router.get("/metrics")
+@router.get("/metrics", response_class=PlainTextResponse, **documented(engine=False))
 async def metrics(request: Request) -> Response:
     """Everything in the registry, in Prometheus' text format."""
     body = generate_latest(services_of(request).registry)
     return Response(body, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 
-@router.get("/version")
+@router.get("/version", **documented(answer=Version, engine=False))
 async def version() -> Response:
     """The version of Penstock."""
     return json_response({"version": __version__})
 
 
-@router.get("/v1/decoding")
+@router.get("/v1/decoding", **documented(answer=MethodList))
 async def methods(request: Request) -> Response:
     """The methods that `decoding` and `kv_cache` may name, with the schemas of their parameters."""
     services = services_of(request)

@@ -8,7 +8,9 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
+from ..openapi import documented
 from ..presets import served_model, served_models
+from ..protocol.answers import ModelCard, ModelList
 from .common import json_response, services_of
 
 if TYPE_CHECKING:
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 router = APIRouter()
 
 
-@router.get("/v1/models")
+@router.get("/v1/models", **documented(answer=ModelList))
 async def list_models(request: Request) -> Response:
     """What is served: the model, and each preset of it under a name of its own."""
     services = services_of(request)
@@ -27,7 +29,7 @@ async def list_models(request: Request) -> Response:
     return json_response({"object": "list", "data": cards})
 
 
-@router.get("/v1/models/{model:path}")
+@router.get("/v1/models/{model:path}", **documented(answer=ModelCard, model_in_path=True))
 async def get_model(request: Request, model: str) -> Response:
     """One of them."""
     services = services_of(request)

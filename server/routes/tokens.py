@@ -8,10 +8,12 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
+from ..openapi import documented
 from ..presets import served_model
+from ..protocol.answers import Text, Tokens
 from ..protocol.parse import parse_body, parse_object, validated
 from ..protocol.token_bodies import DetokenizeBody, TokenizeChatBody, TokenizeTextBody
-from .common import documented, ignored_headers, json_response, services_of
+from .common import ignored_headers, json_response, services_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,13 +26,13 @@ router = APIRouter()
 Answer = tuple[dict[str, Any], tuple[str, ...]]
 
 
-@router.post("/tokenize", openapi_extra=documented(TokenizeTextBody, TokenizeChatBody))
+@router.post("/tokenize", **documented(TokenizeTextBody, TokenizeChatBody, answer=Tokens))
 async def tokenize(request: Request) -> Response:
     """Token ids of a text or a chat."""
     return await _answer(request, _tokenize)
 
 
-@router.post("/detokenize", openapi_extra=documented(DetokenizeBody))
+@router.post("/detokenize", **documented(DetokenizeBody, answer=Text))
 async def detokenize(request: Request) -> Response:
     """Text of token ids."""
     return await _answer(request, _detokenize)

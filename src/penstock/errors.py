@@ -15,6 +15,12 @@ PenstockError
 A message gives the value, the limit and the remedy. It may reach strangers: no path, no stack.
 """
 
+import asyncio
+
+EXITS = (asyncio.CancelledError, GeneratorExit, KeyboardInterrupt, SystemExit)
+"""What ends a task or the process, and is no failure. Every other BaseException is one: a panic in
+compiled Rust is no Exception."""
+
 
 class PenstockError(Exception):
     """Base of the tree above."""

@@ -16,7 +16,7 @@ SUFFIXES = {"counter": ("_total",), "gauge": ("",), "histogram": ("_bucket", "_s
 
 def exported() -> set[str]:
     registry = CollectorRegistry()
-    RequestMetrics(registry)
+    RequestMetrics(registry, max_length_tokens=4096)
     HttpMetrics(registry)
     registry.register(EngineCollector(lambda: EngineStats(pages_total=1)))
     return {

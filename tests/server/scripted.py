@@ -10,17 +10,19 @@ import time
 from collections.abc import AsyncIterator, Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import httpx
 import openai
-import uvicorn
 from prometheus_client import CollectorRegistry
 
 from penstock.decoding.base import DecodingMethod, SearchLimits
 from penstock.decoding.plain import PLAIN
 from penstock.decoding.search.budget import Budget
+from penstock.engine.async_engine import AsyncEngine
+from penstock.engine.config import EngineConfig
 from penstock.engine.intake import Intake
 from penstock.engine.request import ChoiceDelta, Request, TokenLogprobs, Usage
 from penstock.engine.tokenization import Tokenizer
@@ -30,8 +32,7 @@ from penstock.kvcache.full import FULL
 from penstock.registry import Registry
 from penstock.server.app import create_app
 from penstock.server.backend import Backend
-from penstock.server.connection import connection_class
-from penstock.server.serve import Server
+from penstock.server.serve import bind, make_server
 from penstock.server.settings import ServeSettings
 from tests.tiny import EOS, VOCAB, byte_tokenizer
 
@@ -155,6 +156,14 @@ class ScriptedEngine:
             raise self.unhealthy
 
 
+def real_engine(folder: Path, registry: CollectorRegistry, **config: Any) -> AsyncEngine:
+    """A real engine for a `ScriptedServer` to load: in a thread of this process."""
+    fields: dict[str, Any] = {"model": str(folder), "threads": 1, "kv_cache_memory": 8_000_000}
+    return AsyncEngine.load(
+        EngineConfig(**fields | config), registry=registry, clock=time.monotonic
+    )
+
+
 class ScriptedServer:
     """The real server around a scripted engine, on a thread of this process."""
 
@@ -167,7 +176,7 @@ class ScriptedServer:
     ) -> None:
         self.engine = ScriptedEngine(script or Script())
         self.registry = CollectorRegistry()
-        self.settings = ServeSettings(port=0, **settings)
+        self.settings = ServeSettings(**{"port": 0, "shutdown_timeout_s": 0.0, **settings})
         self.app = create_app(
             self.settings,
             load or (lambda: self.engine),
@@ -175,26 +184,10 @@ class ScriptedServer:
             clock=time.monotonic,
             wall_clock=lambda: 1_700_000_000.5,
         )
-        self.server = Server(
-            uvicorn.Config(
-                self.app,
-                port=0,
-                http=connection_class(
-                    head_timeout_s=self.settings.head_timeout_s,
-                    max_requests=self.settings.max_connection_requests,
-                ),
-                ws="none",
-                lifespan="on",
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                h11_max_incomplete_event_size=self.settings.max_header_bytes,
-                timeout_graceful_shutdown=2,
-            ),
-            self.app.state.services.lifecycle,
-            drain_timeout_s=0.0,
+        self.server = make_server(self.app, self.settings)
+        self._thread = threading.Thread(
+            target=self.server.run, args=[[bind(self.settings)]], name="scripted server"
         )
-        self._thread = threading.Thread(target=self.server.run, name="scripted server")
 
     @property
     def port(self) -> int:

@@ -303,7 +303,7 @@ def exchange(server: ServeProcess, request: bytes) -> bytes:
     return answer
 
 
-HEAD = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+HEAD = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
 
 RAW_HTTP: dict[str, tuple[bytes, int]] = {
@@ -313,8 +313,8 @@ RAW_HTTP: dict[str, tuple[bytes, int]] = {
     "two lengths": (HEAD + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\n", 400),
     "negative length": (HEAD + b"Content-Length: -1\r\n\r\n", 400),
     "enormous length": (HEAD + b"Content-Length: " + b"9" * 40 + b"\r\n\r\n", 400),
-    "large head": (b"GET / HTTP/1.1\r\nHost: x\r\nA: " + b"x" * 100_000, 431),
-    "many headers": (b"GET / HTTP/1.1\r\nHost: x\r\n" + b"A: b\r\n" * 20_000, 431),
+    "large head": (b"GET / HTTP/1.1\r\nHost: localhost\r\nA: " + b"x" * 100_000, 431),
+    "many headers": (b"GET / HTTP/1.1\r\nHost: localhost\r\n" + b"A: b\r\n" * 20_000, 431),
     "broken chunk": (CHUNKED + b"zz\r\n", 400),
     "expected, and too large": (
         HEAD + b"Expect: 100-continue\r\nContent-Length: 10000000\r\n\r\n",

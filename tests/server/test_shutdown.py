@@ -18,6 +18,16 @@ from tests.server.process import ServeProcess
 from tests.server.scripted import until
 
 LONG: dict[str, Any] = {"prompt": "x", "max_tokens": 500, "ignore_eos": True}
+ENGINE_ROUTES = [
+    ("GET", "/health"),
+    ("HEAD", "/health"),
+    ("GET", "/v1/models"),
+    ("GET", "/v1/decoding"),
+    ("POST", "/v1/completions"),
+    ("POST", "/v1/chat/completions"),
+    ("POST", "/tokenize"),
+    ("POST", "/detokenize"),
+]
 Start = Callable[..., AbstractContextManager[ServeProcess]]
 
 
@@ -34,14 +44,18 @@ def data_of(answer: httpx.Response) -> list[str]:
     return [line.removeprefix("data: ") for line in answer.iter_lines() if line]
 
 
-def test_running_requests_are_finished_and_new_ones_refused(start: Start) -> None:
+@pytest.mark.parametrize("place", ["thread", "process"])
+def test_running_requests_are_finished_and_new_ones_refused(start: Start, place: str) -> None:
+    """On open connections and on new ones alike: to a load balancer, a probe that is refused is a
+    network's fault, and a 503 is an answer."""
     whole: list[httpx.Response] = []
 
     def ask(server: ServeProcess) -> None:
         with server.client() as client:
             whole.append(client.post("/v1/completions", json=LONG))
 
-    with start() as server, server.client() as streaming, server.client() as idle:
+    flags = ["--engine-in", place]
+    with start(*flags) as server, server.client() as streaming, server.client() as idle:
         assert idle.get("/version").status_code == 200
         other = threading.Thread(target=ask, args=[server])
         other.start()
@@ -50,13 +64,15 @@ def test_running_requests_are_finished_and_new_ones_refused(start: Start) -> Non
         with streaming.stream("POST", "/v1/completions", json=body) as answer:
             assert answer.status_code == 200
             server.signal(signal.SIGTERM)
-            # On a connection that is open: refused. On a new one: nobody listens.
             until(lambda: idle.get("/health").status_code == 503)
-            refused = idle.post("/v1/completions", json=LONG)
-            assert refused.status_code == 503
-            assert "shutting down" in refused.json()["error"]["message"]
-            with pytest.raises(httpx.ConnectError), server.client() as late:
-                late.get("/health")
+            for method, path in ENGINE_ROUTES:
+                with server.client() as late:
+                    refused = late.request(method, path, json=LONG if method == "POST" else None)
+                assert refused.status_code == 503, path
+                if method != "HEAD":
+                    assert "shutting down" in refused.json()["error"]["message"]
+                assert refused.headers["retry-after"] == "1"
+                assert refused.headers["connection"] == "close"
             data = data_of(answer)
         other.join()
         assert data[-1] == "[DONE]"
@@ -109,8 +125,9 @@ def test_caller_who_does_not_read_delays_the_end_by_seconds_only(start: Start) -
             fields = {"prompt": "x", "max_tokens": 200, "ignore_eos": True, "n": 32}
             body = json.dumps({**fields, "logprobs": 20, "stream": True}).encode()
             deaf.sendall(
-                b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-                b"Content-Length: %d\r\n\r\n%s" % (len(body), body)
+                b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\n"
+                b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%s"
+                % (len(body), body)
             )
             until(lambda: server.metrics()["penstock_num_requests_running"] == 32)
             server.signal(signal.SIGTERM)

@@ -86,8 +86,8 @@ def test_metrics(http: httpx.Client) -> None:
 
 
 def test_description(http: httpx.Client) -> None:
-    paths = http.get("/openapi.json").json()["paths"]
-    body = paths["/v1/completions"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    schemas = http.get("/openapi.json").json()["components"]["schemas"]
+    body = schemas["CompletionBody"]
     assert body["properties"]["temperature"]["anyOf"][0]["maximum"] == 2
 
 

@@ -1,0 +1,42 @@
+"""What no route has answered: refusals of the middleware, and exceptions that nobody expected."""
+
+import logging
+
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from penstock.errors import EXITS, PenstockError
+
+from .errors import error_response
+
+logger = logging.getLogger(__name__)
+
+
+class FailureMiddleware:
+    """Answers whatever is raised further in; inside of CORS, so that web pages can read it."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        begun = False
+
+        async def noted(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, noted)
+        except (ClientDisconnect, *EXITS):
+            raise
+        except BaseException as error:
+            if not isinstance(error, PenstockError):
+                logger.exception("request %s failed", scope["state"]["request_id"])
+            if begun:
+                raise  # closing the connection is all that is left
+            await error_response(error)(scope, receive, send)
