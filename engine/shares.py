@@ -122,8 +122,8 @@ class Shares:
     def divide(self, demands: Mapping[Flow, Demand], most_rows: int) -> dict[Flow, int]:
         """Rows of each flow in the next step; those that need the smallest part come first.
 
-        Flows that owe more time than their part are missing. Now and then a flow has a step for itself, which tells how
-        long that takes.
+        Flows that owe more time than their part are missing. Now and then a flow has a step for
+        itself, which tells how long that takes.
         """
         weights = {flow: self.weight(flow) for flow in demands}
         self._bound = bound = self._bound_of(demands, weights)
