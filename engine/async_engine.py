@@ -90,6 +90,7 @@ class AsyncEngine:
         else:
             built = build_engine(config, clock)
             host, model, intake = ThreadHost(built.engine, clock), built.info, built.intake
+        intake.tokenizer.prepare()
         return cls(
             host, model, intake, config, registry=registry, clock=clock, evaluators=evaluators
         )

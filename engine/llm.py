@@ -12,9 +12,11 @@ from ..errors import GenerationError
 from ..registry import Spec
 from .assembly import Assembly
 from .build import build_engine
+from .chat.template import RenderedChat
 from .config import EngineConfig
 from .engine import EngineStats
 from .evaluators import registered
+from .intake import Prompt
 from .request import (
     PART,
     ChoiceDelta,
@@ -27,7 +29,6 @@ from .request import (
 )
 from .sync_search import SyncSearch
 
-Prompt = str | list[int]
 Message = Mapping[str, Any]
 
 
@@ -143,7 +144,6 @@ class LLM:
                 request_id=self._next_id(),
                 prompt=self.tokenizer.render_chat(conversation),  # type: ignore[arg-type]
                 params=one,
-                add_special_tokens=False,
                 prompt_param="messages",
                 decoding=decoding,
                 kv_cache=kv_cache,
@@ -228,7 +228,7 @@ class LLM:
 
 
 def _as_batch(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
-    if isinstance(prompts, str):
+    if isinstance(prompts, str | RenderedChat):
         return [prompts]
     if prompts and isinstance(prompts[0], int):
         return [prompts]  # type: ignore[list-item]
