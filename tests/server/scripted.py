@@ -176,7 +176,8 @@ class ScriptedServer:
     ) -> None:
         self.engine = ScriptedEngine(script or Script())
         self.registry = CollectorRegistry()
-        self.settings = ServeSettings(**{"port": 0, "shutdown_timeout_s": 0.0, **settings})
+        defaults: dict[str, Any] = {"port": 0, "shutdown_timeout_s": 0.0}
+        self.settings = ServeSettings(**defaults | settings)
         self.app = create_app(
             self.settings,
             load or (lambda: self.engine),
