@@ -159,8 +159,8 @@ def _prompts(built: Built, task: str, count: int, number: int) -> list[list[int]
     found: list[list[int]] = []
     while len(found) < count:
         turns = TASKS[task](rng, "held_out").turns[:-1]
-        text = tokenizer.render_chat([{"role": t.role, "content": t.text} for t in turns])
-        ids = tokenizer.encode(text, add_special_tokens=False)
+        chat = tokenizer.render_chat([{"role": t.role, "content": t.text} for t in turns])
+        ids = tokenizer.encode_chat(chat)
         if len(ids) <= _LONGEST_PROMPT:
             found.append(list(ids))
     return found

@@ -117,7 +117,6 @@ def _answer(
             request_id=str(number),
             prompt=tokenizer.render_chat([{"role": "user", "content": request}]),
             params=SamplingParams(max_tokens=400, temperature=0),
-            add_special_tokens=False,
             decoding={"cfg": cfg},
         )
         assemblies[prepared.id] = Assembly(prepared, tokenizer)

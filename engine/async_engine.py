@@ -90,6 +90,7 @@ class AsyncEngine:
         else:
             built = build_engine(config, clock)
             host, model, intake = ThreadHost(built.engine, clock), built.info, built.intake
+        intake.tokenizer.prepare()
         return cls(
             host, model, intake, config, registry=registry, clock=clock, evaluators=evaluators
         )
@@ -227,20 +228,26 @@ class AsyncEngine:
             generation = self._live.get(output.request_id.partition(PART)[0])
             if generation is None:
                 continue
-            if isinstance(generation, Searching):
-                generation.feed(output)
-                self._count(generation, output, output.token_ids, now_s)
-                continue
-            delta, ended_by_text = generation.assembly.feed(output)
-            if delta is None:
-                continue
-            if ended_by_text:
-                self._host.send(Abort(request_id=output.request_id, index=output.index))
-            self._observe(generation, output, delta, now_s)
-            generation.push(delta)
-            if generation.assembly.finished:
-                generation.reason = delta.finish_reason or "stop"
-                self._end(generation)
+            try:
+                self._feed(generation, output, now_s)
+            except PenstockError as error:  # the tokenizer fails on these tokens
+                self._cancel(generation, error)
+
+    def _feed(self, generation: Generation, output: StepOutput, now_s: float) -> None:
+        if isinstance(generation, Searching):
+            generation.feed(output)
+            self._count(generation, output, output.token_ids, now_s)
+            return
+        delta, ended_by_text = generation.assembly.feed(output)
+        if delta is None:
+            return
+        if ended_by_text:
+            self._host.send(Abort(request_id=output.request_id, index=output.index))
+        self._observe(generation, output, delta, now_s)
+        generation.push(delta)
+        if generation.assembly.finished:
+            generation.reason = delta.finish_reason or "stop"
+            self._end(generation)
 
     def _cancel(self, generation: Generation, error: PenstockError | None = None) -> None:
         if not isinstance(generation, Searching):

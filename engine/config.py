@@ -50,6 +50,8 @@ class EngineConfig(BaseModel):
     `search_thoughts`, `search_sequences`, `search_tokens`, `search_seconds`: what one search may
     use: nodes of its tree, sequences at once (default: a quarter of `max_running`), tokens of all
     its prompts and answers, time.
+    `chat_control_tokens`: who may write control tokens into a chat: its template alone, so that
+    what callers say is text, or anyone.
     `threads`: CPU threads of the model; default: OMP_NUM_THREADS, or by its size and the cores.
     `engine_in`: a thread of the server, or a process of its own, where HTTP does not hold it up;
     `LLM` needs neither and runs in the caller's thread.
@@ -86,6 +88,7 @@ class EngineConfig(BaseModel):
     search_sequences: Annotated[int, Field(ge=1, le=MAX_SEQUENCES)] | None = None
     search_tokens: Annotated[int, Field(ge=1, le=MAX_TOKENS)] = 1_000_000
     search_seconds: Annotated[float, Field(gt=0, le=MAX_SECONDS)] = 600.0
+    chat_control_tokens: Literal["template", "anyone"] = "template"
     threads: Annotated[int, Field(ge=1, le=1024)] | None = None
     engine_in: Literal["thread", "process"] = "thread"
     stall_s: Annotated[float, Field(gt=0, le=86_400)] = 300.0

@@ -15,11 +15,15 @@ from ..decoding.sampling_params import ALL_THAT_IS_LEFT, SamplingParams
 from ..errors import ContextLengthError, RequestError
 from ..kvcache.base import CachePolicy, Retention
 from ..registry import Choice, Registry, Spec
+from .chat.template import RenderedChat
 from .intake_prompt import IntakePrompt
 from .prefill_intake import Chosen, settled
 from .request import Conversation, Request
 from .search_intake import said_last, search_task
 from .tokenization import Tokenizer
+
+Prompt = str | list[int] | RenderedChat
+"""A text, token ids, or a chat, whose template writes the special tokens."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,19 +56,31 @@ class Intake:
     prefill: Choice[DecodingMethod[Any]] | None = None
 
     def encode(
-        self, prompt: str | list[int], *, param: str, add_special_tokens: bool = True
+        self, prompt: Prompt, *, param: str, add_special_tokens: bool | None = None
     ) -> tuple[int, ...]:
-        """Token ids of a prompt; a text too long for any tokenisation is refused unread."""
-        if isinstance(prompt, str):
+        """Token ids of a prompt; a text too long for any tokenisation is refused unread.
+
+        `add_special_tokens`: which begin a prompt; None: to texts, not to chats, whose template
+        writes them.
+        """
+        if isinstance(prompt, str | RenderedChat):
+            text = prompt if isinstance(prompt, str) else prompt.text
             limit = self.max_length_tokens * self.tokenizer.longest_token_chars
-            if len(prompt) > limit:
+            if len(text) > limit:
                 raise ContextLengthError(
-                    f"{param} has {len(prompt)} characters, which cannot fit however they are "
+                    f"{param} has {len(text)} characters, which cannot fit however they are "
                     "tokenised; shorten it",
                     limit_tokens=self.max_length_tokens,
                     param=param,
                 )
-            ids = self.tokenizer.encode(prompt, add_special_tokens=add_special_tokens)
+            if isinstance(prompt, str):
+                ids = self.tokenizer.encode(
+                    text, add_special_tokens=add_special_tokens is not False
+                )
+            else:
+                ids = self.tokenizer.encode_chat(
+                    prompt, add_special_tokens=add_special_tokens is True
+                )
         else:
             ids = prompt
         # A tokenizer may know more tokens than the model has embeddings for.
@@ -79,10 +95,10 @@ class Intake:
         self,
         *,
         request_id: str,
-        prompt: str | list[int],
+        prompt: Prompt,
         params: SamplingParams,
         default_max_tokens: int | None = None,
-        add_special_tokens: bool = True,
+        add_special_tokens: bool | None = None,
         prompt_param: str = "prompt",
         logprobs: int | None = None,
         prompt_logprobs: int | None = None,
@@ -376,8 +392,8 @@ class Intake:
         )
 
     def _check_vocabulary(self, param: str, ids: Sequence[int] | None) -> None:
-        bad = next((i for i in ids or () if not 0 <= i < self.vocab_size), None)
-        if bad is not None:
+        if ids and not (min(ids) >= 0 and max(ids) < self.vocab_size):
+            bad = next(i for i in ids if not 0 <= i < self.vocab_size)
             raise RequestError(
                 f"{param}: token id {bad} is outside the vocabulary (0 to {self.vocab_size - 1})",
                 param=param,

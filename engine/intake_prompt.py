@@ -31,7 +31,7 @@ class IntakePrompt:
     def render(self, messages: Sequence[Mapping[str, str]], *, param: str) -> tuple[int, ...]:
         """Tokens of a chat, ready for the assistant's answer."""
         try:
-            text = self._intake.tokenizer.render_chat(messages)
+            chat = self._intake.tokenizer.render_chat(messages)
         except RequestError as error:
             raise RequestError(f"{param}: {error}", param=param, code=error.code) from error
-        return self._intake.encode(text, param=param, add_special_tokens=False)
+        return self._intake.encode(chat, param=param)

@@ -14,6 +14,7 @@ from .build import build_engine
 from .config import EngineConfig
 from .engine import EngineStats
 from .evaluators import registered
+from .intake import Prompt
 from .request import (
     PART,
     ChoiceDelta,
@@ -26,7 +27,6 @@ from .request import (
 )
 from .sync_search import SyncSearch
 
-Prompt = str | list[int]
 Message = Mapping[str, Any]
 
 
@@ -134,7 +134,6 @@ class LLM:
                 request_id=self._next_id(),
                 prompt=self.tokenizer.render_chat(conversation),  # type: ignore[arg-type]
                 params=one,
-                add_special_tokens=False,
                 prompt_param="messages",
                 decoding=decoding,
                 kv_cache=kv_cache,

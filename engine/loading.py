@@ -129,7 +129,7 @@ def _load(
     )
     return LoadedModel(
         model=lean,
-        tokenizer=Tokenizer(hf_tokenizer, eos),
+        tokenizer=_tokenizer(hf_tokenizer, eos, config),
         info=ModelInfo(
             id=config.served_model_name or ("nano" if config.model is None else folder.name),
             created=int(time.time()),
@@ -154,7 +154,16 @@ def _load(
 def load_tokenizer(config: EngineConfig, eos_token_ids: frozenset[int]) -> Tokenizer:
     """The tokenizer alone, for a process that runs no model."""
     with quiet_transformers():
-        return Tokenizer(read_tokenizer(model_folder(config), config), eos_token_ids)
+        loaded = read_tokenizer(model_folder(config), config)
+    return _tokenizer(loaded, eos_token_ids, config)
+
+
+def _tokenizer(loaded: Any, eos_token_ids: frozenset[int], config: EngineConfig) -> Tokenizer:
+    return Tokenizer(
+        loaded,
+        eos_token_ids,
+        anyone_writes_control_tokens=config.chat_control_tokens == "anyone",
+    )
 
 
 def _device(config: EngineConfig) -> torch.device:

@@ -51,7 +51,7 @@ class Context:
         """See `SearchContext`."""
         tokenizer = self._tokenizer
         messages = _with_last(self._task, text)
-        if messages is None and tokenizer.hf.chat_template is None:
+        if messages is None and tokenizer.chat_template is None:
             ids = self._intake.encode(text, param=self._param)
             return State(ids, prompt=len(ids))
         conversation = self._task.conversation
@@ -59,7 +59,7 @@ class Context:
             messages or [{"role": "user", "content": text}],
             template_kwargs=None if conversation is None else conversation.template_kwargs,
         )
-        ids = self._intake.encode(rendered, param=self._param, add_special_tokens=False)
+        ids = self._intake.encode(rendered, param=self._param)
         return State(ids, prompt=len(ids))
 
     def encode(self, text: str) -> tuple[int, ...]:

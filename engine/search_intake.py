@@ -9,6 +9,7 @@ from ..decoding.search.budget import Budget, filled
 from ..errors import RequestError
 from ..kvcache.base import CachePolicy, Retention
 from ..registry import Choice
+from .chat.turns import content_text
 from .request import Conversation, SearchTask
 
 
@@ -75,8 +76,7 @@ def said_last(conversation: Conversation) -> str | None:
     """What the user of a chat said last, where it is text."""
     for message in reversed(conversation.messages):
         if message.get("role") == "user":
-            content = message.get("content")
-            return content if isinstance(content, str) else None
+            return content_text(message.get("content"))
     return None
 
 

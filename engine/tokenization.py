@@ -1,43 +1,79 @@
 """The tokenizer as the rest of the house sees it: a thin face on a transformers tokenizer."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
-import jinja2
 from transformers import PreTrainedTokenizerBase
 
 from ..errors import RequestError
-from .chat.environment import default_template, template_variables
+from .chat.encoding import ChatEncoder
+from .chat.template import ChatTemplate, RenderedChat
 
 
 class Tokenizer:
     """Encodes, decodes and renders chats. Safe to use from several threads.
 
-    Reads nothing but what it was given: chat templates are rendered by transformers in a
-    sandboxed, immutable Jinja environment.
+    `anyone_writes_control_tokens`: also what a caller says in a chat may become control tokens.
     """
 
-    def __init__(self, hf: PreTrainedTokenizerBase, eos_ids: Iterable[int] = ()) -> None:
+    def __init__(
+        self,
+        hf: PreTrainedTokenizerBase,
+        eos_ids: Iterable[int] = (),
+        *,
+        anyone_writes_control_tokens: bool = False,
+    ) -> None:
         self.hf = hf
         self.eos_ids = frozenset(eos_ids)
         self._bytes: dict[int, bytes] = {}
+        self._anyone_writes = anyone_writes_control_tokens
         self.backend: Any = getattr(hf, "backend_tokenizer", None)
+        if self.backend is not None:
+            self.backend.no_truncation()
+            self.backend.no_padding()
         marked = (i for i, token in hf.added_tokens_decoder.items() if token.special)
         self.special_ids = frozenset(int(i) for i in (*hf.all_special_ids, *marked))
 
+    def prepare(self) -> None:
+        """Do now what the first chat would wait for: try the template, copy the tokenizer."""
+        if self.chat_template is not None:
+            _ = self.chat_template.wants
+            _ = self._chat_encoder
+
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
-        """Token ids of `text`."""
-        if self.backend is not None:
-            # Straight to the Rust tokenizer: no shared truncation state, hence thread-safe.
-            return self.backend.encode(text, add_special_tokens=add_special_tokens).ids
-        return self.hf.encode(text, add_special_tokens=add_special_tokens)
+        """Token ids of `text`, in which added tokens are parsed.
+
+        Raises:
+            RequestError: the tokenizer fails on it.
+        """
+        if self.backend is None:
+            return self.hf.encode(text, add_special_tokens=add_special_tokens)
+        return _encoded(self.backend, [text], add_special_tokens)[0].ids
+
+    def encode_chat(self, chat: RenderedChat, *, add_special_tokens: bool = False) -> list[int]:
+        """Token ids of a chat, in which only the template's control tokens are parsed.
+
+        Raises:
+            RequestError: the tokenizer fails on it.
+        """
+        if self._anyone_writes:
+            return self.encode(chat.text, add_special_tokens=add_special_tokens)
+        return self._chat_encoder.encode(chat, add_special_tokens=add_special_tokens)
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
-        """Text of `ids`; bytes that are no UTF-8 become U+FFFD."""
-        if self.backend is not None:
-            return self.backend.decode(list(ids), skip_special_tokens=skip_special_tokens)
-        return str(self.hf.decode(list(ids), skip_special_tokens=skip_special_tokens))
+        """Text of `ids`; bytes that are no UTF-8 become U+FFFD.
+
+        Raises:
+            RequestError: the tokenizer fails on them.
+        """
+        if self.backend is None:
+            return str(self.hf.decode(list(ids), skip_special_tokens=skip_special_tokens))
+        with _panics_are_errors():
+            # `decode` would hold the interpreter's lock all the while.
+            batch = self.backend.decode_batch([list(ids)], skip_special_tokens=skip_special_tokens)
+        return batch[0]
 
     def render_chat(
         self,
@@ -46,44 +82,43 @@ class Tokenizer:
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
         template_kwargs: Mapping[str, Any] | None = None,
-    ) -> str:
-        """The prompt text of a chat; encode it without adding special tokens.
+    ) -> RenderedChat:
+        """The prompt of a chat, for `encode_chat`.
 
         Raises:
             RequestError: the model has no template, or the template refuses these messages.
         """
-        if self.hf.chat_template is None:
+        if self.chat_template is None:
             raise RequestError(
                 "this model has no chat template; use /v1/completions",
                 param="messages",
                 code="no_chat_template",
             )
-        try:
-            return str(
-                self.hf.apply_chat_template(
-                    [dict(message) for message in messages],
-                    tokenize=False,
-                    add_generation_prompt=add_generation_prompt,
-                    continue_final_message=continue_final_message,
-                    **(template_kwargs or {}),
-                )
-            )
-        except (jinja2.TemplateError, ValueError, TypeError, KeyError, AttributeError) as error:
-            # Untrusted template code failed on untrusted messages; only what it said about
-            # the messages (raise_exception in the template) may go back to the caller.
-            said = str(error)[:200] if isinstance(error, jinja2.TemplateError) else ""
-            raise RequestError(
-                "the model's chat template cannot render these messages"
-                + (f": {said}" if said else ""),
-                param="messages",
-                code="chat_template_error",
-            ) from error
+        return self.chat_template.render(
+            messages,
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=continue_final_message,
+            variables=template_kwargs,
+        )
 
     @cached_property
+    def chat_template(self) -> ChatTemplate | None:
+        """The model's chat template; None: it has none."""
+        if not self.hf.chat_template:
+            return None
+        constants = {
+            name: text for name, text in self.hf.special_tokens_map.items() if isinstance(text, str)
+        }
+        return ChatTemplate(self.hf.chat_template, constants)
+
+    @property
     def template_variables(self) -> frozenset[str]:
         """Names that the chat template reads from its caller, as `enable_thinking`."""
-        source = default_template(self.hf.chat_template)
-        return frozenset() if source is None else template_variables(source)
+        return frozenset() if self.chat_template is None else self.chat_template.variables
+
+    @cached_property
+    def _chat_encoder(self) -> ChatEncoder:
+        return ChatEncoder(self.backend, self._added, self.hf.unk_token_id, _encoded)
 
     @cached_property
     def longest_token_chars(self) -> int:
@@ -133,6 +168,26 @@ class Tokenizer:
     def _added(self) -> dict[int, str]:
         """Tokens added beside the trained vocabulary, which are spelled as they are."""
         return {int(i): token.content for i, token in self.hf.added_tokens_decoder.items()}
+
+
+def _encoded(backend: Any, texts: list[str], add_special_tokens: bool) -> list[Any]:
+    """Encodings of the texts. `encode` would hold the interpreter's lock all the while."""
+    with _panics_are_errors():
+        return backend.encode_batch(texts, add_special_tokens=add_special_tokens)
+
+
+@contextmanager
+def _panics_are_errors() -> Generator[None]:
+    """A panic of the Rust tokenizer is no `Exception`, and would pass everything that handles."""
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__module__ != "pyo3_runtime":
+            raise
+        raise RequestError(
+            "the model's tokenizer fails on this text; send another one",
+            code="tokenizer_error",
+        ) from error
 
 
 def _byte_stand_ins() -> dict[str, int]:

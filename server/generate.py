@@ -90,13 +90,12 @@ def run_generate(settings: GenerateSettings) -> int:
 
 async def _stream(engine: AsyncEngine, settings: GenerateSettings, prompt: str) -> None:
     tokenizer = engine.tokenizer
-    as_chat = settings.chat or (not settings.raw and tokenizer.hf.chat_template is not None)
+    as_chat = settings.chat or (not settings.raw and tokenizer.chat_template is not None)
     messages = [{"role": "user", "content": prompt}]
     request = engine.intake.prepare(
         request_id="generate",
         prompt=tokenizer.render_chat(messages) if as_chat else prompt,
         params=settings.sampling,
-        add_special_tokens=not as_chat,
         decoding=settings.decoding,
         conversation=Conversation(messages=messages) if as_chat else None,
     )

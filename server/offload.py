@@ -1,11 +1,22 @@
-"""A small pool of threads for templates and tokenisation, with a bound on what waits for it."""
+"""Threads for templates and tokenisation: a few at work, and a bound on what waits for them.
+
+A thread that waits for a process to render a chat gives its place to the next piece of work, so
+that a template that takes its time delays nobody who does not need it. Whoever leaves is
+forgotten: what has not begun never does, and a rendering is ended.
+"""
 
 import asyncio
+import threading
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
 from penstock.errors import OverloadedError
+
+from ..engine.waiting import CALLER, Caller
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -15,9 +26,11 @@ class Offload:
     """Runs functions off the event loop, at most `threads` at once and `max_pending` in all."""
 
     def __init__(self, *, threads: int, max_pending: int) -> None:
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="intake")
+        # Threads that wait for a rendering have no place; there are as many as it takes.
+        self._pool = ThreadPoolExecutor(max_pending, thread_name_prefix="intake")
+        self._places = _Places(threads)
         self._max_pending = max_pending
-        self._pending = 0
+        self._live: dict[Future[Any], Caller] = {}
 
     async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """The function's result.
@@ -25,26 +38,83 @@ class Offload:
         Raises:
             OverloadedError: too many wait already.
         """
-        if self._pending >= self._max_pending:
+        if len(self._live) >= self._max_pending:
             raise OverloadedError(
-                f"{self._pending} requests wait to be read; the limit is {self._max_pending}; "
+                f"{len(self._live)} requests wait to be read; the limit is {self._max_pending}; "
                 "try again in 1 s",
                 retry_after_s=1,
             )
         loop = asyncio.get_running_loop()
-        future = self._pool.submit(function, *args, **kwargs)
-        self._pending += 1
-        # Not in a finally: a caller who leaves does not empty the queue, the finished job does.
+        future: Future[T] = Future()
+        caller = Caller(release=self._places.release, acquire=self._places.acquire)
+        self._live[future] = caller
+        # Not in a finally: a caller who leaves does not end a job that has begun.
         future.add_done_callback(lambda done: self._ended(loop, done))
-        return await asyncio.wrap_future(future)
+        work = partial(self._work, future, caller, partial(function, *args, **kwargs))
+        self._places.ask(partial(self._pool.submit, work))
+        try:
+            return await asyncio.wrap_future(future)
+        except asyncio.CancelledError:
+            caller.leave()
+            raise
 
     def close(self) -> None:
-        """Let go of the threads; what has not begun is dropped."""
+        """Let go of the threads: nobody waits for what they do any more."""
+        for future, caller in list(self._live.items()):
+            future.cancel()
+            caller.leave()
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def _ended(self, loop: asyncio.AbstractEventLoop, _: "Future[Any]") -> None:
-        def count() -> None:
-            self._pending -= 1
+    def _work(self, future: "Future[T]", caller: Caller, function: Callable[[], T]) -> None:
+        try:
+            if not future.set_running_or_notify_cancel():
+                return
+            token = CALLER.set(caller)
+            try:
+                result = function()
+            except BaseException as error:
+                future.set_exception(error)
+            else:
+                future.set_result(result)
+            finally:
+                CALLER.reset(token)
+        finally:
+            self._places.release()
 
+    def _ended(self, loop: asyncio.AbstractEventLoop, done: "Future[Any]") -> None:
         if not loop.is_closed():
-            loop.call_soon_threadsafe(count)
+            loop.call_soon_threadsafe(self._live.pop, done, None)
+
+
+class _Places:
+    """So many may work at once; first come, first served."""
+
+    def __init__(self, count: int) -> None:
+        self._lock = threading.Lock()
+        self._free = count
+        self._waiting: deque[Callable[[], object]] = deque()
+
+    def ask(self, go: Callable[[], object]) -> None:
+        """Call `go` when there is a place, which it then has."""
+        with self._lock:
+            if self._free == 0:
+                self._waiting.append(go)
+                return
+            self._free -= 1
+        go()
+
+    def acquire(self) -> None:
+        """Wait for a place."""
+        there = threading.Event()
+        self.ask(there.set)
+        there.wait()
+
+    def release(self) -> None:
+        """Give a place back."""
+        with self._lock:
+            if not self._waiting:
+                self._free += 1
+                return
+            go = self._waiting.popleft()
+        with suppress(RuntimeError):  # the pool is closed
+            go()

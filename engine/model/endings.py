@@ -57,7 +57,7 @@ def turn_end(tokenizer: Tokenizer) -> Iterator[int]:
         return
     chat = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": _ANSWER}]
     try:
-        text = tokenizer.render_chat(chat, add_generation_prompt=False)
+        text = tokenizer.render_chat(chat, add_generation_prompt=False).text
     except RequestError as error:
         logger.debug("the chat template says no end of a turn: %s", error)
         return

@@ -7,7 +7,7 @@ from typing import Any, Final, cast
 from transformers import AutoTokenizer
 
 from ...errors import ConfigurationError
-from ..chat.environment import environment
+from ..chat.environment import TracingEnvironment
 from ..config import EngineConfig
 from .folder import read_object
 from .stages import one_line, printable, stage
@@ -15,6 +15,7 @@ from .stages import one_line, printable, stage
 logger = logging.getLogger(__name__)
 
 _FILES: Final = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+_PROCESSOR_TEMPLATE: Final = "chat_template.json"  # of models with a processor, in older folders
 _TRIED: Final = "Hello, world! 12 345\n\n\tÄß 你好 🙂"
 
 
@@ -40,6 +41,9 @@ def read_tokenizer(folder: Path, config: EngineConfig) -> Any:
     with stage(f"{folder}: the tokenizer cannot read text"):
         ids = cast(list[int], tokenizer.encode(_TRIED))
         tokenizer.decode(ids)
+    if tokenizer.chat_template is None and (folder / _PROCESSOR_TEMPLATE).exists():
+        fields = read_object(folder / _PROCESSOR_TEMPLATE)
+        tokenizer.chat_template = fields.get("chat_template")
     _check_templates(folder, tokenizer)
     return tokenizer
 
@@ -87,7 +91,8 @@ def _check_templates(folder: Path, tokenizer: Any) -> None:
                 f"{folder / file}: the chat template {name} is no text".replace("  ", " ")
             )
         try:
-            environment().from_string(template)
+            # Not compiled: that evaluates constants, which may be of any size.
+            TracingEnvironment().parse(template)
         except Exception as error:
             line = getattr(error, "lineno", None)
             where = "" if line is None else f" (line {line} of the template)"

@@ -73,10 +73,13 @@ class Message(BaseModel):
         content = self.content or ""
         return content if isinstance(content, str) else "\n".join(part.text for part in content)
 
-    def for_template(self) -> dict[str, str]:
+    def for_template(self) -> dict[str, Any]:
         """The message as chat templates know it: developer is the later name of system."""
+        content = self.content or ""
+        if not isinstance(content, str):
+            content = [{"type": part.type, "text": part.text} for part in content]
         role = "system" if self.role == "developer" else self.role
-        message = {"role": role, "content": self.text}
+        message: dict[str, Any] = {"role": role, "content": content}
         return message if self.name is None else {**message, "name": self.name}
 
 
@@ -126,7 +129,7 @@ class Conversation(BaseModel):
                     code="unsupported_parameter",
                 )
 
-    def template_messages(self) -> list[dict[str, str]]:
+    def template_messages(self) -> list[dict[str, Any]]:
         """The messages for the tokenizer's template."""
         return [message.for_template() for message in self.messages]
 

@@ -38,7 +38,7 @@ async def answer(
     services = services_of(request)
     engine = services.lifecycle.engine
     async with services.bodies.read(request) as raw:
-        plan = await services.offload.run(make_plan, engine, raw)
+        plan = await until_disconnect(request.receive, services.offload.run(make_plan, engine, raw))
     plan = _owned(plan, caller_of(request, services.settings.policy))
     headers = ignored_headers(request, plan.ignored)
     if plan.body.stream:

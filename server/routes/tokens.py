@@ -8,6 +8,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
+from ..disconnect import until_disconnect
 from ..presets import served_model
 from ..protocol.parse import parse_body, parse_object, validated
 from ..protocol.token_bodies import DetokenizeBody, TokenizeChatBody, TokenizeTextBody
@@ -42,7 +43,9 @@ async def _answer(
     services = services_of(request)
     engine = services.lifecycle.engine
     async with services.bodies.read(request) as raw:
-        content, ignored = await services.offload.run(work, engine, raw, services.settings)
+        content, ignored = await until_disconnect(
+            request.receive, services.offload.run(work, engine, raw, services.settings)
+        )
     return json_response(content, ignored_headers(request, ignored))
 
 
@@ -54,7 +57,7 @@ def _tokenize(engine: Backend, raw: bytes, settings: ServeSettings) -> Answer:
         served_model(engine, chat.model, settings.presets)
         chat.check_template(settings.chat_template_kwarg)
         reads = engine.tokenizer.template_variables
-        text = engine.tokenizer.render_chat(
+        rendered = engine.tokenizer.render_chat(
             chat.template_messages(),
             add_generation_prompt=chat.starts_answer,
             continue_final_message=chat.continue_final_message,
@@ -62,7 +65,7 @@ def _tokenize(engine: Backend, raw: bytes, settings: ServeSettings) -> Answer:
         )
         ignored = (*ignored, *chat.hints.unread(reads))
         tokens = engine.intake.encode(
-            text, param="messages", add_special_tokens=chat.add_special_tokens
+            rendered, param="messages", add_special_tokens=chat.add_special_tokens
         )
         with_strings = chat.return_token_strs
     else:

@@ -340,9 +340,8 @@ def test_on_the_embedded_model_every_method_gives_the_same_text() -> None:
     jobs = [
         Job(
             prompt=list(
-                tokenizer.encode(
-                    tokenizer.render_chat([{"role": "user", "content": question}]),
-                    add_special_tokens=False,
+                tokenizer.encode_chat(
+                    tokenizer.render_chat([{"role": "user", "content": question}])
                 )
             ),
             params=one,

@@ -33,7 +33,7 @@ def test_chat_uses_the_template(llm: LLM) -> None:
     params = SamplingParams(max_tokens=4, temperature=0, ignore_eos=True)
     (answer,) = llm.chat(messages, params)
     rendered = llm.tokenizer.render_chat(messages)
-    assert rendered == "<user>hi\n<assistant>"
+    assert rendered.text == "<user>hi\n<assistant>"
     assert answer.choices == llm.generate(rendered, params)[0].choices
     assert len(llm.chat([messages, messages], params)) == 2
 

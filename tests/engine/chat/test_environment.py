@@ -2,7 +2,7 @@
 
 import pytest
 
-from penstock.engine.chat.environment import default_template, template_variables
+from penstock.engine.chat.environment import template_variables
 from penstock.engine.tokenization import Tokenizer
 from tests.tiny import byte_tokenizer
 
@@ -27,6 +27,7 @@ def test_of_several_templates_the_one_without_tools_counts() -> None:
     hf = byte_tokenizer()
     hf.chat_template = {"tool_use": "{{ tools }}", "default": "{{ verbosity }}"}
     assert Tokenizer(hf).template_variables == {"verbosity"}
-    assert default_template({"only": "{{ x }}"}) == "{{ x }}"
+    hf.chat_template = {"only": "{{ x }}"}
+    assert Tokenizer(hf).template_variables == {"x"}
     hf.chat_template = None
     assert Tokenizer(hf).template_variables == frozenset()

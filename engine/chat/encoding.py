@@ -1,0 +1,180 @@
+"""From a rendered chat to token ids, with control tokens only where the template wrote them.
+
+As long as every control token in the ids stands in the template's own text, they are what the
+tokenizer makes of the whole text, always. Else the text is encoded once more by a copy of the
+tokenizer which knows no control tokens, with a mark in place of each that the template wrote.
+"""
+
+import json
+import secrets
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from tokenizers import AddedToken, Encoding, Tokenizer
+
+from .template import RenderedChat
+
+_BLOT = "\ufdd2"  # Unicode says that no text has it; if it has, it is still no control token
+
+
+class Control(NamedTuple):
+    """A control token in a text: its characters and its id."""
+
+    start: int
+    end: int
+    token: int
+
+
+class ChatEncoder:
+    """Encodes chats for one tokenizer. For any number of threads.
+
+    `added`: contents of the added tokens by id. Those of white space alone are no markup: models
+    have them to spell runs of spaces.
+    """
+
+    def __init__(
+        self,
+        backend: Tokenizer,
+        added: dict[int, str],
+        unknown: int | None,
+        encode: Callable[[Tokenizer, list[str], bool], list[Encoding]],
+    ) -> None:
+        self._backend = backend
+        self._markup = {i: text for i, text in added.items() if text.replace("▁", " ").strip()}
+        self._ids = frozenset(self._markup)
+        self._unknown = unknown
+        self._encode = encode
+        self._plain = _Plain(backend, frozenset(self._markup.values()))
+
+    def encode(self, chat: RenderedChat, *, add_special_tokens: bool = False) -> list[int]:
+        """Token ids of the chat."""
+        (encoding,) = self._encode(self._backend, [chat.text], add_special_tokens)
+        ids: list[int] = encoding.ids
+        if not chat.said:
+            return ids
+        found = self._controls(chat.text, encoding, ids)
+        if all(self._is_written(chat, control) for control in found):
+            return ids
+        apart = self._encode_apart(chat, self._written(chat, found))
+        mask: list[int] = encoding.special_tokens_mask
+        before = mask.index(0)
+        behind = len(mask) - mask[::-1].index(0)
+        return [*ids[:before], *apart, *ids[behind:]]
+
+    def _controls(self, text: str, encoding: Encoding, ids: list[int]) -> list[Control]:
+        """The control tokens that stand in the text; not what stands for unknown characters."""
+        found: list[Control] = []
+        for index, token in enumerate(ids):
+            place = encoding.token_to_chars(index) if token in self._ids else None
+            if place is None:
+                continue
+            is_text = text[slice(*place)].strip() == self._markup[token].strip()
+            if token != self._unknown or is_text:
+                found.append(Control(*place, token))
+        return found
+
+    def _is_written(self, chat: RenderedChat, control: Control) -> bool:
+        """Whether the template wrote all of it, but for white space that some take along."""
+        start, end, token = control
+        length = len(self._markup[token])
+        while end - start > length and chat.text[start].isspace():
+            start += 1
+        while end - start > length and chat.text[end - 1].isspace():
+            end -= 1
+        at = bisect_right(chat.said, (start, start))
+        overlaps_before = at > 0 and chat.said[at - 1][1] > start
+        return not overlaps_before and not (at < len(chat.said) and chat.said[at][0] < end)
+
+    def _encode_apart(self, chat: RenderedChat, written: list[Control]) -> list[int]:
+        cuts: set[int] = set()
+        while True:
+            marked, origin = self._plain.mark(chat.text, written, cuts)
+            (encoding,) = self._encode(self._plain.tokenizer, [marked], False)
+            ids: list[int] = encoding.ids
+            # A vocabulary may hold the text of a control token as a word, which is cut then.
+            more = {
+                origin(control.start) + 1
+                for control in self._controls(marked, encoding, ids)
+                if control.end - control.start > 1 and not self._plain.is_mark(control.token)
+            }
+            if more <= cuts:
+                return self._plain.restore(ids, written)
+            cuts |= more
+
+    def _written(self, chat: RenderedChat, found: list[Control]) -> list[Control]:
+        """The control tokens that there are once the caller's are blotted out."""
+        text = chat.text
+        while forged := [control for control in found if not self._is_written(chat, control)]:
+            blots = [
+                (max(start, control.start), min(end, control.end))
+                for control in forged
+                for start, end in chat.said
+                if start < control.end and end > control.start
+            ]
+            characters = list(text)
+            for start, end in blots:
+                characters[start:end] = _BLOT * (end - start)
+            text = "".join(characters)
+            (encoding,) = self._encode(self._backend, [text], False)
+            found = self._controls(text, encoding, encoding.ids)
+        return found
+
+
+class _Plain:
+    """The copy of a tokenizer that knows no control tokens, and its two marks."""
+
+    def __init__(self, backend: Tokenizer, markup: frozenset[str]) -> None:
+        data: dict[str, Any] = json.loads(backend.to_str())
+        data["added_tokens"] = [t for t in data["added_tokens"] if t["content"] not in markup]
+        data["post_processor"] = data["truncation"] = data["padding"] = None
+        self.tokenizer = Tokenizer.from_str(json.dumps(data))
+        # Nobody can guess them.
+        self._control, self._cut = (f"\ufdd0{secrets.token_hex(16)}\ufdd1" for _ in range(2))
+        self.tokenizer.add_special_tokens(
+            [
+                AddedToken(mark, special=True, normalized=False)
+                for mark in (self._control, self._cut)
+            ]
+        )
+        self._control_id = self.tokenizer.token_to_id(self._control)
+        self._cut_id = self.tokenizer.token_to_id(self._cut)
+
+    def is_mark(self, token: int) -> bool:
+        """Whether it is an id of a mark."""
+        return token in (self._control_id, self._cut_id)
+
+    def mark(
+        self, text: str, written: Sequence[Control], cuts: set[int]
+    ) -> tuple[str, Callable[[int], int]]:
+        """The text with marks for `written` and at `cuts`; and where its places were before."""
+        changes = sorted(
+            [(c.start, c.end, self._control) for c in written]
+            + [(cut, cut, self._cut) for cut in cuts]
+        )
+        pieces: list[str] = []
+        places: list[tuple[int, int]] = [(0, 0)]  # in the marked text, in the text
+        at = length = 0
+        for start, end, mark in changes:
+            pieces += (text[at:start], mark)
+            length += start - at + len(mark)
+            at = end
+            places.append((length, at))
+        pieces.append(text[at:])
+
+        def origin(place: int) -> int:
+            marked, before = places[bisect_right(places, (place, len(text))) - 1]
+            return before + place - marked
+
+        return "".join(pieces), origin
+
+    def restore(self, ids: list[int], written: Sequence[Control]) -> list[int]:
+        """The ids with control tokens for their marks."""
+        controls = iter(written)
+        restored = [
+            next(controls).token if token == self._control_id else token
+            for token in ids
+            if token != self._cut_id
+        ]
+        assert next(controls, None) is None, "every control token has its mark"
+        return restored
