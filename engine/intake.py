@@ -73,14 +73,10 @@ class Intake:
                     limit_tokens=self.max_length_tokens,
                     param=param,
                 )
-            if isinstance(prompt, str):
-                ids = self.tokenizer.encode(
-                    text, add_special_tokens=add_special_tokens is not False
-                )
-            else:
-                ids = self.tokenizer.encode_chat(
-                    prompt, add_special_tokens=add_special_tokens is True
-                )
+            try:
+                ids = self._tokens(prompt, add_special_tokens)
+            except RequestError as error:
+                raise RequestError(error.message, param=param, code=error.code) from error
         else:
             ids = prompt
         # A tokenizer may know more tokens than the model has embeddings for.
@@ -90,6 +86,12 @@ class Intake:
                 f"{param} is empty; give at least one token", param=param, code="empty_prompt"
             )
         return tuple(ids)
+
+    def _tokens(self, prompt: str | RenderedChat, add_special_tokens: bool | None) -> list[int]:
+        if isinstance(prompt, str):
+            wanted = add_special_tokens is not False
+            return self.tokenizer.encode(prompt, add_special_tokens=wanted)
+        return self.tokenizer.encode_chat(prompt, add_special_tokens=add_special_tokens is True)
 
     def prepare(
         self,

@@ -185,7 +185,7 @@ def _panics_are_errors() -> Generator[None]:
         if type(error).__module__ != "pyo3_runtime":
             raise
         raise RequestError(
-            "the model's tokenizer fails on this text; send another one",
+            "the model's tokenizer fails on this input; send another one",
             code="tokenizer_error",
         ) from error
 

@@ -67,7 +67,7 @@ class ChatEncoder:
         found: list[Control] = []
         for index, token in enumerate(ids):
             place = encoding.token_to_chars(index) if token in self._ids else None
-            if place is None:
+            if place is None or place[0] == place[1]:  # no text, but a post-processor
                 continue
             is_text = text[slice(*place)].strip() == self._markup[token].strip()
             if token != self._unknown or is_text:

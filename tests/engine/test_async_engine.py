@@ -19,7 +19,8 @@ from penstock.engine.host import ThreadHost
 from penstock.engine.request import Request
 from penstock.engine.runner import ModelRunner
 from penstock.engine.step import Step
-from penstock.errors import EngineDeadError, OverloadedError, UnavailableError
+from penstock.engine.tokenization import Tokenizer
+from penstock.errors import EngineDeadError, OverloadedError, RequestError, UnavailableError
 from tests.conftest import TinyModel
 
 DEADLINE_S = 60.0
@@ -56,6 +57,27 @@ def request(engine: AsyncEngine, prompt: str = "hello", **fields: Any) -> Reques
     defaults: dict[str, Any] = {"ignore_eos": True, "seed": 1, "max_tokens": 8}
     params = SamplingParams(**defaults | fields)
     return engine.intake.prepare(request_id=f"q{next(_ids)}", prompt=prompt, params=params)
+
+
+def test_a_tokenizer_that_fails_ends_its_request_alone(
+    serve: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spell = Tokenizer.token_bytes
+
+    def fails(self: Tokenizer, token_id: int) -> bytes:
+        if token_id == 7:
+            raise RequestError("the model's tokenizer fails on this input", code="tokenizer_error")
+        return spell(self, token_id)
+
+    async def body(engine: AsyncEngine) -> None:
+        monkeypatch.setattr(Tokenizer, "token_bytes", fails)
+        broken = engine.submit(request(engine, allowed_token_ids=[7]))
+        sound = engine.submit(request(engine, allowed_token_ids=[65]))
+        with pytest.raises(RequestError, match="tokenizer fails"):
+            await read(broken)
+        assert (await read(sound))[0]
+
+    serve(body)
 
 
 async def read(generation: Generation) -> list[str]:

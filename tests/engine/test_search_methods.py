@@ -1,5 +1,6 @@
 """Beam search and best-of-n on the engine, and what controllers refuse."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from penstock import SamplingParams
 from penstock.engine.build import Built
 from penstock.engine.parts import Context
 from penstock.engine.request import Conversation
+from penstock.engine.tokenization import Tokenizer
 from penstock.errors import RequestError
 from tests.conftest import TinyModel
 from tests.engine.jobs import Job, build, run
@@ -180,6 +182,6 @@ def test_questions_are_put_as_the_chat_was(built: Built) -> None:
         decoding="tot",
         conversation=Conversation(messages=messages, template_kwargs={"mood": "calm"}),
     )
-    context = Context(request, built.intake)
+    context = Context(request, replace(built.intake, tokenizer=Tokenizer(hf)))
     assert context.problem == "u"
     assert context.decode(context.ask("why").ids) == "<s><why>calm"
