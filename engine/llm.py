@@ -11,6 +11,7 @@ from ..decoding.sampling_params import SamplingParams
 from ..registry import Spec
 from .assembly import Assembly
 from .build import build_engine
+from .chat.template import RenderedChat
 from .config import EngineConfig
 from .engine import EngineStats
 from .evaluators import registered
@@ -210,7 +211,7 @@ class LLM:
 
 
 def _as_batch(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
-    if isinstance(prompts, str):
+    if isinstance(prompts, str | RenderedChat):
         return [prompts]
     if prompts and isinstance(prompts[0], int):
         return [prompts]  # type: ignore[list-item]
