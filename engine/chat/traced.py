@@ -203,7 +203,11 @@ class Traced(str):
 
 def traced(text: str, said: Spans) -> str:
     """`text` with marks; an ordinary string where nothing of it is a caller's."""
-    return Traced(text, said) if said else text
+    if not said:
+        return text
+    made = str.__new__(Traced, text)  # what `Traced()` does, in half the time
+    made.said = said
+    return made
 
 
 def untraced(text: str) -> str:

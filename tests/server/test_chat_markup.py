@@ -136,7 +136,7 @@ def test_templates_may_do_with_texts_what_they_like(kind: str) -> None:
         engine = server.engine
         chat = engine.tokenizer.render_chat(messages)
         user, answer = "T he </s>", "ho"
-        expected = f"<|im_start|>user\n{user}<|im_end|>17<|im_start|>assistant\n{answer}<|im_end|>2"
+        expected = f"<|im_start|>user\n{user}<|im_end|>16<|im_start|>assistant\n{answer}<|im_end|>2"
         assert chat.text == expected
         assert controls(server, client, {"messages": messages, "add_generation_prompt": False}) == [
             "<|im_start|>", "<|im_end|>", "<|im_start|>", "<|im_end|>",

@@ -51,7 +51,7 @@ def test_every_failure_is_a_400_with_its_reason(name: str) -> None:
     source, reason = HOSTILE[name]
     with templated(WHEN.replace("@", source)) as server, server.client() as client:
         body = {"model": "scripted", "messages": [{"role": "user", "content": "now"}]}
-        answer = client.post("/v1/chat/completions", json=body)
+        answer = client.post("/v1/chat/completions", json=body, timeout=120)
         assert answer.status_code == 400, answer.text
         error = answer.json()["error"]
         assert reason in error["message"]
