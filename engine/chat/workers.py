@@ -41,12 +41,14 @@ class Workers:
             rendering.begin(worker, stopped=caller.left)
             reply = worker.render(body)
             stopped = rendering.end()
-            self._give_back(worker, keep=reply is not None and not stopped)
+            keep = reply is not None and not stopped
+            self._give_back(worker, keep=keep)
+        status = 0 if keep else worker.status()
         if reply is not None:
             return wire.decode_reply(reply)
         if stopped:
             raise CallerLeftError
-        if worker.status() == _NO_TIME:
+        if status == _NO_TIME:
             return wire.Refused(f"it takes longer than {self._start.cpu_s:g} s", ended=True)
         return wire.Refused("it ends its process", ended=True)
 
@@ -60,6 +62,7 @@ class Workers:
                 worker = self._idle.pop()
                 if worker.is_alive:
                     return worker
+                worker.status()
         try:
             return _Worker(self._start)
         except BaseException:
@@ -134,7 +137,7 @@ class _Worker:
         return self._process.poll() is None
 
     def status(self) -> int:
-        """How it ended."""
+        """Wait for its end, and how it came."""
         self._connection.close()
         return self._process.wait()
 
