@@ -25,6 +25,7 @@ class Assembly:
                 stop_strings=request.stop_strings,
                 min_tokens=request.sampling.min_tokens,
                 options=request.text,
+                places=request.logprobs is not None,
             )
             for index in range(request.n)
         }
@@ -84,6 +85,7 @@ class Assembly:
             text=text,
             token_ids=output.token_ids[:taken],
             logprobs=output.logprobs[:taken],
+            places=detokenizer.take_places(taken),
             finish_reason=reason,
             stop_reason=stop_reason,
         )

@@ -186,6 +186,7 @@ class ChoiceDelta:
     `text` may lag behind `token_ids`: an unfinished UTF-8 sequence or the possible beginning of
     a stop string is held back. A delta with `finish_reason` is the last of its choice.
     `stop_reason`: the stop string or stop token that ended the choice, None for end-of-sequence.
+    `places`: with logprobs, where in the choice's text each token begins, in characters.
     `nodes`: of a search's tree that are new or have changed.
     """
 
@@ -193,6 +194,7 @@ class ChoiceDelta:
     text: str
     token_ids: tuple[int, ...] = ()
     logprobs: tuple[TokenLogprobs, ...] = ()
+    places: tuple[int, ...] = ()
     finish_reason: FinishReason | None = None
     stop_reason: int | str | None = None
     nodes: tuple[Node, ...] = ()
