@@ -15,6 +15,7 @@ from ..decoding.sampling_params import ALL_THAT_IS_LEFT, SamplingParams
 from ..errors import ContextLengthError, RequestError
 from ..kvcache.base import CachePolicy, Retention
 from ..registry import Choice, Registry, Spec
+from .infill import Infilling, encode_behind, infill_prompt
 from .intake_prompt import IntakePrompt
 from .prefill_intake import Chosen, settled
 from .request import Conversation, Request
@@ -31,7 +32,8 @@ class Intake:
     all their contexts. `pages`, `page_size`: of the KV cache. `can_evict`: whether the model's
     layers allow it. `search_limits`: what one search may use, and the evaluators that there are.
     `defaults`: sampling fields of the model's generation_config. `sparse_hindrance`: why rows of
-    prompts cannot see a part of their keys, if so. `prefill`: how prompts are read where the
+    prompts cannot see a part of their keys, if so. `infilling`: how the middle between two texts is
+    asked for; None: the model cannot. `prefill`: how prompts are read where the
     request does not say.
     """
 
@@ -49,22 +51,34 @@ class Intake:
     kv_cache: Registry[CachePolicy[Any]]
     search_limits: SearchLimits
     sparse_hindrance: str | None = None
+    infilling: Infilling | None = None
     prefill: Choice[DecodingMethod[Any]] | None = None
 
     def encode(
-        self, prompt: str | list[int], *, param: str, add_special_tokens: bool = True
+        self,
+        prompt: str | list[int],
+        *,
+        param: str,
+        add_special_tokens: bool = True,
+        behind: bool = False,
     ) -> tuple[int, ...]:
-        """Token ids of a prompt; a text too long for any tokenisation is refused unread."""
+        """Token ids of a prompt; a text too long for any tokenisation is refused unread.
+
+        `behind`: it goes on from another text.
+        """
         if isinstance(prompt, str):
-            limit = self.max_length_tokens * self.tokenizer.longest_token_chars
-            if len(prompt) > limit:
+            if len(prompt) > self.max_length_tokens * self.tokenizer.longest_token_chars:
                 raise ContextLengthError(
                     f"{param} has {len(prompt)} characters, which cannot fit however they are "
                     "tokenised; shorten it",
                     limit_tokens=self.max_length_tokens,
                     param=param,
                 )
-            ids = self.tokenizer.encode(prompt, add_special_tokens=add_special_tokens)
+            ids = (
+                encode_behind(self.tokenizer, prompt)
+                if behind
+                else self.tokenizer.encode(prompt, add_special_tokens=add_special_tokens)
+            )
         else:
             ids = prompt
         # A tokenizer may know more tokens than the model has embeddings for.
@@ -84,6 +98,7 @@ class Intake:
         default_max_tokens: int | None = None,
         add_special_tokens: bool = True,
         prompt_param: str = "prompt",
+        suffix: str | None = None,
         logprobs: int | None = None,
         prompt_logprobs: int | None = None,
         truncate_prompt_tokens: int | None = None,
@@ -96,7 +111,8 @@ class Intake:
     ) -> Request:
         """Tokenise, check and complete one request.
 
-        `conversation`: what the prompt was made of, where it is a chat.
+        `conversation`: what the prompt was made of, where it is a chat. `suffix`: what comes behind
+        the answer, which then fills the middle; empty: nothing in particular.
 
         `default_max_tokens`: used when `params.max_tokens` is None; None means all that is left.
         `truncate_prompt_tokens`: keep only this many prompt tokens, -1: what leaves room for the
@@ -114,12 +130,19 @@ class Intake:
         if truncate_prompt_tokens is not None:
             longest = self.max_length_tokens * self.tokenizer.longest_token_chars
             prompt = prompt[-longest:] if truncation_side == "left" else prompt[:longest]
-        ids = self.encode(prompt, param=prompt_param, add_special_tokens=add_special_tokens)
-        if truncate_prompt_tokens is not None:
-            keep = truncate_prompt_tokens
-            if keep < 0:
-                keep = max(1, self.max_length_tokens - max(1, params.max_tokens or 1))
-            ids = ids[-keep:] if truncation_side == "left" else ids[:keep]
+        keep = truncate_prompt_tokens
+        if keep is not None and keep < 0:
+            keep = max(1, self.max_length_tokens - max(1, params.max_tokens or 1))
+        infill = None
+        if suffix:
+            infill = infill_prompt(
+                self, prompt, suffix, keep=keep, side=truncation_side, begins=add_special_tokens
+            )
+            ids = infill.ids
+        else:
+            ids = self.encode(prompt, param=prompt_param, add_special_tokens=add_special_tokens)
+            if keep is not None:
+                ids = ids[-keep:] if truncation_side == "left" else ids[:keep]
         contexts = None if params.max_tokens == 0 else self.contexts(chosen_decoding, ids)
         prompts = (ids, *(contexts or ()))
         policy = chosen_kv_cache["policy"]
@@ -168,9 +191,12 @@ class Intake:
         stop_ids = frozenset(params.stop_token_ids or ())
         if not params.ignore_eos:
             stop_ids |= self.eos_token_ids
+            if infill is not None and self.infilling is not None:
+                stop_ids |= self.infilling.ends
         return Request(
             id=request_id,
             prompt_ids=ids,
+            before=None if infill is None else (infill.begin, infill.end),
             sampling=self._sampling(params, stop_ids),
             max_tokens=max_tokens,
             n=params.n,

@@ -87,6 +87,7 @@ class LLM:
         prompts: Prompt | Sequence[Prompt],
         params: SamplingParams | Sequence[SamplingParams] | None = None,
         *,
+        suffix: str | None = None,
         decoding: Spec = None,
         kv_cache: Spec = None,
         logprobs: int | None = None,
@@ -95,7 +96,8 @@ class LLM:
     ) -> list[RequestOutput]:
         """Answer prompts (texts or lists of token ids) together; results in the order given.
 
-        `params`: one for all, or one for each prompt.
+        `params`: one for all, or one for each prompt. `suffix`: what comes behind every answer, for
+        models that fill in the middle.
 
         Raises:
             RequestError: a prompt or parameter is refused; nothing has run then.
@@ -106,6 +108,7 @@ class LLM:
             self._intake.prepare(
                 request_id=self._next_id(),
                 prompt=prompt,
+                suffix=suffix,
                 params=one,
                 decoding=decoding,
                 kv_cache=kv_cache,

@@ -45,6 +45,7 @@ class SearchTask:
 class Request:
     """One validated request: token ids in, `n` choices out.
 
+    `before`: begin and end of the caller's prompt in `prompt_ids`, where a suffix is there as well.
     `max_tokens` is resolved (never None) and prompt + max_tokens fits the context.
     `stop_token_ids` already holds the end-of-sequence ids unless the caller ignores them.
     `logprobs`: how many alternatives to report beside the chosen token; None reports nothing.
@@ -65,6 +66,7 @@ class Request:
 
     id: str
     prompt_ids: tuple[int, ...]
+    before: tuple[int, int] | None = None
     sampling: Sampling
     max_tokens: int
     n: int = 1

@@ -110,6 +110,13 @@ class Tokenizer:
         return frozenset() if source is None else template_variables(source)
 
     @cached_property
+    def opening(self) -> tuple[int, ...]:
+        """What begins every text, where special tokens are added."""
+        (alone,) = self.encode("a", add_special_tokens=False)[:1]
+        ids = self.encode("a")
+        return tuple(ids[: ids.index(alone)])
+
+    @cached_property
     def longest_token_chars(self) -> int:
         """No token stands for more characters than this."""
         longest = max((len(piece) for piece in self.hf.get_vocab()), default=1)

@@ -187,7 +187,7 @@ def save_tiny(
     with torch.no_grad():
         for token, like in (twins or {}).items():
             model.lm_head.weight[token] = model.lm_head.weight[like] * 0.99
-    model.generation_config.eos_token_id = EOS
+    model.generation_config.eos_token_id = changes.get("eos_token_id", EOS)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

@@ -158,9 +158,13 @@ def _echo_choice(plan: Plan[CompletionBody], prompt: int, answered: Answered) ->
     echo, alternatives = plan.echo[prompt], plan.body.logprobs
     choice["text"] = echo.text
     if alternatives is not None:
+        request = plan.requests[prompt]
+        begin, end = request.before or (0, len(request.prompt_ids))
+        # The first token of all has no entry.
+        entries = (answered.prompt_logprobs or ())[max(0, begin - 1) : max(0, end - 1)]
         choice["logprobs"] = echoed_logprobs(
-            plan.requests[prompt].prompt_ids,
-            answered.prompt_logprobs or (),
+            request.prompt_ids[begin:end],
+            entries,
             alternatives,
             echo.places,
             plan.spelling,

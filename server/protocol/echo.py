@@ -28,14 +28,15 @@ def echo_of(
     Text and places have one source: the tokenizer's account of the prompt, or else the
     detokenizer's of its ids.
     """
-    ids = request.prompt_ids
+    begins, ends = request.before or (0, len(request.prompt_ids))
+    ids = request.prompt_ids[begins:ends]
     if isinstance(prompt, str) and tokenizer.backend is not None:
         every_id, places = tokenizer.encode_with_places(
-            prompt, add_special_tokens=add_special_tokens
+            prompt, add_special_tokens=add_special_tokens and request.before is None
         )
         cut = len(every_id) - len(ids)
         if tuple(every_id[cut:]) == ids:
-            begin = places[cut] if cut else 0
+            begin = (places[cut] if ids else len(prompt)) if cut else 0
             return Echo(text=prompt[begin:], places=tuple(place - begin for place in places[cut:]))
         if tuple(every_id[: len(ids)]) == ids:
             return Echo(text=prompt[: places[len(ids)]], places=tuple(places[: len(ids)]))

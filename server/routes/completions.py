@@ -124,6 +124,7 @@ def _prepare(
         params=body,
         default_max_tokens=DEFAULT_MAX_TOKENS,
         add_special_tokens=body.add_special_tokens,
+        suffix=body.suffix,
         logprobs=body.logprobs,
         prompt_logprobs=prompt_logprobs,
         truncate_prompt_tokens=body.truncate_prompt_tokens,
