@@ -33,6 +33,7 @@ class Assembly:
                 stop_strings=request.stop_strings,
                 min_tokens=max(0, request.sampling.min_tokens - request.answered),
                 options=request.text,
+                places=request.logprobs is not None,
             )
             for index in range(request.n)
         }
@@ -97,6 +98,7 @@ class Assembly:
             text=text,
             token_ids=output.token_ids[:taken],
             logprobs=output.logprobs[:taken],
+            places=detokenizer.take_places(taken),
             finish_reason=reason,
             stop_reason=stop_reason,
         )

@@ -20,6 +20,7 @@ from .deterministic import AS_THEY_ARE, deterministic
 from .engine import Engine
 from .evaluators import registered
 from .graphs import decode_graphs
+from .infill import infilling_of
 from .intake import Intake
 from .lean.compiled import CompiledDecoder
 from .loading import LoadedModel, ModelInfo, load_model
@@ -179,6 +180,7 @@ def make_intake(
             evaluators=frozenset(registered()),
         ),
         sparse_hindrance=info.sparse_hindrance,
+        infilling=infilling_of(tokenizer),
         prefill=_prefill(config, decoding, info),
     )
 

@@ -54,8 +54,12 @@ class _WindowStream:
         self._joins = not (self._skips or options.spaces_between_special_tokens)
         self._after_added = False
         self._window = list(prompt_ids[-_CONTEXT_TOKENS:])
-        self._read = len(self._window)
         self._known = self._decode()
+        while self._known.endswith("\ufffd"):
+            # A character that ends in the answer would change the length of what is known.
+            del self._window[-1]
+            self._known = self._decode()
+        self._read = len(self._window)
 
     def push(self, token_id: int) -> str:
         added = self._tokenizer.added_text(token_id) if self._joins else None
@@ -86,7 +90,8 @@ class _WindowStream:
 class Detokenizer:
     """Text of one choice, cut at the first stop string, or behind it.
 
-    `stop_strings` are not looked for before `min_tokens` tokens.
+    `stop_strings` are not looked for before `min_tokens` tokens. `places`: whether to note where in
+    the text each token begins.
     """
 
     def __init__(
@@ -97,7 +102,9 @@ class Detokenizer:
         stop_strings: tuple[str, ...] = (),
         min_tokens: int = 0,
         options: TextOptions = PLAIN_TEXT,
+        places: bool = False,
     ) -> None:
+        self._tokenizer = tokenizer
         self._stream: TextStream = (
             _ByteStream(tokenizer, options)
             if tokenizer.is_byte_level
@@ -109,18 +116,41 @@ class Detokenizer:
         self._min_tokens = min_tokens
         self._tokens = 0
         self._held = ""
+        self._places: list[int] | None = [] if places else None
+        self._written = 0
         self.stopped_by: str | None = None
 
     def push(self, token_id: int) -> str:
         """Text that may be shown now; after a stop string was met, `stopped_by` names it."""
         self._tokens += 1
-        return self._show(self._stream.push(token_id))
+        new = self._stream.push(token_id)
+        if self._places is not None:
+            # What was held back before this token is in front of it.
+            ahead = len(new) - len(spelled := self._tokenizer.token_text(token_id))
+            begins = self._written + (ahead if new.endswith(spelled) else 0)
+            self._places.append(begins)
+            self._written += len(new)
+        return self._show(new)
 
     def flush(self) -> str:
         """The rest, when the choice ended for another reason."""
-        text = self._show(self._stream.flush())
+        new = self._stream.flush()
+        self._written += len(new)
+        text = self._show(new)
         held, self._held = self._held, ""
         return text if self._shows_stop else text + held
+
+    def take_places(self, tokens: int) -> tuple[int, ...]:
+        """Where each of the last `tokens` tokens begins, in characters of the whole text.
+
+        A token that begins inside a character has the place of that character, one that is no text
+        that of what comes next. Empty where nothing was noted.
+        """
+        if self._places is None:
+            return ()
+        taken, self._places = self._places, []
+        # The token that ends a choice is not pushed.
+        return (*taken, *(self._written for _ in range(tokens - len(taken))))
 
     def _show(self, new: str) -> str:
         if not self._stops or self.stopped_by is not None:
@@ -151,3 +181,13 @@ def _begun(text: str, stops: list[str]) -> int:
         if behind < len(stops) and stops[behind].startswith(end):
             return size
     return 0
+
+
+def spell(
+    tokenizer: Tokenizer, ids: tuple[int, ...], options: TextOptions = PLAIN_TEXT
+) -> tuple[str, tuple[int, ...]]:
+    """The text of `ids`, and where in it each token begins."""
+    detokenizer = Detokenizer(tokenizer, (), options=options, places=True)
+    pieces = [detokenizer.push(token) for token in ids]
+    pieces.append(detokenizer.flush())
+    return "".join(pieces), detokenizer.take_places(len(ids))

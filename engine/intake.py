@@ -17,6 +17,7 @@ from ..errors import ContextLengthError, RequestError
 from ..kvcache.base import CachePolicy, Retention
 from ..registry import Choice, Registry, Spec
 from .chat.template import RenderedChat
+from .infill import Infilling, encode_behind, infill_prompt
 from .intake_prompt import IntakePrompt
 from .prefill_intake import Chosen, settled
 from .request import Conversation, Request
@@ -42,7 +43,8 @@ class Intake:
     all their contexts. `pages`, `page_size`: of the KV cache. `can_evict`: whether the model's
     layers allow it. `search_limits`: what one search may use, and the evaluators that there are.
     `defaults`: sampling fields of the model's generation_config. `sparse_hindrance`: why rows of
-    prompts cannot see a part of their keys, if so. `prefill`: how prompts are read where the
+    prompts cannot see a part of their keys, if so. `infilling`: how the middle between two texts is
+    asked for; None: the model cannot. `prefill`: how prompts are read where the
     request does not say.
     """
 
@@ -60,15 +62,21 @@ class Intake:
     kv_cache: Registry[CachePolicy[Any]]
     search_limits: SearchLimits
     sparse_hindrance: str | None = None
+    infilling: Infilling | None = None
     prefill: Choice[DecodingMethod[Any]] | None = None
 
     def encode(
-        self, prompt: Prompt, *, param: str, add_special_tokens: bool | None = None
+        self,
+        prompt: Prompt,
+        *,
+        param: str,
+        add_special_tokens: bool | None = None,
+        behind: bool = False,
     ) -> tuple[int, ...]:
         """Token ids of a prompt; a text too long for any tokenisation is refused unread.
 
         `add_special_tokens`: which begin a prompt; None: to texts, not to chats, whose template
-        writes them.
+        writes them. `behind`: it is a text that goes on from another.
         """
         if isinstance(prompt, str | RenderedChat):
             text = prompt if isinstance(prompt, str) else prompt.text
@@ -81,7 +89,7 @@ class Intake:
                     param=param,
                 )
             try:
-                ids = self._tokens(prompt, add_special_tokens)
+                ids = self._tokens(prompt, add_special_tokens, behind=behind)
             except RequestError as error:
                 raise RequestError(error.message, param=param, code=error.code) from error
         else:
@@ -94,8 +102,12 @@ class Intake:
             )
         return tuple(ids)
 
-    def _tokens(self, prompt: str | RenderedChat, add_special_tokens: bool | None) -> list[int]:
+    def _tokens(
+        self, prompt: str | RenderedChat, add_special_tokens: bool | None, *, behind: bool
+    ) -> Sequence[int]:
         if isinstance(prompt, str):
+            if behind:
+                return encode_behind(self.tokenizer, prompt)
             wanted = add_special_tokens is not False
             return self.tokenizer.encode(prompt, add_special_tokens=wanted)
         return self.tokenizer.encode_chat(prompt, add_special_tokens=add_special_tokens is True)
@@ -109,6 +121,7 @@ class Intake:
         default_max_tokens: int | None = None,
         add_special_tokens: bool | None = None,
         prompt_param: str = "prompt",
+        suffix: str | None = None,
         logprobs: int | None = None,
         prompt_logprobs: int | None = None,
         truncation: Truncation | None = None,
@@ -120,7 +133,8 @@ class Intake:
     ) -> Request:
         """Tokenise, check and complete one request.
 
-        `conversation`: what the prompt was made of, where it is a chat.
+        `conversation`: what the prompt was made of, where it is a chat. `suffix`: what comes behind
+        the answer, which then fills the middle; empty: nothing in particular.
 
         `default_max_tokens`: used when `params.max_tokens` is None; None means all that is left.
 
@@ -136,9 +150,22 @@ class Intake:
         if truncation is not None:
             longest = self.max_length_tokens * self.tokenizer.longest_token_chars
             prompt = truncation.of_text(prompt, longest)
-        ids = self.encode(prompt, param=prompt_param, add_special_tokens=add_special_tokens)
-        if truncation is not None:
-            ids = truncation.of_ids(ids, self.max_length_tokens - max(1, params.max_tokens or 1))
+        room = self.max_length_tokens - max(1, params.max_tokens or 1)
+        infill = None
+        if suffix:
+            infill = infill_prompt(
+                self,
+                prompt,
+                suffix,
+                keep=None if truncation is None else truncation.keep(room),
+                side="left" if truncation is None else truncation.side,
+                begins=add_special_tokens is not False,
+            )
+            ids = infill.ids
+        else:
+            ids = self.encode(prompt, param=prompt_param, add_special_tokens=add_special_tokens)
+            if truncation is not None:
+                ids = truncation.of_ids(ids, room)
         contexts = None if params.max_tokens == 0 else self.contexts(chosen_decoding, ids)
         prompts = (ids, *(contexts or ()))
         policy = chosen_kv_cache["policy"]
@@ -188,9 +215,12 @@ class Intake:
         stop_ids = frozenset(params.stop_token_ids or ())
         if not params.ignore_eos:
             stop_ids |= self.eos_token_ids
+            if infill is not None and self.infilling is not None:
+                stop_ids |= self.infilling.ends
         return Request(
             id=request_id,
             prompt_ids=ids,
+            before=None if infill is None else (infill.begin, infill.end),
             sampling=self._sampling(params, stop_ids),
             max_tokens=max_tokens,
             n=params.n,

@@ -22,7 +22,7 @@ class IntakePrompt:
     @property
     def text(self) -> str:
         """Its text, special tokens included."""
-        return self._intake.tokenizer.decode(self.ids)
+        return self._intake.tokenizer.decode(self.ids, skip_special_tokens=False)
 
     def encode(self, text: str, *, param: str, add_special_tokens: bool = True) -> tuple[int, ...]:
         """Tokens of a further prompt, which begins as prompts of this model do."""

@@ -95,6 +95,7 @@ class LLM:
         prompts: Prompt | Sequence[Prompt],
         params: SamplingParams | Sequence[SamplingParams] | None = None,
         *,
+        suffix: str | None = None,
         decoding: Spec = None,
         kv_cache: Spec = None,
         logprobs: int | None = None,
@@ -103,7 +104,8 @@ class LLM:
     ) -> list[RequestOutput]:
         """Answer prompts (texts or lists of token ids) together; results in the order given.
 
-        `params`: one for all, or one for each prompt.
+        `params`: one for all, or one for each prompt. `suffix`: what comes behind every answer, for
+        models that fill in the middle.
 
         A request that fails while it runs has its `error` in the result; the others are answered.
 
@@ -116,6 +118,7 @@ class LLM:
             self._intake.prepare(
                 request_id=self._next_id(),
                 prompt=prompt,
+                suffix=suffix,
                 params=one,
                 decoding=decoding,
                 kv_cache=kv_cache,

@@ -70,6 +70,7 @@ class SearchTask:
 class Request:
     """One validated request: token ids in, `n` choices out.
 
+    `before`: begin and end of the caller's prompt in `prompt_ids`, where a suffix is there as well.
     `max_tokens` is resolved (never None) and prompt + max_tokens fits the context.
     `stop_token_ids` already holds the end-of-sequence ids unless the caller ignores them.
     `logprobs`: how many alternatives to report beside the chosen token; None reports nothing.
@@ -91,6 +92,7 @@ class Request:
 
     id: str
     prompt_ids: tuple[int, ...]
+    before: tuple[int, int] | None = None
     sampling: Sampling
     max_tokens: int
     n: int = 1
@@ -216,6 +218,7 @@ class ChoiceDelta:
     a stop string is held back. A delta with `finish_reason` is the last of its choice.
     `stop_reason`: the stop string or stop token that ended the choice, None for end-of-sequence;
     `NO_ALLOWED_TOKEN` where its rules left none.
+    `places`: with logprobs, where in the choice's text each token begins, in characters.
     `nodes`: of a search's tree that are new or have changed.
     """
 
@@ -223,6 +226,7 @@ class ChoiceDelta:
     text: str
     token_ids: tuple[int, ...] = ()
     logprobs: tuple[TokenLogprobs, ...] = ()
+    places: tuple[int, ...] = ()
     finish_reason: FinishReason | None = None
     stop_reason: int | str | None = None
     nodes: tuple[Node, ...] = ()

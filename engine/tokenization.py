@@ -64,6 +64,30 @@ class Tokenizer:
             return self.encode(chat.text, add_special_tokens=add_special_tokens)
         return self._chat_encoder.encode(chat, add_special_tokens=add_special_tokens)
 
+    def encode_with_places(
+        self, text: str, *, add_special_tokens: bool = True
+    ) -> tuple[list[int], list[int]]:
+        """Token ids of `text`, and for each the character of `text` at which it begins.
+
+        A token that begins inside a character has the place of that character, one that is not in
+        the text (a token that begins every prompt, a first space) that of what follows.
+        """
+        if self.backend is None:
+            raise NotImplementedError("this tokenizer does not tell where its tokens are")
+        encoding = self.backend.encode(text, add_special_tokens=add_special_tokens)
+        places: list[int] = []
+        covered = 0
+        for token, (start, end) in zip(encoding.ids, encoding.offsets, strict=True):
+            spelled = self.token_text(token)
+            at = start
+            if not text.startswith(spelled, start):
+                # Some tokenizers count spaces around a token as its own, or leave its own out.
+                found = text.find(spelled, covered, end)
+                at = start if found < 0 else found
+            places.append(at)
+            covered = max(covered, end)
+        return encoding.ids, places
+
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         """Text of `ids`; bytes that are no UTF-8 become U+FFFD.
 
@@ -123,14 +147,27 @@ class Tokenizer:
         return ChatEncoder(self.backend, self._added, self.hf.unk_token_id, _encoded)
 
     @cached_property
+    def opening(self) -> tuple[int, ...]:
+        """What begins every text, where special tokens are added."""
+        (alone,) = self.encode("a", add_special_tokens=False)[:1]
+        ids = self.encode("a")
+        return tuple(ids[: ids.index(alone)])
+
+    @cached_property
     def longest_token_chars(self) -> int:
         """No token stands for more characters than this."""
         longest = max((len(piece) for piece in self.hf.get_vocab()), default=1)
         return max(longest, 4)
 
     def token_piece(self, token_id: int) -> str:
-        """The vocabulary's own spelling of a token; empty for ids without one."""
-        piece = self.hf.convert_ids_to_tokens(token_id)
+        """The vocabulary's own spelling of a token; empty for ids without one.
+
+        A model may have more rows in its embedding than its tokenizer has tokens.
+        """
+        try:
+            piece = self.hf.convert_ids_to_tokens(token_id)
+        except IndexError:  # of tokenizers that are not in Rust
+            return ""
         return piece if isinstance(piece, str) else ""
 
     def token_bytes(self, token_id: int) -> bytes:

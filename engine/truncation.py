@@ -17,7 +17,11 @@ class Truncation:
         """The prompt without what could not be kept anyway; `longest`: characters, or tokens."""
         return prompt[-longest:] if self.side == "left" else prompt[:longest]
 
+    def keep(self, room: int) -> int:
+        """How many tokens are kept at most; `room`: what the context has for a prompt."""
+        return max(1, room) if self.tokens < 0 else self.tokens
+
     def of_ids(self, ids: tuple[int, ...], room: int) -> tuple[int, ...]:
         """What is kept; `room`: tokens that the context has for a prompt."""
-        keep = max(1, room) if self.tokens < 0 else self.tokens
+        keep = self.keep(room)
         return ids[-keep:] if self.side == "left" else ids[:keep]

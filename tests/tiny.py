@@ -1,10 +1,11 @@
 """Tiny random models of many architectures and a byte tokenizer; nothing is downloaded."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 VOCAB = 320
@@ -94,6 +95,64 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
     return fast
 
 
+WORDS = ("the", "a", "is", "cat", "def", "return")
+INFILLING = ["▁<PRE>", "▁<SUF>", "▁<MID>", "▁<EOT>"]
+
+
+def sentencepiece_tokenizer() -> PreTrainedTokenizerFast:
+    """Pieces with spaces in front and a token for each byte, as Llama 2 and Code Llama have them.
+
+    Printable ASCII and the bytes of it are twins: two ids, one text. Every prompt begins with `<s>`
+    (token 1); ids from `len()` of it on have no token, where the model has an embedding for them.
+    """
+    letters = [chr(code) for code in range(0x21, 0x7F)]
+    steps = [
+        ("▁" + word[: size - 1], word[size - 1])
+        for word in WORDS
+        for size in range(1, len(word) + 1)
+    ]
+    merges = list(dict.fromkeys(steps))
+    grown = list(dict.fromkeys(left + right for left, right in merges))
+    vocab = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", *letters]
+    vocab += [piece for piece in grown if piece not in vocab]
+    rust = Tokenizer(
+        models.BPE(
+            vocab={piece: i for i, piece in enumerate(vocab)},
+            merges=merges,
+            byte_fallback=True,
+            unk_token="<unk>",
+            fuse_unk=True,
+        )
+    )
+    rust.normalizer = normalizers.Sequence(  # type: ignore[assignment]
+        [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+    )
+    rust.decoder = decoders.Sequence(  # type: ignore[assignment]
+        [
+            decoders.Replace("▁", " "),
+            decoders.ByteFallback(),
+            decoders.Fuse(),
+            decoders.Strip(" ", 1, 0),
+        ]
+    )
+    rust.add_special_tokens(["<unk>", "<s>", "</s>", *INFILLING])
+    rust.post_processor = processors.TemplateProcessing(  # type: ignore[assignment]
+        single="<s> $A", special_tokens=[("<s>", 1)]
+    )
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=rust, bos_token="<s>", eos_token="</s>", unk_token="<unk>"
+    )
+    fast.chat_template = "{% for m in messages %}{{ m.content }}\n{% endfor %}"
+    return fast
+
+
+def token_of(tokenizer: PreTrainedTokenizerFast, piece: str) -> int:
+    """The id of one piece of the vocabulary."""
+    found = tokenizer.convert_tokens_to_ids(piece)
+    assert isinstance(found, int)
+    return found
+
+
 def enlarge_weights(model: torch.nn.Module) -> None:
     """Larger than the initialisation: attention must matter, and logits must differ."""
     with torch.no_grad():
@@ -106,16 +165,29 @@ def enlarge_weights(model: torch.nn.Module) -> None:
                 parameter.normal_(0.0, 0.05)
 
 
-def save_tiny(kind: str, folder: Path, base: dict[str, Any] | None = None, **changes: Any) -> Path:
+def save_tiny(
+    kind: str,
+    folder: Path,
+    base: dict[str, Any] | None = None,
+    *,
+    tokenizer: PreTrainedTokenizerFast | None = None,
+    twins: Mapping[int, int] | None = None,
+    **changes: Any,
+) -> Path:
     """Save a random model of architecture `kind` with the byte tokenizer; returns its folder.
 
-    `base`: its configuration, where it is none of `ARCHITECTURES`.
+    `base`: its configuration, where it is none of `ARCHITECTURES`. `tokenizer`: another one.
+    `twins`: token -> one that it is nearly as likely as, everywhere.
     """
+    tokenizer = byte_tokenizer() if tokenizer is None else tokenizer
     torch.manual_seed(1234)
     config = AutoConfig.for_model(kind, **{**(base or ARCHITECTURES[kind]), **changes})
     model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").float()
     enlarge_weights(model)
-    model.generation_config.eos_token_id = EOS
+    with torch.no_grad():
+        for token, like in (twins or {}).items():
+            model.lm_head.weight[token] = model.lm_head.weight[like] * 0.99
+    model.generation_config.eos_token_id = changes.get("eos_token_id", EOS)
     model.save_pretrained(folder)
-    byte_tokenizer().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
     return folder

@@ -24,7 +24,7 @@ def chat_answer(
 ) -> bytes:
     """The whole answer as JSON."""
     body = plan.body
-    echo = "".join(plan.echo)
+    echo = "".join(echo.text for echo in plan.echo)
     choices: list[dict[str, Any]] = []
     for index, result in enumerate(results[0]):
         choice: dict[str, Any] = {
@@ -91,7 +91,11 @@ class ChatStream:
         if self._plan.body.return_token_ids:
             ids += b',"prompt_token_ids":' + orjson.dumps(self._plan.requests[0].prompt_ids)
         middle = b',"delta":{"role":"assistant","content":""},"logprobs":null,"finish_reason":null}'
-        echo = b',"delta":{"content":' + orjson.dumps("".join(self._plan.echo)) + self._text_end
+        echo = (
+            b',"delta":{"content":'
+            + orjson.dumps("".join(echo.text for echo in self._plan.echo))
+            + self._text_end
+        )
         heads = [self._head + b"%d" % index for index in range(self._plan.body.n)]
         roles = [head + middle + ids + self._tail for head in heads]
         return b"".join(roles + ([head + echo for head in heads] if self._plan.echo else []))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from .logprobs import CompletionLogprobs, join_logprobs, prompt_logprobs
+from .logprobs import CompletionLogprobs, echoed_logprobs, join_logprobs, prompt_logprobs
 from .plan import usages
 from .search_answer import NodeEvents, with_trees
 from .usage import RunningUsage, usage_object
@@ -29,14 +29,15 @@ def completion_answer(
     choices: list[dict[str, Any]] = []
     for prompt, of_prompt in enumerate(results):
         for index, result in enumerate(of_prompt):
-            logprobs = None
+            echo = _echo_choice(plan, prompt, answered[prompt])
+            logprobs = echo["logprobs"]
             if body.logprobs is not None:
-                lists = CompletionLogprobs(plan.spelling)
-                parts = _echoed_logprobs(plan, prompt, lists, answered[prompt])
-                logprobs = join_logprobs([*parts, lists.of(result.logprobs, body.logprobs)])
+                lists = CompletionLogprobs(plan.spelling, len(echo["text"]))
+                own = lists.of(result.logprobs, body.logprobs, result.places)
+                logprobs = own if logprobs is None else join_logprobs([logprobs, own])
             choice: dict[str, Any] = {
                 "index": prompt * body.n + index,
-                "text": (plan.echo[prompt] if plan.echo else "") + result.text,
+                "text": echo["text"] + result.text,
                 "logprobs": logprobs,
                 "finish_reason": result.finish_reason,
                 "stop_reason": result.stop_reason,
@@ -124,16 +125,10 @@ class CompletionStream:
             return b""
         self._begun.add(index)
         plan = self._plan
-        lists = self._lists[index] = CompletionLogprobs(plan.spelling)
+        choice = _echo_choice(plan, prompt, answered)
+        self._lists[index] = CompletionLogprobs(plan.spelling, len(choice["text"]))
         if not plan.echo and not plan.body.return_token_ids:
             return b""
-        choice: dict[str, Any] = {
-            "text": plan.echo[prompt] if plan.echo else "",
-            "logprobs": None,
-            "finish_reason": None,
-        }
-        if plan.echo and plan.body.logprobs is not None:
-            choice["logprobs"] = join_logprobs(_echoed_logprobs(plan, prompt, lists, answered))
         if plan.body.return_token_ids:
             choice["prompt_token_ids"] = plan.requests[prompt].prompt_ids
         rest = orjson.dumps(choice)[1:]
@@ -149,16 +144,29 @@ class CompletionStream:
         if delta.finish_reason is not None:
             choice["stop_reason"] = delta.stop_reason
         if body.logprobs is not None:
-            choice["logprobs"] = self._lists[index].of(delta.logprobs, body.logprobs)
+            choice["logprobs"] = self._lists[index].of(delta.logprobs, body.logprobs, delta.places)
         if body.return_token_ids:
             choice["token_ids"] = delta.token_ids
         return orjson.dumps(choice)[1:]
 
 
-def _echoed_logprobs(
-    plan: Plan[CompletionBody], prompt: int, lists: CompletionLogprobs, answered: Answered
-) -> list[dict[str, Any]]:
-    if not plan.echo or plan.body.logprobs is None:
-        return []
-    first = lists.without(plan.requests[prompt].prompt_ids[0])
-    return [first, lists.of(answered.prompt_logprobs or (), plan.body.logprobs)]
+def _echo_choice(plan: Plan[CompletionBody], prompt: int, answered: Answered) -> dict[str, Any]:
+    """What an echoed prompt puts before the text and the logprobs of each of its choices."""
+    choice: dict[str, Any] = {"text": "", "logprobs": None, "finish_reason": None}
+    if not plan.echo:
+        return choice
+    echo, alternatives = plan.echo[prompt], plan.body.logprobs
+    choice["text"] = echo.text
+    if alternatives is not None:
+        request = plan.requests[prompt]
+        begin, end = request.before or (0, len(request.prompt_ids))
+        # The first token of all has no entry.
+        entries = (answered.prompt_logprobs or ())[max(0, begin - 1) : max(0, end - 1)]
+        choice["logprobs"] = echoed_logprobs(
+            request.prompt_ids[begin:end],
+            entries,
+            alternatives,
+            echo.places,
+            plan.spelling,
+        )
+    return choice

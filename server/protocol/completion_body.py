@@ -53,6 +53,7 @@ class CompletionBody(GenerationBody):
     endpoint: ClassVar[str] = "/v1/completions"
 
     prompt: Prompt
+    suffix: str | None = None
     echo: bool = False
     logprobs: Annotated[Alternatives | None, BeforeValidator(_none_if_false)] = None
     best_of: Annotated[int | None, Field(ge=1, le=MAX_N)] = None

@@ -41,6 +41,7 @@ class FieldMeaning:
 
 _ABSENT: dict[str, tuple[object, ...]] = {
     "best_of": (1,),
+    "suffix": ("",),
     "top_logprobs": (0,),
     "add_generation_prompt": (False,),
     "continue_final_message": (False,),
@@ -84,6 +85,8 @@ def _hint(name: str, meaning: str) -> FieldMeaning:
 _DONE = _done(
     model="which of `GET /v1/models`; may be left out or empty",
     prompt="a text, a list of texts, token ids, or a list of lists of them",
+    suffix="the text behind the answer, for models with control tokens for filling in the middle: "
+    "others refuse it",
     messages="the chat",
     max_tokens="length of the answer at most; -1, and the default of chats: all that the context "
     "leaves (completions: 16, as OpenAI); 0: nothing but the prompt's logprobs",
@@ -221,7 +224,6 @@ _ENDS = [
 ]
 
 _PROMPT = [
-    _refused("suffix", ""),
     _refused("system", "", instead="a message of the role system says it"),
     _refused("context", [], instead="send the whole prompt"),
     _refused("raw", True),

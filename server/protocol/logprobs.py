@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -20,65 +19,69 @@ def finite(logprob: float) -> float:
 
 
 def chat_logprobs(entries: Sequence[TokenLogprobs], spelling: Spelling) -> dict[str, Any]:
-    """`logprobs` of a chat choice: one object a token, alternatives inside."""
+    """`logprobs` of a chat choice: one object a token, with as many alternatives as asked for."""
 
-    def one(token_id: int, logprob: float) -> dict[str, Any]:
+    def one(token_id: int, logprob: float, keys: dict[int, str]) -> dict[str, Any]:
         return {
-            "token": spelling.text_of(token_id),
+            "token": keys[token_id],
             "logprob": finite(logprob),
-            "bytes": list(spelling.bytes_of(token_id)),
+            "bytes": spelling.bytes_of(token_id),
         }
 
-    return {
-        "content": [
-            {
-                **one(entry.token_id, entry.logprob),
-                "top_logprobs": [one(token, logprob) for token, logprob in entry.top],
-            }
-            for entry in entries
-        ],
-        "refusal": None,
-    }
+    content: list[dict[str, Any]] = []
+    for entry in entries:
+        keys = spelling.keys_of(with_chosen(entry, len(entry.top)))
+        top = [one(token, logprob, keys) for token, logprob in entry.top]
+        content.append({**one(entry.token_id, entry.logprob, keys), "top_logprobs": top})
+    return {"content": content, "refusal": None}
 
 
 class CompletionLogprobs:
     """`logprobs` of one completion choice: parallel lists, with each token's place in the text.
 
-    A place is counted in characters of the choice's text; a token that begins inside a
-    character has the place of that character, and special tokens take no room.
+    `begin`: where the choice's own text begins, behind an echoed prompt.
     """
 
-    def __init__(self, spelling: Spelling) -> None:
+    def __init__(self, spelling: Spelling, begin: int = 0) -> None:
         self._spelling = spelling
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        self._offset = 0
+        self._begin = begin
 
-    def without(self, token_id: int) -> dict[str, Any]:
-        """The entry of a first prompt token, which nothing predicts."""
-        lists = _no_logprobs()
-        self._append(lists, token_id)
-        lists["token_logprobs"].append(None)
-        lists["top_logprobs"].append(None)
-        return lists
+    def of(
+        self, entries: Sequence[TokenLogprobs], alternatives: int, places: Sequence[int]
+    ) -> dict[str, Any]:
+        """The lists of the next tokens, with that many alternatives of each.
 
-    def of(self, entries: Sequence[TokenLogprobs], alternatives: int) -> dict[str, Any]:
-        """The lists of the next tokens, with that many alternatives of each."""
+        The token itself is always among them, hence there may be one more, as with OpenAI.
+        """
         lists = _no_logprobs()
-        for entry in entries:
-            self._append(lists, entry.token_id)
+        for entry, place in zip(entries, places, strict=True):
+            top = with_chosen(entry, alternatives)
+            keys = self._spelling.keys_of(top)
+            lists["tokens"].append(keys[entry.token_id])
             lists["token_logprobs"].append(finite(entry.logprob))
-            # The chosen token is always named, hence one more than was asked for.
-            top = dict(entry.top[:alternatives]) | {entry.token_id: entry.logprob}
-            lists["top_logprobs"].append(
-                {self._spelling.key_of(token): finite(value) for token, value in top.items()}
-            )
+            lists["top_logprobs"].append({keys[token]: finite(top[token]) for token in top})
+            lists["text_offset"].append(self._begin + place)
         return lists
 
-    def _append(self, lists: dict[str, Any], token_id: int) -> None:
-        lists["tokens"].append(self._spelling.key_of(token_id))
-        lists["text_offset"].append(self._offset)
-        if not self._spelling.is_special(token_id):
-            self._offset += len(self._decoder.decode(self._spelling.bytes_of(token_id)))
+
+def echoed_logprobs(
+    ids: Sequence[int],
+    entries: Sequence[TokenLogprobs],
+    alternatives: int,
+    places: Sequence[int],
+    spelling: Spelling,
+) -> dict[str, Any]:
+    """The lists of an echoed prompt's tokens; a first token is predicted by nothing."""
+    if len(entries) == len(ids):
+        return CompletionLogprobs(spelling).of(entries, alternatives, places)
+    first = {
+        "tokens": [spelling.keys_of(ids[:1])[ids[0]]],
+        "token_logprobs": [None],
+        "top_logprobs": [None],
+        "text_offset": [places[0]],
+    }
+    rest = CompletionLogprobs(spelling).of(entries, alternatives, places[1:])
+    return join_logprobs([first, rest])
 
 
 def join_logprobs(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -94,23 +97,25 @@ def prompt_logprobs(
     entries: Sequence[TokenLogprobs], alternatives: int, spelling: Spelling
 ) -> list[dict[str, Any] | None]:
     """vLLM's `prompt_logprobs`: for each prompt token, token id -> logprob, rank and text."""
-
-    def one(token_id: int, logprob: float, rank: int) -> dict[str, Any]:
-        return {
-            "logprob": finite(logprob),
-            "rank": rank,
-            "decoded_token": spelling.text_of(token_id),
-        }
-
     places: list[dict[str, Any] | None] = [None]
     for entry in entries:
-        place = {
-            str(token): one(token, logprob, rank)
-            for rank, (token, logprob) in enumerate(entry.top[:alternatives], start=1)
-        }
-        place[str(entry.token_id)] = one(entry.token_id, entry.logprob, entry.rank)
-        places.append(place)
+        ranks = {token: rank for rank, (token, _) in enumerate(entry.top, start=1)}
+        places.append(
+            {
+                str(token): {
+                    "logprob": finite(logprob),
+                    "rank": entry.rank if token == entry.token_id else ranks[token],
+                    "decoded_token": spelling.text_of(token),
+                }
+                for token, logprob in with_chosen(entry, alternatives).items()
+            }
+        )
     return places
+
+
+def with_chosen(entry: TokenLogprobs, alternatives: int) -> dict[int, float]:
+    """Token id -> logprob: the best alternatives, best first, and the token itself."""
+    return dict(entry.top[:alternatives]) | {entry.token_id: entry.logprob}
 
 
 def _no_logprobs() -> dict[str, Any]:

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from ...engine.request import ChoiceDelta, FinishReason, Request, TokenLogprobs, Trace, Usage
+    from .echo import Echo
     from .generation import GenerationBody
     from .spelling import Spelling
 
@@ -31,7 +32,7 @@ class Plan(Generic[B]):
     body: B
     requests: tuple[Request, ...]
     spelling: Spelling
-    echo: tuple[str, ...] = ()
+    echo: tuple[Echo, ...] = ()
     ignored: tuple[str, ...] = ()
 
 
@@ -61,6 +62,7 @@ class ChoiceResult:
     parts: list[str] = field(default_factory=list[str])
     token_ids: list[int] = field(default_factory=list[int])
     logprobs: list[TokenLogprobs] = field(default_factory=list)
+    places: list[int] = field(default_factory=list[int])
     finish_reason: FinishReason | None = None
     stop_reason: int | str | None = None
 
@@ -70,6 +72,7 @@ class ChoiceResult:
             self.parts.append(delta.text)
         self.token_ids.extend(delta.token_ids)
         self.logprobs.extend(delta.logprobs)
+        self.places.extend(delta.places)
         if delta.finish_reason is not None:
             self.finish_reason = delta.finish_reason
             self.stop_reason = delta.stop_reason

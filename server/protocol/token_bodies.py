@@ -25,7 +25,7 @@ class TokenizeChatBody(Conversation):
 
 
 class DetokenizeBody(BaseModel):
-    """Text of token ids."""
+    """Text of token ids, special tokens included."""
 
     model_config = STRICT
 

@@ -15,6 +15,7 @@ from ..presets import served_model
 from ..protocol.answers import ChatCompletion, ChatCompletionChunk
 from ..protocol.chat_answer import ChatStream, chat_answer
 from ..protocol.chat_body import ChatBody
+from ..protocol.echo import Echo
 from ..protocol.parse import parse_body
 from ..protocol.plan import Plan
 from ..protocol.spelling import Spelling
@@ -101,6 +102,6 @@ def plan_chat(
         body=body,
         requests=(request,),
         spelling=Spelling.of(engine.tokenizer, body),
-        echo=(body.echoed,) if body.echoed else (),
+        echo=(Echo(text=body.echoed),) if body.echoed else (),
         ignored=(*ignored, *body.hints.unread(reads)),
     )

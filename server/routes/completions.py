@@ -16,6 +16,7 @@ from ..presets import served_model
 from ..protocol.answers import Completion
 from ..protocol.completion_answer import CompletionStream, completion_answer
 from ..protocol.completion_body import CompletionBody
+from ..protocol.echo import Echo, echo_of
 from ..protocol.parse import parse_body
 from ..protocol.plan import Plan
 from ..protocol.spelling import Spelling
@@ -83,14 +84,14 @@ def plan_completion(
             )
         )
         _check_batch(requests[0], len(prompts))
-    echo: tuple[str, ...] = ()
+    echo: tuple[Echo, ...] = ()
     if body.echo:
         echo = tuple(
-            # A truncated prompt is echoed as the model saw it.
-            prompt
-            if isinstance(prompt, str) and body.truncate_prompt_tokens is None
-            else engine.tokenizer.decode(
-                prepared.prompt_ids, skip_special_tokens=body.skip_special_tokens
+            echo_of(
+                engine.tokenizer,
+                prompt,
+                prepared,
+                add_special_tokens=body.add_special_tokens,
             )
             for prompt, prepared in zip(prompts, requests, strict=True)
         )
@@ -124,6 +125,7 @@ def _prepare(
         params=body,
         default_max_tokens=DEFAULT_MAX_TOKENS,
         add_special_tokens=body.add_special_tokens,
+        suffix=body.suffix,
         logprobs=body.logprobs,
         prompt_logprobs=prompt_logprobs,
         truncation=body.truncation,

@@ -82,13 +82,13 @@ def _tokenize(engine: Backend, raw: bytes, settings: ServeSettings) -> Answer:
             else ()
         )
         with_strings = body.return_token_strs
-    content: dict[str, Any] = {
+    pieces = [engine.tokenizer.token_piece(token) for token in tokens] if with_strings else None
+    content = {
         "count": len(tokens),
         "max_model_len": engine.model.max_length_tokens,
         "tokens": tokens,
+        "token_strs": pieces,
     }
-    if with_strings:
-        content["token_strs"] = [engine.tokenizer.token_text(token) for token in tokens]
     return content, ignored
 
 
@@ -96,4 +96,4 @@ def _detokenize(engine: Backend, raw: bytes, settings: ServeSettings) -> Answer:
     body, ignored = parse_body(DetokenizeBody, raw)
     served_model(engine, body.model, settings.presets)
     ids = engine.intake.encode(body.tokens, param="tokens") if body.tokens else ()
-    return {"prompt": engine.tokenizer.decode(ids)}, ignored
+    return {"prompt": engine.tokenizer.decode(ids, skip_special_tokens=False)}, ignored

@@ -9,7 +9,7 @@ import openai
 import pytest
 
 from tests.server.process import ServeProcess
-from tests.tiny import save_tiny
+from tests.tiny import save_tiny, sentencepiece_tokenizer, token_of
 
 MODEL = "tiny"
 
@@ -40,6 +40,26 @@ def server(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     arguments += ["--kv-cache-memory", "8000000", "--stats-interval-s", "1"]
     log = tmp_path_factory.mktemp("log") / "server.log"
     with ServeProcess(arguments, log) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def pieces_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServeProcess]:
+    """A tiny random Llama with SentencePiece-like tokens, bytes as likely as their letters."""
+    tokenizer = sentencepiece_tokenizer()
+    byte_of = {letter: token_of(tokenizer, f"<0x{ord(letter):02X}>") for letter in "aeiost"}
+    folder = save_tiny(
+        "llama",
+        tmp_path_factory.mktemp("pieces") / "llama",
+        tokenizer=tokenizer,
+        vocab_size=len(tokenizer) + 40,
+        twins={byte_of[letter]: token_of(tokenizer, letter) for letter in byte_of},
+        bos_token_id=1,
+        eos_token_id=2,
+    )
+    arguments = [str(folder), "--served-model-name", MODEL, "--threads", "1"]
+    log = tmp_path_factory.mktemp("log") / "pieces.log"
+    with ServeProcess([*arguments, "--kv-cache-memory", "8000000"], log) as running:
         yield running
 
 

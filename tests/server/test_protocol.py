@@ -41,35 +41,16 @@ def entries(text: str) -> list[TokenLogprobs]:
     ]
 
 
-def test_places_are_characters_of_the_text() -> None:
-    """One token a byte: the bytes of a character have the character's place."""
-    lists = CompletionLogprobs(SPELLING).of(entries("aé€b"), 1)
-    assert lists["text_offset"] == [0, 1, 1, 2, 2, 2, 3]
-    assert lists["tokens"][0] == "a"
-    assert lists["tokens"][1:3] == ["bytes:\\xc3", "bytes:\\xa9"]
-
-
-def test_places_go_on_where_they_ended() -> None:
-    lists = CompletionLogprobs(SPELLING)
-    whole = CompletionLogprobs(SPELLING).of(entries("aé€b"), 1)["text_offset"]
-    parts = [lists.of(entries("aé€b")[i : i + 2], 1)["text_offset"] for i in range(0, 8, 2)]
-    assert [place for part in parts for place in part] == whole
-
-
-def test_special_tokens_take_no_room() -> None:
-    tokenizer = byte_tokenizer()
-    end = tokenizer.eos_token_id
-    assert isinstance(end, int)
-    special = TokenLogprobs(token_id=end, logprob=-1.0, rank=1)
-    lists = CompletionLogprobs(SPELLING).of([*entries("a"), special, *entries("b")], 0)
-    assert lists["tokens"] == ["a", "<eos>", "b"]
-    assert lists["text_offset"] == [0, 1, 1]
+def test_places_are_those_of_the_choice() -> None:
+    lists = CompletionLogprobs(SPELLING, begin=7).of(entries("aéb"), 1, [0, 1, 1, 2])
+    assert lists["text_offset"] == [7, 8, 8, 9]
+    assert lists["tokens"] == ["a", "bytes:\\xc3", "bytes:\\xa9", "b"]
 
 
 def test_chosen_token_is_always_among_the_alternatives() -> None:
     rare = TokenLogprobs(token_id=5, logprob=-9.0, rank=99, top=((7, -0.1), (8, -0.2)))
-    lists = CompletionLogprobs(SPELLING).of([rare], 1)
-    assert lists["top_logprobs"] == [{SPELLING.key_of(7): -0.1, SPELLING.key_of(5): -9.0}]
+    lists = CompletionLogprobs(SPELLING).of([rare], 1, [0])
+    assert lists["top_logprobs"] == [{SPELLING.text_of(7): -0.1, SPELLING.text_of(5): -9.0}]
     places = prompt_logprobs([rare], 2, SPELLING)
     assert places[0] is None
     assert places[1] == {
@@ -82,7 +63,7 @@ def test_chosen_token_is_always_among_the_alternatives() -> None:
 def test_chat_logprobs_carry_bytes() -> None:
     content = chat_logprobs(entries("é"), SPELLING)["content"]
     assert [entry["bytes"] for entry in content] == [[0xC3], [0xA9]]
-    assert [entry["token"] for entry in content] == ["\ufffd", "\ufffd"]
+    assert [entry["token"] for entry in content] == ["bytes:\\xc3", "bytes:\\xa9"]
 
 
 def test_usage_adds_up() -> None:

@@ -146,7 +146,12 @@ def test_logprobs_of_minus_infinity_are_numbers() -> None:
         token_id=5, logprob=float("-inf"), rank=300, top=((7, -0.1), (5, float("-inf")))
     )
     delta = ChoiceDelta(
-        index=0, text="&", token_ids=(5,), logprobs=(never,), finish_reason="length"
+        index=0,
+        text="&",
+        token_ids=(5,),
+        logprobs=(never,),
+        places=(0,),
+        finish_reason="length",
     )
     with scripted(Script(deltas=[delta])) as server, server.client() as client:
         answer = client.post("/v1/completions", json={"prompt": "x", "logprobs": 2})
