@@ -177,7 +177,7 @@ def watched(subject: Subject) -> Generator[None]:
     with ExitStack() as stack:
         stack.enter_context(watch.watching("schedule", engine.scheduler, "schedule"))
         stack.enter_context(watch.watching("run", engine.runner, "run"))
-        stack.enter_context(watch.watching("sampling", engine.decoder.sampler, "sample"))
+        stack.enter_context(watch.watching("sampling", engine.decoder.sampler, "draw"))
         stack.enter_context(watch.watching("attention", PagedStep, "__call__"))
         yield
 

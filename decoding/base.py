@@ -130,12 +130,17 @@ class Target(DecodingMethod[P]):
             RequestError: a field asks for what the model cannot do.
         """
 
+    def prompt_field(self, parameters: P) -> str | None:
+        """The parameter that further prompts come from, for errors that are about them."""
+        return None
+
     @abstractmethod
     def combine(self, logits_BRV: Tensor, parameters: Sequence[P]) -> Tensor:
         """New logits `[R, V]`, float32, for R rows at once.
 
         `logits_BRV`: float32; context 0 is the request's own. `parameters`: one for each row.
-        All rows have the same number of contexts. A row's result depends on that row alone.
+        All rows have the same number of contexts. A row's result depends on that row alone. NaN in
+        a row's logits stays NaN, and minus infinity, what a model rules out, is no NaN.
         """
 
 
@@ -267,6 +272,11 @@ class SearchContext(Protocol):
         """Tokens that end an answer, the end of the text among them."""
         ...
 
+    @property
+    def min_tokens(self) -> int:
+        """Tokens of an answer before which nothing ends it; rules see to tokens, not to `stop`."""
+        ...
+
     def ask(self, text: str) -> State:
         """A prompt that puts `text` to the model in place of the problem.
 
@@ -305,6 +315,10 @@ class Controller(DecodingMethod[P]):
     def budget(self, parameters: P) -> Budget:
         """What the request allows; fields left out are the server's limits."""
 
+    def composes(self, parameters: P) -> bool:
+        """Whether it puts answers together itself: then rules of tokens say nothing of them."""
+        return False
+
     def trace(self, parameters: P) -> TraceLevel:
         """How much of the tree the answer shows."""
         return "none"
@@ -315,5 +329,6 @@ class Controller(DecodingMethod[P]):
     ) -> Generator[Operation | list[Operation], Any, Outcome]:
         """The search. Deterministic: whatever it does follows from its arguments and results.
 
-        At its yields it may meet `BudgetExhausted`, once, and returns what it has.
+        At its yields it may meet `BudgetExhausted`, once, and returns what it has; and a
+        `GenerationError` in place of results, where one of its parts has failed.
         """

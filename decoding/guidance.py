@@ -90,6 +90,10 @@ class Cfg(Target[CfgParameters]):
             return () if parameters.plausibility > 0 else None
         return (negative,)
 
+    def prompt_field(self, parameters: CfgParameters) -> str | None:
+        """See `Target`."""
+        return "negative_messages" if parameters.negative_messages else "negative_prompt"
+
     def combine(self, logits_BRV: Tensor, parameters: Sequence[CfgParameters]) -> Tensor:
         """See `Target`."""
         log_probs = torch.log_softmax(logits_BRV, dim=-1)
@@ -98,6 +102,9 @@ class Cfg(Target[CfgParameters]):
         if logits_BRV.shape[0] > 1:
             scale = _column(parameters, "scale", own)
             guided = log_probs[1] + scale * (own - log_probs[1])
+            # What one of the two rules out altogether has no difference to be guided by.
+            out = (own == float("-inf")) | (log_probs[1] == float("-inf"))
+            guided = torch.where(out, own, guided)
         if any(one.plausibility > 0 for one in parameters):
             share = _column(parameters, "plausibility", own)
             floor = own.amax(dim=-1, keepdim=True) + share.log()

@@ -1,131 +1,184 @@
-"""Edits of the logits that depend on a row's own history: masks, bias, penalties.
+"""Edits of the logits that depend on a row's own history: masks, bias, bad words, penalties.
 
-Each function changes `logits [R, V]` (float32) in place for the rows that ask for it. They are
-functions of the row's prefix alone, so a row gives the same result in any batch.
+A request's rules are worked out once, for all of its choices and steps. Each row's result is a
+function of its prefix alone, so it is the same in any batch.
 """
 
-from collections.abc import Sequence
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from .drafting.draft import Continued
-from .sampling import Row, Sampling
+from ..kernels.transfer import to_device, together
+from .drafting.draft import DraftedRow
+from .pieces import Pieces
+from .rule_state import RuleState
+from .sampling import Row, Rules
+from .words import Words
+
+_REMEMBERED: Final = 64
+"""Requests whose compiled rules are kept for those that come again with the same."""
 
 
-def has_rules(sampling: Sampling) -> bool:
-    """Whether any rule of this file applies to a row with these parameters."""
-    return bool(
-        sampling.allowed_token_ids is not None
-        or sampling.bad_words
-        or sampling.logit_bias
-        or sampling.suppressed_until_min
-        or sampling.repetition_penalty != 1.0
-        or sampling.presence_penalty
-        or sampling.frequency_penalty
-    )
+class CompiledRules:
+    """The rules of one request for a vocabulary and a device. `of`: those that they were made of.
 
-
-def apply_rules(logits: Tensor, rows: Sequence[Row], indices: Sequence[int]) -> None:
-    """Apply all rules to `logits[indices]`: masks first, then bias, then penalties."""
-    _mask_allowed(logits, rows, indices)
-    _forbid(logits, rows, indices)
-    _add_bias(logits, rows, indices)
-    penalised = [i for i in indices if _is_penalised(rows[i].sampling)]
-    if penalised:
-        _penalise(logits, rows, penalised)
-
-
-def _mask_allowed(logits: Tensor, rows: Sequence[Row], indices: Sequence[int]) -> None:
-    for i in indices:
-        allowed = rows[i].sampling.allowed_token_ids
-        if allowed is not None:
-            keep = torch.tensor(allowed, device=logits.device)
-            kept = logits[i, keep]
-            logits[i].fill_(float("-inf"))
-            logits[i, keep] = kept
-
-
-def _forbid(logits: Tensor, rows: Sequence[Row], indices: Sequence[int]) -> None:
-    """Stop tokens before min_tokens, and last tokens of bad words whose beginning is there."""
-    at_row: list[int] = []
-    at_token: list[int] = []
-    for i in indices:
-        row, sampling = rows[i], rows[i].sampling
-        banned: list[int] = []
-        if len(row.tokens) - row.prompt_length < sampling.min_tokens:
-            banned += sampling.suppressed_until_min
-        for word in sampling.bad_words:
-            head = word[:-1]
-            if not head or tuple(row.tokens[-len(head) :]) == head:
-                banned.append(word[-1])
-        at_row += [i] * len(banned)
-        at_token += banned
-    if at_row:
-        logits[_index(at_row, logits), _index(at_token, logits)] = float("-inf")
-
-
-def _add_bias(logits: Tensor, rows: Sequence[Row], indices: Sequence[int]) -> None:
-    pairs = [(i, token, bias) for i in indices for token, bias in rows[i].sampling.logit_bias]
-    if pairs:
-        at_row, at_token, bias = zip(*pairs, strict=True)
-        where = (_index(at_row, logits), _index(at_token, logits))
-        values = torch.tensor(bias, dtype=logits.dtype, device=logits.device)
-        logits.index_put_(where, values, accumulate=True)
-
-
-def _is_penalised(sampling: Sampling) -> bool:
-    return bool(
-        sampling.repetition_penalty != 1.0
-        or sampling.presence_penalty
-        or sampling.frequency_penalty
-    )
-
-
-def _penalise(logits: Tensor, rows: Sequence[Row], indices: Sequence[int]) -> None:
-    """Repetition (Keskar et al. 2019; prompt and answer), presence and frequency (answer only)."""
-    vocab = logits.shape[1]
-    penalised = [rows[i] for i in indices]
-    counts = _counts(penalised, vocab, logits.device, in_prompt=False)
-    chosen = _index(indices, logits)
-    picked = logits[chosen]
-
-    def column(values: list[float]) -> Tensor:
-        return torch.tensor(values, dtype=logits.dtype, device=logits.device)[:, None]
-
-    samplings = [rows[i].sampling for i in indices]
-    if any(s.repetition_penalty != 1.0 for s in samplings):
-        seen = (counts + _counts(penalised, vocab, logits.device, in_prompt=True)) > 0
-        factor = column([s.repetition_penalty for s in samplings])
-        scaled = torch.where(picked > 0, picked / factor, picked * factor)
-        picked = torch.where(seen, scaled, picked)
-    picked -= column([s.frequency_penalty for s in samplings]) * counts
-    picked -= column([s.presence_penalty for s in samplings]) * (counts > 0)
-    logits[chosen] = picked
-
-
-def _counts(rows: Sequence[Row], vocab: int, device: torch.device, *, in_prompt: bool) -> Tensor:
-    """How often each token occurs in each row's prompt, or in its answer: float32 `[R, V]`.
-
-    What the rows of one draft share is counted once.
+    What forbids a token for good, and every bias, is one vector that is added to the logits.
     """
-    shared: dict[int, Tensor] = {}
-    found: list[Tensor] = []
-    for row in rows:
-        tokens, path = row.tokens, ()
-        if isinstance(tokens, Continued):
-            tokens, path = tokens.tokens, tokens.path
-        counts = shared.get(id(tokens))
-        if counts is None:
-            start, stop = (0, row.prompt_length) if in_prompt else (row.prompt_length, len(tokens))
-            index = torch.tensor(tokens[start:stop], dtype=torch.int64, device=device)
-            counts = shared[id(tokens)] = torch.bincount(index, minlength=vocab).float()
-        if path and not in_prompt:
-            index = torch.tensor(path, dtype=torch.int64, device=device)
-            counts = counts + torch.bincount(index, minlength=vocab)
-        found.append(counts)
-    return torch.stack(found)
+
+    def __init__(self, rules: Rules, pieces: Pieces, size: int, device: torch.device) -> None:
+        self.of = rules
+        self.words = words_of(rules, pieces)
+        added = standing(rules, self.words, size)
+        for token, bias in rules.logit_bias:
+            added[token] += bias
+        self.added = to_device(added, np.float32, device) if added.any() else None
+        self._early: Tensor | None = None
+        if rules.min_tokens and rules.suppressed_until_min:
+            early = added.copy()
+            early[list(rules.suppressed_until_min)] = -np.inf
+            self._early = to_device(early, np.float32, device)
+
+    def addend(self, generated: int) -> Tensor | None:
+        """What is added to the logits behind that many tokens of the answer; None: nothing."""
+        early = self._early is not None and generated < self.of.min_tokens
+        return self._early if early else self.added
 
 
-def _index(values: Sequence[int], like: Tensor) -> Tensor:
-    return torch.tensor(values, dtype=torch.int64, device=like.device)
+def words_of(rules: Rules, pieces: Pieces) -> Words | None:
+    """The bad words; None: there are none."""
+    if not rules.bad_words:
+        return None
+    return Words(rules.bad_words, pieces.with_special if rules.shows_special else pieces)
+
+
+def standing(rules: Rules, words: Words | None, size: int) -> np.ndarray[Any, Any]:
+    """Float32 `[size]`: minus infinity for tokens that no row may have, 0 for others."""
+    found = np.zeros(size, dtype=np.float32)
+    if rules.allowed_token_ids is not None:
+        found.fill(-np.inf)
+        found[list(rules.allowed_token_ids)] = 0.0
+    if words is not None:
+        always = words.always
+        found[always[always < size]] = -np.inf
+    return found
+
+
+class RuleBook:
+    """Applies the rules of rows. `pieces`: the vocabulary's, for bad words."""
+
+    def __init__(self, pieces: Pieces) -> None:
+        self._pieces = pieces
+        self._compiled: OrderedDict[Rules, CompiledRules] = OrderedDict()
+
+    def apply(self, logits: Tensor, rows: Sequence[Row], indices: Sequence[int]) -> None:
+        """Change float32 `logits[indices]` in place, `[R, V]`, contiguous."""
+        states = self._states(logits, rows, indices)
+        _add(logits, rows, indices, states)
+        _forbid_completions(logits, indices, states)
+        _penalise(logits, indices, states)
+
+    def _states(
+        self, logits: Tensor, rows: Sequence[Row], indices: Sequence[int]
+    ) -> list[RuleState]:
+        """Those of `rows[indices]`; rows of a draft go on from the row before them."""
+        found: list[RuleState] = []
+        for i in indices:
+            row = rows[i]
+            if isinstance(row, DraftedRow) and row.parent is not None:
+                before = row.parent.rule_state
+                assert before is not None, "parents stand before their children"
+                row.rule_state = before.followed_by(row.tokens[-1])
+            elif row.rule_state is None:
+                rules = row.sampling.rules
+                assert rules is not None
+                compiled = self._compile(rules, logits)
+                state = RuleState(compiled, row.tokens, row.answer_start)
+                row.rule_state = state.catch_up(row.tokens)
+            else:
+                row.rule_state.catch_up(row.tokens)
+            assert row.rule_state is not None
+            found.append(row.rule_state)
+        return found
+
+    def _compile(self, rules: Rules, logits: Tensor) -> CompiledRules:
+        compiled = self._compiled.get(rules)
+        if compiled is None:
+            compiled = CompiledRules(rules, self._pieces, logits.shape[1], logits.device)
+            self._compiled[rules] = compiled
+            if len(self._compiled) > _REMEMBERED:
+                self._compiled.popitem(last=False)
+        self._compiled.move_to_end(rules)
+        return compiled
+
+
+def _add(
+    logits: Tensor, rows: Sequence[Row], indices: Sequence[int], states: Sequence[RuleState]
+) -> None:
+    """Masks and biases: one addition for neighbours that share them."""
+
+    def addends() -> Iterator[tuple[int, Tensor | None]]:
+        for i, state in zip(indices, states, strict=True):
+            yield i, state.rules.addend(state.read - rows[i].answer_start)
+        yield -1, None
+
+    start = stop = 0
+    shared: Tensor | None = None
+    for i, addend in addends():
+        if shared is not None and (addend is not shared or i != stop):
+            logits[start:stop] += shared
+            shared = None
+        if shared is None:
+            start, shared = i, addend
+        stop = i + 1
+
+
+def _forbid_completions(
+    logits: Tensor, indices: Sequence[int], states: Sequence[RuleState]
+) -> None:
+    at: list[np.ndarray[Any, Any]] = []
+    size = logits.shape[1]
+    for i, state in zip(indices, states, strict=True):
+        if state.word_state and state.rules.words is not None:
+            ids = state.rules.words.forbidden(state.word_state)
+            at.append(ids[ids < size] + i * size)
+    if at:
+        index = to_device(np.concatenate(at), np.int64, logits.device)
+        logits.view(-1).index_fill_(0, index, float("-inf"))
+
+
+def _penalise(logits: Tensor, indices: Sequence[int], states: Sequence[RuleState]) -> None:
+    """Repetition (Keskar et al. 2019; prompt and answer), presence and frequency (answer only)."""
+    size = logits.shape[1]
+    having = [
+        (i, state)
+        for i, state in zip(indices, states, strict=True)
+        if state.rules.of.penalises and state.ids.size
+    ]
+    if not having:
+        return
+    sizes = [state.ids.size for _, state in having]
+
+    def each(values: list[float]) -> np.ndarray[Any, Any]:
+        return np.repeat(np.array(values, dtype=np.float32), sizes)
+
+    rules = [state.rules.of for _, state in having]
+    index, counts, repetition, frequency, presence = together(
+        [
+            np.concatenate([state.ids + i * size for i, state in having]),
+            np.concatenate([state.counts for _, state in having]),
+            each([one.repetition_penalty for one in rules]),
+            each([one.frequency_penalty for one in rules]),
+            each([one.presence_penalty for one in rules]),
+        ],
+        logits.device,
+    )
+    flat = logits.view(-1)
+    picked = flat[index]
+    picked = torch.where(picked > 0, picked / repetition, picked * repetition)
+    picked -= frequency * counts
+    picked -= presence * (counts > 0)
+    flat.scatter_(0, index, picked)

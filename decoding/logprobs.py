@@ -20,9 +20,14 @@ class Logprobs:
     top_values: list[list[float]]
 
 
-def gather_logprobs(logits: Tensor, token_ids: Tensor, count: int) -> Logprobs:
-    """Logprobs of `token_ids [R]` under `logits [R, V]`, and of the `count` best tokens."""
-    table = torch.log_softmax(logits.float(), dim=-1)
+def gather_logprobs(
+    logits: Tensor, token_ids: Tensor, count: int, *, normalised: bool = False
+) -> Logprobs:
+    """Logprobs of `token_ids [R]` under `logits [R, V]`, and of the `count` best tokens.
+
+    `normalised`: the logits are logprobs already.
+    """
+    table = logits.float() if normalised else torch.log_softmax(logits.float(), dim=-1)
     chosen = table.gather(1, token_ids[:, None])
     ranks = (table > chosen).sum(dim=-1) + 1
     top = table.topk(min(count, table.shape[1]), dim=-1)

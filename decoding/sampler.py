@@ -12,9 +12,11 @@ import torch
 from torch import Tensor
 
 from ..kernels.backend import TORCH, Kernels
+from ..kernels.gumbel_argmax.reference import NOTHING as NOTHING
 from ..kernels.transfer import to_device
 from .gumbel import row_keys
-from .logit_rules import apply_rules, has_rules
+from .logit_rules import RuleBook
+from .pieces import Pieces
 from .sampling import Row, Sampling
 
 GREEDY_BELOW = 1e-5
@@ -71,21 +73,57 @@ class _Packed:
         )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drawn:
+    """What was chosen for each row.
+
+    `ids`: int64 `[R]`; `NOTHING` where a row leaves no token, because all are forbidden or because
+    its logits are not finite. `logits`: float32 `[R, V]`, after the rules, before filters.
+    `with_rules`: rows that have rules; `largest`: the largest logit of each of them before.
+    """
+
+    ids: Tensor
+    logits: Tensor
+    with_rules: list[int]
+    largest: Tensor | None
+
+    def forbidden(self, rows: list[int]) -> list[int]:
+        """Of `rows`, all `NOTHING`, those that rules left nothing of; waits for the device."""
+        if self.largest is None:
+            return []
+        finite = self.largest.isfinite().tolist()
+        fine = {row for row, sound in zip(self.with_rules, finite, strict=True) if sound}
+        return [row for row in rows if row in fine]
+
+
 class Sampler:
     """Chooses one token per row. Keeps only what it can recompute: packed parameters, token ids."""
 
-    def __init__(self, kernels: Kernels = TORCH) -> None:
+    def __init__(self, kernels: Kernels = TORCH, pieces: Pieces | None = None) -> None:
         self._kernels = kernels
+        self._rules = RuleBook(pieces or Pieces([]))
         # Of the sequences of the last step; they mostly stay while their drafts change.
         self._samplings: list[Sampling] = []
         self._packed: _Packed | None = None
 
     def sample(self, logits: Tensor, rows: Sequence[Row]) -> Tensor:
-        """Token ids, int64 `[R]`, for float `logits [R, V]`, which may be overwritten."""
+        """The ids of `draw`."""
+        return self.draw(logits, rows).ids
+
+    def draw(self, logits: Tensor, rows: Sequence[Row]) -> Drawn:
+        """The next token of each row, for float `logits [R, V]`, which may be overwritten."""
         packed = self._pack(rows, logits.device)
         logits = logits.float()
-        if packed.with_rules:
-            apply_rules(logits, rows, packed.with_rules)
+        with_rules, largest = packed.with_rules, None
+        if with_rules:
+            logits = logits.contiguous()
+            before = logits if len(with_rules) == len(rows) else logits[with_rules]
+            largest = before.amax(dim=-1)
+            self._rules.apply(logits, rows, with_rules)
+        ids = self._choose(logits, rows, packed)
+        return Drawn(ids=ids, logits=logits, with_rules=with_rules, largest=largest)
+
+    def _choose(self, logits: Tensor, rows: Sequence[Row], packed: _Packed) -> Tensor:
         if packed.all_greedy:
             return self._kernels.argmax(logits)
         temperature = packed.temperature
@@ -95,6 +133,17 @@ class Sampler:
         positions = np.fromiter((len(row.tokens) for row in rows), np.uint64, len(rows))
         keys = to_device(row_keys(packed.seeds, positions), None, logits.device)
         return self._kernels.gumbel_argmax(logits, temperature, keys, packed.greedy)
+
+    def drop_filtered(self, scores: Tensor, rows: Sequence[Row]) -> Tensor:
+        """Float32 `scores [R, V]` with minus infinity for what could not be drawn.
+
+        Rows at temperature 0 are filtered as at 1.
+        """
+        packed = self._pack(rows, scores.device)
+        if not packed.has_filters:
+            return scores
+        left = _filtered(scores / packed.temperature, packed)
+        return scores.masked_fill(left == float("-inf"), float("-inf"))
 
     def _pack(self, rows: Sequence[Row], device: torch.device) -> _Packed:
         samplings: list[Sampling] = []
@@ -145,7 +194,7 @@ def _pack(samplings: list[Sampling], device: torch.device) -> _Packed:
         top_p=column([s.top_p for s in samplings]) if any(s.top_p < 1 for s in samplings) else None,
         min_p=column([s.min_p for s in samplings]) if any(s.min_p > 0 for s in samplings) else None,
         seeds=np.array([s.seed & 0xFFFFFFFFFFFFFFFF for s in samplings], dtype=np.uint64),
-        with_rules=[i for i, s in enumerate(samplings) if has_rules(s)],
+        with_rules=[i for i, s in enumerate(samplings) if s.rules is not None],
     )
 
 

@@ -16,7 +16,6 @@ import numpy as np
 from torch import Tensor
 
 from ..decoding.drafting.draft import Continued, DraftedRow
-from ..decoding.logit_rules import has_rules
 from ..kernels.transfer import Arriving, to_device
 from ..kvcache.pages import PagePool
 from .decode import Decoder
@@ -73,7 +72,7 @@ def can_fly(sequence: Sequence) -> bool:
         or sequence.unborn
         or sequence.keeping is not None
         or sampling.top_p < 1  # asks the device whether its best tokens suffice
-        or has_rules(sampling)
+        or sampling.rules is not None
     )
 
 
@@ -106,10 +105,20 @@ def launch_after(
         rows_on = [known[id(sequence)] for sequence in going_on]
         ids = ids[to_device(rows_on, np.int64, ids.device)]
     tables = [sequence.table.pages for sequence in going_on]
+    # A row without a next token fails when it is read; until then it computes something.
+    ids = ids.clamp(min=0)
     logits = graphs.run(ids, places, slots, [at + 1 for at in places], tables)
     if logits is None:
         for sequence, at in zip(going_on, places, strict=True):
             sequence.table.truncate(at)
         return None
-    rows = [DraftedRow(s.sampling, Continued(s.tokens, (0,)), s.prompt_length) for s in going_on]
+    rows = [
+        DraftedRow(
+            sampling=s.sampling,
+            tokens=Continued(s.tokens, (0,)),
+            prompt_length=s.prompt_length,
+            answer_start=s.answer_start,
+        )
+        for s in going_on
+    ]
     return Flight.of(going_on, decoder.choose(logits, rows))

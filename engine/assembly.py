@@ -3,7 +3,15 @@
 from dataclasses import replace
 
 from .detokenizer import Detokenizer
-from .request import ChoiceDelta, FinishReason, Request, StepOutput, TokenLogprobs, Usage
+from .request import (
+    NO_ALLOWED_TOKEN,
+    ChoiceDelta,
+    FinishReason,
+    Request,
+    StepOutput,
+    TokenLogprobs,
+    Usage,
+)
 from .tokenization import Tokenizer
 
 
@@ -23,7 +31,7 @@ class Assembly:
                 tokenizer,
                 request.prompt_ids,
                 stop_strings=request.stop_strings,
-                min_tokens=request.sampling.min_tokens,
+                min_tokens=max(0, request.sampling.min_tokens - request.answered),
                 options=request.text,
             )
             for index in range(request.n)
@@ -40,6 +48,10 @@ class Assembly:
         """Choices that have not ended."""
         return len(self._open)
 
+    def fails(self, output: StepOutput) -> bool:
+        """Whether `output` ends the request with its failure: not where the choice has ended."""
+        return output.failure is not None and output.index in self._open
+
     def feed(self, output: StepOutput) -> tuple[ChoiceDelta | None, bool]:
         """The delta that `output` makes (None after the choice ended), and `ended_by_text`."""
         detokenizer = self._open.get(output.index)
@@ -49,7 +61,8 @@ class Assembly:
             self.usage.cached_tokens = max(self.usage.cached_tokens, output.cached_tokens)
             if output.prompt_logprobs is not None:
                 self.prompt_logprobs = output.prompt_logprobs
-        hides_last = output.finish_reason == "stop" and not self.request.text.include_stop
+        by_token = output.finish_reason == "stop" and output.stop_reason != NO_ALLOWED_TOKEN
+        hides_last = by_token and not self.request.text.include_stop
         text = ""
         taken = 0
         for position, token in enumerate(output.token_ids, start=1):

@@ -227,6 +227,10 @@ class AsyncEngine:
             generation = self._live.get(output.request_id.partition(PART)[0])
             if generation is None:
                 continue
+            if not isinstance(generation, Searching) and output.failure is not None:
+                if generation.assembly.fails(output):
+                    self._cancel(generation, output.failure.error())
+                continue
             if isinstance(generation, Searching):
                 generation.feed(output)
                 self._count(generation, output, output.token_ids, now_s)

@@ -100,6 +100,7 @@ def build_engine(config: EngineConfig, clock: Callable[[], float]) -> Built:
             size=info.vocab_size, pad_id=_pad_id(loaded.tokenizer, info.vocab_size)
         ),
         clock=clock,
+        pieces=loaded.tokenizer.pieces(info.vocab_size),
         numerics=numerics,
         draft_trees=not config.deterministic,
     )

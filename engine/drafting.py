@@ -1,5 +1,6 @@
 """How many guesses each sequence verifies in the next step: what promises most tokens a second."""
 
+import logging
 from collections import OrderedDict
 from collections.abc import Callable
 from collections.abc import Sequence as List
@@ -8,11 +9,13 @@ from math import inf
 from typing import Any, Final
 
 from ..decoding.base import DraftContext, Drafter, Drafting, Vocabulary
-from ..decoding.drafting.draft import Draft
 from .allowance import Allowance
+from .decode import Decoded
 from .pace import Pace
 from .promises import Promises
 from .sequence import Branch, Sequence
+
+logger = logging.getLogger(__name__)
 
 _MAX_MEMORIES: Final = 8
 _MARGIN: Final = 1.03
@@ -78,15 +81,16 @@ class DraftPlanner:
         # What it lately took to ask a drafter: who drafts again is asked again.
         self._asking_s = 0.0
 
-    def plan(self, running: List[Sequence]) -> None:
-        """Set `draft` of all that decode and have a drafter.
+    def plan(self, running: List[Sequence]) -> list[Sequence]:
+        """Set `draft` of all that decode and have a drafter; returns those whose drafter failed.
 
         Guesses are added where they promise most: the tokens that the step will bring, by the time
         that it will take. So a lone sequence drafts more than one of many.
         """
         drafting = [s for s in running if "drafter" in s.request.decoding]
+        broken: list[Sequence] = []
         if not drafting:
-            return
+            return broken
         for sequence in drafting:
             sequence.draft = None
         rows = 0
@@ -102,7 +106,7 @@ class DraftPlanner:
         # Where some always draft, no step is without guesses.
         closed = self._looking.left_s < 0 or (not fixed and self._pace.is_stale(rows))
         if closed and not fixed and len(begun) == len(drafting):
-            return
+            return broken
         load = _Load(rows=rows, tokens=float(sum(s.decodes for s in running)))
         most = self._max_rows - rows
         worth = self._worth(load)
@@ -116,43 +120,74 @@ class DraftPlanner:
                 continue
             if any(_reads_sparsely(branch) for branch in sequence.branches):
                 continue
-            if sequence.drafting is None:
-                sequence.drafting = self._start(sequence)
-            if not sequence.drafting.fixed and (closed or self._looking.left_s < 0):
-                continue
-            begun_s = self._clock()
-            best, gain = self._size(sequence, sequence.drafting, load, worth, most)
-            if best:
-                draft = sequence.drafting.propose(best, _limit(sequence))
-                sequence.draft = draft if self._trees else draft.line()
-                contexts = 1 + len(sequence.others)
-                size = len(sequence.draft.tokens)
-                most -= size * contexts
-                load.guesses += size * contexts
-                load.drafts += contexts
-                load.tokens += min(gain, size)
-            asked_s = min(self._note(sequence.drafting, begun_s), took_s)
-            if not sequence.drafting.fixed:
-                self._asking_s += _WEIGHT * (asked_s - self._asking_s)
+            try:
+                if sequence.drafting is None:
+                    sequence.drafting = self._start(sequence)
+                if not sequence.drafting.fixed and (closed or self._looking.left_s < 0):
+                    continue
+                most -= self._draft(sequence, sequence.drafting, load, worth, most, took_s)
+            except Exception:  # noqa: BLE001, RUF100 - a stranger's drafter; others go on
+                _log_failure(sequence)
+                sequence.draft = None
+                broken.append(sequence)
+        return broken
 
-    def learn(
-        self, sequence: Sequence, draft: Draft, predictions: List[int], accepted: List[int]
-    ) -> None:
-        """Tell a sequence's drafter what a pass showed that verified its draft."""
+    def _draft(
+        self,
+        sequence: Sequence,
+        drafting: Drafting,
+        load: "_Load",
+        worth: float,
+        most: int,
+        took_s: float,
+    ) -> int:
+        """Set one sequence's `draft`; returns the rows that it takes."""
+        begun_s, rows = self._clock(), 0
+        best, gain = self._size(sequence, drafting, load, worth, most)
+        if best:
+            draft = drafting.propose(best, _limit(sequence))
+            draft = sequence.draft = draft if self._trees else draft.line()
+            if (
+                draft.tokens
+                and not 0 <= min(draft.tokens) <= max(draft.tokens) < self._vocabulary.size
+            ):
+                raise ValueError("a draft has tokens outside of the vocabulary")
+            contexts = 1 + len(sequence.others)
+            size = len(draft.tokens)
+            rows = size * contexts
+            load.guesses += rows
+            load.drafts += contexts
+            load.tokens += min(gain, size)
+        asked_s = min(self._note(drafting, begun_s), took_s)
+        if not drafting.fixed:
+            self._asking_s += _WEIGHT * (asked_s - self._asking_s)
+        return rows
+
+    def learn(self, sequence: Sequence, item: Decoded) -> bool:
+        """Tell a drafter what a pass showed that verified its draft; False: it failed."""
         assert sequence.drafting is not None
+        assert item.draft is not None
         begun_s = self._clock()
         if sequence.promised:  # else it was a trial, or fixed
             assert sequence.promises is not None
-            sequence.promises.note(sequence.promised, len(accepted))
-        sequence.drafting.learn(draft, predictions, accepted)
+            sequence.promises.note(sequence.promised, len(item.accepted))
+        try:
+            sequence.drafting.learn(item.draft, item.predictions, item.accepted)
+        except Exception:  # noqa: BLE001, RUF100 - as above
+            _log_failure(sequence)
+            return False
         self._note(sequence.drafting, begun_s)
+        return True
 
     def finish(self, sequence: Sequence) -> None:
         """A sequence has ended; its drafter learns of it where that is not too dear now."""
         drafting = sequence.drafting
         if drafting is not None and (drafting.fixed or self._looking.left_s >= 0):
             begun_s = self._clock()
-            drafting.finish()
+            try:
+                drafting.finish()
+            except Exception:  # noqa: BLE001, RUF100 - its request has ended already
+                _log_failure(sequence)
             self._note(drafting, begun_s)
 
     def _note(self, drafting: Drafting, begun_s: float) -> float:
@@ -235,6 +270,10 @@ class DraftPlanner:
         if len(self._memories) > _MAX_MEMORIES:
             self._memories.popitem(last=False)
         return memory
+
+
+def _log_failure(sequence: Sequence) -> None:
+    logger.exception("the drafter of request %s has failed", sequence.request.id)
 
 
 def _limit(sequence: Sequence) -> int:

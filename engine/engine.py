@@ -1,5 +1,6 @@
 """The engine: `step()` is schedule, run, decode, commit. Synchronous; knows no thread, no text."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -8,6 +9,7 @@ import torch
 
 from ..decoding.base import Vocabulary
 from ..decoding.gumbel import derive_seed
+from ..decoding.pieces import Pieces
 from ..kvcache.pages import PagePool
 from ..kvcache.prefix import PrefixCache
 from ..kvcache.store import KVStore
@@ -17,15 +19,25 @@ from .decode import Decoded, Decoder
 from .deterministic import AS_THEY_ARE, Numerics
 from .drafting import DraftPlanner
 from .eviction import Eviction
-from .outputs import empty_output, output_of
+from .outputs import empty_output, failed_output, output_of
 from .pace import Pace
-from .request import FinishReason, Request, StepOutput
+from .request import (
+    BROKEN,
+    NO_ALLOWED_TOKEN,
+    NOT_FINITE,
+    Failure,
+    FinishReason,
+    Request,
+    StepOutput,
+)
 from .runner import ModelRunner
 from .scheduler import Scheduler
 from .sequence import Branch, Sequence
 from .shelf import Shelf
 from .sparse import Reading, salt_of
 from .step import Step
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +75,7 @@ class Engine:
         chunk_tokens: int,
         vocabulary: Vocabulary,
         clock: Callable[[], float],
+        pieces: Pieces,
         numerics: Numerics = AS_THEY_ARE,
         draft_trees: bool = True,
     ) -> None:
@@ -82,7 +95,7 @@ class Engine:
             shelf=self._shelf,
         )
         self.runner = runner
-        self.decoder = Decoder(runner.kernels, numerics)
+        self.decoder = Decoder(runner.kernels, numerics, pieces)
         self._pace = Pace(clock)
         self._planner = DraftPlanner(
             self._pace,
@@ -101,12 +114,14 @@ class Engine:
         self._preemptions = 0
         self._steps = 0
         self._flight: Flight | None = None
+        # What has failed outside of a step's rows, to be told with the next outputs.
+        self._failed: list[StepOutput] = []
         self.last_rows = 0
 
     @property
     def has_work(self) -> bool:
         """Whether a step would do anything."""
-        return self.scheduler.has_work
+        return self.scheduler.has_work or bool(self._failed)
 
     @property
     def bytes_per_token(self) -> int:
@@ -116,7 +131,14 @@ class Engine:
     def add(self, request: Request) -> None:
         """Queue a request. Its other choices fork off the first when the prompt has been read."""
         self._arrivals += 1
-        first = self._choice(request, 0, self._arrivals, tuple(range(1, request.n)))
+        try:
+            first = self._choice(request, 0, self._arrivals, tuple(range(1, request.n)))
+        except Exception:  # noqa: BLE001, RUF100 - a stranger's method; others go on
+            logger.exception("request %s cannot begin", request.id)
+            self._failed.append(
+                StepOutput(request_id=request.id, index=0, token_ids=(), failure=BROKEN)
+            )
+            return
         self._by_request[request.id] = [first]
         self.scheduler.add(first)
 
@@ -137,6 +159,7 @@ class Engine:
     def abort_all(self) -> None:
         """End everything, also after a step has failed half-way; all pages are free then."""
         self._flight = None
+        self._failed.clear()
         self._shelf.clear()
         self.scheduler.remove(self.scheduler.all())
         self._by_request.clear()
@@ -144,12 +167,21 @@ class Engine:
     @torch.inference_mode()
     def step(self) -> list[StepOutput]:
         """Advance every scheduled sequence; returns what is new."""
+        outputs = self._step()
+        if self._failed:
+            outputs, self._failed = [*self._failed, *outputs], []
+        return outputs
+
+    def _step(self) -> list[StepOutput]:
         flight, self._flight = self._flight, None
         if flight is not None:
             step = flight.step(self.scheduler.running)
             if step.chunks:
                 return self._land(flight, step)
-        self._planner.plan(self.scheduler.running)
+        broken = self._planner.plan(self.scheduler.running)
+        if broken:
+            self._failed += [failed_output(sequence, BROKEN) for sequence in broken]
+            self._finish(broken)
         self._pace.start()
         began_s = self._clock()
         step = self.scheduler.schedule()
@@ -267,6 +299,7 @@ class Engine:
                 keeping=None if sequence.keeping is None else sequence.keeping.fork(),
                 others=tuple(branch.fork() for branch in sequence.others),
                 unborn=(),
+                rule_state=None if sequence.rule_state is None else sequence.rule_state.fork(),
                 prompt_logprobs=[],
             )
             forks.append(fork)
@@ -276,14 +309,15 @@ class Engine:
         return forks
 
     def _commit(self, step: Step, decoded: list[Decoded]) -> list[StepOutput]:
-        """Record what was computed and chosen; end what has ended."""
+        """Record what was computed and chosen; end what has ended or failed."""
         self._steps += 1
+        failed = _failures(step, decoded)
         for chunk in step.chunks:
             branch = chunk.branch
             read = branch.prompt_length - branch.computed
             self._prompt_tokens += max(0, min(chunk.count, read))
             branch.computed += chunk.count - chunk.drafted
-            if not chunk.drafted:
+            if not chunk.drafted and id(chunk.sequence) not in failed:
                 branch.table.publish(branch.tokens, min(branch.computed, branch.shareable))
         outputs: list[StepOutput] = []
         ended: list[Sequence] = []
@@ -291,34 +325,43 @@ class Engine:
         for item in decoded:
             sequence = item.sequence
             count, reason, stop_reason = self._append(sequence, item.tokens)
+            if reason is not None:  # before it would have failed
+                failed.pop(id(sequence), None)
+            elif item.ending == NO_ALLOWED_TOKEN:
+                reason, stop_reason = "stop", NO_ALLOWED_TOKEN
             if sequence.draft is not None:
                 moves += self._keep_accepted(item, count)
-            outputs.append(output_of(item, count, reason, stop_reason))
-            if item.draft is not None:
-                self._planner.learn(sequence, item.draft, item.predictions, item.accepted)
+            if count or reason is not None:
+                outputs.append(output_of(item, count, reason, stop_reason))
             if reason is not None:
                 ended.append(sequence)
+            if item.draft is not None and not self._planner.learn(sequence, item):
+                failed.setdefault(id(sequence), (sequence, BROKEN))
         if moves:
             sources, targets = zip(*moves, strict=True)
             self._store.move_slots(sources, targets)
-        self._eviction.evict(step, decoded, ended)
+        broken = [sequence for sequence, _ in failed.values() if sequence not in ended]
+        self._eviction.evict(step, decoded, [*ended, *broken])
         for chunk in step.chunks:
             sequence = chunk.sequence
-            if sequence.request.max_tokens == 0 and sequence.remaining == 0:
+            done = sequence.request.max_tokens == 0 and sequence.remaining == 0
+            if done and id(sequence) not in failed:
                 outputs += [
                     empty_output(sequence, index) for index in (sequence.index, *sequence.unborn)
                 ]
                 ended.append(sequence)
+        outputs += [failed_output(each, failed[id(each)][1]) for each in broken]
         self._keep(ended)
-        self._finish(ended)
+        self._finish([*ended, *broken])
         return outputs
 
     def _append(
         self, sequence: Sequence, tokens: list[int]
-    ) -> tuple[int, FinishReason | None, int | None]:
+    ) -> tuple[int, FinishReason | None, int | str | None]:
         """Append tokens up to the one that ends the choice: how many, and why it has ended."""
         before = len(sequence.tokens)
-        reason, stop_reason = None, None
+        reason: FinishReason | None = None
+        stop_reason: int | None = None
         for token in tokens:
             sequence.tokens.append(token)
             reason, stop_reason = self._ending(sequence, token)
@@ -326,7 +369,7 @@ class Engine:
                 break
         count = len(sequence.tokens) - before
         for branch in sequence.others:
-            branch.tokens += sequence.tokens[-count:]
+            branch.tokens += sequence.tokens[before:]
         for branch in sequence.branches:
             branch.computed = len(branch.tokens) - 1
         self._generation_tokens += count
@@ -379,3 +422,22 @@ class Engine:
                 living.remove(sequence)
                 if not living:
                     del self._by_request[sequence.request.id]
+
+
+def _failures(step: Step, decoded: list[Decoded]) -> dict[int, tuple[Sequence, Failure]]:
+    """The sequences that cannot go on, by `id`, and why.
+
+    Where a prompt's keys are not finite, none of its choices has a first token.
+    """
+    unread = {chunk.sequence.request.id for chunk in step.chunks if not chunk.finite}
+    failed = {
+        id(chunk.sequence): (chunk.sequence, NOT_FINITE)
+        for chunk in step.chunks
+        if not chunk.finite
+    }
+    for item in decoded:
+        if item.sequence.request.id in unread:
+            item.tokens, item.ending = [], NOT_FINITE
+        if isinstance(item.ending, Failure):
+            failed[id(item.sequence)] = (item.sequence, item.ending)
+    return failed

@@ -15,7 +15,8 @@ from .tokenization import Tokenizer
 class Generation(AsyncIterator[ChoiceDelta]):
     """One running request: iterate it for deltas of all choices, in the order they come.
 
-    Iteration raises EngineDeadError or UnavailableError where the request cannot be finished.
+    Iteration raises GenerationError where the request has failed, and EngineDeadError or
+    UnavailableError where it cannot be finished.
     """
 
     def __init__(

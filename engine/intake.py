@@ -7,11 +7,13 @@ generation_config) is checked here; what does not is checked by `SamplingParams`
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from ..decoding.base import DecodingMethod, SearchLimits, Target
-from ..decoding.sampling import Sampling
+from ..decoding.logit_rules import standing
+from ..decoding.sampling import Rules, Sampling
 from ..decoding.sampling_params import ALL_THAT_IS_LEFT, SamplingParams
+from ..decoding.words import Words
 from ..errors import ContextLengthError, RequestError
 from ..kvcache.base import CachePolicy, Retention
 from ..registry import Choice, Registry, Spec
@@ -20,6 +22,8 @@ from .prefill_intake import Chosen, settled
 from .request import Conversation, Request
 from .search_intake import said_last, search_task
 from .tokenization import Tokenizer
+
+_REPLACEMENT: Final = "\ufffd".encode()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,8 +140,9 @@ class Intake:
         limit = self.max_length_tokens if retention is None else self.context_tokens
         target = ""
         if contexts:
-            target = f"{self.decoding.field}.{chosen_decoding['target'].method.name}"
-            self._check_sequences(params.n, 1 + len(contexts), target)
+            target = self._prompt_param(chosen_decoding["target"])
+            name = chosen_decoding["target"].method.name
+            self._check_sequences(params.n, 1 + len(contexts), f"{self.decoding.field}.{name}")
             room = self._room(prompts, limit, target, shares_pool=retention is None)
             default_max_tokens = min(default_max_tokens or room, room)
         max_tokens = self._max_tokens(params, len(ids), default_max_tokens, limit, prompt_param)
@@ -215,6 +220,14 @@ class Intake:
         target = choice.method
         assert isinstance(target, Target)
         return target.contexts(choice.parameters, IntakePrompt(ids, self))
+
+    def _prompt_param(self, choice: Choice[DecodingMethod[Any]]) -> str:
+        """The field that a target's further prompts come from."""
+        method = choice.method
+        assert isinstance(method, Target)
+        field = method.prompt_field(choice.parameters)
+        name = f"{self.decoding.field}.{method.name}"
+        return name if field is None else f"{name}.{field}"
 
     def _check_retention(
         self,
@@ -352,8 +365,6 @@ class Intake:
             value = getattr(params, name)
             return self.defaults.get(name, neutral) if value is None else value
 
-        self._check_vocabulary("allowed_token_ids", params.allowed_token_ids)
-        self._check_vocabulary("stop_token_ids", params.stop_token_ids)
         seed = params.seed if params.seed is not None else secrets.randbits(63)
         top_p = float(pick("top_p", 1.0))
         alone = top_p == 0  # the likeliest token
@@ -362,18 +373,57 @@ class Intake:
             top_k=max(0, int(pick("top_k", 0))),
             top_p=1.0 if alone else top_p,
             min_p=float(pick("min_p", 0.0)),
-            repetition_penalty=float(pick("repetition_penalty", 1.0)),
-            presence_penalty=params.presence_penalty,
-            frequency_penalty=params.frequency_penalty,
+            rules=self._rules(params, stop_ids, float(pick("repetition_penalty", 1.0))),
+            seed=seed,
+        )
+
+    def _rules(
+        self, params: SamplingParams, stop_ids: frozenset[int], repetition_penalty: float
+    ) -> Rules | None:
+        """The rules; None where all are neutral, so that steps need not look.
+
+        Raises:
+            RequestError: they leave no token, whatever the text.
+        """
+        self._check_vocabulary("allowed_token_ids", params.allowed_token_ids)
+        self._check_vocabulary("stop_token_ids", params.stop_token_ids)
+        allowed = params.allowed_token_ids
+        rules = Rules(
+            allowed_token_ids=None if allowed is None else tuple(sorted(set(allowed))),
+            bad_words=_bad_words(params),
             logit_bias=self._logit_bias(params),
             min_tokens=params.min_tokens,
             suppressed_until_min=tuple(sorted(stop_ids)) if params.min_tokens else (),
-            bad_words=self._bad_words(params),
-            allowed_token_ids=(
-                None if params.allowed_token_ids is None else tuple(params.allowed_token_ids)
-            ),
-            seed=seed,
+            repetition_penalty=repetition_penalty,
+            presence_penalty=params.presence_penalty,
+            frequency_penalty=params.frequency_penalty,
         )
+        if rules == Rules():
+            return None
+        if params.max_tokens != 0:
+            self._check_leave_something(rules)
+        return rules
+
+    def _check_leave_something(self, rules: Rules) -> None:
+        words = rules.bad_words
+        automaton = Words(words, self.tokenizer.pieces(self.vocab_size)) if words else None
+        left = standing(rules, automaton, self.vocab_size) == 0
+        if not left.any():
+            count = len(rules.allowed_token_ids or ()) or self.vocab_size
+            raise RequestError(
+                f"bad_words occur in each of the {count} tokens that are allowed, so that no token "
+                "is left; allow more tokens or forbid fewer words",
+                param="bad_words",
+                code="no_allowed_token",
+            )
+        left[list(rules.suppressed_until_min)] = False
+        if not left.any():
+            raise RequestError(
+                f"min_tokens is {rules.min_tokens}, but every token that is allowed would end the "
+                "answer; allow others or leave min_tokens out",
+                param="min_tokens",
+                code="no_allowed_token",
+            )
 
     def _check_vocabulary(self, param: str, ids: Sequence[int] | None) -> None:
         bad = next((i for i in ids or () if not 0 <= i < self.vocab_size), None)
@@ -397,13 +447,21 @@ class Intake:
         self._check_vocabulary("logit_bias", [token for token, _ in pairs])
         return tuple(pairs)
 
-    def _bad_words(self, params: SamplingParams) -> tuple[tuple[int, ...], ...]:
-        words: set[tuple[int, ...]] = set()
-        for word in params.bad_words or ():
-            # A word inside a text is tokenised with the space before it: forbid both forms.
-            for form in (word, " " + word.lstrip()):
-                ids = tuple(self.tokenizer.encode(form, add_special_tokens=False))
-                self._check_vocabulary("bad_words", ids)
-                if ids:
-                    words.add(ids)
-        return tuple(sorted(words))
+
+def _bad_words(params: SamplingParams) -> tuple[bytes, ...]:
+    """The words as UTF-8, each once."""
+    found: set[bytes] = set()
+    for index, word in enumerate(params.bad_words or ()):
+        try:
+            word_bytes = word.encode()
+        except UnicodeEncodeError:
+            word_bytes = _REPLACEMENT
+        if _REPLACEMENT in word_bytes:
+            raise RequestError(
+                f"bad_words[{index}] has U+FFFD or half of a surrogate pair, which stand for bytes "
+                "that are no character; leave it out",
+                param="bad_words",
+                code="invalid_parameter",
+            )
+        found.add(word_bytes)
+    return tuple(sorted(found))

@@ -8,6 +8,7 @@ from typing import Any
 from tqdm import tqdm
 
 from ..decoding.sampling_params import SamplingParams
+from ..errors import GenerationError
 from ..registry import Spec
 from .assembly import Assembly
 from .build import build_engine
@@ -52,17 +53,23 @@ class Completion:
 
 @dataclass(slots=True, kw_only=True)
 class RequestOutput:
-    """The answer to one prompt: `choices` by index. `trace`: the tree, where it was searched."""
+    """The answer to one prompt: `choices` by index. `trace`: the tree, where it was searched.
+
+    `error`: why this request has failed, and it alone; its choices have what came before.
+    """
 
     prompt_token_ids: tuple[int, ...]
     choices: list[Completion]
     usage: Usage
     prompt_logprobs: tuple[TokenLogprobs, ...] | None
     trace: Trace | None = None
+    error: GenerationError | None = None
 
     @property
     def text(self) -> str:
-        """Text of the first choice."""
+        """Text of the first choice; raises `error` if there is one."""
+        if self.error is not None:
+            raise self.error
         return self.choices[0].text
 
 
@@ -96,6 +103,8 @@ class LLM:
         """Answer prompts (texts or lists of token ids) together; results in the order given.
 
         `params`: one for all, or one for each prompt.
+
+        A request that fails while it runs has its `error` in the result; the others are answered.
 
         Raises:
             RequestError: a prompt or parameter is refused; nothing has run then.
@@ -166,6 +175,7 @@ class LLM:
             for r in requests
             if r.search is not None
         }
+        errors: dict[str, GenerationError] = {}
         for request in requests:
             if request.search is None:
                 self._engine.add(request)
@@ -181,6 +191,12 @@ class LLM:
                             bar.update(search.ended)
                             continue
                         assembly = assemblies[output.request_id]
+                        if output.failure is not None:
+                            if output.request_id not in errors and assembly.fails(output):
+                                errors[output.request_id] = output.failure.error()
+                                self._engine.abort(output.request_id)
+                                bar.update()
+                            continue
                         delta, ended_by_text = assembly.feed(output)
                         if delta is None:
                             continue
@@ -191,7 +207,7 @@ class LLM:
                     for search in searches.values():
                         search.check_time()
             for request_id, search in searches.items():
-                for delta in search.answers():
+                for delta in search.answers() if search.error is None else ():
                     answers[request_id][delta.index].add(delta)
         finally:
             for request in requests:
@@ -205,6 +221,7 @@ class LLM:
                 usage=searches[r.id].usage if r.id in searches else assemblies[r.id].usage,
                 prompt_logprobs=None if r.id in searches else assemblies[r.id].prompt_logprobs,
                 trace=searches[r.id].trace if r.id in searches else None,
+                error=searches[r.id].error if r.id in searches else errors.get(r.id),
             )
             for r in requests
         ]

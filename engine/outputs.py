@@ -1,12 +1,12 @@
 """What a step tells of each sequence: its new tokens, and once of how its prompt was read."""
 
 from .decode import Decoded
-from .request import FinishReason, StepOutput, TokenLogprobs
+from .request import Failure, FinishReason, StepOutput, TokenLogprobs
 from .sequence import Sequence
 
 
 def output_of(
-    item: Decoded, count: int, reason: FinishReason | None, stop_reason: int | None
+    item: Decoded, count: int, reason: FinishReason | None, stop_reason: int | str | None
 ) -> StepOutput:
     """The first `count` of a sequence's tokens, and why it has ended with them, if so."""
     sequence = item.sequence
@@ -59,6 +59,13 @@ def _read_sparsely(sequence: Sequence) -> tuple[int, int, int]:
         counts += [b.reading.counted() for b in sequence.branches if b.reading is not None]
     rows, seen, causal = zip(*counts, strict=True)
     return sum(rows), sum(seen), sum(causal)
+
+
+def failed_output(sequence: Sequence, failure: Failure) -> StepOutput:
+    """The end of a choice that cannot go on."""
+    return StepOutput(
+        request_id=sequence.request.id, index=sequence.index, token_ids=(), failure=failure
+    )
 
 
 def empty_output(sequence: Sequence, index: int) -> StepOutput:

@@ -39,6 +39,7 @@ class Context:
         self.answer_tokens = request.max_tokens
         self.stop = request.stop_strings
         self.stop_ids = request.stop_token_ids
+        self.min_tokens = request.sampling.min_tokens
         self.budget = filled(
             controller.method.budget(controller.parameters), intake.search_limits.budget
         )
@@ -104,7 +105,8 @@ class PartsMaker:
             contexts=(),
             combines=False,
             stop_strings=(),
-            sampling=request.sampling.unruled(),
+            # A judgement is no part of the answer, which the rules are about.
+            sampling=replace(request.sampling, rules=None),
         )
 
     def parts(
@@ -126,7 +128,7 @@ class PartsMaker:
         guided = isinstance(operation, Forward) or operation.guided
         base = self._guided if guided else self._judging
         if isinstance(operation, Forward):
-            base = replace(base, stop_strings=(), stop_token_ids=frozenset())
+            base = replace(base, stop_strings=(), stop_token_ids=frozenset(), ruled=True)
             wanted, n, logprobs, keeps = 1, 1, operation.top, True
         else:
             base = replace(base, stop_strings=(*base.stop_strings, *operation.stop))
@@ -222,11 +224,13 @@ def collect(operation: Generate | Forward | Score, parts: List[PartResult]) -> A
         return tuple(sum(at.logprob for at in result.prompt_logprobs) for result in parts)
     if isinstance(operation, Forward):
         if not parts:
-            return Forwarded(state=operation.state, next=())
+            return Forwarded(state=operation.state, next=(), room=False)
         (result,) = parts
         (choice,) = result.choices
         kept = replace(operation.state, source=result.part.kept_name(0))
-        return Forwarded(state=kept, next=choice.logprobs[0].top)
+        found = choice.logprobs[0].top if choice.logprobs else ()
+        left = tuple((token, logprob) for token, logprob in found if logprob > -math.inf)
+        return Forwarded(state=kept, next=left, room=True)
     if not parts:
         nothing = Generated(state=operation.state, text="", token_ids=(), finish_reason="length")
         return (nothing,) * operation.count
@@ -239,8 +243,8 @@ def collect(operation: Generate | Forward | Score, parts: List[PartResult]) -> A
 
 def _generated(operation: Generate, part: Request, index: int, choice: _Choice) -> Generated:
     ids = tuple(choice.token_ids)
-    ended = choice.finish_reason == "stop" and choice.stop_reason is None
-    written = ids[:-1] if ended and ids and ids[-1] in part.stop_token_ids else ids
+    by_token = choice.finish_reason == "stop" and not isinstance(choice.stop_reason, str)
+    written = ids[:-1] if by_token and ids and ids[-1] in part.stop_token_ids else ids
     source = part.kept_name(index) if part.keeps else operation.state.source
     return Generated(
         state=replace(operation.state.append(written), source=source),

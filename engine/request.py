@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal, cast
+from typing import Any, Final, Literal, cast
 
 from ..decoding.base import Controller, DecodingMethod, Target
 from ..decoding.sampling import Sampling
 from ..decoding.sampling_params import PLAIN_TEXT, TextOptions
+from ..decoding.search.operations import NO_ALLOWED_TOKEN as NO_ALLOWED_TOKEN
 from ..decoding.search.operations import Node
+from ..errors import GenerationError
 from ..kvcache.base import CachePolicy, Retention
 from ..registry import Choice
 
@@ -16,6 +18,29 @@ PART = "#"
 """Between the id of a request and the number of one of its parts."""
 Flow = tuple[str, bool]
 """What shares are divided among: an owner's searches, and all else of that owner."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """Why a request cannot go on, while others can; becomes a `GenerationError`."""
+
+    code: str
+    message: str
+
+    def error(self) -> GenerationError:
+        """What the caller gets."""
+        return GenerationError(self.message, code=self.code)
+
+
+NOT_FINITE: Final = Failure(
+    code="numerical_error",
+    message="the model's numbers overflowed or are NaN at this place of the text, so that there is "
+    "no next token; change the prompt, or have the model served in a wider type (--dtype bfloat16 "
+    "or float32)",
+)
+BROKEN: Final = Failure(
+    code="internal_error", message="internal error; the server's log has the details"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +82,7 @@ class Request:
     anything.
     `search`: what a controller needs of the request; it runs as many requests, its parts, and none
     of its own. The rest is for such parts. `part_of`: id of the request that it is a part of.
+    `ruled`: its logprobs are scores after the rules, of which what filters drop has none.
     `scored_from`: position of the first prompt token with logprobs. `answered`: last tokens of the
     prompt, and of all contexts, that are an answer already. `keeps`: whether keys and
     values stay when it ends, under `kept_name`, until they are released or room is short. `source`:
@@ -83,6 +109,7 @@ class Request:
     combines: bool = False
     search: SearchTask | None = None
     part_of: str | None = None
+    ruled: bool = False
     scored_from: int = 1
     answered: int = 0
     keeps: bool = False
@@ -149,7 +176,8 @@ class TokenLogprobs:
 class StepOutput:
     """New tokens of one choice after one engine step; the engine knows no text.
 
-    `stop_reason`: the stop token that ended it, where it was not the end-of-sequence token.
+    `stop_reason`: the stop token that ended it, or `NO_ALLOWED_TOKEN`.
+    `failure`: the choice has no next token, and its request ends with an error.
     `cached_tokens`: prompt tokens served from the prefix cache, on the choice's first output.
     `first_scheduled_s`: when the request left the queue (engine clock), on the first output.
     `prompt_logprobs`: on the first output of choice 0, where they were asked for.
@@ -166,7 +194,8 @@ class StepOutput:
     token_ids: tuple[int, ...]
     logprobs: tuple[TokenLogprobs, ...] = ()
     finish_reason: FinishReason | None = None
-    stop_reason: int | None = None
+    stop_reason: int | str | None = None
+    failure: Failure | None = None
     cached_tokens: int = 0
     first_scheduled_s: float | None = None
     prompt_logprobs: tuple[TokenLogprobs, ...] | None = None
@@ -185,7 +214,8 @@ class ChoiceDelta:
 
     `text` may lag behind `token_ids`: an unfinished UTF-8 sequence or the possible beginning of
     a stop string is held back. A delta with `finish_reason` is the last of its choice.
-    `stop_reason`: the stop string or stop token that ended the choice, None for end-of-sequence.
+    `stop_reason`: the stop string or stop token that ended the choice, None for end-of-sequence;
+    `NO_ALLOWED_TOKEN` where its rules left none.
     `nodes`: of a search's tree that are new or have changed.
     """
 

@@ -13,6 +13,7 @@ from ..kernels.transfer import to_device, together
 from ..kvcache.keeping import Attended, Keeping
 from ..kvcache.slot_table import SlotTable
 from ..kvcache.store import KVStore
+from ..kvcache.table import PageTable
 from .apart import ScoredRows, SlottedDraft, SlottedRows
 from .attention import Apart, PagedStep
 from .graphs import DecodeGraphs
@@ -73,7 +74,27 @@ class ModelRunner:
                 rows=self._tensor(rows.ordinary),
                 apart=self._apart(rows.apart),
             )
-        return self._forward(*inputs, paged)
+        logits = self._forward(*inputs, paged)
+        self._check([chunk for chunk in step.chunks if chunk.reads])
+        return logits
+
+    def _check(self, reading: list[Chunk]) -> None:
+        """Find prompts whose keys or values are not finite, before anybody shares them.
+
+        The last layer tells: what overflows before it stays in what it computes them from. Of rows
+        that decode the logits tell.
+        """
+        found = [chunk for chunk in reading if isinstance(chunk.branch.table, PageTable)]
+        if not found:
+            return
+        slots = torch.cat(
+            [self._slots(c.branch.table.pages, c.branch.computed, c.count) for c in found]
+        )
+        finite = self._store.finite(len(self._store.keys) - 1, slots).tolist()
+        first = 0
+        for chunk in found:
+            chunk.finite = all(finite[first : first + chunk.count])
+            first += chunk.count
 
     def _in_graph(self, graphs: DecodeGraphs, rows: "_Rows") -> Tensor | None:
         """A graph's rows are contexts of one row: that of a guess ends with it."""

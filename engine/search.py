@@ -28,7 +28,7 @@ from ..decoding.search.operations import (
     Outcome,
     Score,
 )
-from ..errors import PenstockError
+from ..errors import GenerationError, PenstockError, RequestError
 from .assembly import Assembly, answer_text
 from .loop import Abort, Message, Release
 from .parts import PartResult, PartsMaker, collect
@@ -90,6 +90,7 @@ class Search:
         self._kept: set[str] = set()
         self._counted: dict[str, int] = {}
         self._to_release: list[str] = []
+        self._failure: GenerationError | None = None
 
     @property
     def ready(self) -> bool:
@@ -101,6 +102,8 @@ class Search:
 
         Raises:
             RequestError: the controller cannot work with the request's prompt.
+            GenerationError: a part has failed. The controller meets it at its yield, and did not
+                go on without it.
             Exception: whatever a controller raises that is broken.
         """
         with self._lock:
@@ -110,6 +113,12 @@ class Search:
                 self.outcome = end.value
             except BudgetExhausted:  # it had nothing to say
                 self.outcome = Outcome(answers=())
+            except RequestError as error:
+                # Controllers know of one prompt; in a chat the caller has sent messages.
+                chat = self.request.search is not None and self.request.search.conversation
+                if error.param == "prompt" and chat:
+                    error.param = "messages"
+                raise
         if self._closed:
             self._close_working()
 
@@ -144,6 +153,11 @@ class Search:
         assembly = None if running is None else running.open.get(output.request_id)
         if running is None or assembly is None or number is None:
             return []
+        if output.failure is not None:
+            if not assembly.fails(output):
+                return []
+            self._failure = output.failure.error()
+            return self._abort_parts()
         result = running.results[output.request_id]
         delta, ended_by_text = assembly.feed(output)
         if delta is not None:
@@ -212,6 +226,7 @@ class Search:
 
     def answers(self, outcome: Outcome) -> list[ChoiceDelta]:
         """The choices, each whole; where there are too few of them, the last ones are empty."""
+        eos = self._maker.tokenizer.eos_ids
         deltas: list[ChoiceDelta] = []
         for index in range(self.request.n):
             if index < len(outcome.answers):
@@ -227,7 +242,7 @@ class Search:
                         text=text,
                         token_ids=ids,
                         finish_reason=answer.finish_reason,
-                        stop_reason=answer.stop_reason,
+                        stop_reason=None if answer.stop_reason in eos else answer.stop_reason,
                     )
                 )
             else:
@@ -241,11 +256,13 @@ class Search:
     def _advance(self) -> None:
         """Raises StopIteration with the outcome at the end."""
         if self.exhausted is not None:
+            self._failure = None
             results = self._results[0] if self._single and self._results else self._results
             operations = self._working.throw(BudgetExhausted(self.exhausted, results))
             while True:  # its last words
                 operations = self._working.send(self._say(operations))
-        operations = self._send()
+        failure, self._failure = self._failure, None
+        operations = self._send() if failure is None else self._working.throw(failure)
         while not self._begin(operations):
             operations = self._send()
 

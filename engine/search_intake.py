@@ -49,6 +49,13 @@ def search_task(
             param="max_tokens",
             code="invalid_parameter",
         )
+    if params.bad_words and method.composes(controller.parameters):
+        raise RequestError(
+            f"bad_words cannot be kept out of what {name} puts together here from several answers "
+            "of the model; leave them out, or let it sample the answer itself",
+            param="bad_words",
+            code="unsupported_combination",
+        )
     if retention is not None:
         _check_eviction(method, f"kv_cache.{policy.method.name}", can_evict=can_evict)
     wanted = method.budget(controller.parameters)

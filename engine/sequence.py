@@ -5,6 +5,7 @@ from typing import Any
 
 from ..decoding.base import Drafting, Target
 from ..decoding.drafting.draft import Draft
+from ..decoding.rule_state import RuleState
 from ..decoding.sampling import Sampling
 from ..kvcache.keeping import Keeping
 from ..kvcache.slot_table import SlotTable
@@ -86,7 +87,8 @@ class Sequence(Branch):
     not asked; `draft_misses`: times in a row that it promised nothing; `promised`: right ones among
     the guesses of `draft`; `promises`: how those of its kind were kept. `awaits`: while it waits, a
     sequence that reads tokens which it begins with too, and how many. `served`: the last step in
-    which it had rows, counted while several owners share them.
+    which it had rows, counted while several owners share them. `rule_state`:
+    what its rules remember of its tokens.
     """
 
     request: Request
@@ -110,6 +112,7 @@ class Sequence(Branch):
     promises: Promises | None = None
     awaits: "tuple[Sequence, int] | None" = None
     served: int = 0
+    rule_state: RuleState | None = None
 
     @property
     def key(self) -> tuple[int, int, int]:
@@ -133,6 +136,11 @@ class Sequence(Branch):
         if len(self.tokens) - self.computed != 1:
             return False
         return not self.others or all(branch.remaining == 1 for branch in self.others)
+
+    @property
+    def answer_start(self) -> int:
+        """Where the answer begins: before its prompt ends, where that holds a part of it."""
+        return self.prompt_length - self.request.answered
 
     @property
     def generated(self) -> int:

@@ -15,7 +15,8 @@ class Chunk:
     `decodes`: its newest token is among the rows, and those of the sequence's other contexts too,
     so that the sequence gets its next token. `draft`: the last rows are its guesses.
     `copy`: a page to copy before the rows are written. `attended`: what the rows attended to, where
-    the cache policy asks.
+    the cache policy asks. `finite`: whether the keys and values of a prompt's rows are; known when
+    they have been computed.
     """
 
     sequence: Sequence
@@ -25,6 +26,12 @@ class Chunk:
     draft: Draft | None = None
     copy: PageCopy | None = None
     attended: Attended | None = None
+    finite: bool = True
+
+    @property
+    def reads(self) -> bool:
+        """Whether some of its rows are of a prompt, or of what was preempted."""
+        return self.count > 1 + self.drafted or not self.decodes
 
     @property
     def drafted(self) -> int:

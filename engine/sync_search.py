@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterable, Mapping
 
-from ..errors import EvaluatorError
+from ..errors import EvaluatorError, GenerationError
 from .engine import Engine
 from .evaluators import Function, checked
 from .intake import Intake
@@ -23,6 +23,7 @@ class SyncSearch:
         self._search = Search(request, maker)
         self._engine = engine
         self._evaluators = evaluators
+        self.error: GenerationError | None = None
         self._until_s = time.monotonic() + (maker.budget.seconds or 0.0)
 
     @property
@@ -37,8 +38,8 @@ class SyncSearch:
 
     @property
     def ended(self) -> bool:
-        """Whether it has its outcome."""
-        return self._search.outcome is not None
+        """Whether it has its outcome, or has failed."""
+        return self._search.outcome is not None or self.error is not None
 
     def advance(self) -> None:
         """Go on for as long as no result of the engine is missing.
@@ -47,8 +48,13 @@ class SyncSearch:
             PenstockError: an evaluator, or the controller, cannot go on.
         """
         search = self._search
-        while search.ready:
-            search.advance()
+        while search.ready and self.error is None:
+            try:
+                search.advance()
+            except GenerationError as error:
+                self.error = error
+                self.close()
+                return
             search.take_nodes()
             self._send(search.launch())
             for number, operation in list(search.evaluations.items()):

@@ -7,6 +7,7 @@ from typing import Any
 import jinja2
 from transformers import PreTrainedTokenizerBase
 
+from ..decoding.pieces import Pieces
 from ..errors import RequestError
 from .chat.environment import default_template, template_variables
 
@@ -22,6 +23,7 @@ class Tokenizer:
         self.hf = hf
         self.eos_ids = frozenset(eos_ids)
         self._bytes: dict[int, bytes] = {}
+        self._pieces: Pieces | None = None
         self.backend: Any = getattr(hf, "backend_tokenizer", None)
         marked = (i for i, token in hf.added_tokens_decoder.items() if token.special)
         self.special_ids = frozenset(int(i) for i in (*hf.all_special_ids, *marked))
@@ -115,6 +117,37 @@ class Tokenizer:
         if piece.startswith("▁"):
             return piece.replace("▁", " ").encode()
         return self.decode([token_id], skip_special_tokens=False).encode()
+
+    def pieces(self, size: int) -> Pieces:
+        """What each of the first `size` tokens adds to a text; special ones add nothing.
+
+        Takes a second for hundreds of thousands of tokens, and nothing when asked again.
+        """
+        if self._pieces is None or len(self._pieces.of) != size:
+            names = self.hf.convert_ids_to_tokens(list(range(size)))
+            added = [
+                b"" if i in self.special_ids else self._adds(i, n) for i, n in enumerate(names)
+            ]
+            self._pieces = Pieces(added)
+        return self._pieces
+
+    def _adds(self, token_id: int, name: str | None) -> bytes:
+        """The bytes of a token behind others; `name`: how the vocabulary spells it, if it does."""
+        if name is None:
+            return b""
+        if self.is_byte_level or name.startswith(("▁", "<0x")):
+            return self.token_bytes(token_id)
+        # Others may depend on what is before them: a space, or none.
+        before = self.decode([self._a_word], skip_special_tokens=False)
+        both = self.decode([self._a_word, token_id], skip_special_tokens=False)
+        return both.removeprefix(before).encode()
+
+    @cached_property
+    def _a_word(self) -> int:
+        """Some token of letters."""
+        names = self.hf.get_vocab()
+        letters = (i for name, i in names.items() if name.isascii() and name.isalpha())
+        return int(min(letters, default=0))
 
     def token_text(self, token_id: int) -> str:
         """Readable text of one token; bytes that are no UTF-8 become U+FFFD."""

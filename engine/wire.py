@@ -53,6 +53,7 @@ class Submitted(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     contexts: tuple[tuple[int, ...], ...]
     combines: bool
     part_of: str | None
+    ruled: bool
     scored_from: int
     answered: int
     keeps: bool

@@ -88,6 +88,17 @@ class KVStore:
         of_keys, of_values = scales or (None, None)
         return dequantise(keys, of_keys, dtype), dequantise(values, of_values, dtype)
 
+    def finite(self, layer: int, slots_R: Tensor) -> Tensor:
+        """Whether what one layer holds of each token is finite: bool `[R]`.
+
+        Rows of 8 bits are what their scales are.
+        """
+        found = torch.ones(slots_R.shape[0], dtype=torch.bool, device=slots_R.device)
+        of_layer = self._of(layer)
+        for cache in of_layer[2:] or of_layer:
+            found &= _flat(cache).index_select(1, slots_R).isfinite().all(dim=2).all(dim=0)
+        return found
+
     def copy_pages(self, copies: Sequence[PageCopy]) -> None:
         """Copy whole pages in every layer (copy-on-write)."""
         source = torch.tensor([copy.source for copy in copies], device=self.keys[0].device)

@@ -82,8 +82,8 @@ class Stats(Protocol):
 class Generation(Protocol):
     """One submitted request: an async iterator of `ChoiceDelta`, over when all choices ended.
 
-    Iterating raises EngineDeadError where the engine failed and UnavailableError where the
-    server's shutdown ended the request.
+    Iterating raises GenerationError where the request failed alone, EngineDeadError where the
+    engine failed and UnavailableError where the server's shutdown ended the request.
     """
 
     @property

@@ -4,6 +4,7 @@ PenstockError (penstock/errors.py)      status  type
 ├── RequestError                        400     invalid_request_error
 │   ├── NotFoundError                   404     invalid_request_error
 │   └── HttpError (here)                its own, for what only HTTP knows: 401, 404, 405, 413
+├── GenerationError                     500     server_error, with its code
 ├── OverloadedError                     429     rate_limit_error, with Retry-After
 └── UnavailableError                    503     server_error, with Retry-After
     ├── EngineDeadError                 503     server_error
@@ -20,6 +21,7 @@ from starlette.responses import Response
 from penstock.errors import (
     EngineDeadError,
     EvaluatorError,
+    GenerationError,
     NotFoundError,
     OverloadedError,
     RequestError,
@@ -74,6 +76,8 @@ def error_body(error: Exception) -> bytes:
     match error:
         case RequestError():
             message, param, code = error.message, error.param, error.code
+        case GenerationError():
+            message, code = error.message, error.code
         case OverloadedError():
             message, code = str(error), "rate_limit_exceeded"
         case EngineDeadError():

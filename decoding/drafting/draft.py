@@ -8,9 +8,12 @@ prediction after the last of them is one token more (see README.md).
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import overload
+from typing import TYPE_CHECKING, overload
 
 from ..sampling import Row, Sampling
+
+if TYPE_CHECKING:
+    from ..rule_state import RuleState
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,21 +111,33 @@ class Continued(Sequence[int]):
         return self.tokens[position] if position < before else self.path[position - before]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class DraftedRow:
-    """The row of one guess, as the sampler sees it: its history holds the guesses before it."""
+    """The row of one draft token, as the sampler sees it: its history holds the tokens before it.
+
+    `parent`: the row that its newest token follows; None where nothing asks for it.
+    """
 
     sampling: Sampling
     tokens: Sequence[int]
     prompt_length: int
+    answer_start: int
+    parent: "Row | None" = None
+    rule_state: "RuleState | None" = None
 
 
 def drafted_rows(row: Row, draft: Draft) -> list[Row]:
     """The rows that predict what follows the newest token and each guess, in this order."""
-    return [
-        row,
-        *(
-            DraftedRow(row.sampling, Continued(row.tokens, draft.path(i)), row.prompt_length)
-            for i in range(len(draft.tokens))
-        ),
-    ]
+    rows = [row]
+    for i in range(len(draft.tokens)):
+        before = i - 1 if draft.parents is None else draft.parents[i]
+        rows.append(
+            DraftedRow(
+                sampling=row.sampling,
+                tokens=Continued(row.tokens, draft.path(i)),
+                prompt_length=row.prompt_length,
+                answer_start=row.answer_start,
+                parent=rows[before + 1],
+            )
+        )
+    return rows

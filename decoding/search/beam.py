@@ -1,7 +1,8 @@
 """Beam search: the `width` most probable answers so far, all continued token by token.
 
-Scores are sums of logprobs over length ** length_penalty. Which candidates finish, and when the
-search may stop, is as in transformers' `generate(num_beams=width)`, so that answers are equal.
+Scores are sums of logprobs, after the request's rules, over length ** length_penalty. Rules, which
+candidates finish, and when the search may stop are as in transformers' `generate(num_beams=width)`,
+so that answers are equal.
 """
 
 from collections.abc import Generator
@@ -16,6 +17,7 @@ from penstock.errors import RequestError
 from ..base import STRICT, Controller, SearchContext, SearchLimits
 from .budget import Budget
 from .operations import (
+    NO_ALLOWED_TOKEN,
     Answer,
     BudgetExhausted,
     FinishReason,
@@ -83,8 +85,8 @@ class _Search:
         while self._open and self._length < self._most and self._can_gain():
             states = [beam.state for beam in self._open]
             found = yield [Forward(state=state, top=self._wanted) for state in states]
-            if not all(forwarded.next for forwarded in found):
-                return  # no room for another token
+            if not all(forwarded.room for forwarded in found):
+                return
             self._step([forwarded.state for forwarded in found], found)
             old = tuple(state for state in states if state.source is not None)
             if old:
@@ -119,6 +121,10 @@ class _Search:
             for token, logprob in forwarded.next
         ]
         candidates.sort(key=lambda candidate: -candidate[0])
+        # Where rules leave nothing an answer ends as it is.
+        for beam, forwarded in zip(self._open, found, strict=True):
+            if not forwarded.next:
+                self._end(self._score(beam.total, max(1, self._length)), self._stuck(beam.state))
         self._length += 1
         self._open = []
         for rank, (total, state, token) in enumerate(candidates[: self._wanted]):
@@ -140,12 +146,24 @@ class _Search:
         stops = self._context.stop
         if not stops:
             return None
-        text = self._text(state)
-        places = [(text.find(stop), stop) for stop in stops if stop in text]
+        text, early = self._text(state), self._early(state)
+        found = [(text.find(stop, max(0, early - len(stop) + 1)), stop) for stop in stops]
+        places = [(at, stop) for at, stop in found if at >= 0]
         if not places:
             return None
         at, stop = min(places)
         return text[:at], stop
+
+    def _early(self, state: State) -> int:
+        """Characters of the answer's first `min_tokens` tokens: nothing ends in them."""
+        if not self._context.min_tokens:
+            return 0
+        start = len(self._context.prompt.ids)
+        return len(self._context.decode(state.ids[start : start + self._context.min_tokens]))
+
+    def _stuck(self, state: State) -> Answer:
+        ids = state.ids[len(self._context.prompt.ids) :]
+        return Answer(text=self._text(state), stop_reason=NO_ALLOWED_TOKEN, token_ids=ids)
 
     def _end(self, score: float, answer: Answer) -> None:
         self._ended.append(_Ended(score, answer))
@@ -162,6 +180,7 @@ class _Search:
         return Answer(
             text=self._context.decode(text_ids),
             finish_reason=reason or "length",
+            stop_reason=ids[-1] if reason == "stop" else None,
             token_ids=ids,
         )
 

@@ -1,5 +1,6 @@
 """Best of n: several answers to one prompt, of which the best by some measure are given."""
 
+import math
 from collections.abc import Generator
 from typing import Annotated, Any, Literal
 
@@ -125,7 +126,7 @@ class BestOf(Controller[BestOfParameters]):
                     parent=None,
                     depth=1,
                     text=one.text,
-                    value=None if exhausted else values[i],
+                    value=None if exhausted or values[i] == -math.inf else values[i],
                     status="answer" if i in chosen else "dropped",
                 )
                 for i, one in enumerate(generated)
@@ -155,7 +156,8 @@ class BestOf(Controller[BestOfParameters]):
 
 
 def _mean_logprob(one: Generated) -> float:
-    return sum(one.logprobs) / max(1, len(one.logprobs))
+    """The worst where there is no token: rules have left none."""
+    return sum(one.logprobs) / len(one.logprobs) if one.logprobs else -math.inf
 
 
 def _ballot(problem: str, texts: tuple[str, ...]) -> str:

@@ -9,9 +9,11 @@ Where its keys and values are is the engine's business (docs/decisions/0018-sear
 """
 
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 FinishReason = Literal["stop", "length"]
+NO_ALLOWED_TOKEN: Final[Literal["no_allowed_token"]] = "no_allowed_token"
+"""The `stop_reason` of an answer that ended because its rules left no token."""
 NodeStatus = Literal["open", "kept", "dropped", "answer"]
 
 
@@ -81,7 +83,10 @@ class Generated:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Forward:
-    """The `top` most probable next tokens of a state, before sampling's rules.
+    """The `top` best next tokens of a state: logprobs after the request's rules.
+
+    A mask, a bad word or a filter leaves a token out; a bias or a penalty changes its logprob,
+    which is not normalised again.
 
     Result: a `Forwarded`.
     """
@@ -92,10 +97,13 @@ class Forward:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Forwarded:
-    """`next`: (token id, logprob), most probable first. `state`: the same, its keys kept."""
+    """`next`: (token id, logprob), best first; fewer than asked for, or none, where rules leave no
+    more. `state`: the same, its keys kept. `room`: whether the context has room for a token.
+    """
 
     state: State
     next: tuple[tuple[int, float], ...]
+    room: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

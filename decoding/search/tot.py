@@ -52,6 +52,10 @@ class Tot(Controller[TotParameters]):
         """See `Controller`."""
         return parameters.budget
 
+    def composes(self, parameters: TotParameters) -> bool:
+        """See `Controller`."""
+        return not (Plan(parameters).task.verbatim and parameters.generate == "sample")
+
     def trace(self, parameters: TotParameters) -> Trace:
         """How much of the tree the answer shows."""
         return parameters.trace

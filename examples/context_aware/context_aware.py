@@ -45,11 +45,16 @@ class ContextAware(Target[ContextAwareParameters]):
         without = prompt.text.replace(parameters.document, "")
         return (prompt.encode(without, param=param, add_special_tokens=False),)
 
+    def prompt_field(self, parameters: ContextAwareParameters) -> str | None:
+        """What errors about the further prompt name."""
+        return "document"
+
     def combine(self, logits_BRV: Tensor, parameters: Sequence[ContextAwareParameters]) -> Tensor:
         """The formula of README.md, for all rows at once."""
         with_document, without = torch.log_softmax(logits_BRV, dim=-1)
         alpha = torch.tensor([[one.alpha] for one in parameters], device=logits_BRV.device)
-        return with_document + alpha * (with_document - without)
+        guided = with_document + alpha * (with_document - without)
+        return torch.where(with_document.isinf() | without.isinf(), with_document, guided)
 
 
 CONTEXT_AWARE = ContextAware()

@@ -3,6 +3,7 @@
 // One pass over the logits; torch takes some twenty, each of which wakes its threads.
 #pragma once
 
+#include <cmath>
 #include <limits>
 
 #include "../native/simd.h"
@@ -54,19 +55,22 @@ static inline Vec gumbel(uint32_t key_a, uint32_t key_b, int64_t first) {
     return -log(-(log(rest) + ((1.0f - rest) - u) / rest));
 }
 
-// `keys` null: the best as it is.
+// `keys` null: the best as it is. -1: it is not finite, or some logit is NaN.
 static int64_t best_of(const float* logits, int64_t size, float temperature, const uint32_t* keys) {
     Vec top = all(-std::numeric_limits<float>::infinity());
-    IntVec at = count_up(), where = at;
+    IntVec at = count_up(), where = at, nan = at - at;
     int64_t first = 0;
     for (; first + LANES <= size; first += LANES, at += LANES) {
         Vec v = load(logits + first);
         if (keys) v = v / temperature + gumbel(keys[0], keys[1], first);
+        nan |= v != v;
         where = v > top ? at : where;
         top = larger(v, top);
     }
     float best = top[0];
     int64_t found = where[0];
+    bool sound = !nan[0];
+    for (int i = 1; i < LANES; ++i) sound &= !nan[i];
     for (int i = 1; i < LANES; ++i)
         if (top[i] > best || (top[i] == best && where[i] < found)) best = top[i], found = where[i];
     if (first < size) {
@@ -74,10 +78,12 @@ static int64_t best_of(const float* logits, int64_t size, float temperature, con
         for (int i = 0; i < LANES; ++i) last[i] = first + i < size ? logits[first + i] : 0.0f;
         Vec v = load(last);
         if (keys) v = v / temperature + gumbel(keys[0], keys[1], first);
-        for (int i = 0; first + i < size; ++i)
+        for (int i = 0; first + i < size; ++i) {
+            sound &= v[i] == v[i];
             if (v[i] > best) best = v[i], found = first + i;
+        }
     }
-    return found < size ? found : 0;
+    return sound && std::isfinite(best) ? found : -1;
 }
 
 }  // namespace penstock

@@ -4,11 +4,17 @@
     chosen = argmax_v logits_v / T - log(-log(1 - u_v))
 
 Sampling by `argmax(logits / T + gumbel)` draws from softmax(logits / T) (Gumbel 1954; Maddison et
-al. 2014).
+al. 2014). A row of which nothing can be chosen, because its best value is not finite or one of its
+logits is NaN, has `NOTHING`.
 """
+
+from typing import Final
 
 import torch
 from torch import Tensor
+
+NOTHING: Final = -1
+"""In place of a token's id."""
 
 # Odd multipliers of 32-bit finalisers (Wellons, "Prospecting for Hash Functions"), as int32.
 _MUL_1 = 0x7FEB352D
@@ -18,7 +24,8 @@ _MUL_3 = 0x9E3779B1 - 2**32
 
 def argmax(logits_RV: Tensor) -> Tensor:
     """The greedy choice of each row, int64 `[R]`, of float32 `[R, V]`."""
-    return logits_RV.argmax(dim=-1)
+    best, ids = logits_RV.max(dim=-1)  # NaN counts as the largest
+    return torch.where(best.abs() < float("inf"), ids, NOTHING)
 
 
 def gumbel_argmax(
@@ -30,7 +37,7 @@ def gumbel_argmax(
     the token's id. greedy_R: bool, rows that take the best as it is.
     """
     ids = torch.arange(logits_RV.shape[1], dtype=torch.int32, device=logits_RV.device)
-    drawn = (logits_RV / temperature_R1 + gumbel_noise(keys_R2, ids)).argmax(dim=-1)
+    drawn = argmax(logits_RV / temperature_R1 + gumbel_noise(keys_R2, ids))
     return torch.where(greedy_R, argmax(logits_RV), drawn)
 
 

@@ -6,6 +6,7 @@ PenstockError
 ├── RequestError                the caller's mistake                     -> 400
 │   ├── ContextLengthError      prompt (or prompt + answer) too long     -> 400
 │   └── NotFoundError           unknown model                            -> 404
+├── GenerationError             one request failed while it ran          -> 500
 ├── OverloadedError             a queue bound is reached                 -> 429
 └── UnavailableError            shutting down, or still loading          -> 503
     ├── EngineDeadError         the engine failed; nothing can be served -> 503
@@ -54,6 +55,15 @@ class ContextLengthError(RequestError):
 
 class NotFoundError(RequestError):
     """The request names something that this server does not serve."""
+
+
+class GenerationError(PenstockError):
+    """A request failed while it ran, and it alone; `code` says how (`numerical_error`, ...)."""
+
+    def __init__(self, message: str, *, code: str) -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code
 
 
 class OverloadedError(PenstockError):

@@ -10,6 +10,7 @@ from penstock.decoding.drafting.acceptance import Acceptance
 from penstock.decoding.drafting.draft import Draft, drafted_rows
 from penstock.decoding.drafting.history import History
 from penstock.decoding.drafting.lookahead import NgramPool, Worth
+from penstock.decoding.rule_state import RuleState
 from penstock.decoding.sampling import Sampling
 
 
@@ -38,6 +39,8 @@ class _Row:
     sampling: Sampling = field(default_factory=Sampling)
     tokens: list[int] = field(default_factory=lambda: [1, 2, 3])
     prompt_length: int = 2
+    answer_start: int = 2
+    rule_state: RuleState | None = None
 
 
 def test_a_guess_has_the_guesses_before_it_in_its_history() -> None:

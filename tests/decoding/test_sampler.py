@@ -9,41 +9,55 @@ import pytest
 import torch
 
 from penstock.decoding.gumbel import row_keys
-from penstock.decoding.sampler import Sampler
-from penstock.decoding.sampling import Sampling
+from penstock.decoding.pieces import Pieces
+from penstock.decoding.rule_state import RuleState
+from penstock.decoding.sampler import NOTHING, Sampler
+from penstock.decoding.sampling import Rules, Sampling
 from penstock.kernels.gumbel_argmax.reference import gumbel_noise
 
 VOCAB = 40
 
 
-@dataclass(frozen=True, kw_only=True)
+PIECES = [bytes([97 + token % 5]) * (1 + token // 20) for token in range(VOCAB)]
+
+
+@dataclass(kw_only=True)
 class FakeRow:
     sampling: Sampling
     tokens: list[int] = field(default_factory=lambda: [1, 2, 3, 3, 5])
     prompt_length: int = 3
+    rule_state: RuleState | None = None
+
+    @property
+    def answer_start(self) -> int:
+        return self.prompt_length
 
 
 def brute_force(logits: list[float], row: FakeRow) -> int:
     """One row, in Python floats, straight from the rules."""
-    s = row.sampling
+    s, r = row.sampling, row.sampling.rules or Rules()
     out = list(logits)
     answer = row.tokens[row.prompt_length :]
-    if s.allowed_token_ids is not None:
-        out = [x if i in s.allowed_token_ids else -math.inf for i, x in enumerate(out)]
-    if len(answer) < s.min_tokens:
-        for token in s.suppressed_until_min:
+    if r.allowed_token_ids is not None:
+        out = [x if i in r.allowed_token_ids else -math.inf for i, x in enumerate(out)]
+    if len(answer) < r.min_tokens:
+        for token in r.suppressed_until_min:
             out[token] = -math.inf
-    for word in s.bad_words:
-        head = list(word[:-1])
-        if not head or row.tokens[-len(head) :] == head:
-            out[word[-1]] = -math.inf
-    for token, bias in s.logit_bias:
+    text = b"".join(PIECES[token] for token in row.tokens)
+    for token, piece in enumerate(PIECES):
+        longer = text + piece
+        ends = range(len(text) + 1, len(longer) + 1)
+        if any(longer[:end].endswith(word) for word in r.bad_words for end in ends):
+            out[token] = -math.inf
+    for token, bias in r.logit_bias:
         out[token] += bias
     for token in set(row.tokens):
-        factor = s.repetition_penalty
+        factor = r.repetition_penalty
         out[token] = out[token] / factor if out[token] > 0 else out[token] * factor
     for token in set(answer):
-        out[token] -= s.frequency_penalty * answer.count(token) + s.presence_penalty
+        out[token] -= r.frequency_penalty * answer.count(token) + r.presence_penalty
+    if max(out) == -math.inf:
+        return NOTHING
     if s.temperature < 1e-5:
         return out.index(max(out))
     out = [x / s.temperature for x in out]
@@ -78,21 +92,23 @@ def random_sampling(chooser: random.Random) -> Sampling:
         top_k=chooser.choice([0, 1, 3, 10, 100]),
         top_p=maybe(chooser.uniform(0.05, 0.99), 1.0),
         min_p=maybe(chooser.uniform(0.01, 0.5), 0.0),
-        repetition_penalty=maybe(chooser.uniform(0.5, 2.0), 1.0),
-        presence_penalty=maybe(chooser.uniform(-2, 2), 0.0),
-        frequency_penalty=maybe(chooser.uniform(-2, 2), 0.0),
-        logit_bias=chooser.choice([(), ((3, 4.0), (7, -100.0)), ((39, 2.5),)]),
-        min_tokens=chooser.choice([0, 2, 3]),
-        suppressed_until_min=(5, 9),
-        bad_words=chooser.choice([(), ((4,),), ((3, 5, 8), (5, 2), (6, 1))]),
-        allowed_token_ids=chooser.choice([None, None, (2, 3, 8, 17, 39)]),
+        rules=Rules(
+            repetition_penalty=maybe(chooser.uniform(0.5, 2.0), 1.0),
+            presence_penalty=maybe(chooser.uniform(-2, 2), 0.0),
+            frequency_penalty=maybe(chooser.uniform(-2, 2), 0.0),
+            logit_bias=chooser.choice([(), ((3, 4.0), (7, -100.0)), ((39, 2.5),)]),
+            min_tokens=chooser.choice([0, 2, 3]),
+            suppressed_until_min=(5, 9),
+            bad_words=chooser.choice([(), (b"a",), (b"dab", b"aa", b"cce"), (b"b", b"c", b"dd")]),
+            allowed_token_ids=chooser.choice([None, None, (2, 3, 8, 17, 39), (1, 6)]),
+        ),
         seed=chooser.choice([0, 1, -5, 2**63 - 1]),
     )
 
 
 def test_mixed_batches_equal_brute_force() -> None:
     chooser = random.Random(2)
-    sampler = Sampler()
+    sampler = Sampler(pieces=Pieces(PIECES))
     for _ in range(150):
         rows = [
             FakeRow(
@@ -111,9 +127,11 @@ def test_a_row_is_the_same_in_any_batch() -> None:
     chooser = random.Random(5)
     rows = [FakeRow(sampling=random_sampling(chooser)) for _ in range(16)]
     logits = torch.randn(16, VOCAB) * 2
-    together = Sampler().sample(logits.clone(), rows).tolist()
+    pieces = Pieces(PIECES)
+    together = Sampler(pieces=pieces).sample(logits.clone(), rows).tolist()
     for i, row in enumerate(rows):
-        assert Sampler().sample(logits[i : i + 1].clone(), [row]).tolist() == [together[i]]
+        alone = Sampler(pieces=pieces).sample(logits[i : i + 1].clone(), [row])
+        assert alone.tolist() == [together[i]]
 
 
 @pytest.mark.parametrize("vocab", [1500, 5000])

@@ -58,6 +58,7 @@ class Context:
     max_tokens: int | None = None
     budget: Budget = field(default_factory=Budget)
     answer_tokens: int = 1024
+    min_tokens: int = 0
     stop: tuple[str, ...] = ()
     eos_ids: frozenset[int] = frozenset({0})
     stop_ids: frozenset[int] = frozenset({0})

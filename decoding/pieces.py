@@ -1,0 +1,75 @@
+"""What tokens add to a text, as bytes, and which of them begin with or contain some bytes."""
+
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+Ids = np.ndarray[Any, np.dtype[np.int64]]
+_NONE: Ids = np.empty(0, dtype=np.int64)
+
+
+class Pieces:
+    """The bytes that each token adds to a text; empty for those that add none.
+
+    `special`: what tokens that add none are where they are shown.
+
+    Built once for a vocabulary. Tokens that begin alike lie side by side in an order, so that they
+    are found by two bisections, whatever the vocabulary's size.
+    """
+
+    def __init__(
+        self, of: Sequence[bytes], special: Mapping[int, bytes] | None = None
+    ) -> None:
+        self.of = of
+        self._special = special or {}
+        self.longest = max(map(len, of), default=0)
+        spelled = [token for token, piece in enumerate(of) if piece]
+        spelled.sort(key=of.__getitem__)
+        self._ordered = [of[token] for token in spelled]
+        self._order: Ids = np.array(spelled, dtype=np.int64)
+
+    @cached_property
+    def with_special(self) -> "Pieces":
+        """The same of texts that show special tokens."""
+        return Pieces([self._special.get(token, piece) for token, piece in enumerate(self.of)])
+
+    def beginning_with(self, head: bytes) -> Ids:
+        """Tokens whose bytes begin with `head`, which is not empty."""
+        first = bisect_left(self._ordered, head)
+        behind = successor(head)
+        last = len(self._ordered) if behind is None else bisect_left(self._ordered, behind, first)
+        return self._order[first:last]
+
+    def containing(self, word: bytes) -> Ids:
+        """Tokens in whose bytes the whole of `word` occurs."""
+        if len(word) > self.longest:
+            return _NONE
+        text, starts, places = self._joined
+        # The rarest of its bytes leaves fewest places to look at.
+        rarest = min(range(len(word)), key=lambda i: places[word[i]].size)
+        at = places[word[rarest]] - rarest
+        at = at[(at >= 0) & (at + len(word) <= text.size)]
+        for offset, byte in enumerate(word):
+            at = at[text[at + offset] == byte]
+        owner = np.searchsorted(starts, at, side="right") - 1
+        inside = at + len(word) <= starts[owner + 1]
+        return np.unique(self._order[owner[inside]])
+
+    @cached_property
+    def _joined(self) -> tuple[np.ndarray[Any, Any], Ids, list[Ids]]:
+        """All bytes in order, where each token's begin, and where each of the 256 bytes occurs."""
+        text = np.frombuffer(b"".join(self._ordered), dtype=np.uint8)
+        starts = np.concatenate([[0], np.cumsum([len(piece) for piece in self._ordered])])
+        order = np.argsort(text, kind="stable")
+        bounds = np.searchsorted(text[order], np.arange(257))
+        places = [order[bounds[byte] : bounds[byte + 1]] for byte in range(256)]
+        return text, starts.astype(np.int64), places
+
+
+def successor(head: bytes) -> bytes | None:
+    """The first bytes, in order, behind all that begin with `head`; None: there are none."""
+    rest = head.rstrip(b"\xff")
+    return rest[:-1] + bytes([rest[-1] + 1]) if rest else None

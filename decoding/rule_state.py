@@ -1,0 +1,81 @@
+"""What rules remember of a row's tokens, so that a step reads the newest alone."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .pieces import Ids
+
+if TYPE_CHECKING:
+    from .logit_rules import CompiledRules
+
+_FEW = 8
+
+
+class RuleState:
+    """The tokens of one row under its rules: how many were read, and what became of them.
+
+    `word_state`: that of `Words`, behind these tokens. `ids`, `counts`: int64 and float32 `[M]`,
+    the tokens that penalties look at and how often each is in the answer. Arrays are replaced and
+    never changed, so that rows of a draft, and choices that fork off, share them.
+    """
+
+    __slots__ = ("counts", "ids", "read", "rules", "word_state")
+
+    def __init__(self, rules: "CompiledRules", tokens: Sequence[int], answer_start: int) -> None:
+        self.rules = rules
+        self.read = answer_start
+        self.word_state = 0 if rules.words is None else rules.words.at_end_of(tokens[:answer_start])
+        self.ids: Ids = np.empty(0, dtype=np.int64)
+        if rules.of.repetition_penalty != 1.0:  # the only one that counts the prompt
+            self.ids = np.unique(np.array(tokens[:answer_start], dtype=np.int64))
+        self.counts: np.ndarray[Any, Any] = np.zeros(self.ids.size, dtype=np.float32)
+
+    def catch_up(self, tokens: Sequence[int]) -> "RuleState":
+        """Read what has been appended since."""
+        if len(tokens) > self.read:
+            self._append(tokens[self.read :])
+            self.read = len(tokens)
+        return self
+
+    def fork(self) -> "RuleState":
+        """The same for another row, which may go on otherwise."""
+        twin = object.__new__(RuleState)
+        for name in self.__slots__:
+            setattr(twin, name, getattr(self, name))
+        return twin
+
+    def followed_by(self, token: int) -> "RuleState":
+        """That of a row one token longer."""
+        longer = self.fork()
+        longer._append((token,))
+        longer.read += 1
+        return longer
+
+    def _append(self, tokens: Sequence[int]) -> None:
+        words = self.rules.words
+        if words is not None:
+            for token in tokens:
+                self.word_state = words.after(self.word_state, token)
+        if not self.rules.of.penalises:
+            return
+        if len(tokens) <= _FEW:
+            for token in tokens:
+                self._count(token)
+            return
+        ids, of = np.unique(
+            np.concatenate([self.ids, np.array(tokens, dtype=np.int64)]), return_inverse=True
+        )
+        weights = np.concatenate([self.counts, np.ones(len(tokens), dtype=np.float32)])
+        self.ids = ids
+        self.counts = np.bincount(of, weights=weights).astype(np.float32)
+
+    def _count(self, token: int) -> None:
+        at = np.flatnonzero(self.ids == token)
+        if at.size:
+            self.counts = self.counts.copy()
+            self.counts[at[0]] += 1
+        else:
+            self.ids = np.append(self.ids, token)
+            self.counts = np.append(self.counts, np.float32(1))
