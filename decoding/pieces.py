@@ -20,9 +20,7 @@ class Pieces:
     are found by two bisections, whatever the vocabulary's size.
     """
 
-    def __init__(
-        self, of: Sequence[bytes], special: Mapping[int, bytes] | None = None
-    ) -> None:
+    def __init__(self, of: Sequence[bytes], special: Mapping[int, bytes] | None = None) -> None:
         self.of = of
         self._special = special or {}
         self.longest = max(map(len, of), default=0)

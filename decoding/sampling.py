@@ -13,8 +13,8 @@ class Rules:
     """What decides which tokens may come, whatever is drawn; neutral values switch a rule off.
 
     `allowed_token_ids`: all others are forbidden. `bad_words`: UTF-8 that must not occur in the
-    text, however it is spelled in tokens; `shows_special`: whether special ones are part of it. `suppressed_until_min`: stop tokens, forbidden until
-    `min_tokens` are generated.
+    text, however it is spelled in tokens; `shows_special`: whether special ones are part of it.
+    `suppressed_until_min`: stop tokens, forbidden until `min_tokens` are generated.
     """
 
     allowed_token_ids: tuple[int, ...] | None = None

@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from ..decoding.base import DecodingMethod, SearchLimits, Target
-from ..decoding.logit_rules import standing
+from ..decoding.logit_rules import standing, words_of
 from ..decoding.sampling import Rules, Sampling
 from ..decoding.sampling_params import ALL_THAT_IS_LEFT, SamplingParams
-from ..decoding.words import Words
 from ..errors import ContextLengthError, RequestError
 from ..kvcache.base import CachePolicy, Retention
 from ..registry import Choice, Registry, Spec
@@ -391,6 +390,7 @@ class Intake:
         rules = Rules(
             allowed_token_ids=None if allowed is None else tuple(sorted(set(allowed))),
             bad_words=_bad_words(params),
+            shows_special=bool(params.bad_words) and not params.skip_special_tokens,
             logit_bias=self._logit_bias(params),
             min_tokens=params.min_tokens,
             suppressed_until_min=tuple(sorted(stop_ids)) if params.min_tokens else (),
@@ -405,9 +405,8 @@ class Intake:
         return rules
 
     def _check_leave_something(self, rules: Rules) -> None:
-        words = rules.bad_words
-        automaton = Words(words, self.tokenizer.pieces(self.vocab_size)) if words else None
-        left = standing(rules, automaton, self.vocab_size) == 0
+        words = words_of(rules, self.tokenizer.pieces(self.vocab_size)) if rules.bad_words else None
+        left = standing(rules, words, self.vocab_size) == 0
         if not left.any():
             count = len(rules.allowed_token_ids or ()) or self.vocab_size
             raise RequestError(

@@ -128,7 +128,8 @@ class Tokenizer:
             added = [
                 b"" if i in self.special_ids else self._adds(i, n) for i, n in enumerate(names)
             ]
-            self._pieces = Pieces(added)
+            special = {i: self.token_bytes(i) for i in self.special_ids if i < size}
+            self._pieces = Pieces(added, special)
         return self._pieces
 
     def _adds(self, token_id: int, name: str | None) -> bytes:

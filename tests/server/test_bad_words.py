@@ -29,7 +29,7 @@ WORDS: list[list[str]] = [
     ["\nanna", " an"],
     ["é"],
     ["aé", "nn"],
-    ["a n a n a", "na\nna"],
+    ["a na", "na\na"],
     ["aa", "an", "na", "\n\n"],
 ]
 

@@ -103,6 +103,7 @@ def test_nothing_is_left_behind_the_prompt_already(http: httpx.Client) -> None:
 
 def test_a_beam_that_is_stuck_leaves_the_others(http: httpx.Client) -> None:
     fields = {**STUCK, "allowed_token_ids": [A, B], "bad_words": ["aa", "ab"], "n": 3}
+    fields["logit_bias"] = {str(A): -4}
     answer = http.post("/v1/completions", json={**fields, "decoding": {"beam": {"width": 3}}})
     texts = [choice["text"] for choice in answer.json()["choices"]]
     assert all("aa" not in text and "ab" not in text for text in texts)

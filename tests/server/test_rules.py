@@ -128,6 +128,21 @@ CASES: dict[str, Case] = {
         fields={"bad_words": ["aa", "xyz"]},
         holds=lambda given, without: "aa" in without[0]["text"] and "aa" not in given[0]["text"],
     ),
+    "skip_special_tokens": Case(
+        base={**TO_END, "ignore_eos": True},
+        fields={"skip_special_tokens": False},
+        holds=lambda given, without: texts(without) == [""] and texts(given)[0].startswith("<eos>"),
+    ),
+    "spaces_between_special_tokens": Case(
+        base={**TO_END, "ignore_eos": True, "skip_special_tokens": False},
+        fields={"spaces_between_special_tokens": False},
+        holds=lambda given, _: texts(given) == ["<eos>" * 8],
+    ),
+    "include_stop_str_in_output": Case(
+        base={**ONLY_A, "stop": "aa"},
+        fields={"include_stop_str_in_output": True},
+        holds=lambda given, without: (texts(given), texts(without)) == (["aa"], [""]),
+    ),
     "allowed_token_ids": Case(
         fields={"allowed_token_ids": [IDS["c"], IDS["c"], IDS["d"]]},
         holds=lambda given, without: (
