@@ -61,3 +61,16 @@ def test_a_row_does_not_depend_on_the_others() -> None:
 def test_parameters_are_bounded(fields: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         CfgParameters.model_validate(fields)
+
+
+def test_what_a_model_rules_out_is_no_nan() -> None:
+    """Padded vocabularies have minus infinity in both contexts; NaN of either context stays NaN."""
+    logits = torch.randn(2, 3, 8, generator=torch.Generator().manual_seed(2))
+    logits[:, 0, 5] = float("-inf")
+    logits[1, 0, 6] = float("-inf")
+    logits[1, 1, 2] = float("nan")
+    found = CFG.combine(logits, [CfgParameters(scale=1.5, plausibility=0.1)] * 3)
+    assert found[0, 5] == float("-inf")
+    assert bool(found[0, [0, 1, 2, 3, 4, 6, 7]].isfinite().all())
+    assert bool(found[1].isnan().all())
+    assert bool(found[2].isfinite().all())

@@ -25,7 +25,7 @@ def built(tiny_model: TinyModel) -> Built:
 
 
 def reference_beams(
-    folder: Path, prompt: list[int], width: int, penalty: float, early: bool | str
+    folder: Path, prompt: list[int], width: int, penalty: float, early: bool | str, **rules: Any
 ) -> list[list[int]]:
     """transformers' own."""
     from transformers import AutoModelForCausalLM
@@ -45,6 +45,7 @@ def reference_beams(
         do_sample=False,
         eos_token_id=list(EOS_IDS),
         pad_token_id=EOS_IDS[0],
+        **rules,
     )
     answers: list[list[int]] = []
     for row in out[:, len(prompt) :].tolist():
@@ -80,6 +81,41 @@ def test_beams_equal_those_of_transformers(
         )
         found = [list(delta.token_ids) for delta in Run(built, request).finish()]
         assert found == reference_beams(folder, prompt, width, penalty, early)
+
+
+RULES: list[tuple[dict[str, Any], dict[str, Any]]] = [
+    ({"repetition_penalty": 1.7}, {"repetition_penalty": 1.7}),
+    ({"min_tokens": 5}, {"min_new_tokens": 5}),
+    ({"logit_bias": {"40": 3, "41": -2.5}}, {"sequence_bias": [[[40], 3.0], [[41], -2.5]]}),
+    (
+        {"allowed_token_ids": [*range(30, 60), 17]},
+        {"suppress_tokens": [i for i in range(320) if i != 17 and not 30 <= i < 60]},
+    ),
+]
+"""The same to us and to transformers."""
+
+
+@pytest.mark.parametrize(("ours", "theirs"), RULES, ids=lambda one: next(iter(one)))
+def test_beams_under_rules_equal_those_of_transformers(
+    ours: dict[str, Any], theirs: dict[str, Any], tiny_model: TinyModel
+) -> None:
+    """Rules change log-probabilities, and those that are left are not normalised again."""
+    folder = tiny_model("llama")
+    built = build(folder)
+    changed = 0
+    for prompt in token_prompts()[:4]:
+        fields: dict[str, Any] = {"n": 4, "max_tokens": 12, "stop_token_ids": list(EOS_IDS)}
+        beams = {"beam": {"width": 4, "length_penalty": 1.0}}
+        found, plain = (
+            [list(d.token_ids) for d in Run(built, request).finish()]
+            for request in (
+                search_request(built, prompt, beams, **fields, **ours),
+                search_request(built, prompt, beams, **fields),
+            )
+        )
+        assert found == reference_beams(folder, prompt, 4, 1.0, False, **theirs)
+        changed += found != plain
+    assert changed
 
 
 def test_best_of_gives_the_best(built: Built) -> None:

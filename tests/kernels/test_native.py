@@ -14,7 +14,7 @@ from torch import Tensor
 
 from penstock.kernels.batch import PagedBatch
 from penstock.kernels.gumbel_argmax.native import launchers
-from penstock.kernels.gumbel_argmax.reference import gumbel_argmax, gumbel_noise
+from penstock.kernels.gumbel_argmax.reference import argmax, gumbel_argmax, gumbel_noise
 from penstock.kernels.linear.int8 import Int8Linear
 from penstock.kernels.linear.native import NativeLinear, fits_int8, pack, pack_int8
 from penstock.kernels.native.library import Library, builds
@@ -260,3 +260,26 @@ def test_rare_noise_is_exact_enough(build: Library) -> None:
             logits[0, token] = 0.0
             logits[0, 0] = float(noise[token] - noise[0] + lead * (1 + noise[token].abs()))
             assert int(drawn(logits, one, keys, no)) == (token if lead < 0 else 0)
+
+
+@each_build
+@pytest.mark.parametrize("size", [1, 16, 37, 5000])
+def test_rows_without_a_best_have_none(build: Library, size: int) -> None:
+    """NaN anywhere, an infinite best, nothing but minus infinity: -1, as the reference says."""
+    best, drawn = launchers(build)
+    nan, inf = float("nan"), float("inf")
+    rows = [torch.randn(size) for _ in range(8)]
+    for row, (place, value) in enumerate([(0, nan), (size // 2, nan), (size - 1, nan), (-1, inf)]):
+        rows[row][place] = value
+    rows[4].fill_(-inf)
+    rows[5].fill_(nan)
+    rows[6][: size - 1] = -inf  # one is left
+    logits = torch.stack(rows)
+    keys = torch.arange(16, dtype=torch.int32).reshape(8, 2)
+    greedy = torch.arange(8) % 2 == 0
+    temperature = torch.full((8, 1), 0.7)
+    found = (best(logits), drawn(logits, temperature, keys, greedy))
+    expected = (argmax(logits), gumbel_argmax(logits, temperature, keys, greedy))
+    for ids, those in zip(found, expected, strict=True):
+        assert ids[:6].tolist() == those[:6].tolist() == [-1] * 6
+        assert ids[6] == those[6] == size - 1

@@ -247,12 +247,12 @@ REFUSALS: list[tuple[dict[str, Any], str, str]] = [
     (
         {"decoding": {"cfg": {"negative_prompt": "x" * 4000}}},
         "decoding.cfg.negative_prompt",
-        "4000 characters, which cannot fit into this model's context of 512",
+        "has 4000 characters, which cannot fit",
     ),
     (
         {"decoding": {"cfg": {"negative_prompt": "x" * 500}}},
-        "decoding.cfg",
-        "its further prompt has 500 tokens and max_tokens is 24, together 524",
+        "decoding.cfg.negative_prompt",
+        "you requested 524 tokens (500 in that prompt, 24 in the completion)",
     ),
     ({"decoding": NEGATIVE, "prompt": ["a", "b"]}, "decoding.cfg", "prompt has 2 prompts"),
     ({"decoding": NEGATIVE, "n": 33}, "n", "n is 33, each in 2 contexts, but"),

@@ -77,6 +77,7 @@ TO_END = {
     "allowed_token_ids": [*IDS.values(), EOS],
     "ignore_eos": False,
 }
+ONLY_SPECIAL = {"allowed_token_ids": [byte_tokenizer().eos_token_id]}
 CASES: dict[str, Case] = {
     "n": Case(fields={"n": 2}, holds=lambda given, _: len(given) == 2),
     "max_tokens": Case(fields={"max_tokens": 3}, holds=lambda given, _: lengths(given) == [3]),
@@ -129,12 +130,12 @@ CASES: dict[str, Case] = {
         holds=lambda given, without: "aa" in without[0]["text"] and "aa" not in given[0]["text"],
     ),
     "skip_special_tokens": Case(
-        base={**TO_END, "ignore_eos": True},
+        base=ONLY_SPECIAL,
         fields={"skip_special_tokens": False},
         holds=lambda given, without: texts(without) == [""] and texts(given)[0].startswith("<eos>"),
     ),
     "spaces_between_special_tokens": Case(
-        base={**TO_END, "ignore_eos": True, "skip_special_tokens": False},
+        base={**ONLY_SPECIAL, "skip_special_tokens": False},
         fields={"spaces_between_special_tokens": False},
         holds=lambda given, _: texts(given) == ["<eos>" * 8],
     ),

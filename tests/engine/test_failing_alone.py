@@ -1,0 +1,207 @@
+"""What is raised for one sequence fails that one: its neighbours keep their tokens.
+
+The kind: a method of a third party, or one of ours with a mistake, runs in everybody's step.
+Drafters (beginning, sizing, drafting, learning, ending), targets, policies of the KV cache, and
+controllers, which meet their parts' failures.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from pydantic import BaseModel
+from torch import Tensor
+
+from penstock import SamplingParams
+from penstock.decoding.base import (
+    DraftContext,
+    Drafter,
+    Drafting,
+    NoParameters,
+    Prompt,
+    SearchContext,
+    Target,
+)
+from penstock.decoding.drafting.draft import Draft
+from penstock.decoding.sampling import Row
+from penstock.decoding.search.operations import Answer, Generate, Outcome
+from penstock.engine.build import Built
+from penstock.engine.engine import Engine
+from penstock.engine.request import Request, StepOutput
+from penstock.errors import GenerationError
+from penstock.registry import Choice
+from tests.conftest import TinyModel
+from tests.engine.jobs import Job, build, prepare
+from tests.engine.searches import Run, Steps, search_request, with_controller
+
+PARAMS = SamplingParams(max_tokens=12, seed=3, ignore_eos=True)
+
+
+class _Breaks(Drafting):
+    def __init__(self, where: str) -> None:
+        self._where = where
+
+    @property
+    def fixed(self) -> bool:
+        return True
+
+    def _at(self, place: str) -> None:
+        if place == self._where:
+            raise ArithmeticError(f"broken in {place}")
+
+    def sizes(self, limit: int, worth: float) -> list[tuple[int, float]]:
+        self._at("sizes")
+        return [(2, 0.0)] if limit > 1 else []
+
+    def propose(self, size: int, limit: int) -> Draft:
+        self._at("propose")
+        return Draft([10**9, -5] if self._where == "vocabulary" else [1, 2])
+
+    def learn(self, draft: Draft, predictions: Sequence[int], accepted: Sequence[int]) -> None:
+        self._at("learn")
+
+    def finish(self) -> None:
+        self._at("finish")
+
+
+class _BreakingDrafter(Drafter[NoParameters]):
+    name = "breaking"
+    parameters: type[BaseModel] = NoParameters
+    summary = "for tests"
+
+    def __init__(self, where: str) -> None:
+        self._where = where
+
+    def start(self, parameters: NoParameters, row: Row, context: DraftContext) -> Drafting:
+        if self._where == "start":
+            raise ArithmeticError("broken in start")
+        return _Breaks(self._where)
+
+
+class _BreakingTarget(Target[NoParameters]):
+    """Breaks for rows of one of two requests; the other one is guided by nothing."""
+
+    name = "breaking"
+    parameters: type[BaseModel] = NoParameters
+    summary = "for tests"
+
+    def contexts(self, parameters: NoParameters, prompt: Prompt) -> tuple[tuple[int, ...], ...]:
+        return ()
+
+    def combine(self, logits_BRV: Tensor, parameters: Sequence[NoParameters]) -> Tensor:
+        if any(one is BROKEN for one in parameters):
+            raise ArithmeticError("broken in combine")
+        return logits_BRV[0]
+
+
+BROKEN, FINE = NoParameters(), NoParameters()
+
+
+@pytest.fixture
+def built(tiny_model: TinyModel) -> Built:
+    return build(tiny_model("llama"))
+
+
+def request_of(built: Built, name: str, prompt: list[int], **changes: Any) -> Request:
+    return replace(prepare(built, name, Job(prompt=prompt, params=PARAMS)), **changes)
+
+
+def run(engine: Engine, requests: Sequence[Request]) -> dict[str, list[StepOutput]]:
+    found: dict[str, list[StepOutput]] = {request.id: [] for request in requests}
+    for request in requests:
+        engine.add(request)
+    while engine.has_work:
+        for output in engine.step():
+            found[output.request_id].append(output)
+    return found
+
+
+def tokens(outputs: Sequence[StepOutput]) -> list[int]:
+    return [token for output in outputs for token in output.token_ids]
+
+
+def check(built: Built, broken: Request, good: Request, *, told: bool = True) -> None:
+    """`broken` fails, and `good` has the tokens that it has alone."""
+    alone = tokens(run(built.engine, [replace(good, id="alone")])["alone"])
+    assert len(alone) == PARAMS.max_tokens
+    found = run(built.engine, [replace(good, id="a"), broken, replace(good, id="z")])
+    assert tokens(found["a"]) == tokens(found["z"]) == alone
+    failures = [o.failure.code for o in found[broken.id] if o.failure is not None]
+    assert failures == (["internal_error"] if told else [])
+    assert built.engine.stats().pages_in_use == 0
+    assert built.engine.stats().running == built.engine.stats().waiting == 0
+
+
+@pytest.mark.parametrize(
+    "where", ["start", "sizes", "propose", "vocabulary", "learn", "finish"], ids=str
+)
+def test_a_drafter(built: Built, where: str) -> None:
+    drafter = {"drafter": Choice(method=_BreakingDrafter(where), parameters=NoParameters())}
+    broken = request_of(built, "broken", [5, 6, 7], decoding=drafter)
+    good = request_of(built, "good", [8, 9, 10])
+    check(built, broken, good, told=where != "finish")
+
+
+def test_a_target(built: Built) -> None:
+    method = _BreakingTarget()
+
+    def of(parameters: NoParameters) -> dict[str, Any]:
+        return {
+            "decoding": {"target": Choice(method=method, parameters=parameters)},
+            "combines": True,
+        }
+
+    broken = request_of(built, "broken", [5, 6, 7], **of(BROKEN))
+    check(built, broken, request_of(built, "good", [8, 9, 10], **of(FINE)))
+    check(built, broken, request_of(built, "good", [8, 9, 10]))
+
+
+def test_the_state_of_a_method(built: Built) -> None:
+    """Where a request cannot begin at all."""
+
+    class Policy:
+        name = "broken"
+
+        def retention(self, parameters: Any, prompt_length: int) -> None:
+            raise ArithmeticError("broken in retention")
+
+    policy: Any = {"policy": Choice(method=Policy(), parameters=NoParameters())}  # type: ignore[type-var]
+    broken = request_of(built, "broken", [5, 6, 7], kv_cache=policy)
+    check(built, broken, request_of(built, "good", [8, 9, 10]))
+
+
+@pytest.mark.parametrize("catches", [False, True])
+def test_a_controller_meets_the_failure_of_its_part(built: Built, *, catches: bool) -> None:
+    def body(context: SearchContext) -> Steps:
+        poisoned = context.prompt.append((66,))
+        try:
+            yield [
+                Generate(state=context.prompt, max_tokens=4),
+                Generate(state=poisoned, max_tokens=4),
+            ]
+        except GenerationError:
+            if not catches:
+                raise
+            (left,) = yield Generate(state=context.prompt, max_tokens=4)
+            return Outcome(answers=(Answer(text=left.text, token_ids=left.token_ids),))
+        return Outcome(answers=())
+
+    embedding: Any = next(
+        module for module in built.loaded.model.modules() if hasattr(module, "num_embeddings")
+    )
+    with torch.no_grad():
+        embedding.weight[66] = torch.nan
+    searching = with_controller(built, body)
+    run = Run(searching, search_request(searching, [5, 6], {"scripted": {}}, ignore_eos=True))
+    run.start()
+    while built.engine.has_work:
+        run.step()
+    if catches:
+        assert len(run.search.answers()[0].token_ids) == 4
+    else:
+        assert run.search.error is not None
+        assert run.search.error.code == "numerical_error"
+    run.search.close()
+    assert built.engine.stats().pages_in_use == 0
