@@ -54,7 +54,7 @@ def reference_beams(
     return answers
 
 
-EOS_IDS = (300, 17, 101, 230)
+EOS_IDS = (300, 256, 17, 101, 230)
 """Several, so that beams of a random model end."""
 
 

@@ -161,9 +161,9 @@ def test_offline_a_batch_has_the_other_answers(tmp_path: Path) -> None:
     weights = folder / "model.safetensors"
     tensors: dict[str, torch.Tensor] = load_file(weights)
     name = next(name for name in tensors if "embed_tokens" in name)
-    tensors[name][POISON] = torch.nan
+    tensors[name][POISON] = 1e5
     save_file(tensors, weights, metadata={"format": "pt"})
-    llm = LLM(str(folder), kv_cache_memory=0.01)
+    llm = LLM(str(folder), kv_cache_memory=0.01, dtype="float16")
     params = SamplingParams(max_tokens=8, temperature=0, ignore_eos=True)
     for decoding in (None, {"beam": {}}, {"best_of": {"n": 2}}):
         alone = llm.generate("abc", params, decoding=decoding)[0].text
