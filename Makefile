@@ -36,8 +36,9 @@ WORKERS ?= 2
 test: setup ## run the tests in two processes (ARGS="tests/engine -k seeded" for some; WORKERS=0)
 	$(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile $(ARGS)
 
-fuzz: setup ## random inputs for a while (ARGS="--seconds 600 --seed 7"; --case N for one again)
+fuzz: setup ## model folders and requests that are nearly right (ARGS="--seconds 600 --seed 7")
 	$(BIN)/python -m tests.fuzz $(ARGS)
+	$(BIN)/python loadtest/fuzz/run.py $(ARGS)
 
 gpu: setup ## on a CUDA device: run the tests that need one, then time the kernels and the engine
 	TRITON_INTERPRET=0 $(BIN)/pytest -m gpu $(ARGS)

@@ -109,8 +109,6 @@ class LLM:
 
         A request that fails while it runs has its `error` in the result; the others are answered.
 
-        A request that fails while it runs has its `error` in the result; the others are answered.
-
         Raises:
             RequestError: a prompt or parameter is refused; nothing has run then.
         """
