@@ -22,13 +22,25 @@ class Logprobs:
 
 def gather_logprobs(logits: Tensor, token_ids: Tensor, count: int) -> Logprobs:
     """Logprobs of `token_ids [R]` under `logits [R, V]`, and of the `count` best tokens."""
-    table = torch.log_softmax(logits.float(), dim=-1)
-    chosen = table.gather(1, token_ids[:, None])
-    ranks = (table > chosen).sum(dim=-1) + 1
-    top = table.topk(min(count, table.shape[1]), dim=-1)
+    logits = logits.float()
+    total = log_total(logits)
+    chosen = logits.gather(1, token_ids[:, None])
+    ranks = (logits > chosen).sum(dim=-1) + 1
+    top = logits.topk(min(count, logits.shape[1]), dim=-1)
     return Logprobs(
-        chosen=chosen[:, 0].tolist(),
+        chosen=(chosen - total)[:, 0].tolist(),
         ranks=ranks.tolist(),
         top_ids=top.indices.tolist(),
-        top_values=top.values.tolist(),
+        top_values=(top.values - total).tolist(),
     )
+
+
+def log_total(scores: Tensor) -> Tensor:
+    """`log sum_v exp(scores_v)` of float32 `[R, V]`, as `[R, 1]`.
+
+    Added up in float64: torch's log_softmax adds up in float32, one element after the other, which
+    shifts all logprobs of 49,152 tokens by 2e-5; and a single long row in parts, one a thread.
+    """
+    most = scores.amax(dim=-1, keepdim=True)
+    total = (scores - most).exp_().sum(dim=-1, keepdim=True, dtype=torch.float64)
+    return total.log_().add_(most).to(scores.dtype)

@@ -15,6 +15,7 @@ from ..kernels.backend import TORCH, Kernels
 from ..kernels.transfer import to_device
 from .gumbel import row_keys
 from .logit_rules import apply_rules, has_rules
+from .logprobs import log_total
 from .sampling import Row, Sampling
 
 GREEDY_BELOW = 1e-5
@@ -163,14 +164,14 @@ def _keep_top_p(scores: Tensor, top_p: Tensor) -> None:
     The token that crosses the threshold stays, and so do ties with it.
     """
     active = top_p[:, 0] < 1
-    log_total = scores.logsumexp(dim=-1, keepdim=True)
+    total = log_total(scores)
     best = scores.topk(min(_CANDIDATES, scores.shape[1]), dim=-1).values
-    reached = (best - log_total).exp().cumsum(dim=-1)
+    reached = (best - total).exp().cumsum(dim=-1)
     short = active & (reached[:, -1] < top_p[:, 0])
     if best.shape[1] < scores.shape[1] and bool(short.any()):
         # Flat distributions need the whole order; each row decides for itself which way it goes.
         for i in short.nonzero()[:, 0].tolist():
-            _cut(scores[i : i + 1], log_total[i : i + 1], top_p[i : i + 1])
+            _cut(scores[i : i + 1], total[i : i + 1], top_p[i : i + 1])
         active &= ~short
     below = (reached < top_p).sum(dim=-1, keepdim=True).clamp(max=best.shape[1] - 1)
     floor = best.gather(1, below)
@@ -178,8 +179,8 @@ def _keep_top_p(scores: Tensor, top_p: Tensor) -> None:
     scores.masked_fill_(scores < floor, float("-inf"))
 
 
-def _cut(scores: Tensor, log_total: Tensor, top_p: Tensor) -> None:
+def _cut(scores: Tensor, total: Tensor, top_p: Tensor) -> None:
     ordered = scores.sort(dim=-1, descending=True).values
-    reached = (ordered - log_total).exp().cumsum(dim=-1)
+    reached = (ordered - total).exp().cumsum(dim=-1)
     below = (reached < top_p).sum(dim=-1, keepdim=True).clamp(max=scores.shape[1] - 1)
     scores.masked_fill_(scores < ordered.gather(1, below), float("-inf"))

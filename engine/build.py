@@ -67,7 +67,7 @@ def build_engine(config: EngineConfig, clock: Callable[[], float]) -> Built:
         model, numerics = deterministic(loaded.model, backend)
         loaded = replace(loaded, model=model)
     batch_tokens = _batch_tokens(config, loaded)
-    kernels = load(backend)
+    kernels = load(backend, splits_keys=not config.deterministic)
     pages = pool_pages(
         config,
         loaded.layers,

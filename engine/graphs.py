@@ -218,10 +218,12 @@ class DecodeGraphs:
         numbers = [zeros, zeros, zeros - 1, zeros.astype(np.int32)]
         staging = Staging([*numbers, np.zeros((size, pages), dtype=np.int32)], self._device)
         ids, positions, slots, lengths, tables = staging.device
-        splits = -(-pages * self._store.page_size // SPLIT_TOKENS)
-        each = np.arange(size, dtype=np.int32)
+        splits = 0
+        if self._kernels.splits_keys:
+            splits = -(-pages * self._store.page_size // SPLIT_TOKENS)
+        each, wide = (np.arange(size, dtype=dtype) for dtype in (np.int32, np.int64))
         firsts, starts, parts, wanted = together(
-            [each, np.arange(size + 1, dtype=np.int32), each * splits, each.astype(np.int64)],
+            [each, np.arange(size + 1, dtype=np.int32), wide * splits, wide],
             self._device,
         )
         batch = PagedBatch(

@@ -89,7 +89,9 @@ class ModelRunner:
         self, rows: "_Rows", batch: PagedBatch, wanted: list[int]
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Ids, positions and wanted rows on the device, and the batch's own numbers: one copy."""
-        found = plans(batch) if self.kernels.backend == "triton" else []
+        kernels = self.kernels
+        triton = kernels.backend == "triton"
+        found = plans(batch, split=kernels.splits_keys) if triton else []
         numbers = (rows.ids, rows.positions, rows.slots, wanted)
         arrays = [np.array(each, dtype=np.int64) for each in numbers]
         arrays += [array for plan in found for array in plan.arrays]

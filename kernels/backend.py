@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.util import find_spec
 from typing import Final, Literal
 
@@ -49,6 +50,8 @@ class Kernels:
     argmax: Callable[[Tensor], Tensor]
     gumbel_argmax: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
     sparse_prefill: Callable[..., Tensor] = sparse_prefill.paged_sparse_prefill
+    splits_keys: bool = True
+    """Triton: programs share the keys of rows in decoding, and not those of rows in prompts."""
 
 
 TORCH: Final = Kernels(
@@ -116,7 +119,7 @@ def hindrance_to_triton(*, device: torch.device, dtype: torch.dtype, head_size: 
     return None
 
 
-def load(choice: Choice) -> Kernels:
+def load(choice: Choice, *, splits_keys: bool = True) -> Kernels:
     """The kernels that were chosen; nothing of Triton is imported before."""
     if choice.backend == "torch":
         return TORCH
@@ -142,10 +145,11 @@ def load(choice: Choice) -> Kernels:
         TORCH,
         backend="triton",
         kv_write=write.kv_write,
-        paged_attention=attend.paged_attention,
-        scored_attention=scoring.paged_scored_attention,
+        paged_attention=partial(attend.paged_attention, split=splits_keys),
+        scored_attention=partial(scoring.paged_scored_attention, split=splits_keys),
         evict=evicting.evict,
-        sparse_prefill=sparse.paged_sparse_prefill,
+        sparse_prefill=partial(sparse.paged_sparse_prefill, split=splits_keys),
+        splits_keys=splits_keys,
     )
 
 

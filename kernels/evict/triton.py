@@ -52,7 +52,7 @@ def choose(
         victim = tl.where(better, slot, victim)
     tl.store(positions_ptr + victim, length)
     tl.store(mass_ptr + victim, 0.0)
-    page = tl.load(tables_ptr + context * table_width + victim // PAGE).to(tl.int64)
+    page = tl.load(tables_ptr + context.to(tl.int64) * table_width + victim // PAGE).to(tl.int64)
     tl.store(slots_ptr + row, page * PAGE + victim % PAGE)
 
 

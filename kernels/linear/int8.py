@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 
 _MULTIPLE: Final = 16
+_MOST_INPUTS: Final = (2**31 - 1) // (127 * 127)
+"""A sum of more products may need more than 32 bits."""
 _CUDA_ROWS: Final = 32
 """`torch._int_mm` wants more than 16 rows on CUDA."""
 _LARGEST: Final = 127.0
@@ -44,7 +46,8 @@ class Int8Linear(nn.Module):
 
 def fits(weight: Tensor) -> bool:
     """Whether the integer kernels take weights `[N, K]` of this shape."""
-    return all(size % _MULTIPLE == 0 for size in weight.shape)
+    in_multiples = all(size % _MULTIPLE == 0 for size in weight.shape)
+    return in_multiples and weight.shape[1] <= _MOST_INPUTS
 
 
 def quantize_rows(rows: Tensor) -> tuple[Tensor, Tensor]:

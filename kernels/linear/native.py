@@ -1,6 +1,6 @@
 """Linear layers whose weights are packed for the compiled kernels: float32 or 8 bits, any rows.
 
-A row's result has the same bits alone and in company: each sum is one chain, over k ascending.
+A row's result has the same bits alone and in company: each sum has one order (native.h).
 """
 
 from ctypes import byref
@@ -13,6 +13,8 @@ from ..native.library import BytesStruct, Library, LinearStruct, address
 from .int8 import quantize_rows
 
 _BYTES_MULTIPLE: Final = 4
+_MOST_BYTES: Final = (2**31 - 1) // (255 * 127)
+"""Inputs whose products of 8 bits, with 128 added to those of a row, have a sum in 32 bits."""
 
 
 class Packed:
@@ -80,7 +82,8 @@ def pack_int8(library: Library, weight: Tensor, bias: Tensor | None) -> Packed:
 
 def fits_int8(library: Library, weight: Tensor) -> bool:
     """Whether the compiled kernels multiply weights `[N, K]` of this shape in 8 bits."""
-    return library.multiplies_bytes and weight.shape[1] % _BYTES_MULTIPLE == 0
+    inputs = weight.shape[1]
+    return library.multiplies_bytes and inputs % _BYTES_MULTIPLE == 0 and inputs <= _MOST_BYTES
 
 
 class NativeLinear(nn.Module):

@@ -41,7 +41,7 @@ def merge(
     if row >= rows:
         return
     splits = tl.maximum(1, tl.cdiv(tl.load(lengths_ptr + sequence), SPLIT))
-    first_part = tl.load(parts_ptr + sequence) + row
+    first_part = tl.load(parts_ptr + sequence).to(tl.int64) + row
     e = tl.arange(0, BLOCK_V)
     most = -float("inf")
     total = 0.0
@@ -49,7 +49,7 @@ def merge(
     for begin in range(0, splits, BLOCK_S):
         split_S = begin + tl.arange(0, BLOCK_S)
         here_S = split_S < splits
-        at_S = (first_part + split_S * rows).to(tl.int64) * heads + head
+        at_S = (first_part + split_S * rows) * heads + head
         lse_S = tl.load(part_lse_ptr + at_S, mask=here_S, other=float("-inf"))
         part_SV = tl.load(
             part_ptr + (at_S * VALUE_SIZE)[:, None] + e[None, :],

@@ -1,7 +1,9 @@
 """A step's geometry as tensors: what GPU kernels read instead of Python lists.
 
 Sequences are of two classes, by their own rows alone: windows (decoding rows and drafts), whose
-keys are split among programs, and chunks of prompts. Each class has one launch.
+keys are split among programs, and chunks of prompts. Each class has one launch. Where no keys are
+to be split, all sequences are of one class: a row is then computed in one way, however many rows
+its sequence has in a step.
 """
 
 from collections.abc import Sequence
@@ -37,7 +39,7 @@ class Trees:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ragged:
-    """Sequences of one class. All tensors are int32 on the device.
+    """Sequences of one class. Tensors are int32 on the device; `parts`, `keys`, `cells` are int64.
 
     `indices`: their numbers in the batch. `firsts`: [S], the step's row that is the first of a
     sequence. `starts`: [S + 1], the same counted within the class. `lengths`: [S], keys.
@@ -72,7 +74,7 @@ class Ragged:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """A class before it is on the device: `arrays`, int32, are what has to go there."""
+    """A class before it is on the device: `arrays` are what has to go there."""
 
     arrays: list[np.ndarray]
     indices: list[int]
@@ -96,22 +98,13 @@ class Plan:
         room = tables.shape[1] * batch.page_size
         splits = -(-room // SPLIT_TOKENS) if split else 0
         cells = counts * lengths
-        assert cells.sum() < 2**31
         partials = counts * np.maximum(1, -(-lengths // SPLIT_TOKENS))
-        arrays = [
-            firsts,
-            np.append(0, counts.cumsum()),
-            lengths,
-            tables,
-            _before(partials),
-            _before(lengths),
-            _before(cells),
-        ]
+        small = [firsts, np.append(0, counts.cumsum()), lengths, tables]
+        large = [_before(partials), _before(lengths), _before(cells)]
         trees = {k: batch.trees[i] for k, i in enumerate(indices) if i in batch.trees}
-        if trees:
-            arrays += _trees(trees, counts.tolist())
+        of_trees = _trees(trees, counts.tolist()) if trees else []
         return cls(
-            arrays=[array.astype(np.int32) for array in arrays],
+            arrays=[*map(_int32, small), *large, *map(_int32, of_trees)],
             indices=list(indices),
             rows=int(counts.sum()),
             part_count=int(partials.sum()),
@@ -143,20 +136,24 @@ class Plan:
         )
 
 
-def ragged(batch: PagedBatch) -> list[Ragged]:
+def ragged(batch: PagedBatch, *, split: bool = True) -> list[Ragged]:
     """The classes of a batch that have sequences, made once for all layers, in one copy."""
     if batch.derived is None:
-        found = plans(batch)
+        found = plans(batch, split=split)
         arrays = [array for plan in found for array in plan.arrays]
         batch.derived = placed(found, together(arrays, batch.slots.device))
     return batch.derived
 
 
-def plans(batch: PagedBatch) -> list[Plan]:
-    """The classes of a batch that have sequences; its `slots` need not be there yet."""
+def plans(batch: PagedBatch, *, split: bool = True) -> list[Plan]:
+    """The classes of a batch that have sequences; its `slots` need not be there yet.
+
+    split: keys of windows are split; else every sequence counts as a chunk.
+    """
+    most = WINDOW_ROWS if split else 0
     rows = [batch.query_starts[i + 1] - batch.query_starts[i] for i in range(len(batch.tables))]
-    windows = [i for i, count in enumerate(rows) if 0 < count <= WINDOW_ROWS]
-    chunks = [i for i, count in enumerate(rows) if count > WINDOW_ROWS]
+    windows = [i for i, count in enumerate(rows) if 0 < count <= most]
+    chunks = [i for i, count in enumerate(rows) if count > most]
     return [
         Plan.of(batch, indices, split=indices is windows)
         for indices in (windows, chunks)
@@ -173,6 +170,12 @@ def placed(found: Sequence[Plan], tensors: Sequence[Tensor]) -> list[Ragged]:
         classes.append(plan.on(tensors[at : at + count]))
         at += count
     return classes
+
+
+def _int32(array: np.ndarray) -> np.ndarray:
+    """Numbers of rows, tokens and pages, which are all below 2^31."""
+    assert array.size == 0 or array.max() < 2**31
+    return array.astype(np.int32)
 
 
 def _before(counts: np.ndarray) -> np.ndarray:

@@ -142,7 +142,7 @@ def attend(
     if SCORES:
         cell = tl.load(cells_ptr + sequence).to(tl.int64) * heads
         scores_at_M = cell + (token_M * heads + head_M).to(tl.int64) * length
-    table_ptr = tables_ptr + sequence * table_width
+    table_ptr = tables_ptr + sequence.to(tl.int64) * table_width
     k_ptr += kv_head.to(tl.int64) * k_head
     v_ptr += kv_head.to(tl.int64) * v_head
     k_scales_at = kv_head.to(tl.int64) * scale_head
@@ -210,7 +210,7 @@ def attend(
     out_MV = acc_MV / sum_M[:, None]
     lse_M = tl.where(some_M, max_M + tl.log2(sum_M), float("-inf"))
     if PARTIAL:
-        at_M = (tl.load(parts_ptr + sequence) + split * rows + token_M).to(tl.int64)
+        at_M = tl.load(parts_ptr + sequence).to(tl.int64) + split * rows + token_M
     else:
         out_MV = rounded(out_MV, TYPE)
     at_M = at_M * heads + head_M
@@ -292,7 +292,7 @@ def launch(
         v_scales,
         sinks_H,
         scores,
-        of.cells,
+        None if scores is None else of.cells,
         None if trees is None else trees.starts,
         None if trees is None else trees.words,
         None if trees is None else trees.depths,
@@ -358,13 +358,22 @@ def put_together(
 
 
 def paged_attention(
-    q_THD: Tensor, k_cache: Tensor, v_cache: Tensor, batch: PagedBatch, **how: Any
+    q_THD: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    batch: PagedBatch,
+    *,
+    split: bool = True,
+    **how: Any,
 ) -> Tensor:
-    """The reference's signature and result, from this kernel: one launch a class of sequences."""
+    """The reference's signature and result, from this kernel: one launch a class of sequences.
+
+    split: programs may share the keys of a window's rows (`plans`).
+    """
     heads, value_size = q_THD.shape[1], v_cache.shape[3]
     out = torch.empty(*q_THD.shape[:2], value_size, dtype=q_THD.dtype, device=q_THD.device)
     q_THD = q_THD if q_THD.stride(2) == 1 else q_THD.contiguous()
-    for one in ragged(batch):
+    for one in ragged(batch, split=split):
         workspace = Workspace.of(one, heads, value_size, q_THD.device) if one.splits > 1 else None
         launch(q_THD, k_cache, v_cache, one, out, workspace, **how)
     return out

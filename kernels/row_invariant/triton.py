@@ -63,7 +63,7 @@ def multiply(
         acc_MN = dot(x_MK, w_KN, acc_MN)
     here_MN = here_M[:, None] & here_N[None, :]
     if bias_ptr is not None:
-        at_MN = batch * bias_batch + m[:, None] * bias_row + n[None, :] * bias_n
+        at_MN = batch * bias_batch + m[:, None] * bias_row + n.to(tl.int64)[None, :] * bias_n
         acc_MN += tl.load(bias_ptr + at_MN, mask=here_MN, other=0.0).to(tl.float32)
     out_MN = rounded(acc_MN, out_ptr.dtype.element_ty)
     out_ptr += batch * rows * columns

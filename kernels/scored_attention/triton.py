@@ -69,7 +69,9 @@ def masses(
     cell = tl.load(cells_ptr + sequence).to(tl.int64)
     heads = kv_heads * GROUP
     s_GN = tl.load(
-        scores_ptr + (cell * heads + (row * heads + head_G) * length)[:, None] + n[None, :],
+        scores_ptr
+        + (cell * heads + (row * heads + head_G).to(tl.int64) * length)[:, None]
+        + n[None, :],
         mask=(g < GROUP)[:, None] & written_N[None, :],
         other=float("-inf"),
     )
@@ -142,9 +144,8 @@ def prompt_mass(
     d = tl.arange(0, BLOCK_D)
     m = tl.arange(0, BLOCK_M)
     held_N = n < length
-    page_N = tl.load(tables_ptr + sequence * table_width + n // PAGE, mask=held_N, other=0).to(
-        tl.int64
-    )
+    table_ptr = tables_ptr + sequence.to(tl.int64) * table_width
+    page_N = tl.load(table_ptr + n // PAGE, mask=held_N, other=0).to(tl.int64)
     offset_N = n % PAGE
     k_ptr += kv_head.to(tl.int64) * k_head
     k_DN = tl.load(
@@ -339,6 +340,7 @@ def paged_scored_attention(
     batch: PagedBatch,
     *,
     votes_T: Tensor | None = None,
+    split: bool = True,
     **how: Any,
 ) -> tuple[Tensor, list[Tensor]]:
     """Attention as `paged_attention`, and what keys received, of each sequence that has rows.
@@ -351,7 +353,7 @@ def paged_scored_attention(
     out = torch.empty(count, heads, value_size, dtype=q_THD.dtype, device=device)
     lse = torch.empty(count, heads, device=device)
     found: dict[int, Tensor] = {}
-    for of in ragged(batch):
+    for of in ragged(batch, split=split):
         caches = q_THD, k_cache, v_cache, of, out, Workspace.of(of, heads, value_size, device)
         if votes_T is None:
             scores = torch.empty(of.cell_count * heads, device=device)

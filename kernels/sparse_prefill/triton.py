@@ -244,6 +244,7 @@ def paged_sparse_prefill(
     scale: float,
     k_scales: Tensor | None = None,
     v_scales: Tensor | None = None,
+    split: bool = True,
 ) -> Tensor:
     """The reference's signature and result: this kernel by labels, `../paged_attention` near by."""
     (span,) = batch.spans
@@ -257,6 +258,7 @@ def paged_sparse_prefill(
         v_cache,
         batch,
         scale=scale,
+        split=split,
         window=labels.recent,
         k_scales=k_scales,
         v_scales=v_scales,

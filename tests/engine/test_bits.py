@@ -1,5 +1,6 @@
 """On the compiled kernels nothing around a request changes a bit of what it is told."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ from penstock import SamplingParams
 from penstock.engine.build import Built
 from tests.conftest import TinyModel
 from tests.engine.jobs import Answer, Job, build, run
+from tests.tiny import save_tiny
 
 GREEDY = SamplingParams(max_tokens=12, temperature=0, ignore_eos=True)
 SEEDED = SamplingParams(max_tokens=12, temperature=0.9, seed=5, ignore_eos=True)
@@ -45,6 +47,25 @@ def test_company_chunks_and_drafts(kind: str, quantization: str, tiny_model: Tin
     for chunk in (7, 33):
         in_pieces = build(tiny_model(kind), chunk_tokens=chunk, **settings)
         assert seen(run(in_pieces, JOBS)) == expected
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"kv_cache_dtype": "int8"}, {"kv_cache_dtype": "fp8"}, {"threads": 3}],
+    ids=["float32", "int8-cache", "fp8-cache", "threads"],
+)
+@pytest.mark.parametrize("kind", ["llama", "gemma2"])
+def test_contexts_of_2000_tokens(kind: str, settings: dict[str, Any], tmp_path: Path) -> None:
+    """Kind: promises that only short contexts kept. Here they are cut into splits, and shared."""
+    folder = save_tiny(kind, tmp_path, max_position_embeddings=2048, num_hidden_layers=2)
+    long = Job(prompt=[5 + 7 * i % 280 for i in range(2000)], params=GREEDY, logprobs=4)
+    in_one = build(folder, max_batch_tokens=2048, **{**settings, "threads": 1})
+    expected = seen(run(in_one, [long]))
+    for chunk in (61, 512):
+        in_pieces = build(folder, chunk_tokens=chunk, **{"threads": 1, **settings})
+        assert seen(run(in_pieces, [long, *JOBS])[:1]) == expected
+    drafted = long.with_decoding(DRAFTS[0])
+    assert seen(run(in_pieces, [drafted])) == expected, "over a cached prefix"
 
 
 def test_prefixes_that_others_have_read(tiny_model: TinyModel) -> None:

@@ -1,5 +1,6 @@
 """`--deterministic` with Triton's kernels, interpreted: nothing around a request changes a bit."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from penstock.engine.build import Built
 from penstock.errors import ConfigurationError
 from tests.conftest import TinyModel
 from tests.engine.jobs import Answer, Job, build, run
+from tests.tiny import save_tiny
 
 pytest.importorskip("triton")
 
@@ -45,6 +47,18 @@ def test_company_chunks_drafts_and_prefixes(kind: str, tiny_model: TinyModel) ->
         found = run(built, [job.with_decoding(drafting) for job in JOBS])
         assert seen(found) == expected
         assert "jacobi" not in drafting or all(answer.usage.drafted for answer in found)
+
+
+@pytest.mark.slow
+def test_prompts_longer_than_a_split(tmp_path: Path) -> None:
+    """Chunks of above and below 65 rows, which `ragged.py` has in two classes outside this mode."""
+    small = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "head_dim": 8}
+    heads = {"num_attention_heads": 1, "num_key_value_heads": 1}
+    folder = save_tiny("llama", tmp_path, **small, **heads)
+    job = Job(prompt=[5 + 7 * i % 280 for i in range(290)], params=GREEDY, logprobs=4)
+    whole = build(folder, max_batch_tokens=290, **SETTINGS)
+    pieces = build(folder, chunk_tokens=60, **SETTINGS)
+    assert seen(run(pieces, [job, JOBS[0]]))[0] == seen(run(whole, [job]))[0]
 
 
 @pytest.mark.slow

@@ -73,3 +73,12 @@ def test_shapes_that_the_kernels_refuse_are_known() -> None:
     assert fits(torch.empty(32, 48))
     assert not fits(torch.empty(32, 40))
     assert not fits(torch.empty(33, 48))
+
+
+def test_sums_stay_within_32_bits() -> None:
+    """The largest products that are taken, all of one sign; longer ones are not."""
+    inputs = (2**31 - 1) // 127**2 // 16 * 16
+    assert fits(torch.empty(16, inputs, device="meta"))
+    assert not fits(torch.empty(16, inputs + 16, device="meta"))
+    x, w = (torch.full(shape, 127, dtype=torch.int8) for shape in ((1, inputs), (16, inputs)))
+    assert int_matmul(x, w.t()).tolist() == [[127**2 * inputs] * 16]
