@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from .chat.template import RenderedChat
+
 Side = Literal["left", "right"]
 
 
@@ -13,8 +15,14 @@ class Truncation:
     tokens: int
     side: Side = "left"
 
-    def of_text(self, prompt: str | list[int], longest: int) -> str | list[int]:
+    def of_text(
+        self, prompt: str | list[int] | RenderedChat, longest: int
+    ) -> str | list[int] | RenderedChat:
         """The prompt without what could not be kept anyway; `longest`: characters, or tokens."""
+        if isinstance(prompt, RenderedChat):
+            end = len(prompt.text)
+            left = self.side == "left"
+            return prompt.part(max(0, end - longest), end) if left else prompt.part(0, longest)
         return prompt[-longest:] if self.side == "left" else prompt[:longest]
 
     def keep(self, room: int) -> int:

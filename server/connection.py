@@ -25,6 +25,8 @@ _MAX_BEGINNING_BYTES = 512
 _READ_BYTES = 64 * 2**10
 _FREE_CHUNKS = 256
 _LEAST_CHUNK_BYTES = 64
+_LINGER_S = 2.0
+"""Time that a caller whose request was no HTTP has to read the refusal."""
 
 
 class TinyChunks(h11.RemoteProtocolError):
@@ -91,6 +93,7 @@ class Connection(H11Protocol):
         self.conn = BoundedParser(config.h11_max_incomplete_event_size)
         self._head_timer: asyncio.TimerHandle | None = None
         self._began = b""
+        self._lingers = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Expect the first request in time."""
@@ -105,6 +108,8 @@ class Connection(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Take what came; remember how a request begins, for the log."""
+        if self._lingers:
+            return
         if self.conn.their_state is h11.IDLE and not self.conn.trailing_data[0]:
             self._began = data[:_MAX_BEGINNING_BYTES]
         super().data_received(data)
@@ -115,7 +120,7 @@ class Connection(H11Protocol):
         super().handle_events()
         if self._current is not before:
             self._use.left -= 1
-        if self.is_answering:
+        if self.is_answering or self._lingers:
             self._stop_timer()
         elif self._head_timer is None:
             self._expect_head()
@@ -146,7 +151,18 @@ class Connection(H11Protocol):
             h11.EndOfMessage(),
         ):
             self.transport.write(self.conn.send(event) or b"")
-        self.transport.close()
+        self._linger()
+
+    def _linger(self) -> None:
+        """Close when the caller does, or soon; until then what comes is thrown away.
+
+        A socket that is closed with bytes unread resets the connection, and the refusal with it
+        (RFC 9112, 9.6).
+        """
+        self._lingers = True
+        self._stop_timer()
+        self.transport.write_eof()
+        self.loop.call_later(_LINGER_S, self.transport.close)
 
     @property
     def _current(self) -> RequestResponseCycle | None:

@@ -32,6 +32,11 @@ class RenderedChat:
     text: str
     said: tuple[tuple[int, int], ...] = ()
 
+    def part(self, start: int, stop: int) -> "RenderedChat":
+        """Its characters from `start` to `stop`."""
+        cut = ((max(start, a) - start, min(stop, b) - start) for a, b in self.said)
+        return RenderedChat(text=self.text[start:stop], said=tuple(s for s in cut if s[0] < s[1]))
+
 
 class ChatTemplate:
     """The templates of one tokenizer. For any number of threads.
