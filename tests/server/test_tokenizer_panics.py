@@ -37,7 +37,7 @@ def test_texts_that_the_tokenizer_cannot_read(path: str, body: dict[str, Any], p
         [pre_tokenizers.Split(Regex(ENDLESS), "isolated"), backend.pre_tokenizer]
     )
     with templated(tokenizer=hf) as server, server.client() as client:
-        answer = client.post(path, json=body)
+        answer = client.post(path, json=body, timeout=120)
         assert answer.status_code == 400
         error = answer.json()["error"]
         assert (error["code"], error["param"]) == ("tokenizer_error", param)
@@ -52,6 +52,6 @@ def test_tokens_that_the_tokenizer_cannot_spell() -> None:
     ids = backend.encode(TEXT).ids
     backend.decoder = decoders.Sequence([decoders.Fuse(), decoders.Replace(Regex(ENDLESS), "")])
     with templated(tokenizer=hf) as server, server.client() as client:
-        answer = client.post("/detokenize", json={"tokens": ids})
+        answer = client.post("/detokenize", json={"tokens": ids}, timeout=120)
         assert answer.status_code == 400
         assert answer.json()["error"]["code"] == "tokenizer_error"
