@@ -7,7 +7,7 @@ generation_config) is checked here; what does not is checked by `SamplingParams`
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from ..decoding.base import DecodingMethod, SearchLimits, Target
 from ..decoding.logit_rules import standing, words_of
@@ -21,6 +21,7 @@ from .prefill_intake import Chosen, settled
 from .request import Conversation, Request
 from .search_intake import said_last, search_task
 from .tokenization import Tokenizer
+from .truncation import Truncation
 
 _REPLACEMENT: Final = "\ufffd".encode()
 
@@ -89,8 +90,7 @@ class Intake:
         prompt_param: str = "prompt",
         logprobs: int | None = None,
         prompt_logprobs: int | None = None,
-        truncate_prompt_tokens: int | None = None,
-        truncation_side: Literal["left", "right"] = "left",
+        truncation: Truncation | None = None,
         priority: int = 0,
         cache_salt: str = "",
         decoding: Spec = None,
@@ -102,8 +102,6 @@ class Intake:
         `conversation`: what the prompt was made of, where it is a chat.
 
         `default_max_tokens`: used when `params.max_tokens` is None; None means all that is left.
-        `truncate_prompt_tokens`: keep only this many prompt tokens, -1: what leaves room for the
-        answer; `truncation_side`: of which the others are dropped.
 
         Raises:
             RequestError: a field asks for something that this model or server does not have.
@@ -114,15 +112,12 @@ class Intake:
             default_max_tokens = None
         chosen_decoding: Chosen = self.decoding.resolve(decoding)
         chosen_kv_cache = self.kv_cache.resolve(kv_cache or "full")
-        if truncate_prompt_tokens is not None:
+        if truncation is not None:
             longest = self.max_length_tokens * self.tokenizer.longest_token_chars
-            prompt = prompt[-longest:] if truncation_side == "left" else prompt[:longest]
+            prompt = truncation.of_text(prompt, longest)
         ids = self.encode(prompt, param=prompt_param, add_special_tokens=add_special_tokens)
-        if truncate_prompt_tokens is not None:
-            keep = truncate_prompt_tokens
-            if keep < 0:
-                keep = max(1, self.max_length_tokens - max(1, params.max_tokens or 1))
-            ids = ids[-keep:] if truncation_side == "left" else ids[:keep]
+        if truncation is not None:
+            ids = truncation.of_ids(ids, self.max_length_tokens - max(1, params.max_tokens or 1))
         contexts = None if params.max_tokens == 0 else self.contexts(chosen_decoding, ids)
         prompts = (ids, *(contexts or ()))
         policy = chosen_kv_cache["policy"]
@@ -155,7 +150,7 @@ class Intake:
         search = None
         if "controller" in chosen_decoding:
             said = said_last(conversation) if conversation is not None else prompt
-            if truncate_prompt_tokens is not None and conversation is None:
+            if truncation is not None and conversation is None:
                 said = None
             search = search_task(
                 chosen_decoding["controller"],

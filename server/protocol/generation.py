@@ -1,12 +1,14 @@
 """What completions and chats have in common."""
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from penstock.errors import RequestError
 
 from ...decoding.sampling_params import MAX_LOGPROBS, SamplingParams
+from ...engine.truncation import Side, Truncation
+from .field_table import FIELDS
 from .fields import (
     STRICT,
     MethodSpec,
@@ -21,13 +23,22 @@ from .fields import (
 Alternatives = Annotated[int, Field(ge=0, le=MAX_LOGPROBS)]
 
 
+def _other_names(schema: dict[str, Any]) -> None:
+    """Describe the fields' other names, too."""
+    properties = schema["properties"]
+    for name, field in FIELDS.items():
+        if field.same_as in properties:
+            same = f"Another name of {field.same_as}."
+            properties[name] = {**properties[field.same_as], "title": name, "description": same}
+
+
 class GenerationBody(SamplingParams):
     """Fields of every request that generates; the sampling fields and their bounds are inherited.
 
     `user` is accepted for OpenAI's clients and has no effect.
     """
 
-    model_config = STRICT
+    model_config = ConfigDict(**STRICT, json_schema_extra=_other_names)
     endpoint: ClassVar[str]
 
     model: ModelName | None = None
@@ -36,7 +47,7 @@ class GenerationBody(SamplingParams):
     user: User | None = None
     prompt_logprobs: Alternatives | None = None
     truncate_prompt_tokens: TruncateTokens | None = None
-    truncation_side: Literal["left", "right"] = "left"
+    truncation_side: Side = "left"
     return_token_ids: bool = False
     return_tokens_as_token_ids: bool = False
     priority: Priority = 0
@@ -57,6 +68,13 @@ class GenerationBody(SamplingParams):
             and self.stream_options is not None
             and self.stream_options.continuous_usage_stats
         )
+
+    @property
+    def truncation(self) -> Truncation | None:
+        """How the prompt is cut; None: it is not."""
+        if self.truncate_prompt_tokens is None:
+            return None
+        return Truncation(tokens=self.truncate_prompt_tokens, side=self.truncation_side)
 
     def check_together(self) -> None:
         """Raise RequestError where fields that are right alone contradict each other."""

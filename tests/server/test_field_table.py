@@ -13,6 +13,7 @@ from openai.types.chat import completion_create_params as sdk_chat
 from penstock.server.protocol.chat_body import ChatBody
 from penstock.server.protocol.completion_body import CompletionBody
 from penstock.server.protocol.field_table import ANYTHING, FIELDS, FieldMeaning
+from penstock.server.protocol.generation import GenerationBody
 from tests.server.bounds import PATHS, VALID
 from tests.server.documented_fields import DOCUMENTED
 
@@ -33,6 +34,16 @@ def test_the_table_is_complete_over_the_bodies() -> None:
     assert {FIELDS[name].kind for name in OWN} == {"done", "hint", "no effect"}
     assert all(field.same_as in OWN for field in of_kind("alias"))
     assert all(field.meaning for field in FIELDS.values() if field.kind != "refused")
+
+
+@pytest.mark.parametrize("body", BODIES.values())
+def test_the_description_has_other_names_too(body: type[GenerationBody]) -> None:
+    properties = body.model_json_schema()["properties"]
+    for field in of_kind("alias"):
+        assert field.same_as is not None
+        same = properties[field.same_as]
+        assert properties[field.name].get("type") == same.get("type")
+        assert properties[field.name].get("anyOf") == same.get("anyOf")
 
 
 @pytest.mark.parametrize("whose", DOCUMENTED)
