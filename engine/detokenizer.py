@@ -6,6 +6,7 @@ spaces depend on neighbours there (the two offsets that TGI and vLLM use).
 """
 
 import codecs
+from bisect import bisect_right
 from typing import Protocol
 
 from ..decoding.sampling_params import PLAIN_TEXT, TextOptions
@@ -104,6 +105,7 @@ class Detokenizer:
         )
         self._shows_stop = options.include_stop
         self._stops = stop_strings
+        self._in_order = sorted(stop_strings)
         self._min_tokens = min_tokens
         self._tokens = 0
         self._held = ""
@@ -133,14 +135,19 @@ class Detokenizer:
                 at, self.stopped_by = min(hits, key=lambda hit: hit[0])
                 self._held = ""
                 return text[shown : at + len(self.stopped_by)] if self._shows_stop else text[:at]
-        keep = max(_overlap(text, stop) for stop in self._stops)
+        keep = _begun(text, self._in_order)
         self._held = text[len(text) - keep :]
         return new if self._shows_stop else text[: len(text) - keep]
 
 
-def _overlap(text: str, stop: str) -> int:
-    """Length of the longest end of `text` with which `stop` begins, short of all of it."""
-    for size in range(min(len(text), len(stop) - 1), 0, -1):
-        if text.endswith(stop[:size]):
+def _begun(text: str, stops: list[str]) -> int:
+    """Length of the longest end of `text` with which a stop string begins, short of all of it.
+
+    `stops`: in order, so that those which begin with an end of the text stand right behind it.
+    """
+    for size in range(min(len(text), max(map(len, stops)) - 1), 0, -1):
+        end = text[-size:]
+        behind = bisect_right(stops, end)
+        if behind < len(stops) and stops[behind].startswith(end):
             return size
     return 0

@@ -167,3 +167,33 @@ def test_a_stop_string_that_is_shown_holds_nothing_back(width: int) -> None:
         assert shown == text[: len(shown)]
     assert shown == "one, " + "two, t"[:width]
     assert detokenizer.flush() == ""
+
+
+def test_what_waits_for_stop_strings_is_no_more_than_could_begin_one() -> None:
+    """Against trying every end with every stop string; 3 letters, so that many begin alike."""
+    chooser = random.Random(8)
+
+    def word(most: int) -> str:
+        return "".join(chooser.choice("abc") for _ in range(chooser.randrange(1, most)))
+
+    tokenizer = Tokenizer(byte_tokenizer())
+    for _ in range(300):
+        stops = tuple(word(6) for _ in range(chooser.randrange(1, 9)))
+        text = word(30)
+        detokenizer = Detokenizer(tokenizer, (), stop_strings=stops)
+        shown, seen = "", ""
+        for token in tokenizer.encode(text):
+            shown += detokenizer.push(token)
+            seen += tokenizer.token_text(token)
+            if detokenizer.stopped_by is not None:
+                break
+            ends = [
+                size
+                for size in range(1, len(seen) + 1)
+                if any(len(stop) > size and stop.startswith(seen[-size:]) for stop in stops)
+            ]
+            assert shown == seen[: len(seen) - max(ends, default=0)]
+        else:
+            assert not any(stop in text for stop in stops)
+            continue
+        assert shown == seen[: min(seen.find(stop) for stop in stops if stop in seen)]
