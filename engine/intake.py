@@ -30,9 +30,6 @@ _REPLACEMENT: Final = "\ufffd".encode()
 Prompt = str | list[int] | RenderedChat
 """A text, token ids, or a chat, whose template writes the special tokens."""
 
-Prompt = str | list[int] | RenderedChat
-"""A text, token ids, or a chat, whose template writes the special tokens."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Intake:

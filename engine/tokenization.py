@@ -132,9 +132,8 @@ class Tokenizer:
         """The model's chat template; None: it has none."""
         if not self.hf.chat_template:
             return None
-        constants = {
-            name: text for name, text in self.hf.special_tokens_map.items() if isinstance(text, str)
-        }
+        special: dict[str, Any] = self.hf.special_tokens_map
+        constants = {name: text for name, text in special.items() if isinstance(text, str)}
         return ChatTemplate(self.hf.chat_template, constants)
 
     @property
@@ -144,7 +143,8 @@ class Tokenizer:
 
     @cached_property
     def _chat_encoder(self) -> ChatEncoder:
-        return ChatEncoder(self.backend, self._added, self.hf.unk_token_id, _encoded)
+        unknown: Any = self.hf.unk_token_id
+        return ChatEncoder(self.backend, self._added, unknown, _encoded)
 
     @cached_property
     def opening(self) -> tuple[int, ...]:

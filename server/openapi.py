@@ -130,7 +130,7 @@ def _complete(operation: dict[str, Any], *, needs_key: bool) -> None:
         {"name": "X-Request-Id", "in": "header", "required": False, **_REQUEST_ID}
     )
     for status, response in responses.items():
-        headers = {"X-Request-Id": _REQUEST_ID}
+        headers: dict[str, Any] = {"X-Request-Id": _REQUEST_ID}
         if status in {"429", "503"}:
             headers["Retry-After"] = _RETRY_AFTER
         if status == "200" and "requestBody" in operation:

@@ -25,7 +25,8 @@ def percent(form: str, values: Any) -> str:
             pieces.append("%")
         else:
             name = found["name"]
-            pieces.append(as_text(next(given, "") if name is None else values[name]))
+            named: Any = values
+            pieces.append(as_text(next(given, "") if name is None else named[name]))
     pieces.append(form[at:])
     return _agreed(pieces, result)
 

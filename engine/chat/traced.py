@@ -29,16 +29,17 @@ class Traced(str):
     def __str__(self) -> str:
         return self
 
-    def __add__(self, other: str, /) -> str:
+    def __add__(self, other: Any, /) -> str:
         return concatenate((self, other)) if isinstance(other, str) else NotImplemented
 
-    def __radd__(self, other: str, /) -> str:
+    def __radd__(self, other: Any, /) -> str:
         return concatenate((other, self)) if isinstance(other, str) else NotImplemented
 
     def __mul__(self, times: SupportsIndex, /) -> str:
         return all_said(str.__mul__(self, times))
 
-    __rmul__ = __mul__
+    def __rmul__(self, times: SupportsIndex, /) -> str:
+        return all_said(str.__mul__(self, times))
 
     def __mod__(self, values: Any, /) -> str:
         return all_said(str.__mod__(self, values))
@@ -58,7 +59,7 @@ class Traced(str):
     def __iter__(self) -> Iterator[str]:
         return (self._cut(at, at + 1) for at in range(len(self)))
 
-    def join(self, pieces: Iterable[str], /) -> str:
+    def join(self, pieces: Iterable[Any], /) -> str:
         """Precise, as are the methods below that cut or put together."""
         between: list[str] = []
         for piece in pieces:
@@ -169,7 +170,7 @@ class Traced(str):
         """See `translate`."""
         return all_said(str.format(self, *values, **named))
 
-    def format_map(self, named: Mapping[str, Any], /) -> str:
+    def format_map(self, named: Any, /) -> str:
         """See `translate`."""
         return all_said(str.format_map(self, named))
 

@@ -89,7 +89,7 @@ def _render(
     most: int,
 ) -> str:
     messages = [_message(message) for message in request.messages]
-    end = ""
+    end = whole = ""
     if request.continue_final_message:
         end = secrets.token_hex(16)
         whole = _mark_end(messages[-1], end + " ")

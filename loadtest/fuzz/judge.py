@@ -67,9 +67,9 @@ async def fuzz_http(url: str, *, duration_s: float, seed: int, first: int = 0) -
     leaks = await asyncio.to_thread(wait_until_idle, url, deadline_s=IDLE_S)
     for name, value in leaks.items():
         verdict.blame(f"{name} is {value:g} after {IDLE_S:g} s without callers")
-    verdict.figures = {"requests": number - first} | {
-        f"status {status}": count for status, count in sorted(statuses.items())
-    }
+    verdict.figures["requests"] = number - first
+    for status, count in sorted(statuses.items()):
+        verdict.figures[f"status {status}"] = count
     return verdict
 
 

@@ -38,7 +38,7 @@ class GenerationBody(SamplingParams):
     `user` is accepted for OpenAI's clients and has no effect.
     """
 
-    model_config = ConfigDict(**STRICT, json_schema_extra=_other_names)
+    model_config: ClassVar[ConfigDict] = {**STRICT, "json_schema_extra": _other_names}
     endpoint: ClassVar[str]
 
     model: ModelName | None = None

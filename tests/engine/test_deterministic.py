@@ -52,8 +52,13 @@ def test_company_chunks_drafts_and_prefixes(kind: str, tiny_model: TinyModel) ->
 @pytest.mark.slow
 def test_prompts_longer_than_a_split(tmp_path: Path) -> None:
     """Chunks of above and below 65 rows, which `ragged.py` has in two classes outside this mode."""
-    small = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "head_dim": 8}
-    heads = {"num_attention_heads": 1, "num_key_value_heads": 1}
+    small: dict[str, Any] = {
+        "hidden_size": 32,
+        "intermediate_size": 32,
+        "num_hidden_layers": 1,
+        "head_dim": 8,
+    }
+    heads: dict[str, Any] = {"num_attention_heads": 1, "num_key_value_heads": 1}
     folder = save_tiny("llama", tmp_path, **small, **heads)
     job = Job(prompt=[5 + 7 * i % 280 for i in range(290)], params=GREEDY, logprobs=4)
     whole = build(folder, max_batch_tokens=290, **SETTINGS)

@@ -1,5 +1,7 @@
 """Conventions of filling in the middle, one by one."""
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -64,7 +66,8 @@ def test_conventions(family: str) -> None:
     prompt = infilling.prompt(before, behind)
     assert prompt.ids == tuple(tokenizer.encode(written))
     assert prompt.ids[prompt.begin : prompt.end] == before
-    assert infilling.ends == {tokenizer.hf.convert_tokens_to_ids(end) for end in ends}
+    ids_of: Any = tokenizer.hf.convert_tokens_to_ids
+    assert infilling.ends == {ids_of(end) for end in ends}
 
 
 @pytest.mark.parametrize("family", FAMILIES)

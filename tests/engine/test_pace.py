@@ -14,6 +14,7 @@ from penstock.decoding.base import DraftContext, Drafter, Drafting, NoParameters
 from penstock.decoding.drafting.draft import Draft
 from penstock.decoding.sampling import Row
 from penstock.engine.build import Built
+from penstock.engine.decode import Decoded
 from penstock.engine.drafting import DraftPlanner
 from penstock.engine.pace import Pace
 from penstock.engine.sequence import Sequence
@@ -349,7 +350,14 @@ def test_who_promises_more_than_comes_is_believed_less(tiny_model: TinyModel) ->
             (sequence,) = built.engine.scheduler.running
             if sequence.draft is not None:
                 drafts += 1
-                planner.learn(sequence, sequence.draft, [0] * 9, list(range(right)))
+                item = Decoded(
+                    sequence=sequence,
+                    tokens=[0],
+                    draft=sequence.draft,
+                    accepted=list(range(right)),
+                    predictions=[0] * 9,
+                )
+                planner.learn(sequence, item)
         built.engine.abort_all()
         assert least <= drafts <= most
 

@@ -5,7 +5,7 @@ may follow from the number of rows: contexts of 2,000 keys are several splits of
 same over HTTP: tests/server/test_one_order.py.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -55,7 +55,7 @@ def check(attend: Callable[..., Tensor], case: Case, data: Data, counts: tuple[i
 
 
 @contextmanager
-def torch_threads(count: int) -> Iterator[None]:
+def torch_threads(count: int) -> Generator[None]:
     """Compiled kernels take as many threads as torch has."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)

@@ -182,9 +182,11 @@ def test_every_integer_parameter_of_a_method_may_be_written_as_a_float() -> None
 def test_whole_floats_over_http(http: httpx.Client) -> None:
     fields: dict[str, Any] = {"temperature": 0, "max_tokens": 6, "ignore_eos": True}
     plain = ask(http, prompt=[65, 66, 67], **fields)
+    with_floats: dict[str, Any] = {**fields, "max_tokens": 6.0}
     floats = ask(
         http,
-        **{**fields, "max_tokens": 6.0},
+        "completion",
+        **with_floats,
         prompt=[65.0, 66.0, 67.0],
         n=1.0,
         logprobs=2.0,

@@ -47,7 +47,8 @@ def chat_of(pieces: list[tuple[str, str]], end: str) -> RenderedChat:
 
 
 def controls(tokenizer: Tokenizer, ids: list[int]) -> list[int]:
-    known = {tokenizer.hf.convert_tokens_to_ids(token) for token in CONTROL}
+    ids_of: Any = tokenizer.hf.convert_tokens_to_ids
+    known: set[int] = {ids_of(token) for token in CONTROL}
     return [token for token in ids if token in known]
 
 
@@ -95,7 +96,8 @@ def test_such_words_are_read_as_if_the_tokens_had_never_been_added(kind: str) ->
     ids = tokenizer.encode_chat(chat)
     swapped = chat.text.replace(said, "@")
     stand_in = tokenizer.encode(swapped, add_special_tokens=False)
-    first = stand_in.index(tokenizer.hf.convert_tokens_to_ids("<|im_start|>"))
+    start: Any = tokenizer.hf.convert_tokens_to_ids("<|im_start|>")
+    first = stand_in.index(start)
     assert ids[: first + 1] == stand_in[: first + 1]
     assert "<|im_end|>\n<think> he<|im_end|>" in tokenizer.decode(ids, skip_special_tokens=False)
 
