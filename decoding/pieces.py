@@ -42,29 +42,30 @@ class Pieces:
         return self._order[first:last]
 
     def containing(self, word: bytes) -> Ids:
-        """Tokens in whose bytes the whole of `word` occurs."""
+        """Tokens in whose bytes the whole of `word` occurs, some of them more than once."""
         if len(word) > self.longest:
             return _NONE
-        text, starts, places = self._joined
+        text, owners, ends, places = self._joined
         # The rarest of its bytes leaves fewest places to look at.
         rarest = min(range(len(word)), key=lambda i: places[word[i]].size)
         at = places[word[rarest]] - rarest
         at = at[(at >= 0) & (at + len(word) <= text.size)]
         for offset, byte in enumerate(word):
-            at = at[text[at + offset] == byte]
-        owner = np.searchsorted(starts, at, side="right") - 1
-        inside = at + len(word) <= starts[owner + 1]
-        return np.unique(self._order[owner[inside]])
+            if offset != rarest:
+                at = at[text[at + offset] == byte]
+        owner = owners[at]
+        return self._order[owner[at + len(word) <= ends[owner]]]
 
     @cached_property
-    def _joined(self) -> tuple[np.ndarray[Any, Any], Ids, list[Ids]]:
-        """All bytes in order, where each token's begin, and where each of the 256 bytes occurs."""
+    def _joined(self) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], Ids, list[Ids]]:
+        """All bytes in order, whose each is, where each token's end, and where each byte occurs."""
         text = np.frombuffer(b"".join(self._ordered), dtype=np.uint8)
-        starts = np.concatenate([[0], np.cumsum([len(piece) for piece in self._ordered])])
+        lengths = np.array([len(piece) for piece in self._ordered], dtype=np.int64)
+        owners = np.repeat(np.arange(lengths.size, dtype=np.int32), lengths)
         order = np.argsort(text, kind="stable")
         bounds = np.searchsorted(text[order], np.arange(257))
         places = [order[bounds[byte] : bounds[byte + 1]] for byte in range(256)]
-        return text, starts.astype(np.int64), places
+        return text, owners, np.cumsum(lengths), places
 
 
 def successor(head: bytes) -> bytes | None:

@@ -42,8 +42,10 @@ class Words:
     @cached_property
     def always(self) -> Ids:
         """Tokens that contain a word by themselves, wherever they stand."""
-        found = [self._pieces.containing(word) for word in self._words]
-        return np.unique(np.concatenate(found))
+        found = np.zeros(len(self._pieces.of), dtype=np.bool_)
+        for word in self._words:
+            found[self._pieces.containing(word)] = True
+        return np.flatnonzero(found)
 
     def after(self, state: int, token: int) -> int:
         """The state behind a further token."""
