@@ -24,12 +24,13 @@ COMPLETION: dict[str, Any] = {"prompt": "Hi", "max_tokens": 3}
 
 @pytest.fixture(scope="module")
 def door(tiny_llama: Any) -> Iterator[httpx.Client]:
-    def load() -> Any:
-        return real_engine(tiny_llama, CollectorRegistry(), served_model_name="tiny")
-
+    engine = real_engine(tiny_llama, CollectorRegistry(), served_model_name="tiny")
     with (
         scripted(
-            load=load, api_key=["k"], max_body_bytes=2048, presets={"fast": {"decoding": "ngram"}}
+            load=lambda: engine,
+            api_key=["k"],
+            max_body_bytes=2048,
+            presets={"fast": {"decoding": "ngram"}},
         ) as server,
         server.client(headers=KEY) as client,
     ):

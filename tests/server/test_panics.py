@@ -79,7 +79,8 @@ def test_panic_while_loading_ends_the_server(caplog: pytest.LogCaptureFixture) -
 
 @pytest.fixture
 def real(tiny_llama: Path) -> Callable[[], Backend]:
-    return lambda: real_engine(tiny_llama, CollectorRegistry())
+    engine = real_engine(tiny_llama, CollectorRegistry())
+    return lambda: engine
 
 
 def test_panic_in_one_answers_text_is_its_own(

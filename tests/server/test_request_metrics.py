@@ -53,7 +53,8 @@ class Measured:
 @pytest.fixture(scope="module")
 def measured(tiny_llama: Path) -> Iterator[Measured]:
     registry = CollectorRegistry()
-    with scripted(load=lambda: real_engine(tiny_llama, registry, max_running=32)) as server:
+    engine = real_engine(tiny_llama, registry, max_running=32)
+    with scripted(load=lambda: engine) as server:
         found = Measured(server, registry)
         with found.client:
             yield found
