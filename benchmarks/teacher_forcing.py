@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from penstock import SamplingParams
-from penstock.decoding.sampler import Sampler
+from penstock.decoding.sampler import Drawn, Sampler
 from penstock.decoding.sampling import Row
 from penstock.engine.build import Built
 from penstock.kvcache.keeping import Keeping
@@ -26,10 +26,11 @@ class GivenTokens(Sampler):
         super().__init__()
         self._texts = texts
 
-    def sample(self, logits: Tensor, rows: Sequence[Row]) -> Tensor:
+    def draw(self, logits: Tensor, rows: Sequence[Row]) -> Drawn:
         """See `Sampler`; the logits do not matter."""
         tokens = [self._texts[row.sampling.seed][len(row.tokens)] for row in rows]
-        return torch.tensor(tokens, device=logits.device)
+        ids = torch.tensor(tokens, device=logits.device)
+        return Drawn(ids=ids, logits=logits, with_rules=[], largest=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

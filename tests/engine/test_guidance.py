@@ -208,7 +208,9 @@ def test_contexts_count_against_the_limits(tiny_model: TinyModel) -> None:
     ) as error:
         prepare(built, "x", Job(prompt=[1], params=params, decoding="cfg"))
     assert error.value.param == "n"
-    with pytest.raises(ContextLengthError, match=r"512 tokens\. decoding\.cfg: .*500 in that"):
+    with pytest.raises(
+        ContextLengthError, match=r"512 tokens\. decoding\.cfg\.negative_prompt: .*500 in that"
+    ):
         prepare(built, "x", Job(prompt=[1], params=GREEDY, decoding=cfg(2.0, "a" * 500)))
     with pytest.raises(ContextLengthError, match=r"decoding\.cfg\.negative_prompt has"):
         prepare(built, "x", Job(prompt=[1], params=GREEDY, decoding=cfg(2.0, "a" * 5000)))

@@ -40,7 +40,7 @@ def test_every_bounded_field_is_in_the_table() -> None:
     shared |= {"skip_special_tokens", "spaces_between_special_tokens", "include_stop_str_in_output"}
     unbounded = {
         "chat": shared | {"logprobs", "add_generation_prompt", "continue_final_message"},
-        "completion": shared,
+        "completion": shared | {"suffix"},  # a text, bounded as the prompt is
     }
     aliases = {name for name, field in FIELDS.items() if field.kind == "alias"}
     for kind, model in BODIES.items():

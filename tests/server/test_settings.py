@@ -83,6 +83,7 @@ def test_every_engine_setting_is_a_flag_and_a_variable(monkeypatch: pytest.Monke
         "threads": ("1", 1),
         "engine_in": ("process", "process"),
         "stall_s": ("3.5", 3.5),
+        "chat_control_tokens": ("anyone", "anyone"),
     }
     assert set(EngineConfig.model_fields) <= set(examples)
     for name, (text, value) in examples.items():
