@@ -231,10 +231,10 @@ class Method(BaseModel):
 
 
 class MethodList(BaseModel):
-    """Methods by slot, and which go together."""
+    """Methods, what their slots decide, and which go together."""
 
     object: Literal["list"]
-    slots: list[str]
+    slots: dict[str, str]
     decoding: list[Method]
     kv_cache: list[Method]
     combinations: list[dict[str, list[str]]]

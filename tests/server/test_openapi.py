@@ -132,7 +132,7 @@ FINE: list[tuple[str, dict[str, Any] | None]] = [
     ("/v1/completions", COMPLETION),
     ("/v1/completions", {**COMPLETION, "logprobs": 2, "echo": True, "return_token_ids": True}),
     ("/v1/completions", {**COMPLETION, "prompt_logprobs": 2, "n": 2, "zebra": 1}),
-    ("/v1/completions", {**COMPLETION, "decoding": {"beam": {"width": 2, "trace": "full"}}}),
+    ("/v1/completions", {**COMPLETION, "decoding": {"best_of": {"n": 2, "trace": "full"}}}),
     ("/v1/completions", {**COMPLETION, "max_tokens": 20, "decoding": "jacobi"}),
     ("/v1/completions", {**COMPLETION, "stream": True}),
     ("/v1/chat/completions", CHAT),
@@ -153,7 +153,11 @@ def test_answers_are_as_described(
 
 STREAMS: list[tuple[str, str, dict[str, Any]]] = [
     ("/v1/completions", "Completion", {**COMPLETION, "logprobs": 1, "n": 2}),
-    ("/v1/completions", "Completion", {**COMPLETION, "decoding": {"beam": {"trace": "full"}}}),
+    (
+        "/v1/completions",
+        "Completion",
+        {**COMPLETION, "decoding": {"best_of": {"n": 2, "trace": "full"}}},
+    ),
     ("/v1/chat/completions", "ChatCompletionChunk", {**CHAT, "logprobs": True, "top_logprobs": 1}),
     ("/v1/chat/completions", "ChatCompletionChunk", {**CHAT, "return_token_ids": True}),
 ]
