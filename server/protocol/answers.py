@@ -231,7 +231,7 @@ class Method(BaseModel):
 
 
 class MethodList(BaseModel):
-    """Methods by slot, and which go together."""
+    """Methods, what their slots decide, and which go together."""
 
     object: Literal["list"]
     slots: dict[str, str]

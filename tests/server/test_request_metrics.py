@@ -119,16 +119,11 @@ def test_time_of_a_request_is_that_of_its_parts(measured: Measured) -> None:
 
 
 def test_aborted_requests_count_with_what_was_done(measured: Measured) -> None:
-    """One that runs, and one that waits behind it, of which nothing was done."""
     measured.tokens()
     before = measured.ended("abort")
     with measured.client.stream("POST", COMPLETIONS, json={**LONG, "stream": True}) as running:
         next(running.iter_lines())
-        with pytest.raises(httpx.ReadTimeout):
-            measured.client.post(COMPLETIONS, json=LONG, timeout=0.2)
-        until(lambda: measured.ended("abort") == before + 1)
-        assert measured.tokens() == [0, 0, 0, 0]
-    until(lambda: measured.ended("abort") == before + 2)
+    until(lambda: measured.ended("abort") == before + 1)
     requests, prompt, _, generated = measured.tokens()
     assert (requests, prompt) == (1, 5)
     assert 0 < generated < 32 * 400
