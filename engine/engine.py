@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Final
 
 import torch
 
@@ -38,6 +38,9 @@ from .sparse import Reading, salt_of
 from .step import Step
 
 logger = logging.getLogger(__name__)
+
+_MOST_BROKEN_PASSES: Final = 8
+"""Passes of the model that may raise one after the other."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,6 +119,7 @@ class Engine:
         self._flight: Flight | None = None
         # What has failed outside of a step's rows, to be told with the next outputs.
         self._failed: list[StepOutput] = []
+        self._broken_passes = 0
         self.last_rows = 0
 
     @property
@@ -191,7 +195,19 @@ class Engine:
             return []
         for branch in step.restored:
             self._eviction.swap_in(branch)
-        logits = self.runner.run(step)
+        try:
+            logits = self.runner.run(step)
+        except Exception as error:
+            self._broken_passes += 1
+            # A GPU's context is lost with its first error; and a model that always fails is none.
+            lost = self.runner.on_gpu or isinstance(error, MemoryError)
+            if lost or self._broken_passes == _MOST_BROKEN_PASSES:
+                raise
+            logger.exception("a pass over %d rows failed; its requests end", step.rows)
+            gone = list({id(chunk.sequence): chunk.sequence for chunk in step.chunks}.values())
+            self._finish(gone)
+            return [failed_output(sequence, BROKEN) for sequence in gone]
+        self._broken_passes = 0
         sequences = [chunk.sequence for chunk in step.chunks]
         if self.runner.graphs is not None and step.in_lines and all(map(can_fly, sequences)):
             flight = Flight.of(sequences, self.decoder.choose(logits, sequences))

@@ -38,6 +38,7 @@ class ModelRunner:
         self._model = model
         self._store = store
         self._device = device
+        self.on_gpu = device.type != "cpu"
         self.kernels = kernels
         self.graphs = graphs
         self._nowhere = torch.empty(0, dtype=torch.int64, device=device)

@@ -2,7 +2,8 @@
 
 The kind: a method of a third party, or one of ours with a mistake, runs in everybody's step.
 Drafters (beginning, sizing, drafting, learning, ending), targets, policies of the KV cache, and
-controllers, which meet their parts' failures.
+controllers, which meet their parts' failures. And what a layer of the model raises in a pass, which
+nobody can lay at the door of one sequence: that ends those of the pass alone.
 """
 
 from collections.abc import Sequence
@@ -205,3 +206,45 @@ def test_a_controller_meets_the_failure_of_its_part(built: Built, *, catches: bo
         assert run.search.error.code == "numerical_error"
     run.search.close()
     assert built.engine.stats().pages_in_use == 0
+
+
+class _ForgetfulLayer(torch.nn.Module):
+    """Raises from some position on, as a layer does whose tables are too short."""
+
+    def __init__(self, inner: torch.nn.Module, most: int) -> None:
+        super().__init__()
+        self._inner, self._most = inner, most
+
+    def forward(self, *given: Any, **named: Any) -> Any:
+        if int(named["position_ids"].max()) >= self._most:
+            raise IndexError("index out of range in self")
+        return self._inner(*given, **named)
+
+
+def forget_from(engine: Engine, position: int) -> None:
+    runner: Any = engine.runner
+    runner._model = _ForgetfulLayer(runner._model, position)
+
+
+def test_a_layer_that_raises_ends_the_requests_of_its_pass(tiny_model: TinyModel) -> None:
+    built = build(tiny_model("gpt2"))  # which is not fused into one call
+    engine = built.engine
+    short, long = (request_of(built, name, [5, 6, 7] * n) for name, n in (("s", 1), ("l", 20)))
+    alone = tokens(run(engine, [replace(short, id="alone")])["alone"])
+    forget_from(engine, 30)
+    for _ in range(20):  # more than may fail one after the other
+        failed = run(engine, [long])["l"]
+        assert [o.failure.code for o in failed if o.failure is not None] == ["internal_error"]
+        assert tokens(run(engine, [short])["s"]) == alone
+    assert engine.stats().pages_in_use == engine.stats().running == engine.stats().waiting == 0
+
+
+def test_a_model_that_always_raises_is_no_model(tiny_model: TinyModel) -> None:
+    built = build(tiny_model("gpt2"))
+    engine = built.engine
+    forget_from(engine, 0)
+    failed = [run(engine, [request_of(built, str(i), [5, 6, 7])]) for i in range(7)]
+    assert all(outputs[0].failure is not None for one in failed for outputs in one.values())
+    with pytest.raises(IndexError):
+        run(engine, [request_of(built, "last", [5, 6, 7])])
+    engine.abort_all()
