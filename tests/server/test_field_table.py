@@ -106,6 +106,7 @@ def test_fields_of_the_other_endpoint_are_refused_unless_neutral(http: httpx.Cli
         ("completion", "chat_template_kwargs", {}, {"enable_thinking": False}),
         ("chat", "prompt", None, "x"),
         ("chat", "best_of", 1, 2),
+        ("chat", "suffix", "", "x"),
     ]
     assert {name for _, name, _, _ in foreign} | {"add_generation_prompt"} == {
         field.name
