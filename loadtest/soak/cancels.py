@@ -19,6 +19,9 @@ from loadtest.soak.client import Leave, exchange
 from loadtest.soak.verdict import Verdict
 from penstock.server.bench.prompts import synthetic_text
 
+ARGUMENTS = ("--kv-cache-memory", "64000000")
+"""Of the server: a pool that is soon in use as a whole, or memory would grow as it is filled."""
+
 CALLERS = 24
 STAY = 0.1
 """Part of the callers who stay to the end."""

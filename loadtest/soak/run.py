@@ -14,8 +14,7 @@ sys.path.append(str(Path(__file__).resolve().parents[2]))
 from benchmarks.provenance import Provenance
 from benchmarks.results import merge
 from benchmarks.server_process import ServerError, exit_on_terminate, penstock_server
-from loadtest.soak import crash, overload, tenants
-from loadtest.soak.cancels import cancels
+from loadtest.soak import cancels, crash, overload, tenants
 from loadtest.soak.verdict import Verdict
 
 SHARES = {"cancels": 0.6, "overload": 0.25, "tenants": 0.05}
@@ -35,8 +34,10 @@ def main() -> int:
 
     verdicts: list[Verdict] = []
     try:
-        with penstock_server([*common, "--engine-in", options.engine_in]) as server:
-            work = cancels(server, duration_s=share("cancels"), seed=options.seed)
+        with penstock_server(
+            [*common, *cancels.ARGUMENTS, "--engine-in", options.engine_in]
+        ) as server:
+            work = cancels.cancels(server, duration_s=share("cancels"), seed=options.seed)
             verdicts.append(_show(asyncio.run(work)))
         with penstock_server([*common, *overload.ARGUMENTS]) as server:
             work = overload.overload(server, duration_s=share("overload"), seed=options.seed)
