@@ -149,15 +149,20 @@ def test_a_context_in_which_rotation_depends_on_neighbours_is_cut(tmp_path: Path
 def test_int8_weights_take_the_place_of_linear_layers(
     tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In torch where nothing is compiled; alone where a model is not known as a whole."""
+    """In torch where nothing is compiled, or the processor cannot multiply bytes (VNNI); alone where
+    a model is not known as a whole.
+    """
+    compiled = library()
+    in_bytes = isinstance(compiled, Library) and compiled.multiplies_bytes
 
     def kinds(kind: str, **settings: Any) -> set[type]:
         config = EngineConfig(model=str(tiny_model(kind)), quantization="int8", **settings)
         return {type(module) for module in load_model(config).model.modules()}
 
-    assert CompiledDecoder in kinds("llama")
+    assert (CompiledDecoder in kinds("llama")) == in_bytes
     found = kinds("gemma2")
-    assert NativeLinear in found
+    assert (NativeLinear in found) == in_bytes
+    assert (Int8Linear in found) != in_bytes
     assert torch.nn.Linear not in found
     for found in (kinds("llama", dtype="bfloat16"), _without_compiled(kinds, monkeypatch)):
         assert Int8Linear in found
