@@ -35,11 +35,11 @@ def check_fields(model: type[BaseModel], fields: Mapping[str, Any]) -> CheckedFi
     own = model.model_fields
     values = {name: value for name, value in fields.items() if name in own}
     sent_as: dict[str, str] = {}
-    ignored: list[str] = []
+    ignored: set[str] = set()
     for name in fields.keys() - own.keys():
         field = FIELDS.get(name)
         if field is None or field.kind == "hint":
-            ignored.append(name)
+            ignored.add(name)
         elif field.same_as in own:
             _rename(fields, field, values, sent_as)
         elif field.kind == "refused" or issubclass(model, GenerationBody):

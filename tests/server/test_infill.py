@@ -76,7 +76,10 @@ def test_what_is_nearest_to_the_middle_stays(pieces_server: ServeProcess) -> Non
     ids = prompt_of(pieces_server, **long, truncate_prompt_tokens=8)
     assert ids == [1, PRE, *before[-3:], SUF, *behind[:1], MID]
     with pieces_server.client() as client:
-        for fields in ({"truncate_prompt_tokens": 4}, {"truncation_side": "right"}):
+        for fields in (
+            {"truncate_prompt_tokens": 4},
+            {"truncation_side": "right", "truncate_prompt_tokens": 8},
+        ):
             answer = client.post("/v1/completions", json={**BODY, **fields})
             assert answer.status_code == 400
             assert answer.json()["error"]["param"] == next(iter(fields))
