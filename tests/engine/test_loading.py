@@ -149,8 +149,9 @@ def test_a_context_in_which_rotation_depends_on_neighbours_is_cut(tmp_path: Path
 def test_int8_weights_take_the_place_of_linear_layers(
     tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In torch where nothing is compiled, or the processor cannot multiply bytes (VNNI); alone where
-    a model is not known as a whole.
+    """In torch where nothing is compiled, or the processor does not multiply bytes (VNNI).
+
+    Alone where a model is not known as a whole.
     """
     compiled = library()
     in_bytes = isinstance(compiled, Library) and compiled.multiplies_bytes
