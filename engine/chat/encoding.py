@@ -129,7 +129,7 @@ class _Plain:
         data["added_tokens"] = [t for t in data["added_tokens"] if t["content"] not in markup]
         data["post_processor"] = data["truncation"] = data["padding"] = None
         self.tokenizer = Tokenizer.from_str(json.dumps(data))
-        # Nobody can guess them.
+        # A caller cannot predict them.
         self._control, self._cut = (f"\ufdd0{secrets.token_hex(16)}\ufdd1" for _ in range(2))
         self.tokenizer.add_special_tokens(
             [
