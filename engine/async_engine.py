@@ -111,6 +111,7 @@ class AsyncEngine:
         for generation in list(self._live.values()):
             self._cancel(generation, error)
         await self._host.stop()
+        self.tokenizer.close()
 
     def submit(self, request: Request) -> Generation:
         """Queue a request.

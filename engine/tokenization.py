@@ -101,6 +101,11 @@ class Tokenizer:
             batch = self.backend.decode_batch([list(ids)], skip_special_tokens=skip_special_tokens)
         return batch[0]
 
+    def close(self) -> None:
+        """End the processes that render chats."""
+        if self.chat_template is not None:
+            self.chat_template.close()
+
     def render_chat(
         self,
         messages: Sequence[Mapping[str, Any]],

@@ -74,6 +74,8 @@ class Workers:
             self._busy -= 1
             if keep and worker is not None:
                 self._idle.append(worker)
+            if not self.close.alive:  # it was closed meanwhile
+                _end(self._idle)
             self._changed.notify_all()
 
 
@@ -152,5 +154,5 @@ class _Worker:
 
 
 def _end(workers: list[_Worker]) -> None:
-    for worker in workers:
-        worker.end()
+    while workers:
+        workers.pop().end()

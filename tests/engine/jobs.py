@@ -83,6 +83,7 @@ def run(
     while built.engine.has_work:
         for output in built.engine.step():
             number = int(output.request_id)
+            assert output.failure is None, output.failure
             delta, ended_by_text = assemblies[number].feed(output)
             if delta is None:
                 continue

@@ -59,8 +59,8 @@ def called(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
         return call
 
-    def load(choice: Choice) -> Kernels:
-        kernels = backend.load(choice)
+    def load(choice: Choice, *, splits_keys: bool) -> Kernels:
+        kernels = backend.load(choice, splits_keys=splits_keys)
         assert kernels.backend == choice.backend
         if choice.backend == "torch":
             return kernels
