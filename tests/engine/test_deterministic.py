@@ -21,6 +21,15 @@ JOBS = [
     Job(prompt=[9, 11, 9, 11, 9, 11], params=SEEDED, logprobs=4),
     Job(prompt=[3], params=GREEDY, logprobs=4),
 ]
+SHORT = [
+    Job(
+        prompt=prompt,
+        params=SamplingParams(max_tokens=3, temperature=0, ignore_eos=True),
+        logprobs=4,
+    )
+    for prompt in ([5 + 7 * i for i in range(11)], [3, 9])
+]
+"""For a model of experts, whose products are interpreted one by one."""
 DRAFTS: list[Any] = [
     {"jacobi": {"window": 3, "init": "random", "adaptive": False}},
     {"lookahead": {"window": 3, "ngram": 3, "adaptive": False}},
@@ -33,18 +42,26 @@ def seen(answers: list[Answer]) -> list[Any]:
     return [(answer.tokens, answer.logprobs) for answer in answers]
 
 
-def alone(built: Built) -> list[Any]:
-    return [seen(run(built, [job]))[0] for job in JOBS]
+def alone(built: Built, jobs: list[Job] = JOBS) -> list[Any]:
+    return [seen(run(built, [job]))[0] for job in jobs]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["llama", "gpt_oss"])
-def test_company_chunks_drafts_and_prefixes(kind: str, tiny_model: TinyModel) -> None:
-    expected = alone(build(tiny_model(kind), prefix_cache=False, **SETTINGS))
-    built = build(tiny_model(kind), chunk_tokens=23, **SETTINGS)
-    assert seen(run(built, JOBS)) == expected
-    for drafting in DRAFTS if kind == "llama" else DRAFTS[:1]:
-        found = run(built, [job.with_decoding(drafting) for job in JOBS])
+@pytest.mark.parametrize(
+    ("kind", "jobs", "chunk_tokens", "drafts"),
+    [
+        pytest.param("llama", JOBS, 23, DRAFTS, id="llama"),
+        pytest.param("gpt_oss", SHORT, 7, DRAFTS[:1], id="gpt_oss"),
+    ],
+)
+def test_company_chunks_drafts_and_prefixes(
+    kind: str, jobs: list[Job], chunk_tokens: int, drafts: list[Any], tiny_model: TinyModel
+) -> None:
+    expected = alone(build(tiny_model(kind), prefix_cache=False, **SETTINGS), jobs)
+    built = build(tiny_model(kind), chunk_tokens=chunk_tokens, **SETTINGS)
+    assert seen(run(built, jobs)) == expected
+    for drafting in drafts:
+        found = run(built, [job.with_decoding(drafting) for job in jobs])
         assert seen(found) == expected
         assert "jacobi" not in drafting or all(answer.usage.drafted for answer in found)
 

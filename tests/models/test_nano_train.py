@@ -10,12 +10,13 @@ import torch
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
+    LlamaConfig,
     LlamaForCausalLM,
     PreTrainedTokenizerBase,
 )
 
 from penstock.engine.model.folder import EMBEDDED_MODEL as WEIGHTS
-from penstock.models.nano.training import train
+from penstock.models.nano.training import train, trainer
 from penstock.models.nano.training.batches import Encoded, Encoder, batch, collate, in_order, rows
 from penstock.models.nano.training.corpus import MIXES
 from penstock.models.nano.training.plan import (
@@ -24,6 +25,7 @@ from penstock.models.nano.training.plan import (
     Restart,
     TrainingPlan,
     learning_rate,
+    model_config,
 )
 from penstock.models.nano.training.stumbles import LEARNED_FROM_HERE
 from penstock.models.nano.training.train import export
@@ -31,6 +33,21 @@ from penstock.models.nano.training.trainer import Trainer, token_loss
 
 PLAN = TrainingPlan(steps=4, batch_tokens=256, row_tokens=128)
 CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A small model: what `Muon` does in bfloat16 takes minutes on a CPU without AVX-512."""
+
+    def config(vocab_size: int) -> LlamaConfig:
+        small = model_config(vocab_size)
+        small.hidden_size = small.intermediate_size = 64
+        small.num_hidden_layers = 1
+        small.head_dim = 16
+        return small
+
+    monkeypatch.setattr(trainer, "model_config", config)
+    monkeypatch.setattr(trainer, "_HELD_OUT_ROWS", 2)
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ The kind: a call into a library that keeps the lock for as long as its data is l
 wherever a long text or list crosses into one: tokenising, detokenising, chats, their rendering.
 """
 
+import json
 import threading
 import time
 from collections.abc import Iterator
@@ -48,12 +49,15 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 @pytest.mark.parametrize("case", CASES)
 def test_health_and_streams_go_on_beside_long_texts(long_server: ServeProcess, case: str) -> None:
     path, body = CASES[case]
+    content = json.dumps(body)
+    times = 10 if case == "detokenize" else 1
     gaps: dict[str, list[float]] = {"health": [], "stream": []}
     begun, over = threading.Event(), threading.Event()
 
     def ask() -> None:
         with long_server.client(120) as client:
-            client.post(path, json=body)
+            for _ in range(times):
+                client.post(path, content=content, headers={"Content-Type": "application/json"})
 
     def listen() -> None:
         stream = {"model": MODEL, "prompt": "q", "max_tokens": 5000, "ignore_eos": True}
@@ -79,13 +83,11 @@ def test_health_and_streams_go_on_beside_long_texts(long_server: ServeProcess, c
     took_s = time.monotonic() - began
     over.set()
     listener.join()
-    # Five of them one after another, each holding the lock, would stop everything for a fifth of
-    # the time at least; on a machine that is busy otherwise, everything takes its share longer.
-    for longest in map(max, gaps.values()):
-        assert longest < max(QUIET_S, took_s / 8), (
-            took_s,
-            {k: sorted(v)[-5:] for k, v in gaps.items()},
-        )
+    # With the lock held, others are served between two such calls at best: one long gap after
+    # another. Some gaps are long too where the machine is busy otherwise.
+    for of, found in gaps.items():
+        stood_still_s = sum(gap for gap in found if gap > QUIET_S)
+        assert stood_still_s < took_s / 4, (of, took_s, sorted(found)[-9:])
 
 
 def _gaps(
