@@ -101,9 +101,8 @@ def test_requests_need_nothing_that_was_not_launched(
     built = build(tiny_model(model), attention_backend="triton", **settings)
     assert not noted, "on a CPU nothing is launched at start-up"
     store = built.engine._store  # pyright: ignore[reportPrivateUsage]
-    scales: list[dict[str, Tensor]] = [dict(of_layer) for of_layer in store.scales]  # type: ignore[misc]
-    for cache in (*store.keys, *store.values, *(each for of in scales for each in of.values())):
-        cache.zero_()  # nothing is written, and what is read must be finite
+    for tensor in store._everything():  # pyright: ignore[reportPrivateUsage]
+        tensor.zero_()  # nothing is written, and what is read must be finite
     triton = load(Choice(backend="triton", reason="tested"))
     can = built.loaded.info.sparse_hindrance is None
     launch_all(built.loaded.model, store, triton, built.loaded.device, evicts=True, sparse=can)
