@@ -67,7 +67,11 @@ def send(connection: socket.socket, body: bytes) -> None:
 
 
 def receive(connection: socket.socket) -> bytes | None:
-    """The next message; None: the other end is gone."""
+    """The next message; None: the other end is gone.
+
+    Raises:
+        TimeoutError: it took longer than the socket may wait.
+    """
     head = _read(connection, _LENGTH.size)
     return None if head is None else _read(connection, _LENGTH.unpack(head)[0])
 
@@ -79,6 +83,8 @@ def _read(connection: socket.socket, size: int) -> bytes | None:
     while at < size:
         try:
             count = connection.recv_into(view[at:])
+        except TimeoutError:
+            raise
         except OSError:
             return None
         if count == 0:

@@ -7,11 +7,14 @@ import sys
 import threading
 import weakref
 from contextlib import suppress
+from typing import Final
 
 from ..waiting import CALLER, Caller, CallerLeftError
 from . import wire
 
 _NO_TIME = -int(signal.SIGPROF)
+_WALL_TIMES: Final = 15.0
+"""Its CPU time, within which a rendering must end: a process may also be stopped or starved."""
 
 
 class Workers:
@@ -48,7 +51,7 @@ class Workers:
             return wire.decode_reply(reply)
         if stopped:
             raise CallerLeftError
-        if status == _NO_TIME:
+        if status == _NO_TIME or worker.timed_out:
             return wire.Refused(f"it takes longer than {self._start.cpu_s:g} s", ended=True)
         return wire.Refused("it ends its process", ended=True)
 
@@ -122,16 +125,22 @@ class _Worker:
                 stdin=subprocess.DEVNULL,
             )
         self._connection = ours
+        self.timed_out = False
+        ours.settimeout(_WALL_TIMES * start.cpu_s)
         with suppress(OSError):  # a process that cannot start is noticed when it should answer
             wire.send(ours, wire.encode(start))
 
     def render(self, body: bytes) -> bytes | None:
-        """The reply; None: the process has ended."""
+        """The reply; None: the process has ended, if only because it took too long."""
         try:
             wire.send(self._connection, body)
+            return wire.receive(self._connection)
+        except TimeoutError:
+            self.timed_out = True
+            self.kill()
         except OSError:
-            return None
-        return wire.receive(self._connection)
+            pass
+        return None
 
     @property
     def is_alive(self) -> bool:
