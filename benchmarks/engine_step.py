@@ -25,6 +25,8 @@ from typing import Any
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 import torch
+from penstock.engine.attention.interface.interface import PagedStep
+from penstock.engine.core.step_outputs.output_state import Assembly
 from transformers import AutoModelForCausalLM
 
 from benchmarks.limits import (
@@ -39,8 +41,6 @@ from benchmarks.provenance import Provenance
 from benchmarks.results import write
 from benchmarks.stopwatch import Stopwatch
 from penstock.decoding.sampling_params import SamplingParams
-from penstock.engine.assembly import Assembly
-from penstock.engine.attention import PagedStep
 from penstock.engine.build import Built, build_engine
 from penstock.engine.config import EngineConfig
 from penstock.server.bench.report import plain_table

@@ -21,12 +21,12 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from matplotlib import rcParams
 from matplotlib.figure import Figure
+from penstock.engine.core.step_outputs.output_state import Assembly
 from tqdm import tqdm
 
 from benchmarks import results
 from benchmarks.provenance import ROOT, Provenance
 from penstock import SamplingParams
-from penstock.engine.assembly import Assembly
 from penstock.engine.build import Built, build_engine
 from penstock.engine.config import EngineConfig
 from penstock.models.nano.abilities import storytelling

@@ -9,7 +9,7 @@ from itertools import islice
 from random import Random
 from typing import Final
 
-from penstock.engine.tokenization import Tokenizer
+from penstock.engine.requests.tokenizer import Tokenizer
 from penstock.models.nano.abilities import recall, storytelling
 from penstock.models.nano.abilities.example import Example
 from penstock.models.nano.training.batches import Encoded, Encoder

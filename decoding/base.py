@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping, Sequence
@@ -30,15 +30,6 @@ SLOTS: dict[Slot, str] = {
     "drafter": "which guesses are verified beside the newest token",
     "controller": "which sequences live",
 }
-
-STRICT = ConfigDict(strict=True, frozen=True, extra="forbid")
-"""For models of parameters: no conversions, no unknown fields."""
-
-
-class NoParameters(BaseModel):
-    """Parameters of a method that has none."""
-
-    model_config = STRICT
 
 
 P = TypeVar("P", bound=BaseModel)

@@ -14,7 +14,8 @@ import torch
 from pydantic import BaseModel, Field, StringConstraints, model_validator
 from torch import Tensor
 
-from .base import STRICT, Prompt, Target
+from ..registry import STRICT
+from .base import Prompt, Target
 
 MAX_NEGATIVE_MESSAGES = 4096
 MAX_SCALE = 100.0

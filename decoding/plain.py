@@ -2,7 +2,8 @@
 
 from typing import TYPE_CHECKING
 
-from .base import NoParameters, Prompt, Target
+from ..registry import NoParameters
+from .base import Prompt, Target
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

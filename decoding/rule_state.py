@@ -8,7 +8,7 @@ import numpy as np
 from .pieces import Ids
 
 if TYPE_CHECKING:
-    from .logit_rules import CompiledRules
+    from .compiled_rules import CompiledRules
 
 _FEW = 8
 

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import BaseModel, Field, model_validator
 
-from .base import STRICT
+from ..registry import STRICT
 
 MAX_TOKENS = 2**24
 LEAST_TOKENS = 128

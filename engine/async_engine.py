@@ -18,18 +18,18 @@ from prometheus_client import CollectorRegistry
 from ..errors import EXITS, EngineDeadError, OverloadedError, PenstockError, UnavailableError
 from .build import build_engine
 from .config import EngineConfig
-from .engine import EngineStats
-from .evaluators import Evaluator, in_threads, registered
-from .generation import Generation
-from .host import EngineHost, ThreadHost
-from .intake import Intake
-from .loading import ModelInfo
-from .loop import Abort
-from .metrics import EngineCollector, RequestMetrics
-from .process_host import ProcessHost
-from .request import PART, ChoiceDelta, Request, StepOutput
-from .searching import Searching
-from .tokenization import Tokenizer
+from .loading.loader import ModelInfo
+from .outputs.generation import Generation
+from .outputs.metrics import EngineCollector, RequestMetrics
+from .requests.input_processor import Intake
+from .requests.tokenizer import Tokenizer
+from .search.async_search import Searching
+from .search.evaluators import Evaluator, in_threads, registered
+from .state.messages import Abort
+from .state.request import PART, ChoiceDelta, Request, StepOutput
+from .state.stats import EngineStats
+from .transport.host import EngineHost, ThreadHost
+from .transport.process import ProcessHost
 
 logger = logging.getLogger(__name__)
 

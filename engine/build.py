@@ -14,23 +14,23 @@ from ..kernels.backend import Kernels, choose, load
 from ..kvcache.base import CachePolicy
 from ..kvcache.store import KVStore
 from ..registry import Choice, Registry
-from .cache_dtype import cache_dtype
 from .config import EngineConfig
-from .deterministic import AS_THEY_ARE, deterministic
-from .engine import Engine
-from .evaluators import registered
-from .graphs import decode_graphs
-from .infill import infilling_of
-from .intake import Intake
-from .lean.compiled import CompiledDecoder
-from .loading import LoadedModel, ModelInfo, load_model
-from .memory import free_bytes, pool_pages
-from .model.stages import stage
-from .profile import CudaMeter, longest_prompt, step_bytes
-from .runner import ModelRunner
-from .threads import torch_gets_one
-from .tokenization import Tokenizer
-from .warmup import warm_up
+from .core.engine import Engine
+from .loading.loader import LoadedModel, ModelInfo, load_model
+from .loading.stages import stage
+from .model.cache_dtype import cache_dtype
+from .model.cuda_graphs import decode_graphs
+from .model.fused.compiled import CompiledDecoder
+from .model.memory import free_bytes, pool_pages
+from .model.numerics import AS_THEY_ARE, deterministic
+from .model.profile import CudaMeter, longest_prompt, step_bytes
+from .model.runner import ModelRunner
+from .model.threads import torch_gets_one
+from .model.warmup import warm_up
+from .requests.infill import infilling_of
+from .requests.input_processor import Intake
+from .requests.tokenizer import Tokenizer
+from .search.evaluators import registered
 
 logger = logging.getLogger(__name__)
 

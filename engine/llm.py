@@ -10,14 +10,14 @@ from tqdm import tqdm
 from ..decoding.sampling_params import SamplingParams
 from ..errors import GenerationError
 from ..registry import Spec
-from .assembly import Assembly
 from .build import build_engine
-from .chat.template import RenderedChat
 from .config import EngineConfig
-from .engine import EngineStats
-from .evaluators import registered
-from .intake import Prompt
-from .request import (
+from .outputs.output_state import Assembly
+from .requests.chat.template import RenderedChat
+from .requests.prompt import Prompt
+from .search.evaluators import registered
+from .search.sync_search import SyncSearch
+from .state.request import (
     PART,
     ChoiceDelta,
     Conversation,
@@ -27,7 +27,7 @@ from .request import (
     Trace,
     Usage,
 )
-from .sync_search import SyncSearch
+from .state.stats import EngineStats
 
 Message = Mapping[str, Any]
 

@@ -4,12 +4,9 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict
+from pydantic import BaseModel, BeforeValidator
 
 from penstock.validation import show, whole
-
-STRICT = ConfigDict(strict=True, frozen=True, extra="forbid")
-"""For models of parameters: no conversions, no unknown fields."""
 
 MAX_TOKENS = 2**24
 
@@ -30,12 +27,6 @@ Amount = Annotated[int | float, BeforeValidator(_checked)]
 """So many tokens (an integer), or that share of the prompt (a number with a point, up to 1.0)."""
 
 Score = Literal["sum", "mean", "decay"]
-
-
-class NoParameters(BaseModel):
-    """Parameters of a policy that has none."""
-
-    model_config = STRICT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,6 +1,7 @@
 """The default policy: every key and value stays until the sequence ends."""
 
-from .base import CachePolicy, NoParameters
+from ..registry import NoParameters
+from .base import CachePolicy
 
 
 class Full(CachePolicy[NoParameters]):

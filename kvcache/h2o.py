@@ -5,7 +5,8 @@ A few keys receive most of the attention. Each head keeps those, and the newest 
 
 from pydantic import BaseModel, Field, model_validator
 
-from .base import MAX_TOKENS, STRICT, Amount, CachePolicy, Retention, Score, tokens_of
+from ..registry import STRICT
+from .base import MAX_TOKENS, Amount, CachePolicy, Retention, Score, tokens_of
 
 
 class H2OParameters(BaseModel):

@@ -2,7 +2,8 @@
 
 from pydantic import BaseModel, Field
 
-from .base import STRICT, Amount, CachePolicy, Retention, tokens_of
+from ..registry import STRICT
+from .base import Amount, CachePolicy, Retention, tokens_of
 
 
 class WindowParameters(BaseModel):

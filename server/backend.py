@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from ..engine.intake import Intake
-    from ..engine.request import ChoiceDelta, Request, TokenLogprobs, Trace, Usage
-    from ..engine.tokenization import Tokenizer
+    from ..engine.requests.input_processor import Intake
+    from ..engine.requests.tokenizer import Tokenizer
+    from ..engine.state.request import ChoiceDelta, Request, TokenLogprobs, Trace, Usage
 
 
 class ModelInfo(Protocol):

@@ -53,7 +53,7 @@ def run_doctor(settings: DoctorSettings) -> int:
 
 def _model(name: str) -> str:
     from ..engine.config import EngineConfig
-    from ..engine.loading import load_model
+    from ..engine.loading.loader import load_model
 
     configure_logging("warning")
     loaded = load_model(EngineConfig(model=name))
@@ -103,7 +103,7 @@ def _hardware() -> Iterator[Row]:
     import psutil
     import torch
 
-    from ..engine.cache_dtype import NAMED, works
+    from ..engine.model.cache_dtype import NAMED, works
 
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):

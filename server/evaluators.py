@@ -23,7 +23,7 @@ from tenacity import wait_random_exponential as backoff
 from penstock.errors import EvaluatorError
 
 if TYPE_CHECKING:
-    from ..engine.evaluators import Evaluator
+    from ..engine.search.evaluators import Evaluator
 
 logger = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from penstock.errors import ConfigurationError
 
 from ..decoding.sampling_params import SamplingParams
 from ..engine.config import EngineConfig
-from ..engine.request import Conversation
+from ..engine.state.request import Conversation
 from .command_settings import CommandSettings, as_json
 from .loading import load_engine
 from .log import configure_logging

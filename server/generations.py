@@ -13,7 +13,7 @@ from .protocol.plan import ChoiceResult
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Generator, Sequence
 
-    from ..engine.request import ChoiceDelta, Request
+    from ..engine.state.request import ChoiceDelta, Request
     from .backend import Backend, Generation
 
 

@@ -16,7 +16,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from penstock.errors import OverloadedError
 
-from ..engine.waiting import CALLER, Caller
+from ..engine.requests.caller import CALLER, Caller
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -11,7 +11,7 @@ from penstock.errors import ConfigurationError
 if TYPE_CHECKING:
     from starlette.requests import Request
 
-    from ..engine.request import Request as EngineRequest
+    from ..engine.state.request import Request as EngineRequest
 
 MAX_WEIGHT: Final = 1000.0
 MAX_PRIORITY: Final = 2**31 - 1

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from starlette.types import Receive, Scope, Send
 
-    from ..engine.request import Request
+    from ..engine.state.request import Request
     from .backend import Backend, Generation
     from .protocol.plan import StreamWriter
 

@@ -12,7 +12,8 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from ..base import STRICT, DraftContext, Drafter, Drafting
+from ...registry import STRICT
+from ..base import DraftContext, Drafter, Drafting
 from ..sampling import Row
 from .acceptance import acceptance_of
 from .chain import MAX_WINDOW, ChainDrafting

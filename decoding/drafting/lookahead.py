@@ -18,7 +18,8 @@ from typing import Final
 
 from pydantic import BaseModel, Field
 
-from ..base import STRICT, DraftContext, Drafter, Drafting
+from ...registry import STRICT
+from ..base import DraftContext, Drafter, Drafting
 from ..sampling import Row
 from .draft import Draft
 

@@ -10,7 +10,8 @@ from typing import Final
 
 from pydantic import BaseModel, Field, model_validator
 
-from ..base import STRICT, DraftContext, Drafter, Drafting
+from ...registry import STRICT
+from ..base import DraftContext, Drafter, Drafting
 from ..sampling import Row
 from . import compiled, suggest
 from .chain import MAX_WINDOW, SIZES

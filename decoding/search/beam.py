@@ -14,7 +14,8 @@ from pydantic import BaseModel, Field
 
 from penstock.errors import RequestError
 
-from ..base import STRICT, Controller, SearchContext, SearchLimits
+from ...registry import STRICT
+from ..base import Controller, SearchContext, SearchLimits
 from .budget import Budget
 from .operations import (
     NO_ALLOWED_TOKEN,

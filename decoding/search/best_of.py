@@ -8,7 +8,8 @@ from pydantic import BaseModel, Field, StringConstraints, model_validator
 
 from penstock.errors import ContextLengthError, RequestError
 
-from ..base import STRICT, Controller, SearchContext, SearchLimits
+from ...registry import STRICT
+from ..base import Controller, SearchContext, SearchLimits
 from .budget import Budget
 from .operations import (
     Answer,

@@ -2,7 +2,7 @@
 
 from pydantic import BaseModel, Field
 
-from ..base import STRICT
+from ...registry import STRICT
 
 MAX_THOUGHTS = 100_000
 MAX_SEQUENCES = 4096

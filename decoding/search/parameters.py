@@ -5,7 +5,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, Field, StringConstraints, field_validator, model_validator
 
-from ..base import STRICT
+from ...registry import STRICT
 from .budget import Budget
 from .prompts import Prompts
 from .tasks.base import Algorithm, Defaults, Task, plain

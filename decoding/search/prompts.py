@@ -16,7 +16,7 @@ from typing import Annotated, Final
 
 from pydantic import AfterValidator, BaseModel, StringConstraints
 
-from ..base import STRICT
+from ...registry import STRICT
 
 MAX_PROMPT: Final = 16_384
 MAX_FIELDS: Final = 32

@@ -6,8 +6,9 @@ import torch
 from pydantic import BaseModel, Field
 from torch import Tensor
 
-from penstock.decoding.base import STRICT, Prompt, Target
+from penstock.decoding.base import Prompt, Target
 from penstock.errors import RequestError
+from penstock.registry import STRICT
 
 
 class ContextAwareParameters(BaseModel):

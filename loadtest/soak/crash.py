@@ -30,7 +30,7 @@ async def crash(server: ServerProcess) -> Verdict:
     engines = [
         child
         for child in psutil.Process(server.pid).children(recursive=True)
-        if "penstock.engine.process" in child.cmdline()
+        if "penstock.engine.transport.child" in child.cmdline()
     ]
     verdict.expect(len(engines) == 1, f"{len(engines)} engine processes")
     for engine in engines:

@@ -14,7 +14,7 @@ from .usage import RunningUsage, usage_object
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ...engine.request import ChoiceDelta
+    from ...engine.state.request import ChoiceDelta
     from .completion_body import CompletionBody
     from .plan import Answered, ChoiceResult, Plan
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ...engine.detokenizer import spell
+from ...engine.outputs.detokenizer import spell
 
 if TYPE_CHECKING:
-    from ...engine.request import Request
-    from ...engine.tokenization import Tokenizer
+    from ...engine.requests.tokenizer import Tokenizer
+    from ...engine.state.request import Request
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,7 @@ from pydantic import ConfigDict, Field
 from penstock.errors import RequestError
 
 from ...decoding.sampling_params import MAX_LOGPROBS, SamplingParams
-from ...engine.truncation import Side, Truncation
+from ...engine.requests.truncation import Side, Truncation
 from .field_table import FIELDS
 from .fields import (
     STRICT,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ...engine.request import TokenLogprobs
+    from ...engine.state.request import TokenLogprobs
     from .spelling import Spelling
 
 LEAST_LOGPROB = -9999.0  # JSON has no minus infinity; OpenAI sends this

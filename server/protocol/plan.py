@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from ...engine.request import ChoiceDelta, FinishReason, Request, TokenLogprobs, Trace, Usage
+    from ...engine.state.request import (
+        ChoiceDelta,
+        FinishReason,
+        Request,
+        TokenLogprobs,
+        Trace,
+        Usage,
+    )
     from .echo import Echo
     from .generation import GenerationBody
     from .spelling import Spelling

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from ...decoding.base import TraceLevel
     from ...decoding.search.operations import Node
-    from ...engine.request import Request
+    from ...engine.state.request import Request
     from .plan import Answered
 
 EVENT = b"event: penstock.node\n"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Self
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from ...engine.tokenization import Tokenizer
+    from ...engine.requests.tokenizer import Tokenizer
     from .generation import GenerationBody
 
 _BY_ID = "token_id:"  # vLLM's form

@@ -9,7 +9,7 @@ import orjson
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ...engine.request import ChoiceDelta, Request, Usage
+    from ...engine.state.request import ChoiceDelta, Request, Usage
     from .plan import Answered
 
 

@@ -9,7 +9,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ...engine.request import Conversation
+from ...engine.state.request import Conversation
 from ..openapi import documented
 from ..presets import served_model
 from ..protocol.answers import ChatCompletion, ChatCompletionChunk

@@ -28,7 +28,7 @@ from .common import (
 )
 
 if TYPE_CHECKING:
-    from ...engine.request import Request as EngineRequest
+    from ...engine.state.request import Request as EngineRequest
     from ..backend import Backend
     from ..presets import Preset, Presets
 

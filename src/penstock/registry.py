@@ -9,10 +9,19 @@ from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import Any, Generic, Protocol, TypeVar, cast
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from .errors import ConfigurationError, RequestError
 from .validation import deepest, from_json, path_of, sentence
+
+STRICT = ConfigDict(strict=True, frozen=True, extra="forbid")
+"""For models of parameters: no conversions, no unknown fields."""
+
+
+class NoParameters(BaseModel):
+    """Parameters of a method that has none."""
+
+    model_config = STRICT
 
 
 class Method(Protocol):

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from penstock.engine.attention.interface.interface import PagedStep
 
 from benchmarks.engine_step import (
     PARTS,
@@ -15,7 +16,6 @@ from benchmarks.engine_step import (
     summarise,
     watched,
 )
-from penstock.engine.attention import PagedStep
 
 
 def test_parts_add_up_to_the_step() -> None:

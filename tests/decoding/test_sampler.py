@@ -11,8 +11,9 @@ import torch
 from penstock.decoding.gumbel import row_keys
 from penstock.decoding.pieces import Pieces
 from penstock.decoding.rule_state import RuleState
+from penstock.decoding.rules import Rules
 from penstock.decoding.sampler import NOTHING, Sampler
-from penstock.decoding.sampling import Rules, Sampling
+from penstock.decoding.sampling import Sampling
 from penstock.kernels.gumbel_argmax.reference import gumbel_noise
 
 VOCAB = 40

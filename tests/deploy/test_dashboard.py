@@ -4,10 +4,10 @@ import json
 import re
 from pathlib import Path
 
+from penstock.engine.core.step_outputs.metrics import EngineCollector, RequestMetrics
 from prometheus_client import CollectorRegistry
 
-from penstock.engine.engine import EngineStats
-from penstock.engine.metrics import EngineCollector, RequestMetrics
+from penstock.engine.state.stats import EngineStats
 from penstock.server.metrics import HttpMetrics
 
 DASHBOARD = Path(__file__).parents[2] / "deploy" / "grafana.json"

@@ -4,22 +4,16 @@ from collections.abc import Callable, Generator
 from dataclasses import replace
 from typing import Any
 
+from penstock.engine.search.driver.sync_search import SyncSearch
 from pydantic import BaseModel
 
 from penstock import SamplingParams
-from penstock.decoding.base import (
-    Controller,
-    DecodingMethod,
-    NoParameters,
-    SearchContext,
-    SearchLimits,
-)
+from penstock.decoding.base import Controller, DecodingMethod, SearchContext, SearchLimits
 from penstock.decoding.search.budget import Budget
 from penstock.decoding.search.operations import Operation, Outcome
 from penstock.engine.build import Built
-from penstock.engine.request import ChoiceDelta, Request, StepOutput
-from penstock.engine.sync_search import SyncSearch
-from penstock.registry import Registry, Spec
+from penstock.engine.state.request import ChoiceDelta, Request, StepOutput
+from penstock.registry import NoParameters, Registry, Spec
 
 Steps = Generator[Operation | list[Operation], Any, Outcome]
 Body = Callable[[SearchContext], Steps]

@@ -7,7 +7,7 @@ import pytest
 
 from penstock import SamplingParams
 from penstock.engine.build import Built
-from penstock.engine.request import StepOutput
+from penstock.engine.state.request import StepOutput
 from penstock.kernels.transfer import Arriving
 from tests.conftest import TinyModel
 from tests.engine.jobs import Job, prepare, run

@@ -15,11 +15,11 @@ from penstock import LLM, SamplingParams
 from penstock.engine.async_engine import AsyncEngine, Generation
 from penstock.engine.build import build_engine
 from penstock.engine.config import EngineConfig
-from penstock.engine.host import ThreadHost
-from penstock.engine.request import Request
-from penstock.engine.runner import ModelRunner
-from penstock.engine.step import Step
-from penstock.engine.tokenization import Tokenizer
+from penstock.engine.model.runner import ModelRunner
+from penstock.engine.requests.tokenizer import Tokenizer
+from penstock.engine.state.request import Request
+from penstock.engine.state.step import Step
+from penstock.engine.transport.host import ThreadHost
 from penstock.errors import EngineDeadError, OverloadedError, RequestError, UnavailableError
 from tests.conftest import TinyModel
 

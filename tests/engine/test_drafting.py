@@ -10,13 +10,13 @@ import pytest
 from pydantic import BaseModel
 
 from penstock import SamplingParams
-from penstock.decoding.base import DraftContext, Drafter, Drafting, NoParameters
+from penstock.decoding.base import DraftContext, Drafter, Drafting
 from penstock.decoding.drafting.draft import Draft
 from penstock.decoding.sampling import Row
 from penstock.engine.build import Built
-from penstock.engine.drafting import DraftPlanner
-from penstock.engine.request import Request
-from penstock.registry import Choice, Spec
+from penstock.engine.speculation.planner import DraftPlanner
+from penstock.engine.state.request import Request
+from penstock.registry import Choice, NoParameters, Spec
 from tests.conftest import TinyModel
 from tests.engine.jobs import Answer, Job, build, prepare, run
 

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 from penstock import LLM, SamplingParams
 from penstock.engine.build import Built, build_engine
 from penstock.engine.config import EngineConfig
-from penstock.engine.request import Request
+from penstock.engine.state.request import Request
 from tests.conftest import TinyModel
 from tests.engine.reference import greedy
 

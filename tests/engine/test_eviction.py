@@ -7,7 +7,7 @@ import pytest
 
 from penstock import SamplingParams
 from penstock.engine.build import Built
-from penstock.engine.request import Request
+from penstock.engine.state.request import Request
 from penstock.kvcache.h2o import H2O_POLICY, H2OParameters
 from penstock.kvcache.window import WINDOW, WindowParameters
 from penstock.registry import Choice

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from penstock import SamplingParams
 from penstock.engine.build import Built
-from penstock.engine.request import TokenLogprobs
-from penstock.engine.sequence import Sequence
+from penstock.engine.state.request import TokenLogprobs
+from penstock.engine.state.sequence import Sequence
 from tests.conftest import TinyModel
 from tests.engine.jobs import Job, build, run
 from tests.engine.test_eviction import h2o, with_policy

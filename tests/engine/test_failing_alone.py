@@ -16,23 +16,15 @@ from pydantic import BaseModel
 from torch import Tensor
 
 from penstock import SamplingParams
-from penstock.decoding.base import (
-    DraftContext,
-    Drafter,
-    Drafting,
-    NoParameters,
-    Prompt,
-    SearchContext,
-    Target,
-)
+from penstock.decoding.base import DraftContext, Drafter, Drafting, Prompt, SearchContext, Target
 from penstock.decoding.drafting.draft import Draft
 from penstock.decoding.sampling import Row
 from penstock.decoding.search.operations import Answer, Generate, Outcome
 from penstock.engine.build import Built
-from penstock.engine.engine import Engine
-from penstock.engine.request import Request, StepOutput
+from penstock.engine.core.engine import Engine
+from penstock.engine.state.request import Request, StepOutput
 from penstock.errors import GenerationError
-from penstock.registry import Choice
+from penstock.registry import Choice, NoParameters
 from tests.conftest import TinyModel
 from tests.engine.jobs import Job, build, prepare
 from tests.engine.searches import Run, Steps, search_request, with_controller

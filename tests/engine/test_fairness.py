@@ -15,8 +15,8 @@ import pytest
 from penstock import SamplingParams
 from penstock.engine.build import Built, build_engine
 from penstock.engine.config import EngineConfig
-from penstock.engine.request import StepOutput
-from penstock.engine.step import Step
+from penstock.engine.state.request import StepOutput
+from penstock.engine.state.step import Step
 from tests.conftest import TinyModel
 
 BASE_S, ROW_S = 0.004, 0.0005

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from penstock import SamplingParams
 from penstock.engine.build import Built
-from penstock.engine.graphs import DecodeGraphs, Executor, Rerun, sizes_up_to, usable
+from penstock.engine.model.cuda_graphs import DecodeGraphs, Executor, Rerun, sizes_up_to, usable
 from penstock.kernels.backend import Choice, load
 from penstock.kernels.transfer import Staging
 from tests.conftest import TinyModel
@@ -136,7 +136,7 @@ def test_guesses_behind_long_contexts_go_without(
     most: int, replays: int, tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Three guesses behind eight tokens: as rows of their own they read eleven keys each again."""
-    monkeypatch.setattr("penstock.engine.graphs.MOST_AGAIN", most)
+    monkeypatch.setattr("penstock.engine.model.cuda_graphs.MOST_AGAIN", most)
     built = on_triton(tiny_model("llama"))
     executor = Counting()
     with_graphs(built, executor)

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock.engine.infill import Infilling, infilling_of
-from penstock.engine.tokenization import Tokenizer
+from penstock.engine.requests.infill import Infilling, infilling_of
+from penstock.engine.requests.tokenizer import Tokenizer
 from tests.tiny import byte_tokenizer
 
 FAMILIES: dict[str, tuple[list[str], str, list[str]]] = {

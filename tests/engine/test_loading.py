@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 import torch
+from penstock.engine.loading.loader.folder import EMBEDDED_MODEL
+from penstock.engine.loading.loader.loader import load_model
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from penstock.engine.config import EngineConfig
-from penstock.engine.lean.compiled import CompiledDecoder
-from penstock.engine.loading import load_model
-from penstock.engine.model.folder import EMBEDDED_MODEL
+from penstock.engine.model.fused.compiled import CompiledDecoder
 from penstock.errors import ConfigurationError, UnsupportedModelError
 from penstock.kernels.linear.int8 import Int8Linear
 from penstock.kernels.linear.native import NativeLinear
@@ -125,7 +125,7 @@ def test_a_model_that_cannot_be_rewritten_runs_as_it_is(
         model.lm_head = torch.nn.Identity()  # half-way through
         raise KeyError("whatever")
 
-    monkeypatch.setattr("penstock.engine.lean.prepare.rewrite", refuse)
+    monkeypatch.setattr("penstock.engine.model.fused.prepare.rewrite", refuse)
     loaded = load_model(EngineConfig(model=str(tiny_model("llama"))))
     assert type(loaded.model).__name__ == "LlamaForCausalLM"
     assert not isinstance(loaded.model.get_submodule("lm_head"), torch.nn.Identity)
@@ -173,7 +173,9 @@ def test_int8_weights_take_the_place_of_linear_layers(
 def _without_compiled(
     kinds: Callable[[str], set[type]], monkeypatch: pytest.MonkeyPatch
 ) -> set[type]:
-    monkeypatch.setattr("penstock.engine.lean.linears.library", lambda: Unavailable("in a test"))
+    monkeypatch.setattr(
+        "penstock.engine.model.fused.linears.library", lambda: Unavailable("in a test")
+    )
     return kinds("llama")
 
 
@@ -198,7 +200,7 @@ def test_int8_on_a_processor_without_its_instructions_warns(
     found = library()
     assert isinstance(found, Library)
     without = replace(found, multiplies_bytes=False) if compiled else Unavailable("in a test")
-    monkeypatch.setattr("penstock.engine.lean.linears.library", lambda: without)
+    monkeypatch.setattr("penstock.engine.model.fused.linears.library", lambda: without)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
     load_model(EngineConfig(model=str(tiny_model("llama")), quantization="int8"))
     assert ("VNNI" in caplog.text) is warns

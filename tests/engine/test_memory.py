@@ -10,8 +10,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from penstock.decoding.sparse_parameters import SparsePrefillParameters
-from penstock.engine.memory import pages_of
-from penstock.engine.profile import DEAREST, longest_prompt, step_bytes
+from penstock.engine.model.memory import pages_of
+from penstock.engine.model.profile import DEAREST, longest_prompt, step_bytes
 from penstock.errors import ConfigurationError
 from penstock.kernels.backend import Backend, Choice, load
 from tests.conftest import TinyModel

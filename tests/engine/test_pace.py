@@ -10,15 +10,15 @@ import pytest
 from pydantic import BaseModel
 
 from penstock import SamplingParams
-from penstock.decoding.base import DraftContext, Drafter, Drafting, NoParameters, Vocabulary
+from penstock.decoding.base import DraftContext, Drafter, Drafting, Vocabulary
 from penstock.decoding.drafting.draft import Draft
 from penstock.decoding.sampling import Row
 from penstock.engine.build import Built
-from penstock.engine.decode import Decoded
-from penstock.engine.drafting import DraftPlanner
-from penstock.engine.pace import Pace
-from penstock.engine.sequence import Sequence
-from penstock.registry import Choice
+from penstock.engine.speculation.planner import DraftPlanner
+from penstock.engine.speculation.step_cost import Pace
+from penstock.engine.state.sequence import Sequence
+from penstock.engine.state.step import Decoded
+from penstock.registry import Choice, NoParameters
 from tests.conftest import TinyModel
 from tests.engine.jobs import Job, build, prepare
 

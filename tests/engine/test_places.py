@@ -11,13 +11,13 @@ from collections.abc import Callable
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from penstock.engine.core.step_outputs.detokenizer import Detokenizer, spell
 from tokenizers import Tokenizer as Rust
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from penstock.engine.detokenizer import Detokenizer, spell
-from penstock.engine.intake_prompt import IntakePrompt
-from penstock.engine.tokenization import Tokenizer
+from penstock.engine.requests.prompt import IntakePrompt
+from penstock.engine.requests.tokenizer import Tokenizer
 from tests.server.scripted import Script, ScriptedEngine
 from tests.tiny import byte_tokenizer, sentencepiece_tokenizer, token_of
 

@@ -17,8 +17,8 @@ from prometheus_client import CollectorRegistry
 from penstock import LLM, SamplingParams
 from penstock.engine.async_engine import AsyncEngine
 from penstock.engine.config import EngineConfig
-from penstock.engine.request import ChoiceDelta, StepOutput, TokenLogprobs
-from penstock.engine.wire import (
+from penstock.engine.state.request import ChoiceDelta, StepOutput, TokenLogprobs
+from penstock.engine.transport.wire import (
     Frames,
     Stepped,
     Submitted,
@@ -56,7 +56,9 @@ def serve(tiny_model: TinyModel, caplog: pytest.LogCaptureFixture) -> Serve:
         engine = AsyncEngine.load(config, registry=CollectorRegistry(), clock=time.monotonic)
         # Another renders chat templates.
         started = (child for child in children() if child not in before)
-        (process,) = (child for child in started if "penstock.engine.process" in child.cmdline())
+        (process,) = (
+            child for child in started if "penstock.engine.transport.child" in child.cmdline()
+        )
 
         async def main() -> None:
             engine.start()
@@ -177,7 +179,7 @@ def test_signals_to_the_whole_group_leave_it_running(
 SERVER = """
 import os, sys, time
 from penstock.engine.config import EngineConfig
-from penstock.engine.process_host import ProcessHost
+from penstock.engine.transport.process import ProcessHost
 if sys.argv[2] == "loading":
     ProcessHost._wait_until_ready = lambda self: print(self._process.pid, flush=True) or os._exit(0)
 host = ProcessHost(EngineConfig(model=sys.argv[1], kv_cache_memory=0.01), time.monotonic)

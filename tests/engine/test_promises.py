@@ -2,7 +2,7 @@
 
 import pytest
 
-from penstock.engine.promises import Promises
+from penstock.engine.state.calibration import Promises
 
 
 def test_promises_that_are_kept_are_believed() -> None:

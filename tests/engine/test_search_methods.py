@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 import torch
+from penstock.engine.search.driver.subrequests import Context
 
 from penstock import SamplingParams
 from penstock.engine.build import Built
-from penstock.engine.parts import Context
-from penstock.engine.request import Conversation
-from penstock.engine.tokenization import Tokenizer
+from penstock.engine.requests.tokenizer import Tokenizer
+from penstock.engine.state.request import Conversation
 from penstock.errors import RequestError
 from tests.conftest import TinyModel
 from tests.engine.jobs import Job, build, run

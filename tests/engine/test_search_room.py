@@ -9,7 +9,7 @@ from penstock.decoding.base import SearchContext
 from penstock.decoding.search.operations import Generate, State
 from penstock.engine.build import Built, build_engine
 from penstock.engine.config import EngineConfig
-from penstock.engine.step import Step
+from penstock.engine.state.step import Step
 from tests.conftest import TinyModel
 from tests.engine.jobs import build
 from tests.engine.searches import Run, Steps, search_request, with_controller

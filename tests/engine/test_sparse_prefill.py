@@ -132,7 +132,7 @@ def test_equals_a_naive_model(
     name: str, tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # A rewritten model has the elements of its keys in another order: other buckets, as good.
-    monkeypatch.setattr("penstock.engine.loading.make_lean", _as_it_is)
+    monkeypatch.setattr("penstock.engine.loading.loader.make_lean", _as_it_is)
     folder = tiny_model("llama")
     prompt = PROMPT[:170]
     found = answer(build(folder), job(SPECS[name], prompt))

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from penstock.engine.threads import torch_threads, usable_cores
+from penstock.engine.model.threads import torch_threads, usable_cores
 
 NANO, LARGE = 22 << 20, 28 << 30
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from penstock.engine import build as building
-from penstock.engine import warmup
-from penstock.engine.warmup import launch_all, warm_up
+from penstock.engine.model import warmup
+from penstock.engine.model.warmup import launch_all, warm_up
 from penstock.kernels.backend import TORCH, Choice, load
 from tests.conftest import TinyModel
 from tests.engine.jobs import Job, build, run

@@ -7,6 +7,7 @@ from typing import cast
 
 import pytest
 import torch
+from penstock.engine.loading.loader.folder import EMBEDDED_MODEL as WEIGHTS
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -15,7 +16,6 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from penstock.engine.model.folder import EMBEDDED_MODEL as WEIGHTS
 from penstock.models.nano.training import train, trainer
 from penstock.models.nano.training.batches import Encoded, Encoder, batch, collate, in_order, rows
 from penstock.models.nano.training.corpus import MIXES

@@ -6,6 +6,7 @@ from typing import Any, cast
 
 import pytest
 import torch
+from penstock.engine.loading.loader.folder import EMBEDDED_MODEL as WEIGHTS
 from safetensors.torch import load_file
 from transformers import (
     AutoModelForCausalLM,
@@ -15,7 +16,6 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from penstock.engine.model.folder import EMBEDDED_MODEL as WEIGHTS
 from penstock.models.nano.training.batches import Encoder, collate, rows
 from penstock.models.nano.training.plan import TrainingPlan
 from penstock.models.nano.training.trainer import token_loss

@@ -23,9 +23,9 @@ from penstock.decoding.plain import PLAIN
 from penstock.decoding.search.budget import Budget
 from penstock.engine.async_engine import AsyncEngine
 from penstock.engine.config import EngineConfig
-from penstock.engine.intake import Intake
-from penstock.engine.request import ChoiceDelta, Request, TokenLogprobs, Usage
-from penstock.engine.tokenization import Tokenizer
+from penstock.engine.requests.input_processor import Intake
+from penstock.engine.requests.tokenizer import Tokenizer
+from penstock.engine.state.request import ChoiceDelta, Request, TokenLogprobs, Usage
 from penstock.errors import PenstockError
 from penstock.kvcache.base import CachePolicy
 from penstock.kvcache.full import FULL

@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 from transformers import PreTrainedTokenizerFast
 
-from penstock.engine.tokenization import Tokenizer
+from penstock.engine.requests.tokenizer import Tokenizer
 from tests.server.scripted import (
     CONTEXT,
     Script,

@@ -87,7 +87,7 @@ def test_panic_in_one_answers_text_is_its_own(
     real: Callable[[], Backend], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Detokenising is done on the loop, for all that a step has brought."""
-    from penstock.engine.detokenizer import Detokenizer
+    from penstock.engine.core.step_outputs.detokenizer import Detokenizer
 
     push = Detokenizer.push
     marked: list[Detokenizer] = []
@@ -110,7 +110,7 @@ def test_panic_in_one_answers_text_is_its_own(
 def test_panic_in_the_engines_loop_is_a_dead_engine(
     real: Callable[[], Backend], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from penstock.engine.engine import Engine
+    from penstock.engine.core.engine import Engine
 
     with caplog.at_level(logging.ERROR), scripted(load=real) as server, server.client() as client:
         monkeypatch.setattr(Engine, "step", panic)

@@ -8,8 +8,8 @@ from typing import Any
 import orjson
 import pytest
 
-from penstock.engine.request import TokenLogprobs, Usage
-from penstock.engine.tokenization import Tokenizer
+from penstock.engine.requests.tokenizer import Tokenizer
+from penstock.engine.state.request import TokenLogprobs, Usage
 from penstock.errors import (
     ContextLengthError,
     EngineDeadError,

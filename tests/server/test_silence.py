@@ -17,7 +17,7 @@ from typing import Any, cast
 import pytest
 
 from penstock.decoding.sampling_params import SamplingParams
-from penstock.engine.request import ChoiceDelta
+from penstock.engine.state.request import ChoiceDelta
 from penstock.server.streaming import EventStream
 from tests.server.scripted import Script, ScriptedEngine, ScriptedGeneration
 

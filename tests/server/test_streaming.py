@@ -8,7 +8,7 @@ from typing import Any
 import openai
 import pytest
 
-from penstock.engine.request import ChoiceDelta, TokenLogprobs
+from penstock.engine.state.request import ChoiceDelta, TokenLogprobs
 from penstock.errors import EngineDeadError, OverloadedError, PenstockError, UnavailableError
 from tests.server.scripted import MODEL, Script, scripted, text_deltas, until
 

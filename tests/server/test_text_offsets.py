@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from penstock.engine.tokenization import Tokenizer
+from penstock.engine.requests.tokenizer import Tokenizer
 from tests.server.process import ServeProcess
 from tests.tiny import byte_tokenizer, sentencepiece_tokenizer
 

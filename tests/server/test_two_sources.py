@@ -2,7 +2,7 @@
 
 The kind: two sources of one truth. generation_config names one end of an answer and the tokenizer
 another; `max_position_embeddings` is the length of training, and the rotary embedding is made for
-four times that. Every source and every rotary embedding: tests/engine/model.
+four times that. Every source and every rotary embedding: tests/engine/loading.
 """
 
 from collections.abc import Iterator

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken
 
-from penstock.engine.chat.template import RenderedChat
-from penstock.engine.tokenization import Tokenizer
+from penstock.engine.requests.chat.template import RenderedChat
+from penstock.engine.requests.tokenizer import Tokenizer
 from tests.engine.chat.tokenizers import CONTROL, EXACT, KINDS, byte_level
 
 TOKENIZERS = {kind: Tokenizer(make()) for kind, make in KINDS.items()}

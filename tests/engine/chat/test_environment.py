@@ -2,8 +2,8 @@
 
 import pytest
 
-from penstock.engine.chat.environment import template_variables
-from penstock.engine.tokenization import Tokenizer
+from penstock.engine.requests.chat.environment import template_variables
+from penstock.engine.requests.tokenizer import Tokenizer
 from tests.tiny import byte_tokenizer
 
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock.engine.chat.environment import TracingEnvironment
-from penstock.engine.chat.traced import Traced, concatenate, said, spans_of, traced
+from penstock.engine.requests.chat.environment import TracingEnvironment
+from penstock.engine.requests.chat.traced import Traced, concatenate, said, spans_of, traced
 
 ARGUMENTS: dict[str, list[tuple[Any, ...]]] = {
     "center": [(9,), (9, "x")],

@@ -2,8 +2,8 @@
 
 import psutil
 
-from penstock.engine.chat import wire
-from penstock.engine.chat.workers import Workers
+from penstock.engine.requests.chat import wire
+from penstock.engine.requests.chat.workers import Workers
 
 RENDER = wire.Render(
     template=0,

@@ -1,0 +1,439 @@
+"""The engine: `step()` is schedule, run, decode, commit. Synchronous; knows no thread, no text."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, Final
+
+import torch
+
+from ...decoding.base import Vocabulary
+from ...decoding.gumbel import derive_seed
+from ...decoding.pieces import Pieces
+from ...kvcache.pages import PagePool
+from ...kvcache.prefix import PrefixCache
+from ...kvcache.store import KVStore
+from ...kvcache.table import PageTable
+from ..model.numerics import AS_THEY_ARE, Numerics
+from ..model.runner import ModelRunner
+from ..scheduling.retained_kv import Shelf
+from ..scheduling.scheduler import Scheduler
+from ..speculation.planner import DraftPlanner
+from ..speculation.step_cost import Pace
+from ..state.request import (
+    BROKEN,
+    NO_ALLOWED_TOKEN,
+    NOT_FINITE,
+    Failure,
+    FinishReason,
+    Request,
+    StepOutput,
+)
+from ..state.sequence import Branch, Sequence
+from ..state.sparse_prefill import Reading, salt_of
+from ..state.stats import EngineStats
+from ..state.step import Decoded, Step
+from .decoder import Decoder
+from .eviction import Eviction
+from .overlap import Flight, can_fly, launch_after
+from .step_outputs import empty_output, failed_output, output_of
+
+logger = logging.getLogger(__name__)
+
+_MOST_BROKEN_PASSES: Final = 8
+"""Passes of the model that may raise one after the other."""
+
+
+class Engine:
+    """All sequences of one model, advanced together step by step."""
+
+    def __init__(
+        self,
+        *,
+        runner: ModelRunner,
+        store: KVStore,
+        prefix_cache: bool,
+        max_running: int,
+        max_batch_tokens: int,
+        chunk_tokens: int,
+        vocabulary: Vocabulary,
+        clock: Callable[[], float],
+        pieces: Pieces,
+        numerics: Numerics = AS_THEY_ARE,
+        draft_trees: bool = True,
+    ) -> None:
+        self.pool = PagePool(store.pages)
+        self.prefix = PrefixCache(self.pool, store.page_size, enabled=prefix_cache)
+        self._eviction = Eviction(store, self.pool)
+        self._shelf = Shelf()
+        self.scheduler = Scheduler(
+            self.pool,
+            self.prefix,
+            max_running=max_running,
+            max_batch_tokens=max_batch_tokens,
+            chunk_tokens=chunk_tokens,
+            clock=clock,
+            on_preempt=self._eviction.swap_out,
+            on_split=self._split,
+            shelf=self._shelf,
+        )
+        self.runner = runner
+        self.decoder = Decoder(runner.kernels, numerics, pieces)
+        self._pace = Pace(clock)
+        self._planner = DraftPlanner(
+            self._pace,
+            vocabulary,
+            max_batch_tokens,
+            clock,
+            trees=draft_trees,
+            lines=lambda: runner.graphs is not None,
+        )
+        self._clock = clock
+        self._store = store
+        self._by_request: dict[str, list[Sequence]] = {}
+        self._arrivals = 0
+        self._prompt_tokens = 0
+        self._generation_tokens = 0
+        self._preemptions = 0
+        self._steps = 0
+        self._flight: Flight | None = None
+        # What has failed outside of a step's rows, to be told with the next outputs.
+        self._failed: list[StepOutput] = []
+        self._broken_passes = 0
+        self.last_rows = 0
+
+    @property
+    def has_work(self) -> bool:
+        """Whether a step would do anything."""
+        return self.scheduler.has_work or bool(self._failed)
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Memory of one token's keys and values, all layers together."""
+        return self._store.bytes // (self._store.pages * self._store.page_size)
+
+    def add(self, request: Request) -> None:
+        """Queue a request. Its other choices fork off the first when the prompt has been read."""
+        self._arrivals += 1
+        try:
+            first = self._choice(request, 0, self._arrivals, tuple(range(1, request.n)))
+        except Exception:  # noqa: BLE001, RUF100 - a stranger's method; others go on
+            logger.exception("request %s cannot begin", request.id)
+            self._failed.append(
+                StepOutput(request_id=request.id, index=0, token_ids=(), failure=BROKEN)
+            )
+            return
+        self._by_request[request.id] = [first]
+        self.scheduler.add(first)
+
+    def abort(self, request_id: str, index: int | None = None) -> None:
+        """End a request, or one choice of it, now; unknown ids are ignored."""
+        living = self._by_request.get(request_id, [])
+        gone = [s for s in living if index is None or s.index == index]
+        if index is not None:
+            self._keep(gone)
+            for sequence in living:
+                sequence.unborn = tuple(i for i in sequence.unborn if i != index)
+        self._finish(gone)
+
+    def release(self, names: tuple[str, ...]) -> None:
+        """Let go of the keys and values that requests have left under these names."""
+        self._shelf.release(names)
+
+    def abort_all(self) -> None:
+        """End everything, also after a step has failed half-way; all pages are free then."""
+        self._flight = None
+        self._failed.clear()
+        self._shelf.clear()
+        self.scheduler.remove(self.scheduler.all())
+        self._by_request.clear()
+
+    @torch.inference_mode()
+    def step(self) -> list[StepOutput]:
+        """Advance every scheduled sequence; returns what is new."""
+        outputs = self._step()
+        if self._failed:
+            outputs, self._failed = [*self._failed, *outputs], []
+        return outputs
+
+    def _step(self) -> list[StepOutput]:
+        flight, self._flight = self._flight, None
+        if flight is not None:
+            step = flight.step(self.scheduler.running)
+            if step.chunks:
+                return self._land(flight, step)
+        broken = self._planner.plan(self.scheduler.running)
+        if broken:
+            self._failed += [failed_output(sequence, BROKEN) for sequence in broken]
+            self._finish(broken)
+        self._pace.start()
+        began_s = self._clock()
+        step = self.scheduler.schedule()
+        self._preemptions += len(step.preempted)
+        self.last_rows = step.rows
+        if not step.chunks:
+            return []
+        for branch in step.restored:
+            self._eviction.swap_in(branch)
+        try:
+            logits = self.runner.run(step)
+        except Exception as error:
+            self._broken_passes += 1
+            # A GPU's context is lost with its first error; and a model that always fails is none.
+            lost = self.runner.on_gpu or isinstance(error, MemoryError)
+            if lost or self._broken_passes == _MOST_BROKEN_PASSES:
+                raise
+            logger.exception("a pass over %d rows failed; its requests end", step.rows)
+            gone = list({id(chunk.sequence): chunk.sequence for chunk in step.chunks}.values())
+            self._finish(gone)
+            return [failed_output(sequence, BROKEN) for sequence in gone]
+        self._broken_passes = 0
+        sequences = [chunk.sequence for chunk in step.chunks]
+        if self.runner.graphs is not None and step.in_lines and all(map(can_fly, sequences)):
+            flight = Flight.of(sequences, self.decoder.choose(logits, sequences))
+            outputs = self._land(flight, step)
+            if self._flight is None:  # or the time would be that of two steps
+                self._pace.stop(step.rows, 0, 0)
+                self.scheduler.note(step, self._clock() - began_s)
+            return outputs
+        self._eviction.note_certain(step)  # before choices fork off
+        decoded = self.decoder.decode(step, logits, self._fork)
+        outputs = self._commit(step, decoded)
+        if step.only_decodes:
+            self._pace.stop(step.rows - step.guesses, step.guesses, step.drafts)
+        self.scheduler.note(step, self._clock() - began_s)
+        return outputs
+
+    def _land(self, flight: Flight, step: Step) -> list[StepOutput]:
+        """Commit a step that has been launched; before its tokens are known, launch the next one.
+
+        Not where somebody who waits might come in: into the next step.
+        """
+        assert self.runner.graphs is not None
+        self.last_rows = step.rows
+        if not self.scheduler.admits:
+            self._flight = launch_after(
+                flight, self.scheduler.running, self.pool, self.runner.graphs, self.decoder
+            )
+        tokens = flight.tokens()
+        decoded = [
+            Decoded(
+                sequence=chunk.sequence,
+                tokens=[tokens[id(chunk.sequence)]],
+                accepted=[],
+                predictions=[tokens[id(chunk.sequence)]],
+            )
+            for chunk in step.chunks
+        ]
+        return self._commit(step, decoded)
+
+    def stats(self) -> EngineStats:
+        """Counters and gauges as of now."""
+        return EngineStats(
+            running=len(self.scheduler.running),
+            waiting=self.scheduler.waiting,
+            pages_in_use=self.pool.in_use,
+            pages_cached=self.pool.cached,
+            pages_total=self.pool.count,
+            page_bytes=self.bytes_per_token * self._store.page_size,
+            prompt_tokens=self._prompt_tokens,
+            generation_tokens=self._generation_tokens,
+            prefix_queried_tokens=self.prefix.queried_tokens,
+            prefix_hit_tokens=self.prefix.hit_tokens,
+            preemptions=self._preemptions,
+            steps=self._steps,
+        )
+
+    def _context(self, request: Request, prompt: tuple[int, ...]) -> dict[str, Any]:
+        """The fields of a `Branch` that has computed nothing yet."""
+        reading = Reading.of(request, prompt)
+        salt = salt_of(request, reading)
+        return {
+            "tokens": list(prompt),
+            "prompt_length": len(prompt),
+            "table": PageTable(self.pool, self.prefix, self._store.page_size, salt),
+            "keeping": self._eviction.keeping_for(request, prompt),
+            "reading": reading,
+        }
+
+    def _choice(
+        self, request: Request, index: int, arrival: int, unborn: tuple[int, ...] = ()
+    ) -> Sequence:
+        """A choice that has to read the prompt, `unborn` to fork off when it has."""
+        sampling = request.sampling
+        if index:
+            sampling = replace(sampling, seed=derive_seed(sampling.seed, index))
+        return Sequence(
+            **self._context(request, request.prompt_ids),
+            request=request,
+            index=index,
+            sampling=sampling,
+            arrival=arrival,
+            others=tuple(Branch(**self._context(request, ids)) for ids in request.contexts),
+            target=request.target,
+            unborn=unborn,
+        )
+
+    def _split(self, sequence: Sequence, choices: tuple[int, ...]) -> list[Sequence]:
+        """Choices that read the prompt themselves, for they cannot wait for a place otherwise."""
+        made = [self._choice(sequence.request, i, sequence.arrival) for i in choices]
+        self._by_request[sequence.request.id] += made
+        return made
+
+    def _fork(self, sequence: Sequence) -> list[Sequence]:
+        """The request's other choices, born when the prompt has been read."""
+        forks: list[Sequence] = []
+        for index in sequence.unborn:
+            fork = replace(
+                sequence,
+                index=index,
+                sampling=replace(
+                    sequence.sampling, seed=derive_seed(sequence.sampling.seed, index)
+                ),
+                tokens=list(sequence.tokens),
+                table=sequence.fork_table(),
+                keeping=None if sequence.keeping is None else sequence.keeping.fork(),
+                others=tuple(branch.fork() for branch in sequence.others),
+                unborn=(),
+                rule_state=None if sequence.rule_state is None else sequence.rule_state.fork(),
+                prompt_logprobs=[],
+            )
+            forks.append(fork)
+            self.scheduler.adopt(fork)
+        sequence.unborn = ()
+        self._by_request[sequence.request.id] += forks
+        return forks
+
+    def _commit(self, step: Step, decoded: list[Decoded]) -> list[StepOutput]:
+        """Record what was computed and chosen; end what has ended or failed."""
+        self._steps += 1
+        failed = _failures(step, decoded)
+        for chunk in step.chunks:
+            branch = chunk.branch
+            read = branch.prompt_length - branch.computed
+            self._prompt_tokens += max(0, min(chunk.count, read))
+            branch.computed += chunk.count - chunk.drafted
+            if not chunk.drafted and id(chunk.sequence) not in failed:
+                branch.table.publish(branch.tokens, min(branch.computed, branch.shareable))
+        outputs: list[StepOutput] = []
+        ended: list[Sequence] = []
+        moves: list[tuple[int, int]] = []
+        for item in decoded:
+            sequence = item.sequence
+            count, reason, stop_reason = self._append(sequence, item.tokens)
+            if reason is not None:  # before it would have failed
+                failed.pop(id(sequence), None)
+            elif item.ending == NO_ALLOWED_TOKEN:
+                reason, stop_reason = "stop", NO_ALLOWED_TOKEN
+            if sequence.draft is not None:
+                moves += self._keep_accepted(item, count)
+            if count or reason is not None:
+                outputs.append(output_of(item, count, reason, stop_reason))
+            if reason is not None:
+                ended.append(sequence)
+            if item.draft is not None and not self._planner.learn(sequence, item):
+                failed.setdefault(id(sequence), (sequence, BROKEN))
+        if moves:
+            sources, targets = zip(*moves, strict=True)
+            self._store.move_slots(sources, targets)
+        broken = [sequence for sequence, _ in failed.values() if sequence not in ended]
+        self._eviction.evict(step, decoded, [*ended, *broken])
+        for chunk in step.chunks:
+            sequence = chunk.sequence
+            done = sequence.request.max_tokens == 0 and sequence.remaining == 0
+            if done and id(sequence) not in failed:
+                outputs += [
+                    empty_output(sequence, index) for index in (sequence.index, *sequence.unborn)
+                ]
+                ended.append(sequence)
+        outputs += [failed_output(each, failed[id(each)][1]) for each in broken]
+        self._keep(ended)
+        self._finish([*ended, *broken])
+        return outputs
+
+    def _append(
+        self, sequence: Sequence, tokens: list[int]
+    ) -> tuple[int, FinishReason | None, int | str | None]:
+        """Append tokens up to the one that ends the choice: how many, and why it has ended."""
+        before = len(sequence.tokens)
+        reason: FinishReason | None = None
+        stop_reason: int | None = None
+        for token in tokens:
+            sequence.tokens.append(token)
+            reason, stop_reason = self._ending(sequence, token)
+            if reason is not None:
+                break
+        count = len(sequence.tokens) - before
+        for branch in sequence.others:
+            branch.tokens += sequence.tokens[before:]
+        for branch in sequence.branches:
+            branch.computed = len(branch.tokens) - 1
+        self._generation_tokens += count
+        return count, reason, stop_reason
+
+    def _keep_accepted(self, item: Decoded, count: int) -> list[tuple[int, int]]:
+        """Forget the guesses that were wrong; returns (from, to) of slots that have to move.
+
+        Of a tree the keys of the right path stand apart; they belong behind one another.
+        """
+        sequence, size = item.sequence, self._store.page_size
+        sequence.draft = None
+        moves: list[tuple[int, int]] = []
+        for branch in sequence.branches:
+            table = branch.table
+            root = branch.computed - count
+            for behind, guess in enumerate(item.accepted[: count - 1]):
+                if guess != behind and isinstance(table, PageTable):
+                    moves.append(
+                        tuple(  # pyright: ignore[reportArgumentType] -- two of them
+                            table.pages[at // size] * size + at % size
+                            for at in (root + 1 + guess, root + 1 + behind)
+                        )
+                    )
+            table.truncate(branch.computed)
+            table.publish(branch.tokens, min(branch.computed, branch.shareable))
+        return moves
+
+    def _ending(self, sequence: Sequence, token: int) -> tuple[FinishReason | None, int | None]:
+        if token in sequence.request.stop_token_ids:
+            return "stop", token
+        if sequence.generated >= sequence.request.max_tokens:
+            return "length", None
+        return None, None
+
+    def _keep(self, ended: list[Sequence]) -> None:
+        """Put what will be continued on the shelf."""
+        for sequence in ended:
+            if sequence.request.keeps and self.prefix.enabled:
+                self._shelf.put(sequence.request.kept_name(sequence.index), sequence)
+
+    def _finish(self, gone: list[Sequence]) -> None:
+        self.scheduler.remove(gone)
+        if not self.scheduler.running:
+            self._flight = None
+        for sequence in gone:
+            self._planner.finish(sequence)
+            living = self._by_request.get(sequence.request.id)
+            if living is not None:
+                living.remove(sequence)
+                if not living:
+                    del self._by_request[sequence.request.id]
+
+
+def _failures(step: Step, decoded: list[Decoded]) -> dict[int, tuple[Sequence, Failure]]:
+    """The sequences that cannot go on, by `id`, and why.
+
+    Where a prompt's keys are not finite, none of its choices has a first token.
+    """
+    unread = {chunk.sequence.request.id for chunk in step.chunks if not chunk.finite}
+    failed = {
+        id(chunk.sequence): (chunk.sequence, NOT_FINITE)
+        for chunk in step.chunks
+        if not chunk.finite
+    }
+    for item in decoded:
+        if item.sequence.request.id in unread:
+            item.tokens, item.ending = [], NOT_FINITE
+        if isinstance(item.ending, Failure):
+            failed[id(item.sequence)] = (item.sequence, item.ending)
+    return failed

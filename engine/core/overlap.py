@@ -1,0 +1,124 @@
+"""The next decoding step, launched before the host knows the tokens of this one.
+
+    host      launch n+1 | wait for n's tokens, commit n, hand them over | launch n+2 | wait for ...
+    device    ... n | n+1 ............................................... | n+2 ...
+
+Ids go from step to step on the device; where rows are and which pages they need is known before. A
+row whose sequence turns out to have ended was computed for nothing: it wrote the keys of the very
+token that ended it, and its result is thrown away. Whoever gets its pages next writes them later,
+on the same stream. What needs a token to plan the step behind it has its steps one by one.
+"""
+
+from collections.abc import Sequence as List
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from ...decoding.drafting.draft import Continued, DraftedRow
+from ...kernels.transfer import Arriving, to_device
+from ...kvcache.pages import PagePool
+from ..model.cuda_graphs import DecodeGraphs
+from ..state.sequence import Sequence
+from ..state.step import Chunk, Step
+from .decoder import Decoder
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Flight:
+    """A step that has been launched: the sequences of its rows, and their next tokens.
+
+    `ids`: int64 `[R]` on the device; `arriving`: the same on their way to the host.
+    """
+
+    sequences: List[Sequence]
+    ids: Tensor
+    arriving: Arriving
+
+    @staticmethod
+    def of(sequences: List[Sequence], ids: Tensor) -> "Flight":
+        """Their copy to the host is launched at once: what is launched later does not delay it."""
+        return Flight(sequences=sequences, ids=ids, arriving=Arriving(ids))
+
+    def step(self, running: List[Sequence]) -> Step:
+        """Its rows whose sequences are still running."""
+        alive = {id(sequence) for sequence in running}
+        return Step(
+            chunks=[
+                Chunk(sequence=each, branch=each, count=1, decodes=True)
+                for each in self.sequences
+                if id(each) in alive
+            ]
+        )
+
+    def tokens(self) -> dict[int, int]:
+        """Waits for it: the next token by `id` of the sequence."""
+        found: list[int] = self.arriving.wait()
+        return {id(each): token for each, token in zip(self.sequences, found, strict=True)}
+
+
+def can_fly(sequence: Sequence) -> bool:
+    """Whether its steps can be planned without its tokens, and sampled without a wait."""
+    request, sampling = sequence.request, sequence.sampling
+    return not (
+        request.max_tokens == 0
+        or request.prompt_logprobs is not None
+        or "drafter" in request.decoding
+        or "target" in request.decoding
+        or request.logprobs is not None
+        or request.part_of is not None
+        or request.keeps
+        or sequence.others
+        or sequence.unborn
+        or sequence.keeping is not None
+        or sampling.top_p < 1  # asks the device whether its best tokens suffice
+        or sampling.rules is not None
+    )
+
+
+def launch_after(
+    flight: Flight, running: List[Sequence], pool: PagePool, graphs: DecodeGraphs, decoder: Decoder
+) -> Flight | None:
+    """The step behind `flight`, whose tokens nobody has read; None where it has to wait for them.
+
+    `running`: what the scheduler would choose from; all of it has to be in the flight.
+    """
+    known = {id(sequence): row for row, sequence in enumerate(flight.sequences)}
+    if any(id(sequence) not in known or not can_fly(sequence) for sequence in running):
+        return None
+    # The others end with the token that is on its way.
+    going_on = [s for s in running if s.generated + 1 < s.request.max_tokens]
+    if not graphs.fits(len(going_on)):
+        return None
+    places = [len(sequence.tokens) for sequence in going_on]
+    missing = sum(s.table.pages_missing(at + 1) for s, at in zip(going_on, places, strict=True))
+    if missing > pool.available:
+        return None
+    slots: list[int] = []
+    for sequence, at in zip(going_on, places, strict=True):
+        table = sequence.table
+        copy = table.extend(at + 1)
+        assert copy is None, "the last page is its own since the row before was reserved"
+        slots.append(table.pages[at // table.page_size] * table.page_size + at % table.page_size)
+    ids = flight.ids
+    if len(going_on) < len(flight.sequences):
+        rows_on = [known[id(sequence)] for sequence in going_on]
+        ids = ids[to_device(rows_on, np.int64, ids.device)]
+    tables = [sequence.table.pages for sequence in going_on]
+    # A row without a next token fails when it is read; until then it computes something.
+    ids = ids.clamp(min=0)
+    logits = graphs.run(ids, places, slots, [at + 1 for at in places], tables)
+    if logits is None:
+        for sequence, at in zip(going_on, places, strict=True):
+            sequence.table.truncate(at)
+        return None
+    rows = [
+        DraftedRow(
+            sampling=s.sampling,
+            tokens=Continued(s.tokens, (0,)),
+            prompt_length=s.prompt_length,
+            answer_start=s.answer_start,
+        )
+        for s in going_on
+    ]
+    return Flight.of(going_on, decoder.choose(logits, rows))

@@ -1,0 +1,66 @@
+"""How long a sequence may be: everything that a model says about it, and what is asked for.
+
+The tokenizer's `model_max_length` and the generation config's `max_length` do not count: the one
+says where a tokenizer would truncate, the other how long transformers' own generate would go on,
+and both are often left from another model.
+"""
+
+import logging
+from typing import Any, Final
+
+from ...errors import ConfigurationError
+from ..attention.interface import Findings
+from ..config import EngineConfig
+from .config_file import CONTEXTS
+from .rotary import Reach, rotary_reach
+
+logger = logging.getLogger(__name__)
+
+_UNDECLARED: Final = 2048
+"""Positions of no kind, as with ALiBi."""
+
+
+def context_tokens(config: EngineConfig, text_config: Any, found: Findings) -> int:
+    """Prompt plus answer of one sequence.
+
+    Raises:
+        ConfigurationError: more is asked for than the model can number or attend to.
+    """
+    declared = (getattr(text_config, name, None) for name in CONTEXTS)
+    own = next((int(each) for each in declared if each), _UNDECLARED)
+    reach = _bounded(rotary_reach(text_config, own), text_config, found)
+    wanted = config.max_model_len
+    if wanted is None:
+        if reach.usual < min(own, reach.most):
+            logger.warning(
+                "the model's context of %d tokens is cut to %d, for which its rotary embedding has "
+                "its usual angles; --max-model-len up to %d takes those for long texts",
+                own,
+                reach.usual,
+                reach.most,
+            )
+        return reach.usual
+    if wanted > reach.most:
+        raise ConfigurationError(
+            f"--max-model-len is {wanted}, but the model was made for at most {reach.most} tokens "
+            f"({reach.why}); lower it"
+        )
+    return wanted
+
+
+def _bounded(reach: Reach, text_config: Any, found: Findings) -> Reach:
+    """Attention that is as ours only up to a length."""
+    kinds = getattr(text_config, "layer_types", None)
+    bounds: list[tuple[int, str]] = []
+    # Chunked attention (Llama 4) equals plain causal attention up to the chunk size.
+    chunk = getattr(text_config, "attention_chunk_size", None)
+    if chunk and "chunked_attention" in (kinds or ()):
+        bounds.append((int(chunk), "its attention comes in chunks of that size"))
+    # A window that a model builds into its mask, and does not tell, is right up to its length.
+    window = getattr(text_config, "sliding_window", None)
+    if window and not found.passes_window and (kinds is None or "sliding_attention" in kinds):
+        bounds.append((int(window), "its window is hidden in its mask"))
+    for bound, why in bounds:
+        if bound < reach.most:
+            reach = Reach(usual=min(reach.usual, bound), most=bound, why=why)
+    return reach

@@ -1,0 +1,237 @@
+"""Loading: a model folder becomes a model, a tokenizer and what the engine must know of them.
+
+The order of stages; each is a file of `model/`. Whatever is wrong with a folder is one
+ConfigurationError, whose message names the file, and the field or tensor in it.
+"""
+
+import logging
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ...errors import ConfigurationError
+from ...kvcache.store import LayerShape
+from ..attention.interface import Findings, probe_model, register
+from ..config import EngineConfig
+from ..model.fused.prepare import check_quantized, make_lean, quantize
+from ..model.threads import torch_threads, usable_cores
+from ..requests.tokenizer import Tokenizer
+from .config_file import read_config
+from .context import context_tokens
+from .endings import eos_token_ids
+from .folder import model_folder
+from .generation_file import read_generation, sampling_defaults
+from .health import check_weights, computable_tokens, overflow
+from .rotary import fix_rotary
+from .safetensors_files import stored_tensors
+from .selfcheck import difference, prompt_tokens, unknown_layers
+from .stages import quiet_transformers, stage
+from .tokenizer_files import check_vocabulary, read_tokenizer
+from .weights import build_config, check_sizes, load_weights, unsupported
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelInfo:
+    """What callers may know of the served model. `created`: Unix time in seconds.
+
+    `max_length_tokens`: prompt plus answer of a request that keeps every key. `context_tokens`: of
+    one that evicts, which no pool limits: the positions that the model was made for.
+    `can_evict`: all layers have as many KV heads, so that a policy can evict keys of all alike.
+    `sparse_hindrance`: why rows of prompts cannot see a part of their keys; None: they can.
+    """
+
+    id: str
+    created: int
+    architecture: str
+    parameters: int
+    max_length_tokens: int
+    context_tokens: int
+    vocab_size: int
+    dtype: str
+    device: str
+    can_evict: bool
+    sparse_hindrance: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedModel:
+    """A model ready to run. `layers`: shapes by the layer index that its attention reports."""
+
+    model: nn.Module
+    tokenizer: Tokenizer
+    info: ModelInfo
+    layers: list[LayerShape]
+    device: torch.device
+    dtype: torch.dtype
+    eos_token_ids: frozenset[int]
+    sampling_defaults: dict[str, Any]
+
+
+def load_model(config: EngineConfig) -> LoadedModel:
+    """Load weights, tokenizer and generation config; nothing is fetched for a local folder.
+
+    Raises:
+        ConfigurationError: not a model, or settings that do not fit it.
+        UnsupportedModelError: its attention bypasses the interface.
+    """
+    with quiet_transformers(), stage(f"{config.model or 'the embedded model'}: cannot be loaded"):
+        register()
+        device = _device(config)
+        folder = model_folder(config)
+        return _load(folder, config, device, _dtype(config, device))
+
+
+def _load(
+    folder: Path, config: EngineConfig, device: torch.device, dtype: torch.dtype
+) -> LoadedModel:
+    fields = read_config(folder)
+    generation = read_generation(folder)
+    stored = stored_tensors(folder)
+    model_config = build_config(folder, config)
+    hf_tokenizer = read_tokenizer(folder, config)
+    check_sizes(folder, model_config, stored, config)
+
+    def load() -> Any:
+        return load_weights(folder, model_config, stored, config, dtype).to(device).eval()
+
+    model = load()
+    _set_threads(config, model, device)
+    check_weights(folder, model, stored)
+    text_config = model.config.get_text_config()
+    embeddings = model.get_input_embeddings().num_embeddings
+    check_vocabulary(folder, hf_tokenizer, embeddings)
+    found, context = _probe(model, text_config, config, embeddings)
+    parameters = sum(p.numel() for p in model.parameters())
+    defaults = sampling_defaults(folder, generation, model)
+    architecture = type(model).__name__
+    lean = make_lean(model, config.quantization)
+    if lean is None:
+        del model  # before it is loaded once more
+        lean = load()
+        fix_rotary(lean, text_config, context)
+        if config.quantization != "none":
+            quantize(lean, config.quantization)
+            check_quantized(lean)
+    eos = eos_token_ids(
+        folder,
+        config=fields,
+        generation=generation.fields if generation else {},
+        model_config=model_config,
+        tokenizer=Tokenizer(hf_tokenizer),
+        vocab_size=found.vocab_size,
+    )
+    return LoadedModel(
+        model=lean,
+        tokenizer=_tokenizer(hf_tokenizer, eos, config),
+        info=ModelInfo(
+            id=config.served_model_name or ("nano" if config.model is None else folder.name),
+            created=int(time.time()),
+            architecture=architecture,
+            parameters=parameters,
+            max_length_tokens=context,
+            context_tokens=context,
+            vocab_size=found.vocab_size,
+            dtype=str(dtype).removeprefix("torch."),
+            device=str(device),
+            can_evict=len({layer.kv_heads for layer in found.in_order}) == 1,
+            sparse_hindrance=found.sparse_hindrance,
+        ),
+        layers=found.in_order,
+        device=device,
+        dtype=dtype,
+        eos_token_ids=eos,
+        sampling_defaults=defaults,
+    )
+
+
+def load_tokenizer(config: EngineConfig, eos_token_ids: frozenset[int]) -> Tokenizer:
+    """The tokenizer alone, for a process that runs no model."""
+    with quiet_transformers():
+        loaded = read_tokenizer(model_folder(config), config)
+    return _tokenizer(loaded, eos_token_ids, config)
+
+
+def _tokenizer(loaded: Any, eos_token_ids: frozenset[int], config: EngineConfig) -> Tokenizer:
+    return Tokenizer(
+        loaded,
+        eos_token_ids,
+        anyone_writes_control_tokens=config.chat_control_tokens == "anyone",
+    )
+
+
+def _device(config: EngineConfig) -> torch.device:
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigurationError("--device cuda, but torch sees no CUDA device; use --device cpu")
+    if config.device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(config.device)
+
+
+def _dtype(config: EngineConfig, device: torch.device) -> torch.dtype:
+    if config.dtype == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    return getattr(torch, config.dtype)
+
+
+def _set_threads(config: EngineConfig, model: nn.Module, device: torch.device) -> None:
+    if device.type == "cpu":
+        weights_bytes = sum(p.numel() * p.element_size() for p in model.parameters())
+        cores = usable_cores()
+        if config.threads is not None or "OMP_NUM_THREADS" not in os.environ:
+            torch.set_num_threads(config.threads or torch_threads(weights_bytes, cores))
+        logger.info("%d threads, of %d usable cores", torch.get_num_threads(), cores)
+    elif config.threads is not None:
+        torch.set_num_threads(config.threads)
+
+
+def _probe(
+    model: Any, text_config: Any, config: EngineConfig, embeddings: int
+) -> tuple[Findings, int]:
+    """What a probe learns of the model, and its context; refuses what would run wrongly."""
+    kind = text_config.model_type
+    try:
+        tokens = computable_tokens(model, embeddings)
+        found = probe_model(model, tokens)
+    except (
+        TypeError,
+        ValueError,
+        RuntimeError,
+        LookupError,
+        AttributeError,
+        NotImplementedError,
+    ) as error:
+        logger.debug("the probe failed", exc_info=True)
+        reason = f"its forward pass failed without a cache ({type(error).__name__})"
+        raise unsupported(kind, reason) from error
+    expected = int(text_config.num_hidden_layers)
+    if sorted(found.layers) != list(range(expected)):
+        raise unsupported(
+            kind,
+            f"{len(found.layers)} of its {expected} layers go through transformers' attention "
+            "interface, and all have to",
+        )
+    if found.mixes_elsewhere:
+        raise unsupported(
+            kind, "its tokens see each other outside attention (a state or a convolution)"
+        )
+    if found.ignores_positions:
+        raise unsupported(kind, "it ignores the positions it is given")
+    if layers := unknown_layers(text_config):
+        raise unsupported(kind, f"it has layers of the kind {', '.join(layers)}")
+    context = context_tokens(config, text_config, found)
+    fix_rotary(model, text_config, context)
+    length = prompt_tokens(model, text_config, context)
+    try:
+        reason = difference(model, found.in_order, tokens, length)
+    except OverflowError as error:
+        raise overflow(model) from error
+    if reason is not None:
+        raise unsupported(kind, reason)
+    return found, context

@@ -1,0 +1,164 @@
+"""A model's logits through our attention, held against transformers' own attention.
+
+What a probe cannot see (a mask of the model's own, attention to both sides, two attentions in one
+layer, keys that are compressed or chosen once there are enough of them) shows here, before anything
+is served. So the prompt is longer than the numbers in the model's config that may matter: windows,
+blocks, rates of compression, how many keys are chosen.
+"""
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
+from typing import Any, Final, cast
+
+import torch
+from torch import Tensor
+
+from ...kernels.batch import PagedBatch
+from ...kvcache.store import KVStore, LayerShape
+from ..attention.interface import NAME, PagedStep
+from .stages import printable
+
+logger = logging.getLogger(__name__)
+
+_LEAST: Final = 40
+_BEYOND: Final = 9
+_LONGEST: Final = 4096
+_WORK: Final = {"cpu": 2e11, "cuda": 2e13}
+"""Weights times tokens: seconds at most."""
+_SCORES: Final = 2**28
+"""Heads times tokens squared: what eager attention may hold at once, 1 GiB in float32."""
+_LENGTHS: Final = ("window", "chunk", "block", "stride", "compress", "topk", "index", "sparse")
+_NO_LENGTHS: Final = (
+    "feed_forward",
+    "head",
+    "dim",
+    "group",
+    "norm",
+    "ffn",
+    "theta",
+    "layers",
+    "step",
+)
+_PAGE: Final = 16
+_TOLERANCE: Final = 1e-4
+_HALF_TOLERANCE: Final = 0.2
+_MOST: Final = 0.75
+KNOWN_LAYERS: Final = frozenset({"full_attention", "sliding_attention", "chunked_attention"})
+
+
+def unknown_layers(text_config: Any) -> list[str]:
+    """Kinds of layers that the model names and no cache of ours serves."""
+    kinds = getattr(text_config, "layer_types", None) or ()
+    return sorted({str(kind) for kind in kinds} - KNOWN_LAYERS)
+
+
+def prompt_tokens(model: Any, text_config: Any, context: int) -> int:
+    """Length of the prompt to check: beyond the config's lengths, in bounded time."""
+    lengths = [n for n in _lengths(text_config.to_dict()) if n + _BEYOND > _LEAST]
+    parameters = sum(p.numel() for p in model.parameters())
+    device = next(model.parameters()).device.type
+    heads = max(1, int(getattr(text_config, "num_attention_heads", 1) or 1))
+    most = int(
+        min(_LONGEST, context, (_SCORES / heads) ** 0.5, _WORK.get(device, 2e11) / parameters)
+    )
+    return min(context, max(_LEAST, *(n + _BEYOND for n in lengths if n + _BEYOND <= most), 0))
+
+
+def _lengths(fields: Mapping[str, Any]) -> Iterator[int]:
+    for name, value in fields.items():
+        if any(part in name for part in _LENGTHS) and not any(part in name for part in _NO_LENGTHS):
+            yield from _integers(value)
+
+
+def _integers(value: Any) -> Iterator[int]:
+    if isinstance(value, dict):
+        value = list(cast(dict[str, Any], value).values())
+    for each in cast(list[Any], value) if isinstance(value, list) else [value]:
+        if type(each) is int:
+            yield each
+
+
+def difference(
+    model: Any, layers: Sequence[LayerShape], tokens: Sequence[int], length: int
+) -> str | None:
+    """Why the logits of a prompt are not those of `eager` attention; None: they are.
+
+    None too, with a warning, where the model has no reference to hold against. `tokens`: to make
+    the prompt of.
+
+    Raises:
+        OverflowError: transformers' own logits are not finite in any row.
+    """
+    parameter = next(model.parameters())
+    device = parameter.device
+    ids = torch.tensor([[tokens[37 * i % len(tokens)] for i in range(length)]], device=device)
+    positions = torch.arange(length, device=device)[None]
+    with torch.inference_mode():
+        try:
+            ours = _in_chunks(model, layers, ids, positions, parameter.dtype)
+        except (TypeError, ValueError, RuntimeError, AttributeError, LookupError) as error:
+            return f"a prompt of {length} tokens fails ({printable(str(error))[:120]})"
+        model.set_attn_implementation("eager")
+        try:
+            theirs = model(input_ids=ids, position_ids=positions, use_cache=False).logits[0]
+        except (TypeError, ValueError, RuntimeError, AttributeError, LookupError) as error:
+            logger.warning("no reference to check the attention against: %s", type(error).__name__)
+            return None
+        finally:
+            model.set_attn_implementation(NAME)
+    return _disagreement(ours, theirs)
+
+
+def _in_chunks(
+    model: Any, layers: Sequence[LayerShape], ids: Tensor, positions: Tensor, dtype: torch.dtype
+) -> Tensor:
+    """Logits of all rows, read in pieces, so that what an earlier piece left is used."""
+    device, length = ids.device, ids.shape[1]
+    pages = -(-length // _PAGE)
+    table = [*range(1, pages), 0]
+    store = KVStore(layers, pages=pages, page_size=_PAGE, dtype=dtype, device=device)
+    slots = torch.tensor(
+        [table[i // _PAGE] * _PAGE + i % _PAGE for i in range(length)], device=device
+    )
+    cuts = sorted({0, length // 3, max(0, length - 2), max(0, length - 1), length})
+    logits: list[Tensor] = []
+    for first, last in pairwise(cuts):
+        batch = PagedBatch(
+            page_size=_PAGE,
+            query_starts=[0, last - first],
+            kv_lengths=[last],
+            tables=[table],
+            slots=slots[first:last],
+        )
+        output = model(
+            input_ids=ids[:, first:last],
+            position_ids=positions[:, first:last],
+            use_cache=False,
+            penstock_step=PagedStep(store=store, batch=batch),
+        )
+        logits.append(output.logits[0])
+    return torch.cat(logits)
+
+
+def _disagreement(ours: Tensor, theirs: Tensor) -> str | None:
+    """How the rows disagree, in the relative Euclidean norm; None: they do not.
+
+    In 16 bits most of them must agree: rounding grows over the layers, and experts may be chosen
+    differently after the smallest of it; another attention changes most of every row.
+    """
+    exact = ours.dtype == torch.float32
+    ours, theirs = ours.float(), theirs.float()
+    told = torch.isfinite(theirs).all(dim=-1)
+    if not bool(told.any()):
+        raise OverflowError
+    error = (ours - theirs).norm(dim=-1) / theirs.norm(dim=-1).clamp(min=1e-9)
+    error = error.nan_to_num(nan=torch.inf)[told]
+    worst = float(error.max()) if exact else float(error.quantile(_MOST))
+    if worst <= (_TOLERANCE if exact else _HALF_TOLERANCE):
+        return None
+    row = int(torch.nonzero(told)[int(error.argmax()), 0])
+    return (
+        f"through it, its logits differ from those of its own attention (by {worst:.2g} of their "
+        f"size, most at token {row} of {len(ours)})"
+    )

@@ -1,0 +1,156 @@
+"""A decoder whose layers are compiled code: the lean decoder's twin, in one call a step."""
+
+import logging
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ....kernels.decoder.native import LayerWeights, NativeLayers, RMSNorm, interleaved
+from ....kernels.linear.native import Packed, fits_int8, pack, pack_int8
+from ....kernels.native.library import Library
+from ...attention.interface import PagedStep
+from .attention import LeanAttention, LeanRotary
+from .decoder import LeanDecoder, LeanLayer, Output
+from .feed_forward import LeanFeedForward
+from .linears import Quantization
+from .norms import LeanRMSNorm
+
+logger = logging.getLogger(__name__)
+
+
+class CompiledDecoder(nn.Module):
+    """Embedding and rotation are the model's own; layers, norm and head are compiled."""
+
+    def __init__(
+        self,
+        embedding: nn.Module,
+        rotary: LeanRotary,
+        layers: NativeLayers,
+        options: list[tuple[int, dict[str, Any]]],
+    ) -> None:
+        super().__init__()
+        self.embedding = embedding
+        self.rotary = rotary
+        self._layers = layers
+        self._options = options
+
+    def forward(
+        self,
+        *,
+        input_ids: Tensor,
+        position_ids: Tensor,
+        logits_to_keep: Tensor,
+        penstock_step: Any,
+        **_: Any,
+    ) -> Output:
+        """As the model that it stands for."""
+        hidden = self.embedding.forward(input_ids)
+        factors, _same = self.rotary.forward(hidden, position_ids=position_ids)
+        layers = self._layers
+        if isinstance(penstock_step, PagedStep) and penstock_step.in_one_call:
+            store = penstock_step.store
+            step = layers.step(hidden[0], factors, penstock_step.batch)
+            layers.run(step, [*zip(store.keys, store.values, strict=True)])
+        else:
+            step = layers.step(hidden[0], factors, None)
+            for index, (layer, options) in enumerate(self._options):
+                attended = penstock_step(layer, *layers.before_attention(step, index), **options)
+                layers.after_attention(step, index, attended)
+        return Output(layers.logits(step, logits_to_keep)[None])
+
+
+def compiled_decoder(
+    library: Library, model: nn.Module, quantization: Quantization
+) -> CompiledDecoder | None:
+    """The twin of a lean decoder that the compiled layers can compute; it takes its weights.
+
+    `model` is emptied layer by layer, so that memory for one layer more than the model's is enough.
+    """
+    if not isinstance(model, LeanDecoder) or not isinstance(model.rotary, LeanRotary):
+        return None
+    if quantization == "int8" and not library.multiplies_bytes:
+        return None
+    found = [_parts(layer) for layer in model.layers]
+    sizes = {attention.rotary_size for attention, _ in filter(None, found)} - {0}
+    if any(parameter.dtype != torch.float32 for parameter in model.parameters()):
+        return None
+    head, norm = model.head, model.norm
+    if None in found or len(sizes) > 1 or not isinstance(norm, LeanRMSNorm):
+        return None
+    if type(head) is not nn.Linear:
+        return None
+    bits = "8 bits" if quantization == "int8" else "float32"
+    logger.info("%d layers compiled for %s, in %s", len(found), library.name, bits)
+    options = [(parts[0].layer_idx, parts[0].options) for parts in found if parts]
+    del found
+    layers = [
+        _weights(library, model.take(index), quantization) for index in range(len(model.layers))
+    ]
+    return CompiledDecoder(
+        model.embedding,
+        model.rotary,
+        NativeLayers(library, layers, _norm(norm), _packed(library, head, quantization)),
+        options,
+    )
+
+
+def _parts(layer: nn.Module) -> tuple[LeanAttention, LeanFeedForward] | None:
+    """Attention and feed-forward block of a layer that can be compiled."""
+    if not isinstance(layer, LeanLayer):
+        return None
+    attention, feed_forward = layer.attention, layer.feed_forward
+    norms = (layer.norm, layer.after, *attention.norms)
+    if not all(isinstance(norm, LeanRMSNorm) for norm in norms):
+        return None
+    if any(norm.scaled_weight.shape[0] != attention.shape.key_size for norm in attention.norms):
+        return None
+    if not isinstance(feed_forward, LeanFeedForward):
+        return None
+    return (attention, feed_forward) if feed_forward.is_silu else None
+
+
+def _weights(library: Library, layer: Any, quantization: Quantization) -> LayerWeights:
+    attention, block, shape = layer.attention, layer.feed_forward, layer.attention.shape
+    of_queries, of_keys = (*map(_norm, attention.norms), None, None)[:2]
+    return LayerWeights(
+        before=_norm(layer.norm),
+        after=_norm(layer.after),
+        of_queries=of_queries,
+        of_keys=of_keys,
+        qkv=_packed(library, attention.qkv, quantization),
+        out=_packed(library, attention.out, quantization),
+        gate_up=_packed(library, _in_turns(block.gate_up, library.lanes), quantization),
+        down=_packed(library, block.down, quantization),
+        gates=block.down.in_features,
+        heads=shape.heads,
+        kv_heads=shape.kv_heads,
+        key_size=shape.key_size,
+        value_size=shape.value_size,
+        rotary_size=attention.rotary_size,
+        options=attention.options,
+    )
+
+
+def _in_turns(gate_up: nn.Linear, lanes: int) -> nn.Linear:
+    """The layer whose outputs are gates and ups in turns."""
+
+    def parameter(both: Tensor) -> nn.Parameter:
+        gate, up = both.chunk(2)
+        return nn.Parameter(interleaved(gate, up, lanes), requires_grad=False)
+
+    layer = nn.Linear(1, 1, bias=False, device="meta")
+    layer.weight = parameter(gate_up.weight)
+    if gate_up.bias is not None:  # pyright: ignore[reportUnnecessaryComparison]
+        layer.bias = parameter(gate_up.bias)
+    return layer
+
+
+def _packed(library: Library, layer: nn.Linear, quantization: Quantization) -> Packed:
+    if quantization == "int8" and fits_int8(library, layer.weight):
+        return pack_int8(library, layer.weight, layer.bias)
+    return pack(library, layer.weight, layer.bias)
+
+
+def _norm(norm: LeanRMSNorm) -> RMSNorm:
+    return RMSNorm(weight=norm.scaled_weight.contiguous(), floor=float(norm.floor.square()))

@@ -1,0 +1,93 @@
+"""How much memory there is, and how large the page pool may be."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import psutil
+import torch
+
+from ...errors import ConfigurationError
+from ...kvcache.store import LayerShape
+from ..config import EngineConfig
+
+SHARE: Final = 0.5
+"""Of the free memory, on a CPU, where others live too."""
+SHARE_OF_CUDA: Final = 0.9
+"""Of what a step leaves free on CUDA. The rest is for partial results and fragments."""
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that is free on the device now; a container's own limit counts."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return free
+    free = psutil.virtual_memory().available
+    try:
+        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+        used = Path("/sys/fs/cgroup/memory.current").read_text().strip()
+    except OSError:
+        return free
+    return free if limit == "max" else max(0, min(free, int(limit) - int(used)))
+
+
+def pool_pages(
+    config: EngineConfig,
+    layers: Sequence[LayerShape],
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    max_length_tokens: int,
+    step_bytes: int = 0,
+) -> int:
+    """Pages of the pool: what `kv_cache_memory` allows, but not more than could ever be used.
+
+    `step_bytes`: what a step takes beside weights and cache, where that has been measured.
+
+    Raises:
+        ConfigurationError: not even one page fits.
+    """
+    per_page = config.page_size * sum(layer.bytes_per_token(dtype) for layer in layers)
+    useful = config.max_running * -(-max_length_tokens // config.page_size)
+    share = SHARE_OF_CUDA if device.type == "cuda" else SHARE
+    return pages_of(
+        share if config.kv_cache_memory is None else config.kv_cache_memory,
+        free_bytes=free_bytes(device),
+        step_bytes=step_bytes,
+        page_bytes=per_page,
+        useful_pages=useful,
+    )
+
+
+def pages_of(
+    budget: float, *, free_bytes: int, step_bytes: int, page_bytes: int, useful_pages: int
+) -> int:
+    """Pages for a budget: bytes above 1, which are taken as they are, or a fraction.
+
+    A fraction is of what a step leaves free, and no more than `useful_pages`. `step_bytes` is 0
+    where nobody measured it.
+
+    Raises:
+        ConfigurationError: not even one page fits.
+    """
+    if budget > 1:
+        pages = int(budget) // page_bytes
+    else:
+        left = free_bytes - step_bytes
+        if left < page_bytes and not step_bytes:
+            raise ConfigurationError(
+                f"{free_bytes} bytes of memory are free, which leaves no room for a page of "
+                f"{page_bytes}; free some, or give the bytes to use with --kv-cache-memory"
+            )
+        if left < page_bytes:
+            raise ConfigurationError(
+                f"a step takes {step_bytes} bytes of the {free_bytes} that are free, which leaves "
+                f"no room for a page of {page_bytes}; lower --max-batch-tokens, --max-running or "
+                f"--max-model-len"
+            )
+        pages = min(int(left * budget) // page_bytes, useful_pages)
+    if pages < 1:
+        raise ConfigurationError(
+            f"the KV cache budget holds no page of {page_bytes} bytes; raise --kv-cache-memory"
+        )
+    return pages

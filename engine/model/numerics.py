@@ -1,0 +1,64 @@
+"""`--deterministic`: a row's results have the same bits whatever else is computed beside it.
+
+Compiled kernels on a CPU do so by themselves; on a GPU the model runs in `RowInvariant`. Drafts are
+single lines then: of a tree's path the keys stand in other places, and are added in another order.
+"""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+from torch import nn
+
+from ...errors import ConfigurationError
+from ...kernels.backend import Choice
+from .fused.compiled import CompiledDecoder
+
+Numerics = Callable[[], AbstractContextManager[Any]]
+"""Makes what operations on a step's rows run in."""
+AS_THEY_ARE: Numerics = nullcontext
+
+
+class _InMode(nn.Module):
+    """A model whose passes run in a mode."""
+
+    def __init__(self, model: nn.Module, numerics: Numerics) -> None:
+        super().__init__()
+        self.model = model
+        self._numerics = numerics
+
+    def forward(self, **inputs: Any) -> Any:
+        """One pass."""
+        with self._numerics():
+            return self.model(**inputs)
+
+
+def _multiplies_otherwise(model: nn.Module) -> bool:
+    """Whether a model has weights that no compiled product holds: linear layers, experts."""
+    return any(
+        isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
+        for module in model.modules()
+    ) or any(parameter.ndim > 2 for parameter in model.parameters())
+
+
+def deterministic(model: nn.Module, backend: Choice) -> tuple[nn.Module, Numerics]:
+    """The model, and what the steps around it run in, so that sums have one order.
+
+    Raises:
+        ConfigurationError: the backend's kernels cannot, or not for this model.
+    """
+    if backend.backend == "native":
+        if not isinstance(model, CompiledDecoder) and _multiplies_otherwise(model):
+            raise ConfigurationError(
+                "--deterministic is not to be had with this model on a CPU: some of its products "
+                "are torch's, which add up in another order where there are more rows"
+            )
+        return model, AS_THEY_ARE
+    if backend.backend == "torch":
+        raise ConfigurationError(
+            "--deterministic needs kernels that add up in one order: triton on a GPU, or native on "
+            f"a CPU, in float32; but attention runs on torch ({backend.reason})"
+        )
+    from ...kernels.row_invariant.mode import RowInvariant
+
+    return _InMode(model, RowInvariant), RowInvariant

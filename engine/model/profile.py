@@ -1,0 +1,144 @@
+"""What a step takes beside weights and cache: measured once at start-up, on CUDA."""
+
+import logging
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from ...decoding.base import Prefill
+from ...decoding.sparse_parameters import (
+    LEAST_RECENT,
+    LEAST_TOKENS,
+    MAX_BUCKETS,
+    SparsePrefillParameters,
+)
+from ...decoding.sparse_prefill import SPARSE_PREFILL
+from ...kernels.backend import Kernels
+from ...kernels.batch import PagedBatch
+from ...kvcache.store import KVStore, LayerShape
+from ...registry import Choice
+from ..attention.interface import AttentionStep, PagedStep
+from ..attention.sparse import SparseRows
+from ..state.sparse_prefill import Reading
+
+logger = logging.getLogger(__name__)
+
+
+DEAREST = SparsePrefillParameters(method="hash", buckets=MAX_BUCKETS, recent=LEAST_RECENT)
+"""Of the forms of sparse prompts, what takes most memory."""
+
+
+class Meter(Protocol):
+    """Says how much memory was in use at most."""
+
+    def start(self) -> None:
+        """What is in use now is where to count from."""
+        ...
+
+    def peak_bytes(self) -> int:
+        """The most that came on top since."""
+        ...
+
+
+class CudaMeter:
+    """Torch's own count of a device's memory."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._before = 0
+
+    def start(self) -> None:
+        """See `Meter`."""
+        torch.cuda.synchronize(self._device)
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(self._device)
+        self._before = torch.cuda.memory_allocated(self._device)
+
+    def peak_bytes(self) -> int:
+        """See `Meter`. Gives back what torch holds in reserve, so that it counts as free."""
+        torch.cuda.synchronize(self._device)
+        peak = torch.cuda.max_memory_allocated(self._device) - self._before
+        torch.cuda.empty_cache()
+        return peak
+
+
+class _Nothing:
+    """In a step's place: no caches yet, and attention's results are zeros."""
+
+    def __call__(
+        self, layer: int, q_THD: Tensor, k_THD: Tensor, v_THD: Tensor, **how: Any
+    ) -> Tensor:
+        """One layer."""
+        return q_THD.new_zeros(*q_THD.shape[:2], v_THD.shape[2])
+
+
+def longest_prompt(
+    layers: Sequence[LayerShape],
+    kernels: Kernels,
+    device: torch.device,
+    *,
+    rows: int,
+    keys: int,
+    page_size: int,
+    dtype: torch.dtype,
+    form: SparsePrefillParameters = DEAREST,
+) -> AttentionStep:
+    """Attention of the last rows of a prompt of so many keys, each of which sees a part of them.
+
+    That takes copies of a layer's keys, and lists of who sees whom. All keys lie in one page.
+    """
+    beginning = [torch.randn(s.kv_heads, LEAST_TOKENS, s.key_size, device=device) for s in layers]
+    choice: Choice[Prefill[Any]] = Choice(method=SPARSE_PREFILL, parameters=form)
+    reading = Reading(choice=choice, first=0, until=keys)
+    for layer, k_KPD in enumerate(beginning):
+        assert reading.labeller(layer, k_KPD) is not None, "random keys are evenly spread"
+    nothing = torch.empty(0, dtype=torch.int64, device=device)
+    apart = SparseRows(
+        rows=slice(0, rows),
+        reading=reading,
+        begin=keys - rows,
+        pages=[0] * -(-keys // page_size),
+        slots=torch.arange(rows, device=device) % page_size,
+        page_size=page_size,
+        kernels=kernels,
+    )
+    batch = PagedBatch(
+        page_size=page_size, query_starts=[0], kv_lengths=[], tables=[], slots=nothing
+    )
+    store = KVStore(layers, pages=1, page_size=page_size, dtype=dtype, device=device)
+    return PagedStep(store=store, batch=batch, kernels=kernels, rows=nothing, apart=[apart])
+
+
+@torch.inference_mode()
+def step_bytes(
+    model: nn.Module,
+    device: torch.device,
+    meter: Meter,
+    *,
+    rows: int,
+    wanted: int,
+    attention: AttentionStep | None = None,
+) -> int:
+    """The most that a step of so many rows takes, `wanted` of which produce logits.
+
+    `attention`: what takes something besides; none by default. Beside the model's pass these are
+    two copies of the logits in float32, for targets and sampler. A layer's own keys and values
+    count as activations. Drafts' partial results of attention do not: they are bounded by the pool,
+    and a few percent of it.
+    """
+    meter.start()
+    ids = torch.zeros(1, rows, dtype=torch.int64, device=device)
+    logits: Tensor = model(
+        input_ids=ids,
+        position_ids=torch.arange(rows, device=device)[None],
+        use_cache=False,
+        logits_to_keep=torch.arange(rows - wanted, rows, device=device),
+        penstock_step=attention or _Nothing(),
+    ).logits[0]
+    raw = logits.float()
+    _ = raw.softmax(-1)
+    peak = meter.peak_bytes()
+    logger.info("a step of %d rows takes %d MiB beside weights and KV cache", rows, peak >> 20)
+    return peak

@@ -1,0 +1,97 @@
+"""One request as its caller has it while it runs."""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from typing import Self
+
+from ...errors import PenstockError
+from ..requests.tokenizer import Tokenizer
+from ..state.request import ChoiceDelta, Request, TokenLogprobs, Trace, Usage
+from .metrics import DecodingMetrics
+from .output_state import Assembly
+
+
+class Generation(AsyncIterator[ChoiceDelta]):
+    """One running request: iterate it for deltas of all choices, in the order they come.
+
+    Iteration raises GenerationError where the request has failed, and EngineDeadError or
+    UnavailableError where it cannot be finished.
+    """
+
+    def __init__(
+        self,
+        request: Request,
+        *,
+        tokenizer: Tokenizer,
+        metrics: DecodingMetrics,
+        submitted_s: float,
+        abort: Callable[[str], None],
+    ) -> None:
+        self.request = request
+        self.submitted_s = submitted_s
+        self.started_s: float | None = None
+        self.first_token_s: float | None = None
+        self.last_token_s: dict[int, float] = {}
+        self.assembly = Assembly(request, tokenizer)
+        self.metrics = metrics
+        self.reason = "abort"
+        self._abort = abort
+        self._deltas: deque[ChoiceDelta] = deque()
+        self._wake = asyncio.Event()
+        self._error: PenstockError | None = None
+        self._closed = False
+
+    @property
+    def usage(self) -> Usage:
+        """Token counts so far."""
+        return self.assembly.usage
+
+    @property
+    def prompt_logprobs(self) -> tuple[TokenLogprobs, ...] | None:
+        """Known from the first delta on, where they were asked for."""
+        return self.assembly.prompt_logprobs
+
+    @property
+    def trace(self) -> Trace | None:
+        """The tree of a search; None: it is no search."""
+        return None
+
+    @property
+    def sequences(self) -> int:
+        """How many it runs, or may yet run, at once."""
+        return self.assembly.open_choices * (1 + len(self.request.contexts))
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> ChoiceDelta:
+        while not self._deltas:
+            if self._error is not None:
+                raise self._error
+            if self._closed:
+                raise StopAsyncIteration
+            self._wake.clear()
+            await self._wake.wait()
+        return self._deltas.popleft()
+
+    def ready(self) -> list[ChoiceDelta]:
+        """Further deltas that are there already; never waits."""
+        deltas = list(self._deltas)
+        self._deltas.clear()
+        return deltas
+
+    def abort(self) -> None:
+        """End it now and free everything; harmless when it has ended."""
+        self._abort(self.request.id)
+
+    def push(self, delta: ChoiceDelta) -> None:
+        """A delta from the engine."""
+        self._deltas.append(delta)
+        self._wake.set()
+
+    def close(self, error: PenstockError | None = None) -> None:
+        """Nothing comes any more; `error` is raised once the deltas are consumed."""
+        self._closed = True
+        self._error = error
+        self._wake.set()

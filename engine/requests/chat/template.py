@@ -1,0 +1,206 @@
+"""A model's chat template: what it wants, found out by trying, and chats rendered by it."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Final
+
+from ....errors import RequestError
+from . import wire
+from .environment import template_variables
+from .turns import Form, Message, Systems, Wants, arranged
+from .workers import Workers
+
+logger = logging.getLogger(__name__)
+
+RENDER_CPU_S: Final = 2.0
+"""CPU time of one rendering. Of ordinary templates a hundred messages take a few milliseconds."""
+
+RENDER_MEMORY_BYTES: Final = 256 * 2**20
+_WORKERS: Final = 2
+_WORDS: Final = ("penstockone", "penstocktwo", "penstockthree", "penstockfour")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RenderedChat:
+    """The text of a chat's prompt. `said`: (start, end) of the characters that a caller wrote.
+
+    Everything else was written by the template, and only there may control tokens stand.
+    """
+
+    text: str
+    said: tuple[tuple[int, int], ...] = ()
+
+    def part(self, start: int, stop: int) -> "RenderedChat":
+        """Its characters from `start` to `stop`."""
+        cut = ((max(start, a) - start, min(stop, b) - start) for a, b in self.said)
+        return RenderedChat(text=self.text[start:stop], said=tuple(s for s in cut if s[0] < s[1]))
+
+
+class ChatTemplate:
+    """The templates of one tokenizer. For any number of threads.
+
+    `templates`: one, or several by name: "default", and "tool_use" for chats with tools.
+    `constants`: the tokenizer's special tokens by name.
+    """
+
+    def __init__(self, templates: str | Mapping[str, str], constants: Mapping[str, str]) -> None:
+        named = {"default": templates} if isinstance(templates, str) else dict(templates)
+        self._names = list(named)
+        self._sources = tuple(named.values())
+        start = wire.Start(
+            sources=self._sources,
+            constants=dict(constants),
+            cpu_s=RENDER_CPU_S,
+            memory_bytes=RENDER_MEMORY_BYTES,
+        )
+        self._workers = Workers(start, limit=_WORKERS)
+
+    @cached_property
+    def variables(self) -> frozenset[str]:
+        """Names that it reads from its caller, as `enable_thinking`."""
+        return template_variables(self._sources[self._index])
+
+    @cached_property
+    def wants(self) -> Wants:
+        """What it wants of a chat, as a few tiny ones show."""
+        try:
+            wants = _Trial(self).wants()
+        except _NoAnswerError as error:
+            logger.warning("the chat template cannot be tried: %s", error)
+            return Wants()
+        if wants.systems != "anywhere":
+            logger.info(
+                "the chat template takes %s; system messages are put %s",
+                "one system message, in front" if wants.systems == "first" else "no system message",
+                "there together" if wants.systems == "first" else "before the first user message",
+            )
+        return wants
+
+    def render(
+        self,
+        messages: Sequence[Message],
+        *,
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+        variables: Mapping[str, Any] | None = None,
+    ) -> RenderedChat:
+        """The prompt of a chat.
+
+        Raises:
+            RequestError: the template refuses these messages, or fails on them.
+        """
+        reply = self._reply(
+            arranged(messages, self.wants),
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=continue_final_message,
+            variables=variables,
+        )
+        if isinstance(reply, wire.Refused):
+            raise RequestError(
+                f"the model's chat template cannot render these messages: {reply.reason}",
+                param="messages",
+                code="chat_template_error",
+            )
+        return RenderedChat(text=reply.text, said=reply.said)
+
+    def close(self) -> None:
+        """End the processes that render."""
+        self._workers.close()
+
+    def trial(self, messages: list[dict[str, Any]]) -> str | None:
+        """The text of messages as they are; None: they are refused."""
+        reply = self._reply(messages, add_generation_prompt=True)
+        if isinstance(reply, wire.Rendered):
+            return reply.text
+        if reply.ended:
+            raise _NoAnswerError(reply.reason)
+        return None
+
+    def _reply(
+        self,
+        messages: list[dict[str, Any]],
+        *,
+        add_generation_prompt: bool,
+        continue_final_message: bool = False,
+        variables: Mapping[str, Any] | None = None,
+    ) -> wire.Rendered | wire.Refused:
+        request = wire.Render(
+            template=self._index,
+            messages=messages,
+            variables=dict(variables or {}),
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=continue_final_message,
+        )
+        return self._workers.render(request)
+
+    @property
+    def _index(self) -> int:
+        return self._names.index("default") if "default" in self._names else 0
+
+
+class _NoAnswerError(Exception):
+    """A trial ended the process that rendered it."""
+
+
+class _Trial:
+    """Tries tiny chats, and looks which of their words arrive in the prompt."""
+
+    def __init__(self, template: ChatTemplate) -> None:
+        self._template = template
+
+    def wants(self) -> Wants:
+        forms = {"user": self._form([], "user", [])}
+        user = forms["user"]
+        forms["assistant"] = self._form([self._turn("user", 0, user)], "assistant", [])
+        forms["system"] = self._form([], "system", [self._turn("user", 0, user)])
+        return Wants(
+            forms=forms,
+            systems=self._systems(forms),
+            repeats=self._repeats(forms),
+        )
+
+    def _form(self, before: list[dict[str, Any]], role: str, behind: list[dict[str, Any]]) -> Form:
+        word, other = _WORDS[1], _WORDS[2]
+        # A template that prints the list itself prints the second word too.
+        part = {"type": "text", "text": word, "annotation": other}
+        as_string = self._template.trial([*before, {"role": role, "content": word}, *behind])
+        as_parts = self._template.trial([*before, {"role": role, "content": [part]}, *behind])
+        strings = as_string is not None and word in as_string
+        parts = as_parts is not None and word in as_parts and other not in as_parts
+        return Form(strings=strings or not parts, parts=parts)
+
+    def _systems(self, forms: Mapping[str, Form]) -> Systems:
+        def turn(role: str, number: int) -> dict[str, Any]:
+            return self._turn(role, number, forms[role])
+
+        user, system = turn("user", 0), turn("system", 1)
+        if not self._arrive([user]):
+            return "anywhere"  # it takes not even that: no trial tells anything
+        later = [user, turn("assistant", 2), turn("system", 1), turn("user", 3)]
+        if self._arrive([system, turn("system", 2), user]) and self._arrive(later):
+            return "anywhere"
+        return "first" if self._arrive([system, user]) else "none"
+
+    def _repeats(self, forms: Mapping[str, Form]) -> bool:
+        user = forms["user"]
+        one, two = self._turn("user", 0, user), self._turn("user", 1, user)
+        return self._arrive([one, two]) or not self._arrive([one])
+
+    def _arrive(self, turns: list[dict[str, Any]]) -> bool:
+        """Whether all words of the messages are in the prompt, in their order."""
+        text = self._template.trial(turns)
+        at = 0
+        for turn in turns:
+            content = turn["content"]
+            word = content if isinstance(content, str) else content[0]["text"]
+            at = -1 if text is None else text.find(word, at)
+            if at < 0:
+                return False
+        return True
+
+    def _turn(self, role: str, number: int, form: Form) -> dict[str, Any]:
+        word = _WORDS[number]
+        content = word if form.strings else [{"type": "text", "text": word}]
+        return {"role": role, "content": content}

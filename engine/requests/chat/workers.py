@@ -1,0 +1,173 @@
+"""The processes that render chat templates: started on demand, ended when a rendering must end."""
+
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import weakref
+from contextlib import suppress
+from typing import Final
+
+from ..caller import CALLER, Caller, CallerLeftError
+from . import wire
+
+_NO_TIME = -int(signal.SIGPROF)
+_WALL_TIMES: Final = 15.0
+"""Its CPU time, within which a rendering must end: a process may also be stopped or starved."""
+
+
+class Workers:
+    """At most `limit` processes, each rendering one chat at a time. For any number of threads."""
+
+    def __init__(self, start: wire.Start, *, limit: int) -> None:
+        self._start = start
+        self._limit = limit
+        self._changed = threading.Condition()
+        self._idle: list[_Worker] = []
+        self._busy = 0
+        self.close = weakref.finalize(self, _end, self._idle)
+
+    def render(self, request: wire.Render) -> wire.Rendered | wire.Refused:
+        """Render in a process.
+
+        Raises:
+            CallerLeftError: they left, and the rendering was ended.
+        """
+        body = wire.encode(request)
+        caller = CALLER.get()
+        rendering = _Rendering(self._changed)
+        with caller.elsewhere(rendering.stop):
+            worker = self._take(caller)
+            if worker is None:
+                raise CallerLeftError
+            rendering.begin(worker, stopped=caller.left)
+            reply = worker.render(body)
+            stopped = rendering.end()
+            keep = reply is not None and not stopped
+            self._give_back(worker, keep=keep)
+        status = 0 if keep else worker.status()
+        if reply is not None:
+            return wire.decode_reply(reply)
+        if stopped:
+            raise CallerLeftError
+        if status == _NO_TIME or worker.timed_out:
+            return wire.Refused(f"it takes longer than {self._start.cpu_s:g} s", ended=True)
+        return wire.Refused("it ends its process", ended=True)
+
+    def _take(self, caller: Caller) -> "_Worker | None":
+        with self._changed:
+            self._changed.wait_for(lambda: caller.left or self._busy < self._limit)
+            if caller.left:
+                return None
+            self._busy += 1
+            while self._idle:
+                worker = self._idle.pop()
+                if worker.is_alive:
+                    return worker
+                worker.status()
+        try:
+            return _Worker(self._start)
+        except BaseException:
+            self._give_back(None, keep=False)
+            raise
+
+    def _give_back(self, worker: "_Worker | None", *, keep: bool) -> None:
+        with self._changed:
+            self._busy -= 1
+            if keep and worker is not None:
+                self._idle.append(worker)
+            if not self.close.alive:  # it was closed meanwhile
+                _end(self._idle)
+            self._changed.notify_all()
+
+
+class _Rendering:
+    """Ends one rendering, and nothing else, whether it has begun or not."""
+
+    def __init__(self, changed: threading.Condition) -> None:
+        self._changed = changed
+        self._worker: _Worker | None = None
+        self._stopped = False
+
+    def begin(self, worker: "_Worker", *, stopped: bool) -> None:
+        """It runs there from now on."""
+        with self._changed:
+            self._worker = worker
+        if stopped:
+            self.stop()
+
+    def stop(self) -> None:
+        """End it."""
+        with self._changed:
+            if self._worker is not None:
+                self._stopped = True
+                self._worker.kill()
+            self._changed.notify_all()
+
+    def end(self) -> bool:
+        """It has ended; whether by `stop`."""
+        with self._changed:
+            self._worker = None
+            return self._stopped
+
+
+class _Worker:
+    """One process and its socket."""
+
+    def __init__(self, start: wire.Start) -> None:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self._process = subprocess.Popen(
+                # -P: a folder `kernels` where we are called must not hide a library of that name.
+                [
+                    sys.executable,
+                    "-P",
+                    "-m",
+                    "penstock.engine.requests.chat.worker",
+                    str(theirs.fileno()),
+                ],
+                pass_fds=(theirs.fileno(),),
+                stdin=subprocess.DEVNULL,
+            )
+        self._connection = ours
+        self.timed_out = False
+        ours.settimeout(_WALL_TIMES * start.cpu_s)
+        with suppress(OSError):  # a process that cannot start is noticed when it should answer
+            wire.send(ours, wire.encode(start))
+
+    def render(self, body: bytes) -> bytes | None:
+        """The reply; None: the process has ended, if only because it took too long."""
+        try:
+            wire.send(self._connection, body)
+            return wire.receive(self._connection)
+        except TimeoutError:
+            self.timed_out = True
+            self.kill()
+        except OSError:
+            pass
+        return None
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the process runs."""
+        return self._process.poll() is None
+
+    def status(self) -> int:
+        """Wait for its end, and how it came."""
+        self._connection.close()
+        return self._process.wait()
+
+    def kill(self) -> None:
+        """End it now."""
+        self._process.kill()
+
+    def end(self) -> None:
+        """End it."""
+        self._process.kill()
+        self.status()
+
+
+def _end(workers: list[_Worker]) -> None:
+    while workers:
+        workers.pop().end()

@@ -1,0 +1,203 @@
+"""Filling in the middle: what belongs between two texts, by models that were trained to write it.
+
+Such a model has control tokens for where the text before begins, where the text behind begins, and
+where it writes the middle (Bavarian et al. 2022, arXiv:2207.14255). Which a model has tells its
+vocabulary. That a vocabulary has them does not say that the model was trained on them: those of
+Qwen's models that are not for code have them, too.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ...errors import RequestError
+
+if TYPE_CHECKING:
+    from .prompt import Encode, Prompt
+    from .tokenizer import Tokenizer
+
+_ANCHOR = "\N{WHITE SMILING FACE}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Convention:
+    """The control tokens of a family of models, and what ends a middle beside end-of-sequence.
+
+    `middle`: None where the text behind comes first, and the text before is what is continued.
+    """
+
+    prefix: str
+    suffix: str
+    middle: str | None
+    ends: tuple[str, ...] = ()
+
+
+CONVENTIONS = (
+    # Qwen2.5-Coder and Qwen3-Coder (github.com/QwenLM/Qwen3-Coder, examples/Qwen2.5-Coder-fim.py),
+    # CodeGemma (ai.google.dev/gemma/docs/codegemma), Granite 4
+    Convention(
+        prefix="<|fim_prefix|>",
+        suffix="<|fim_suffix|>",
+        middle="<|fim_middle|>",
+        ends=(
+            "<|fim_prefix|>",
+            "<|fim_suffix|>",
+            "<|fim_middle|>",
+            "<|fim_pad|>",
+            "<|repo_name|>",
+            "<|file_sep|>",
+            "<|file_separator|>",
+            "<|endoftext|>",
+            "<|im_end|>",
+        ),
+    ),
+    # StarCoder and StarCoder 2 (huggingface.co/bigcode/starcoder), StableCode, Granite Code
+    Convention(
+        prefix="<fim_prefix>",
+        suffix="<fim_suffix>",
+        middle="<fim_middle>",
+        ends=("<fim_prefix>", "<fim_suffix>", "<fim_middle>", "<fim_pad>", "<file_sep>"),
+    ),
+    # SantaCoder (huggingface.co/bigcode/santacoder)
+    Convention(
+        prefix="<fim-prefix>",
+        suffix="<fim-suffix>",
+        middle="<fim-middle>",
+        ends=("<fim-prefix>", "<fim-suffix>", "<fim-middle>", "<fim-pad>"),
+    ),
+    # Code Llama (github.com/meta-llama/codellama, llama/generation.py: infilling_prompt_tokens)
+    Convention(prefix="▁<PRE>", suffix="▁<SUF>", middle="▁<MID>", ends=("▁<EOT>",)),
+    # DeepSeek-Coder and -V2 (github.com/deepseek-ai/DeepSeek-Coder, "Code Insertion")
+    Convention(
+        prefix="<｜fim▁begin｜>",
+        suffix="<｜fim▁hole｜>",
+        middle="<｜fim▁end｜>",
+        ends=("<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>"),
+    ),
+    # Codestral (github.com/mistralai/mistral-common, encode_fim)
+    Convention(prefix="[PREFIX]", suffix="[SUFFIX]", middle=None, ends=("[PREFIX]", "[SUFFIX]")),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InfillPrompt:
+    """`ids`: of the whole prompt. `begin`, `end`: of the text before, in them."""
+
+    ids: tuple[int, ...]
+    begin: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Infilling:
+    """The convention of one model, as token ids.
+
+    `ends`: what ends a middle beside the model's own end-of-sequence tokens.
+    """
+
+    prefix: int
+    suffix: int
+    middle: int | None
+    ends: frozenset[int]
+
+    @property
+    def controls(self) -> int:
+        """Control tokens of a prompt."""
+        return 2 if self.middle is None else 3
+
+    def prompt(
+        self,
+        before: tuple[int, ...],
+        behind: tuple[int, ...],
+        *,
+        opening: tuple[int, ...] = (),
+        keep: int | None = None,
+    ) -> InfillPrompt:
+        """Puts the two texts in their places. `opening`: what begins every prompt.
+
+        `keep`: at most so many tokens in all. The ends of the texts that are nearest to the middle
+        stay; where both are long, the text before has three quarters.
+        """
+        if keep is not None:
+            room = keep - self.controls - len(opening)
+            kept = min(len(behind), max(room // 4, room - len(before)))
+            behind = behind[:kept]
+            before = before[len(before) - min(len(before), room - kept) :]
+        if self.middle is None:
+            ahead = (*opening, self.suffix, *behind, self.prefix)
+            ids = (*ahead, *before)
+        else:
+            ahead = (*opening, self.prefix)
+            ids = (*ahead, *before, self.suffix, *behind, self.middle)
+        return InfillPrompt(ids=ids, begin=len(ahead), end=len(ahead) + len(before))
+
+
+def infilling_of(tokenizer: Tokenizer) -> Infilling | None:
+    """The convention of which the vocabulary has all tokens; None: the model has none."""
+    vocabulary = tokenizer.hf.get_vocab()
+    for convention in CONVENTIONS:
+        names = (convention.prefix, convention.suffix, convention.middle)
+        if all(name is None or name in vocabulary for name in names):
+            return Infilling(
+                prefix=vocabulary[convention.prefix],
+                suffix=vocabulary[convention.suffix],
+                middle=None if convention.middle is None else vocabulary[convention.middle],
+                ends=frozenset(vocabulary[end] for end in convention.ends if end in vocabulary),
+            )
+    return None
+
+
+def encode_behind(tokenizer: Tokenizer, text: str) -> tuple[int, ...]:
+    """Tokens of a text that goes on from another: none for a space that some put before a text."""
+    if tokenizer.is_byte_level or tokenizer.backend is None:
+        return tuple(tokenizer.encode(text, add_special_tokens=False))
+    ids, places = tokenizer.encode_with_places(_ANCHOR + text, add_special_tokens=False)
+    return tuple(token for token, place in zip(ids, places, strict=True) if place >= len(_ANCHOR))
+
+
+def infill_prompt(
+    infilling: Infilling | None,
+    tokenizer: Tokenizer,
+    encode: Encode,
+    prompt: Prompt,
+    suffix: str,
+    *,
+    keep: int | None,
+    side: str,
+    begins: bool,
+) -> InfillPrompt:
+    """The prompt of a request for what belongs between `prompt` and `suffix`, which is not empty.
+
+    `begins`: with the special tokens that begin every text. The texts are tokenised as all raw
+    prompts are: control tokens that they spell are control tokens.
+
+    Raises:
+        RequestError: the model cannot, or the texts do not fit what else was asked for.
+    """
+    if infilling is None:
+        raise RequestError(
+            "suffix needs a model with control tokens for filling in the middle, and this one has "
+            "none; leave it out",
+            param="suffix",
+            code="unsupported_parameter",
+        )
+    if side != "left":
+        raise RequestError(
+            f"truncation_side is {side!r}, but with suffix both texts are cut where they are "
+            "farthest from the middle; leave it out",
+            param="truncation_side",
+            code="unsupported_combination",
+        )
+    before = encode(prompt, param="prompt", add_special_tokens=False) if prompt else ()
+    behind = encode(suffix, param="suffix", behind=True)
+    opening = tokenizer.opening if begins and isinstance(prompt, str) else ()
+    least = infilling.controls + len(opening) + 1
+    if keep is not None and keep < least:
+        raise RequestError(
+            f"truncate_prompt_tokens is {keep}; with suffix it must be at least {least}, for there "
+            "are control tokens around the texts",
+            param="truncate_prompt_tokens",
+            code="invalid_parameter",
+        )
+    return infilling.prompt(before, behind, opening=opening, keep=keep)

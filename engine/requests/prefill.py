@@ -1,0 +1,50 @@
+"""Whether a request's prompt may be read as it asks, or as the server does by default."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ...decoding.base import DecodingMethod, Prefill
+from ...errors import RequestError
+from ...kvcache.base import CachePolicy, Retention
+from ...registry import Choice
+
+Chosen = Mapping[str, Choice[DecodingMethod[Any]]]
+
+
+def settled(
+    chosen: Chosen,
+    default: Choice[DecodingMethod[Any]] | None,
+    *,
+    hindrance: str | None,
+    policy: Choice[CachePolicy[Any]],
+    retention: Retention | None,
+) -> Chosen:
+    """The methods, with the default in the `prefill` slot where the request leaves that open.
+
+    `hindrance`: why no method of that slot can serve this model. The default gives way to what it
+    cannot be combined with, and what changes nothing is left out.
+
+    Raises:
+        RequestError: the request's own choice cannot be served.
+    """
+    choice = chosen.get("prefill", default)
+    others = {slot: each for slot, each in chosen.items() if slot != "prefill"}
+    if choice is None:
+        return others
+    method = choice.method
+    assert isinstance(method, Prefill)
+    if method.first(choice.parameters) is None:
+        return others
+    field = f"decoding.{method.name}"
+    reason = None if hindrance is None else f"{field} cannot serve this model: {hindrance}"
+    if reason is None and (policy.method.scores or (retention and retention.score is not None)):
+        reason = (
+            f"{field} cannot be combined with kv_cache.{policy.method.name}, which counts the "
+            "attention that each key receives, from every row"
+        )
+    if reason is None:
+        return {**others, "prefill": choice}
+    if "prefill" in chosen:
+        code = "unsupported_parameter" if hindrance is not None else "unsupported_combination"
+        raise RequestError(f"{reason}; leave it out", param=field, code=code)
+    return others

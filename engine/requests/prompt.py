@@ -1,0 +1,58 @@
+"""What a prompt is, and as what a target sees it that derives further prompts from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from ...errors import RequestError
+from .chat.template import RenderedChat
+
+if TYPE_CHECKING:
+    from .tokenizer import Tokenizer
+
+
+Prompt = str | list[int] | RenderedChat
+"""A text, token ids, or a chat, whose template writes the special tokens."""
+
+
+class Encode(Protocol):
+    """Tokens of a text or of a chat, or a refusal that names `param`."""
+
+    def __call__(
+        self,
+        prompt: Prompt,
+        *,
+        param: str,
+        add_special_tokens: bool | None = None,
+        behind: bool = False,
+    ) -> tuple[int, ...]:
+        """Encode."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class IntakePrompt:
+    """A request's prompt as targets see it."""
+
+    ids: tuple[int, ...]
+    _tokenizer: Tokenizer
+    _encode: Encode
+
+    @property
+    def text(self) -> str:
+        """Its text, special tokens included."""
+        return self._tokenizer.decode(self.ids, skip_special_tokens=False)
+
+    def encode(self, text: str, *, param: str, add_special_tokens: bool = True) -> tuple[int, ...]:
+        """Tokens of a further prompt, which begins as prompts of this model do."""
+        return self._encode(text, param=param, add_special_tokens=add_special_tokens)
+
+    def render(self, messages: Sequence[Mapping[str, str]], *, param: str) -> tuple[int, ...]:
+        """Tokens of a chat, ready for the assistant's answer."""
+        try:
+            chat = self._tokenizer.render_chat(messages)
+        except RequestError as error:
+            raise RequestError(f"{param}: {error}", param=param, code=error.code) from error
+        return self._encode(chat, param=param)

@@ -1,0 +1,188 @@
+"""Places and pages: who has room to run, and who makes room for others.
+
+Of several flows, one that would hold less takes from the one that holds most, by their weights; of
+that, the last sequence by priority and arrival gives its pages back and waits again (preemption by
+recomputation). A request of many choices takes the places that it gets, and its other choices wait.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from ...kvcache.pages import OutOfPages, PagePool
+from ...kvcache.table import PageTable
+from ..state.request import Flow
+from ..state.sequence import Branch, Sequence
+from ..state.step import Chunk, Step
+from .prompt_reuse import PromptReuse
+from .retained_kv import Shelf
+from .shares import Shares
+
+
+@dataclass(slots=True, kw_only=True)
+class Room:
+    """Owns what runs. `max_running`: places. `preempted` and `split` are told of sequences that
+    have to wait: one that ran, and one whose last choices cannot fork off it, for lack of places.
+    """
+
+    pool: PagePool
+    shelf: Shelf
+    shares: Shares
+    reuse: PromptReuse
+    max_running: int
+    preempted: Callable[[Sequence], None]
+    split: Callable[[Sequence, tuple[int, ...]], None]
+    running: list[Sequence] = field(default_factory=list[Sequence])
+
+    def take_places(self, step: Step, sequence: Sequence) -> bool:
+        """Places for a sequence, or for as many of its choices as there can be now."""
+        free = self.max_running - sum(s.places for s in self.running)
+        if sequence.places <= free:
+            return True
+        if not self.shares.contended:
+            return False
+        contexts = len(sequence.branches)
+        while free < contexts:
+            freed = self._yield_places(step, sequence)
+            if not freed:
+                return False
+            free += freed
+        if sequence.places > free:
+            born = free // contexts - 1
+            later = sequence.unborn[born:]
+            sequence.unborn = sequence.unborn[:born]
+            self.split(sequence, later)
+        return True
+
+    def _yield_places(self, step: Step, sequence: Sequence) -> int:
+        """Take from the flow that holds most what it has more than this one would have then."""
+        held = self._held(lambda s: s.places)
+        own, contexts = sequence.request.flow, len(sequence.branches)
+        victim = self._last_of_largest(held, own)
+        if victim is None:
+            return 0
+        flow, freed = victim.request.flow, len(victim.branches)
+        after = (held[flow] - freed) / self.shares.weight(flow)
+        if after < (held.get(own, 0) + contexts) / self.shares.weight(own):
+            return 0
+        if victim.places > freed:
+            later, victim.unborn = victim.unborn[-1:], victim.unborn[:-1]
+            self.split(victim, later)
+        else:
+            self._preempt(step, victim)
+        return freed
+
+    def _yield_pages(self, step: Step, sequence: Sequence, missing: int) -> bool:
+        """The same of pages."""
+        held = self._held(_pages)
+        own = sequence.request.flow
+        victim = self._last_of_largest(held, own)
+        if victim is None:
+            return False
+        flow = victim.request.flow
+        after = (held[flow] - _pages(victim)) / self.shares.weight(flow)
+        if after < (held.get(own, 0) + missing) / self.shares.weight(own):
+            return False
+        self._preempt(step, victim)
+        return True
+
+    def _held(self, count: Callable[[Sequence], int]) -> dict[Flow, int]:
+        """What each flow holds of something."""
+        held: dict[Flow, int] = {}
+        for sequence in self.running:
+            flow = sequence.request.flow
+            held[flow] = held.get(flow, 0) + count(sequence)
+        return held
+
+    def _last_of_largest(self, held: dict[Flow, int], but: Flow | None = None) -> Sequence | None:
+        """The last sequence in order of the flow that holds most by its weight."""
+        flows = [flow for flow in held if flow != but]
+        if not flows:
+            return None
+        largest = max(flows, key=lambda flow: held[flow] / self.shares.weight(flow))
+        return max((s for s in self.running if s.request.flow == largest), key=lambda s: s.key)
+
+    def take_pages(self, step: Step, sequence: Sequence) -> bool:
+        """What is left of a sequence's keys: cached pages, or those that were swapped out.
+
+        False: there is no room for it.
+        """
+        choices = 1 + len(sequence.unborn)
+        self.reuse.adopt(sequence)
+        # Room for all that it has to read, or it would soon push others (or itself) out.
+        missing = 0
+        for branch in sequence.branches:
+            if isinstance(branch.table, PageTable):
+                missing += branch.table.pages_missing(len(branch.tokens))
+            if self._evicts_at_once(branch):
+                missing += branch.slot_pages * choices
+        while missing > self.pool.available:
+            if self.shelf.release_oldest():
+                continue
+            short = missing - self.pool.available
+            if not self.shares.contended or not self._yield_pages(step, sequence, short):
+                return False
+        for branch in sequence.branches:
+            if self._evicts_at_once(branch):
+                branch.table.reserve(branch.slot_pages * choices)
+        return True
+
+    def reserve(self, step: Step, sequence: Sequence, chunks: list[Chunk]) -> bool:
+        """Pages for the rows, preempting from the end of the order if need be.
+
+        False: the sequence itself was preempted.
+        """
+        for chunk in chunks:
+            while True:
+                try:
+                    self._hold_slots(chunk)
+                    chunk.copy = chunk.branch.table.extend(chunk.branch.computed + chunk.count)
+                    break
+                except OutOfPages:
+                    if self.shelf.release_oldest():
+                        continue
+                    victim = self._last_of_largest(self._held(_pages))
+                    assert victim is not None, "the sequence itself runs"
+                    self._preempt(step, victim)
+                    if victim is sequence:
+                        return False
+        return True
+
+    def _hold_slots(self, chunk: Chunk) -> None:
+        """Pages for what survives, where the first eviction follows these rows.
+
+        Raises:
+            OutOfPages: nothing has changed.
+        """
+        branch, table = chunk.branch, chunk.branch.table
+        if branch.keeping is None or not isinstance(table, PageTable) or table.reserved:
+            return
+        if branch.keeping.outgrows(chunk.count):
+            table.reserve(branch.slot_pages)
+
+    def _preempt(self, step: Step, victim: Sequence) -> None:
+        step.chunks = [chunk for chunk in step.chunks if chunk.sequence is not victim]
+        step.preempted.append(victim)
+        self.preempted(victim)
+        self.running.remove(victim)
+
+    def forget(self, sequence: Sequence) -> None:
+        """Give back all pages; everything has to be computed again."""
+        sequence.draft = None
+        for branch in sequence.branches:
+            branch.table.free()
+            if branch.reading is not None:
+                branch.reading.restart()
+            if branch.swapped is None:
+                branch.computed = 0
+
+    def _evicts_at_once(self, branch: Branch) -> bool:
+        """Whether it needs the pages of its slots as soon as all its tokens have been read."""
+        keeping = branch.keeping
+        return keeping is not None and (
+            branch.swapped is not None or keeping.outgrows(len(branch.tokens) - keeping.length)
+        )
+
+
+def _pages(sequence: Sequence) -> int:
+    """Pages that a sequence holds, shared ones included."""
+    return sum(len(branch.table.pages) for branch in sequence.branches)

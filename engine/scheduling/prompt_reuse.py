@@ -1,0 +1,91 @@
+"""What of a sequence's tokens need not be computed: keys that are cached, kept, or on their way."""
+
+from ...kvcache.prefix import PrefixCache, Salt
+from ...kvcache.table import PageTable
+from ..state.sequence import Branch, Sequence
+from ..state.sparse_prefill import salt_of
+from .retained_kv import Shelf
+
+
+class PromptReuse:
+    """Finds keys in the prefix cache and on the shelf, and sequences that compute them now."""
+
+    def __init__(self, prefix: PrefixCache, shelf: Shelf) -> None:
+        self._prefix = prefix
+        self._shelf = shelf
+
+    def is_read_by_another(self, sequence: Sequence, running: list[Sequence]) -> bool:
+        """Whether a running sequence reads what this one begins with, so that a wait pays."""
+        if not self._prefix.enabled:
+            return False
+        if sequence.awaits is not None:
+            reader, length = sequence.awaits
+            if reader.table.pages and reader.computed < length:
+                return True
+        sequence.awaits = self._reader_for(sequence, running)
+        return sequence.awaits is not None
+
+    def _reader_for(
+        self, sequence: Sequence, running: list[Sequence]
+    ) -> tuple[Sequence, int] | None:
+        """A sequence that reads whole pages of the same beginning, and how many tokens of it."""
+        usable = min(self._usable(sequence, sequence), sequence.shareable)
+        found, length = None, 0
+        for reader in running:
+            if reader.remaining <= 1 or reader.keeping is not None:
+                continue
+            if _salt(reader) != _salt(sequence):
+                continue
+            # Others may be slow, and so may searches beside other requests.
+            if reader.request.flow not in (sequence.request.flow, (sequence.request.owner, False)):
+                continue
+            known = min(usable, reader.shareable)
+            shared = self._prefix.shared(reader.tokens, sequence.tokens[:known])
+            if shared > max(length, reader.computed):
+                found, length = reader, shared
+        if found is None:
+            return None
+        cached = self._prefix.cached(sequence.tokens[:length], _salt(sequence))
+        return None if cached >= length else (found, length)
+
+    def adopt(self, sequence: Sequence) -> None:
+        """Take what there is of its tokens, in all contexts; their tables are empty."""
+        for context, branch in enumerate(sequence.branches):
+            if branch.swapped is None:
+                self._adopt(sequence, branch, context)
+
+    def count(self, sequence: Sequence) -> None:
+        """Count what was found, once the sequence is admitted."""
+        for branch in sequence.branches:
+            if branch.swapped is None:
+                self._prefix.count(queried=len(branch.tokens), hit=branch.computed)
+
+    def _adopt(self, sequence: Sequence, branch: Branch, context: int) -> None:
+        """Take what is cached of a context's tokens, as far as it is of use."""
+        assert isinstance(branch.table, PageTable)
+        usable = self._usable(sequence, branch)
+        shareable = min(usable, branch.shareable)
+        branch.computed = branch.table.adopt_prefix(branch.tokens[:shareable])
+        if branch.keeping is not None:
+            branch.keeping.reset(branch.computed)
+        elif sequence.request.source is not None:
+            self._shelf.adopt(sequence.request.source, context, branch, usable)
+
+    def _usable(self, sequence: Sequence, branch: Branch) -> int:
+        """How many of a context's first tokens need not be computed where they are cached.
+
+        The last token's logits are needed, and those of all that prompt logprobs are asked for.
+        """
+        usable = len(branch.tokens) - 1
+        if sequence.request.prompt_logprobs is not None and branch is sequence:
+            usable = min(usable, sequence.request.scored_from - 1)
+        if branch.keeping is not None and branch.keeping.retention.score is not None:
+            # Of cached tokens nobody knows what attention they paid: those that vote are computed.
+            votes = branch.keeping.retention.score_window
+            usable = 0 if votes is None else max(0, min(usable, branch.prompt_length - votes))
+        return usable
+
+
+def _salt(sequence: Sequence) -> Salt:
+    """Within which its prefix is shared."""
+    return salt_of(sequence.request, sequence.reading)

@@ -1,0 +1,88 @@
+"""Keys and values of sequences that have ended and will be continued, as long as there is room."""
+
+from dataclasses import dataclass
+
+from ...kvcache.table import PageTable
+from ..state.sequence import Branch, Sequence
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """One context: the tokens whose keys and values its pages hold.
+
+    `exact_from`: the first token of the answer, where rows of the prompt saw a part of their keys.
+    """
+
+    tokens: list[int]
+    table: PageTable
+    exact_from: int | None
+
+
+class Shelf:
+    """Tables by the name that a request gave; each holds its pages until it is taken down.
+
+    Nothing depends on what is here: whoever continues a sequence brings all of its tokens, and
+    computes what is gone. So the oldest go first when pages run out.
+    """
+
+    def __init__(self) -> None:
+        self._kept: dict[str, tuple[_Kept, ...]] = {}
+
+    def put(self, name: str, sequence: Sequence) -> None:
+        """Keep what a sequence has computed, in all contexts; what evicts is not kept."""
+        kept: list[_Kept] = []
+        for branch in sequence.branches:
+            if branch.keeping is not None or not isinstance(branch.table, PageTable):
+                return
+            table = branch.table.fork()
+            table.truncate(min(table.length, branch.computed))
+            kept.append(_Kept(branch.tokens[: table.length], table, _exact_from(branch)))
+        self._kept[name] = tuple(kept)
+
+    def adopt(self, name: str, context: int, branch: Branch, usable: int) -> None:
+        """Give `branch`, whose table is empty, as many of its first `usable` tokens as are here.
+
+        Where the prefix cache has given it as many, it keeps those.
+        """
+        kept = self._kept.get(name, ())
+        if context >= len(kept):
+            return
+        source = kept[context]
+        if source.exact_from != _exact_from(branch):
+            return
+        length = _shared(source.tokens, branch.tokens, usable)
+        if length > branch.computed:
+            branch.table.free()
+            branch.table = source.table.fork()
+            branch.table.truncate(length)
+            branch.computed = length
+
+    def release(self, names: tuple[str, ...]) -> None:
+        """Take down; unknown names are ignored."""
+        for name in names:
+            for kept in self._kept.pop(name, ()):
+                kept.table.free()
+
+    def release_oldest(self) -> bool:
+        """Make room; False: there is nothing to take down."""
+        oldest = next(iter(self._kept), None)
+        if oldest is None:
+            return False
+        self.release((oldest,))
+        return True
+
+    def clear(self) -> None:
+        """Take down everything."""
+        self.release(tuple(self._kept))
+
+
+def _exact_from(branch: Branch) -> int | None:
+    return None if branch.reading is None else branch.reading.until
+
+
+def _shared(some: list[int], others: list[int], limit: int) -> int:
+    """How many tokens they begin with alike."""
+    limit = min(limit, len(some), len(others))
+    if some[:limit] == others[:limit]:
+        return limit
+    return next(at for at in range(limit) if some[at] != others[at])

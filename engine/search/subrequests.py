@@ -1,0 +1,249 @@
+"""The requests that a search is made of: one or several for each operation of its controller."""
+
+import math
+from collections.abc import Callable, Mapping
+from collections.abc import Sequence as List
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from ...decoding.base import Controller
+from ...decoding.gumbel import derive_seed
+from ...decoding.sampling_params import PLAIN_TEXT
+from ...decoding.search.budget import filled
+from ...decoding.search.operations import Forward, Forwarded, Generate, Generated, Score, State
+from ..requests.input_processor import Intake
+from ..requests.tokenizer import Tokenizer
+from ..state.request import ChoiceDelta, FinishReason, Request, SearchTask, TokenLogprobs
+
+
+class Context:
+    """A request as its controller sees it (`SearchContext`)."""
+
+    def __init__(self, request: Request, intake: Intake) -> None:
+        task, controller = request.search, request.controller
+        assert task is not None
+        assert controller is not None
+        assert isinstance(controller.method, Controller)
+        self.problem = task.problem
+        self.prompt = State(request.prompt_ids, prompt=len(request.prompt_ids))
+        self.n = request.n
+        self.seed = request.sampling.seed
+        self.max_tokens = task.max_tokens
+        self.answer_tokens = request.max_tokens
+        self.stop = request.stop_strings
+        self.stop_ids = request.stop_token_ids
+        self.min_tokens = request.sampling.min_tokens
+        self.budget = filled(
+            controller.method.budget(controller.parameters), intake.search_limits.budget
+        )
+        self._task = task
+        self._param = f"decoding.{controller.method.name}"
+        self._intake = intake
+        self._tokenizer = intake.tokenizer
+
+    def ask(self, text: str) -> State:
+        """See `SearchContext`."""
+        tokenizer = self._tokenizer
+        messages = _with_last(self._task, text)
+        if messages is None and tokenizer.chat_template is None:
+            ids = self._intake.encode(text, param=self._param)
+            return State(ids, prompt=len(ids))
+        conversation = self._task.conversation
+        rendered = tokenizer.render_chat(
+            messages or [{"role": "user", "content": text}],
+            template_kwargs=None if conversation is None else conversation.template_kwargs,
+        )
+        ids = self._intake.encode(rendered, param=self._param)
+        return State(ids, prompt=len(ids))
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        """See `SearchContext`."""
+        return self._intake.encode(text, param=self._param, add_special_tokens=False)
+
+    def decode(self, ids: List[int]) -> str:
+        """See `SearchContext`."""
+        return self._tokenizer.decode(ids)
+
+
+def _with_last(task: SearchTask, text: str) -> list[Mapping[str, Any]] | None:
+    """The chat with `text` in place of what its user said last."""
+    if task.conversation is None:
+        return None
+    messages = list(task.conversation.messages)
+    last = max((i for i, m in enumerate(messages) if m.get("role") == "user"), default=None)
+    if last is None:
+        return [*messages, {"role": "user", "content": text}]
+    return [*messages[:last], {"role": "user", "content": text}]
+
+
+class PartsMaker:
+    """Makes the parts of one request."""
+
+    def __init__(self, request: Request, intake: Intake) -> None:
+        self.tokenizer: Tokenizer = intake.tokenizer
+        self.context = Context(request, intake)
+        self.budget = self.context.budget
+        self._request = request
+        self._intake = intake
+        self._known_contexts: tuple[tuple[int, ...], tuple[tuple[int, ...], ...]] = ((), ())
+        self._sequences = self.context.budget.sequences or 1
+        others = {slot: c for slot, c in request.decoding.items() if slot != "controller"}
+        plain = {slot: c for slot, c in others.items() if slot != "target"}
+        self._guided = replace(
+            request, search=None, decoding=others, part_of=request.id, text=PLAIN_TEXT
+        )
+        self._judging = replace(
+            self._guided,
+            decoding=plain,
+            contexts=(),
+            combines=False,
+            stop_strings=(),
+            # A judgement is no part of the answer, which the rules are about.
+            sampling=replace(request.sampling, rules=None),
+        )
+
+    def parts(
+        self, operation: Generate | Forward | Score, next_id: Callable[[], str], left: int
+    ) -> list[Request]:
+        """The requests that the operation takes; none where the context has no room for it.
+
+        `left`: tokens of the budget.
+        """
+        state = operation.state
+        if isinstance(operation, Score):
+            longest = max(map(len, operation.continuations), default=0)
+            if self._intake.room(self._judging, state.ids) < longest:
+                return []
+            return [
+                self._part(self._judging, state.append(ids), next_id, max_tokens=0, scored=len(ids))
+                for ids in operation.continuations
+            ]
+        guided = isinstance(operation, Forward) or operation.guided
+        base = self._guided if guided else self._judging
+        if isinstance(operation, Forward):
+            base = replace(base, stop_strings=(), stop_token_ids=frozenset(), ruled=True)
+            wanted, n, logprobs, keeps = 1, 1, operation.top, True
+        else:
+            base = replace(base, stop_strings=(*base.stop_strings, *operation.stop))
+            wanted, n, keeps = operation.max_tokens, operation.count, operation.keep
+            logprobs = 0 if operation.logprobs else None
+        base = replace(base, n=1, contexts=self._contexts(base, state))
+        room = self._intake.room(base, state.ids)
+        if room < 1:
+            return []
+        base = replace(base, logprobs=logprobs, keeps=keeps)
+        together = replace(base, n=n)
+        most = min(wanted, room)
+        fits = len(state.ids) + n * most <= left and self._intake.room(together, state.ids) >= most
+        if n == 1 or (fits and n * (1 + len(base.contexts)) <= self._sequences):
+            return [self._part(together, state, next_id, max_tokens=most)]
+        # More choices than may run at once: each for itself, with the seed that it would have.
+        seeds = [base.sampling.seed, *(derive_seed(base.sampling.seed, i) for i in range(1, n))]
+        return [
+            self._part(
+                replace(base, sampling=replace(base.sampling, seed=seed)),
+                state,
+                next_id,
+                max_tokens=most,
+            )
+            for seed in seeds
+        ]
+
+    def _contexts(self, base: Request, state: State) -> tuple[tuple[int, ...], ...]:
+        """The target's further contexts: of the prompt, each followed by the same answer."""
+        if not base.combines:
+            return ()
+        length = len(state.ids) if state.prompt is None else min(state.prompt, len(state.ids))
+        prompt, answer = state.ids[:length], state.ids[length:]
+        if self._known_contexts[0] != prompt:
+            found = self._intake.contexts(base.decoding, prompt) or ()
+            self._known_contexts = prompt, found
+        return tuple(ids + answer for ids in self._known_contexts[1])
+
+    def _part(
+        self,
+        base: Request,
+        state: State,
+        next_id: Callable[[], str],
+        *,
+        max_tokens: int,
+        scored: int | None = None,
+    ) -> Request:
+        return replace(
+            base,
+            id=next_id(),
+            prompt_ids=state.ids,
+            source=state.source,
+            answered=0 if state.prompt is None else max(0, len(state.ids) - state.prompt),
+            max_tokens=max_tokens,
+            prompt_logprobs=None if scored is None else 0,
+            scored_from=1 if scored is None else len(state.ids) - scored,
+        )
+
+
+@dataclass(slots=True)
+class _Choice:
+    text: str = ""
+    token_ids: list[int] = field(default_factory=list[int])
+    logprobs: list[TokenLogprobs] = field(default_factory=list[TokenLogprobs])
+    finish_reason: FinishReason = "length"
+    stop_reason: int | str | None = None
+
+
+class PartResult:
+    """What came of one part."""
+
+    def __init__(self, part: Request) -> None:
+        self.part = part
+        self.choices = [_Choice() for _ in range(part.n)]
+        self.prompt_logprobs: tuple[TokenLogprobs, ...] = ()
+
+    def add(self, delta: ChoiceDelta) -> None:
+        """Take in what came."""
+        choice = self.choices[delta.index]
+        choice.text += delta.text
+        choice.token_ids += delta.token_ids
+        choice.logprobs += delta.logprobs
+        if delta.finish_reason is not None:
+            choice.finish_reason = delta.finish_reason
+            choice.stop_reason = delta.stop_reason
+
+
+def collect(operation: Generate | Forward | Score, parts: List[PartResult]) -> Any:
+    """The operation's result."""
+    if isinstance(operation, Score):
+        if not parts:
+            return (-math.inf,) * len(operation.continuations)
+        return tuple(sum(at.logprob for at in result.prompt_logprobs) for result in parts)
+    if isinstance(operation, Forward):
+        if not parts:
+            return Forwarded(state=operation.state, next=(), room=False)
+        (result,) = parts
+        (choice,) = result.choices
+        kept = replace(operation.state, source=result.part.kept_name(0))
+        found = choice.logprobs[0].top if choice.logprobs else ()
+        left = tuple((token, logprob) for token, logprob in found if logprob > -math.inf)
+        return Forwarded(state=kept, next=left, room=True)
+    if not parts:
+        nothing = Generated(state=operation.state, text="", token_ids=(), finish_reason="length")
+        return (nothing,) * operation.count
+    return tuple(
+        _generated(operation, result.part, index, choice)
+        for result in parts
+        for index, choice in enumerate(result.choices)
+    )
+
+
+def _generated(operation: Generate, part: Request, index: int, choice: _Choice) -> Generated:
+    ids = tuple(choice.token_ids)
+    by_token = choice.finish_reason == "stop" and not isinstance(choice.stop_reason, str)
+    written = ids[:-1] if by_token and ids and ids[-1] in part.stop_token_ids else ids
+    source = part.kept_name(index) if part.keeps else operation.state.source
+    return Generated(
+        state=replace(operation.state.append(written), source=source),
+        text=choice.text,
+        token_ids=ids,
+        finish_reason=choice.finish_reason,
+        stop_reason=choice.stop_reason,
+        logprobs=tuple(at.logprob for at in choice.logprobs),
+    )

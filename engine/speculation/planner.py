@@ -1,0 +1,290 @@
+"""How many guesses each sequence verifies in the next step: what promises most tokens a second."""
+
+import logging
+from collections import OrderedDict
+from collections.abc import Callable
+from collections.abc import Sequence as List
+from dataclasses import dataclass
+from math import inf
+from typing import Any, Final
+
+from ...decoding.base import DraftContext, Drafter, Drafting, Vocabulary
+from ..state.calibration import Promises
+from ..state.sequence import Branch, Sequence
+from ..state.step import Decoded
+from .step_cost import Pace
+from .time_budget import Allowance
+
+logger = logging.getLogger(__name__)
+
+_MAX_MEMORIES: Final = 8
+_MARGIN: Final = 1.03
+"""How much better a draft has to be: estimates are noisy, and the best of several flatters."""
+_SAMPLING_BYTES: Final = 2 << 30
+_BYTES_PER_LOGIT: Final = 6 * 4
+_LOOKING_SHARE: Final = 0.01
+"""Of all time: what looking for drafts may take that finds nothing."""
+_SAVED_SHARE: Final = 0.5
+"""Of the time that drafts save: what looking for them may take besides."""
+_LOOKING_SAVED: Final = 8.0
+"""Of it, in steps."""
+_MISSES: Final = 5
+"""Counted at most; a pause is twice as long after each."""
+_TRIAL_SHARE: Final = 0.01
+"""Of all time: what trials may take."""
+_TRIALS_SAVED: Final = 30.0
+"""Of it, in steps."""
+_LEAST_CHANCE, _ROWS_AHEAD = 0.02, 16
+_WEIGHT: Final = 0.05
+"""Of a new measurement of what asking takes."""
+
+
+@dataclass(slots=True, kw_only=True)
+class _Load:
+    """A step as planned so far: its rows without guesses, the guesses beside them, and the tokens
+    that it promises."""
+
+    rows: int
+    tokens: float
+    guesses: int = 0
+    drafts: int = 0
+
+
+class DraftPlanner:
+    """Plans the drafts of a step. `pace` tells what rows cost; `max_rows`: of a step; `clock`: s.
+    `trees`: drafts may branch; otherwise they are cut to their first line. `lines`: says whether
+    those that do not are cheaper.
+
+    Drafts are wishes: the scheduler grants what its rows and pages leave.
+    """
+
+    def __init__(
+        self,
+        pace: Pace,
+        vocabulary: Vocabulary,
+        max_rows: int,
+        clock: Callable[[], float],
+        *,
+        trees: bool = True,
+        lines: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self._pace = pace
+        self._vocabulary = vocabulary
+        # Every guess is sampled, and sampling takes some copies of a row of logits.
+        self._max_rows = min(max_rows, _SAMPLING_BYTES // (_BYTES_PER_LOGIT * vocabulary.size))
+        self._memories: OrderedDict[str, dict[str, Any]] = OrderedDict()
+        self._clock = clock
+        self._trees = trees
+        self._lines = lines
+        self._looking = Allowance(share=_LOOKING_SHARE, most_steps=_LOOKING_SAVED)
+        self._trials = Allowance(share=_TRIAL_SHARE, most_steps=_TRIALS_SAVED)
+        # What it lately took to ask a drafter: who drafts again is asked again.
+        self._asking_s = 0.0
+
+    def plan(self, running: List[Sequence]) -> list[Sequence]:
+        """Set `draft` of all that decode and have a drafter; returns those whose drafter failed.
+
+        Guesses are added where they promise most: the tokens that the step will bring, by the time
+        that it will take. So a lone sequence drafts more than one of many.
+        """
+        drafting = [s for s in running if "drafter" in s.request.decoding]
+        broken: list[Sequence] = []
+        if not drafting:
+            return broken
+        for sequence in drafting:
+            sequence.draft = None
+        rows = 0
+        for sequence in running:
+            rows += sequence.remaining
+            for branch in sequence.others:
+                rows += branch.remaining
+        took_s = self._pace.seconds(rows)
+        self._looking.pass_step(took_s)
+        self._trials.pass_step(took_s)
+        begun = [s.drafting for s in drafting if s.drafting is not None]
+        fixed = any(each.fixed for each in begun)
+        # Where some always draft, no step is without guesses.
+        closed = self._looking.left_s < 0 or (not fixed and self._pace.is_stale(rows))
+        if closed and not fixed and len(begun) == len(drafting):
+            return broken
+        load = _Load(rows=rows, tokens=float(sum(s.decodes for s in running)))
+        most = self._max_rows - rows
+        worth = self._worth(load)
+        for sequence in drafting:
+            sequence.draft_pause -= 1
+            if sequence.draft_pause > 0:
+                continue
+            sequence.draft_pause = 0
+            # Choices that fork off next get their first token together, without guesses.
+            if not sequence.decodes or sequence.unborn or most <= 0 or _limit(sequence) <= 0:
+                continue
+            if any(_reads_sparsely(branch) for branch in sequence.branches):
+                continue
+            try:
+                if sequence.drafting is None:
+                    sequence.drafting = self._start(sequence)
+                if not sequence.drafting.fixed and (closed or self._looking.left_s < 0):
+                    continue
+                most -= self._draft(sequence, sequence.drafting, load, worth, most, took_s)
+            except Exception:  # noqa: BLE001, RUF100 - a stranger's drafter; others go on
+                _log_failure(sequence)
+                sequence.draft = None
+                broken.append(sequence)
+        return broken
+
+    def _draft(
+        self,
+        sequence: Sequence,
+        drafting: Drafting,
+        load: "_Load",
+        worth: float,
+        most: int,
+        took_s: float,
+    ) -> int:
+        """Set one sequence's `draft`; returns the rows that it takes."""
+        begun_s, rows = self._clock(), 0
+        best, gain = self._size(sequence, drafting, load, worth, most)
+        if best:
+            draft = drafting.propose(best, _limit(sequence))
+            draft = sequence.draft = draft if self._trees else draft.line()
+            if (
+                draft.tokens
+                and not 0 <= min(draft.tokens) <= max(draft.tokens) < self._vocabulary.size
+            ):
+                raise ValueError("a draft has tokens outside of the vocabulary")
+            contexts = 1 + len(sequence.others)
+            size = len(draft.tokens)
+            rows = size * contexts
+            load.guesses += rows
+            load.drafts += contexts
+            load.tokens += min(gain, size)
+        asked_s = min(self._note(drafting, begun_s), took_s)
+        if not drafting.fixed:
+            self._asking_s += _WEIGHT * (asked_s - self._asking_s)
+        return rows
+
+    def learn(self, sequence: Sequence, item: Decoded) -> bool:
+        """Tell a drafter what a pass showed that verified its draft; False: it failed."""
+        assert sequence.drafting is not None
+        assert item.draft is not None
+        begun_s = self._clock()
+        if sequence.promised:  # else it was a trial, or fixed
+            assert sequence.promises is not None
+            sequence.promises.note(sequence.promised, len(item.accepted))
+        try:
+            sequence.drafting.learn(item.draft, item.predictions, item.accepted)
+        except Exception:  # noqa: BLE001, RUF100 - as above
+            _log_failure(sequence)
+            return False
+        self._note(sequence.drafting, begun_s)
+        return True
+
+    def finish(self, sequence: Sequence) -> None:
+        """A sequence has ended; its drafter learns of it where that is not too dear now."""
+        drafting = sequence.drafting
+        if drafting is not None and (drafting.fixed or self._looking.left_s >= 0):
+            begun_s = self._clock()
+            try:
+                drafting.finish()
+            except Exception:  # noqa: BLE001, RUF100 - its request has ended already
+                _log_failure(sequence)
+            self._note(drafting, begun_s)
+
+    def _note(self, drafting: Drafting, begun_s: float) -> float:
+        """Count the time that a drafter has taken since `begun_s`, if it may be left alone."""
+        took_s = self._clock() - begun_s
+        if not drafting.fixed:
+            self._looking.spend(took_s)
+        return took_s
+
+    def _size(
+        self, sequence: Sequence, drafting: Drafting, load: "_Load", worth: float, most: int
+    ) -> tuple[int, float]:
+        """How many guesses, in all contexts `most` rows, and how many promise to be right."""
+        contexts = 1 + len(sequence.others)
+        sizes = drafting.sizes(_limit(sequence), worth)
+        if drafting.fixed:
+            best, gain = sizes[-1] if sizes else (0, 0.0)
+            return min(best, most // contexts), gain
+        sizes = [(size, right) for size, right in sizes if size * contexts <= most]
+        promises = sequence.promises
+        assert promises is not None
+        share = promises.share
+        best, gain = self._best([(size, right * share) for size, right in sizes], load, contexts)
+        sequence.promised = gain / share
+        if not best:
+            promises.forgive()
+        # What promises nothing now may well do so a few tokens later.
+        sequence.draft_misses = 0 if best else min(sequence.draft_misses + 1, _MISSES)
+        sequence.draft_pause = 2**sequence.draft_misses - 1
+        return best, gain
+
+    def _worth(self, load: "_Load") -> float:
+        """How likely a guess must be right to bring more than its row costs, at the least."""
+        now_s = self._pace.seconds(load.rows)
+        each_s = min(
+            (self._pace.seconds(load.rows, more) - now_s) / more for more in (4, _ROWS_AHEAD)
+        )
+        return max(_LEAST_CHANCE, each_s * load.tokens / now_s)
+
+    def _best(
+        self, sizes: List[tuple[int, float]], load: "_Load", contexts: int
+    ) -> tuple[int, float]:
+        """The size that adds most to a step's tokens a second; (0, 0) where none adds to it."""
+        best, gain = 0, 0.0
+        pace = self._pace
+        now_s = best_s = pace.seconds(load.rows, load.guesses, load.drafts)
+        drafted_s = pace.seconds(load.rows, 0, load.drafts + contexts)
+        rate = _MARGIN * load.tokens / now_s
+        for size, right in sizes:
+            took_s = drafted_s + pace.of_guesses(load.rows, load.guesses + size * contexts)
+            if right == inf:
+                if took_s - now_s <= self._trials.left_s:
+                    self._trials.spend(took_s - now_s)
+                    return size, 0.0
+            elif (load.tokens + right) / (took_s + self._asking_s) > rate:
+                best, gain, best_s = size, right, took_s
+                rate = (load.tokens + right) / (took_s + self._asking_s)
+        saved_s = now_s * (load.tokens + gain) / load.tokens - best_s
+        self._looking.earn(_SAVED_SHARE * saved_s)
+        return best, gain
+
+    def _start(self, sequence: Sequence) -> Drafting:
+        choice = sequence.request.decoding["drafter"]
+        assert isinstance(choice.method, Drafter)
+        memory = self._memory(sequence.request.cache_salt)
+        sequence.promises = memory.setdefault(f"promises: {choice.method.name}", Promises())
+        context = DraftContext(
+            vocabulary=self._vocabulary,
+            memory=memory,
+            trees=self._trees,
+            # Contexts that evict are no rows of a graph.
+            lines=self._lines() and sequence.keeping is None,
+        )
+        return choice.method.start(choice.parameters, sequence, context)
+
+    def _memory(self, salt: str) -> dict[str, Any]:
+        """What drafters keep for requests of that salt; the longest unused is forgotten."""
+        memory = self._memories.setdefault(salt, {})
+        self._memories.move_to_end(salt)
+        if len(self._memories) > _MAX_MEMORIES:
+            self._memories.popitem(last=False)
+        return memory
+
+
+def _log_failure(sequence: Sequence) -> None:
+    logger.exception("the drafter of request %s has failed", sequence.request.id)
+
+
+def _limit(sequence: Sequence) -> int:
+    """How many guesses could still become tokens in one step."""
+    limit = sequence.request.max_tokens - sequence.generated - 1
+    for branch in sequence.branches:
+        if branch.keeping is not None:  # an eviction is due then, between two steps
+            limit = min(limit, branch.keeping.room - 1)
+    return limit
+
+
+def _reads_sparsely(branch: Branch) -> bool:
+    """Whether its next row is one of a prompt that sees a part of the keys: guesses see all."""
+    return branch.reading is not None and branch.reading.covers(branch.computed, 1)

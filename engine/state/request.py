@@ -1,0 +1,272 @@
+"""What enters the engine and what leaves it. Nothing here changes after it is made."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, Final, Literal, cast
+
+from ...decoding.base import Controller, DecodingMethod, Target
+from ...decoding.sampling import Sampling
+from ...decoding.sampling_params import PLAIN_TEXT, TextOptions
+from ...decoding.search.operations import NO_ALLOWED_TOKEN as NO_ALLOWED_TOKEN
+from ...decoding.search.operations import Node
+from ...errors import GenerationError
+from ...kvcache.base import CachePolicy, Retention
+from ...registry import Choice
+
+FinishReason = Literal["stop", "length"]
+PART = "#"
+"""Between the id of a request and the number of one of its parts."""
+Flow = tuple[str, bool]
+"""What shares are divided among: an owner's searches, and all else of that owner."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """Why a request cannot go on, while others can; becomes a `GenerationError`."""
+
+    code: str
+    message: str
+
+    def error(self) -> GenerationError:
+        """What the caller gets."""
+        return GenerationError(self.message, code=self.code)
+
+
+NOT_FINITE: Final = Failure(
+    code="numerical_error",
+    message="the model's numbers overflowed or are NaN at this place of the text, so that there is "
+    "no next token; change the prompt, or have the model served in a wider type (--dtype bfloat16 "
+    "or float32)",
+)
+BROKEN: Final = Failure(
+    code="internal_error", message="internal error; the server's log has the details"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conversation:
+    """A chat, and further words for its template."""
+
+    messages: Sequence[Mapping[str, Any]]
+    template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchTask:
+    """What controllers see of a request.
+
+    `problem`: the prompt's text, or what a chat's user said last. `conversation`: None where the
+    prompt is no chat. `max_tokens`: as the caller set it.
+    `sequences`: that may run at once, in all contexts.
+    """
+
+    problem: str
+    conversation: Conversation | None
+    max_tokens: int | None
+    sequences: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One validated request: token ids in, `n` choices out.
+
+    `before`: begin and end of the caller's prompt in `prompt_ids`, where a suffix is there as well.
+    `max_tokens` is resolved (never None) and prompt + max_tokens fits the context.
+    `stop_token_ids` already holds the end-of-sequence ids unless the caller ignores them.
+    `logprobs`: how many alternatives to report beside the chosen token; None reports nothing.
+    `prompt_logprobs`: the same for every prompt token but the first.
+    `text`: what of its tokens is shown; the engine knows none.
+    `owner`: whose it is; owners share the engine by `weight`, whatever they ask of it.
+    `priority`: lower runs earlier among requests of one owner.
+    `cache_salt`: prefixes are shared only between requests of equal salt.
+    `contexts`: prompts of the target's further contexts. `combines`: whether the target changes
+    anything.
+    `search`: what a controller needs of the request; it runs as many requests, its parts, and none
+    of its own. The rest is for such parts. `part_of`: id of the request that it is a part of.
+    `ruled`: its logprobs are scores after the rules, of which what filters drop has none.
+    `scored_from`: position of the first prompt token with logprobs. `answered`: last tokens of the
+    prompt, and of all contexts, that are an answer already. `keeps`: whether keys and
+    values stay when it ends, under `kept_name`, until they are released or room is short. `source`:
+    such a name, whose sequence begins like this prompt.
+    """
+
+    id: str
+    prompt_ids: tuple[int, ...]
+    before: tuple[int, int] | None = None
+    sampling: Sampling
+    max_tokens: int
+    n: int = 1
+    stop_strings: tuple[str, ...] = ()
+    stop_token_ids: frozenset[int] = frozenset()
+    text: TextOptions = PLAIN_TEXT
+    logprobs: int | None = None
+    prompt_logprobs: int | None = None
+    owner: str = ""
+    weight: float = 1.0
+    priority: int = 0
+    cache_salt: str = ""
+    decoding: Mapping[str, Choice[DecodingMethod[Any]]] = field(default_factory=dict)
+    kv_cache: Mapping[str, Choice[CachePolicy[Any]]] = field(default_factory=dict)
+    contexts: tuple[tuple[int, ...], ...] = ()
+    combines: bool = False
+    search: SearchTask | None = None
+    part_of: str | None = None
+    ruled: bool = False
+    scored_from: int = 1
+    answered: int = 0
+    keeps: bool = False
+    source: str | None = None
+
+    @property
+    def flow(self) -> Flow:
+        """Whose share it uses."""
+        return self.owner, self.part_of is not None
+
+    def kept_name(self, index: int) -> str:
+        """Under which the keys and values of a choice are kept."""
+        return f"{self.id}/{index}"
+
+    @property
+    def controller(self) -> Choice[Controller[Any]] | None:
+        """What decides which sequences live; None: there is one for each choice."""
+        return cast("Choice[Controller[Any]] | None", self.decoding.get("controller"))
+
+    @property
+    def target(self) -> Choice[Target[Any]] | None:
+        """What makes one distribution of the logits; None: the model's own."""
+        return cast("Choice[Target[Any]]", self.decoding["target"]) if self.combines else None
+
+    @property
+    def retention(self) -> Retention | None:
+        """What the cache policy keeps, of all contexts alike; None: everything."""
+        choice = self.kv_cache.get("policy")
+        if choice is None:
+            return None
+        longest = max(map(len, (self.prompt_ids, *self.contexts)))
+        return choice.method.retention(choice.parameters, longest)
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Tokens to read, in all contexts."""
+        return len(self.prompt_ids) + sum(map(len, self.contexts))
+
+    @property
+    def sequences(self) -> int:
+        """How many it runs at once: its choices, each in all contexts, or what its search may."""
+        if self.search is not None:
+            return self.search.sequences
+        return self.n * (1 + len(self.contexts))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenLogprobs:
+    """Log-probabilities (natural log) at one position, before sampling's rules.
+
+    They are of the model's raw distribution, or of what a target has made of it.
+
+    `top`: (token id, logprob) pairs, most probable first, as many as were asked for.
+    `rank`: 1 for the most probable token.
+    """
+
+    token_id: int
+    logprob: float
+    rank: int
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepOutput:
+    """New tokens of one choice after one engine step; the engine knows no text.
+
+    `stop_reason`: the stop token that ended it, or `NO_ALLOWED_TOKEN`.
+    `failure`: the choice has no next token, and its request ends with an error.
+    `cached_tokens`: prompt tokens served from the prefix cache, on the choice's first output.
+    `first_scheduled_s`: when the request left the queue (engine clock), on the first output.
+    `prompt_logprobs`: on the first output of choice 0, where they were asked for.
+    `drafted`: guesses that the step verified. `guidance_tokens`: tokens of further contexts.
+    `evicted`: tokens whose keys each head has let go since the last output, in all contexts.
+    `held_slots`: places for keys of a head that are its own from now on, in all contexts.
+    `sparse_rows`, `seen_pairs`, `causal_pairs`: on the first output of choice 0, rows of prompts
+    that saw a part of their keys; over layers and heads the pairs of a query and a key that they
+    saw, and those that all their keys would have made.
+    """
+
+    request_id: str
+    index: int
+    token_ids: tuple[int, ...]
+    logprobs: tuple[TokenLogprobs, ...] = ()
+    finish_reason: FinishReason | None = None
+    stop_reason: int | str | None = None
+    failure: Failure | None = None
+    cached_tokens: int = 0
+    first_scheduled_s: float | None = None
+    prompt_logprobs: tuple[TokenLogprobs, ...] | None = None
+    drafted: int = 0
+    guidance_tokens: int = 0
+    evicted: int = 0
+    held_slots: int = 0
+    sparse_rows: int = 0
+    seen_pairs: int = 0
+    causal_pairs: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChoiceDelta:
+    """What a caller receives: `text` that became final, and the tokens since the last delta.
+
+    `text` may lag behind `token_ids`: an unfinished UTF-8 sequence or the possible beginning of
+    a stop string is held back. A delta with `finish_reason` is the last of its choice.
+    `stop_reason`: the stop string or stop token that ended the choice, None for end-of-sequence;
+    `NO_ALLOWED_TOKEN` where its rules left none.
+    `places`: with logprobs, where in the choice's text each token begins, in characters.
+    `nodes`: of a search's tree that are new or have changed.
+    """
+
+    index: int
+    text: str
+    token_ids: tuple[int, ...] = ()
+    logprobs: tuple[TokenLogprobs, ...] = ()
+    places: tuple[int, ...] = ()
+    finish_reason: FinishReason | None = None
+    stop_reason: int | str | None = None
+    nodes: tuple[Node, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trace:
+    """The tree of a search: its nodes by id, and the budget that ended it, if one did."""
+
+    nodes: tuple[Node, ...]
+    exhausted: str | None
+
+
+@dataclass(slots=True, kw_only=True)
+class Usage:
+    """Token counts of one request, all choices together; grows while it runs.
+
+    `steps`: passes in which a choice got tokens. `drafted`, `accepted`: guesses, and those that
+    were right. `guidance_tokens`: of the target's further contexts, prompts and answers. `evicted`:
+    tokens whose keys each head has let go. `held_slots`: places for keys that each head has kept
+    instead, however long the answer became; 0 where nothing was evicted. `sparse_rows`: of prompts,
+    that saw a part of their keys; `seen_pairs` of `causal_pairs` pairs with keys. `thoughts`: nodes
+    of a search's tree; its other counts are those of all its branches.
+    """
+
+    prompt_tokens: int
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+    steps: int = 0
+    drafted: int = 0
+    accepted: int = 0
+    guidance_tokens: int = 0
+    evicted: int = 0
+    held_slots: int = 0
+    sparse_rows: int = 0
+    seen_pairs: int = 0
+    causal_pairs: int = 0
+    thoughts: int = 0
+
+    def add(self, other: "Usage") -> None:
+        """Count what another request used as well."""
+        for each in fields(self):
+            setattr(self, each.name, getattr(self, each.name) + getattr(other, each.name))

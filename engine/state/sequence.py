@@ -1,0 +1,148 @@
+"""A sequence: one choice of one request while it lives in the engine."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from ...decoding.base import Drafting, Target
+from ...decoding.drafting.draft import Draft
+from ...decoding.rule_state import RuleState
+from ...decoding.sampling import Sampling
+from ...kvcache.keeping import Keeping
+from ...kvcache.slot_table import SlotTable
+from ...kvcache.store import Stored
+from ...kvcache.table import PageTable
+from ...registry import Choice
+from .calibration import Promises
+from .request import Request, TokenLogprobs
+from .sparse_prefill import Reading
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Branch:
+    """One context of a sequence: a prompt and the answer, and where their keys and values are.
+
+    `computed`: tokens whose keys and values are in the pages, or were before they were evicted
+    (logical length). `keeping`: of an evicting cache policy. `swapped`: keys and values of each
+    layer, where the context was preempted after eviction had begun. `reading`: where rows of its
+    prompt see only a part of the keys.
+    """
+
+    tokens: list[int]
+    prompt_length: int
+    table: PageTable | SlotTable
+    computed: int = 0
+    keeping: Keeping | None = None
+    swapped: list[Stored] | None = None
+    reading: Reading | None = None
+
+    @property
+    def shareable(self) -> int:
+        """How many of the first tokens have keys that others of the same salt would compute too.
+
+        Those of an answer are exact, where those of a prompt that goes on like it are not.
+        """
+        return len(self.tokens) if self.reading is None else self.reading.until
+
+    @property
+    def remaining(self) -> int:
+        """Tokens that have no keys and values yet."""
+        return len(self.tokens) - self.computed
+
+    def fork(self) -> "Branch":
+        """A second one over the same pages."""
+        return Branch(
+            tokens=list(self.tokens),
+            prompt_length=self.prompt_length,
+            table=self.fork_table(),
+            computed=self.computed,
+            keeping=None if self.keeping is None else self.keeping.fork(),
+            reading=self.reading,
+        )
+
+    def fork_table(self) -> PageTable:
+        """A second table over the same pages, with its share of the reserve if there is one."""
+        assert isinstance(self.table, PageTable), "choices fork before anything is evicted"
+        return self.table.fork(self.slot_pages if self.table.reserved else 0)
+
+    @property
+    def slot_pages(self) -> int:
+        """Pages that it needs once keys are evicted; 0: none ever are."""
+        if self.keeping is None:
+            return 0
+        return -(-self.keeping.retention.slots // self.table.page_size)
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Sequence(Branch):
+    """Mutable state of one choice, and its own context; the scheduler and the engine own it.
+
+    Invariant between steps while it runs: `computed` < len(tokens); when the two differ by one
+    the sequence decodes, when by more it still reads (its prompt, or everything after preemption).
+
+    `others`: the target's further contexts, which end in the same answer and read and decode in
+    the same steps. `target`: what makes one distribution of their logits; None: the model's own.
+    `unborn`: indices of the request's other choices, which fork off when the prompt is read.
+    `drafting`: the drafter at work, from the first token on. `draft`: what the next step verifies.
+    `evicted`, `held_slots`: what the caller knows of. `draft_pause`: steps for which the drafter is
+    not asked; `draft_misses`: times in a row that it promised nothing; `promised`: right ones among
+    the guesses of `draft`; `promises`: how those of its kind were kept. `awaits`: while it waits, a
+    sequence that reads tokens which it begins with too, and how many. `served`: the last step in
+    which it had rows, counted while several owners share them. `rule_state`:
+    what its rules remember of its tokens.
+    """
+
+    request: Request
+    index: int
+    sampling: Sampling
+    arrival: int
+    others: tuple[Branch, ...] = ()
+    target: Choice[Target[Any]] | None = None
+    unborn: tuple[int, ...] = ()
+    cached_tokens: int = 0
+    prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)
+    first_scheduled_s: float | None = None
+    has_output: bool = False
+    drafting: Drafting | None = None
+    draft: Draft | None = None
+    evicted: int = 0
+    held_slots: int = 0
+    draft_pause: int = 0
+    draft_misses: int = 0
+    promised: float = 0.0
+    promises: Promises | None = None
+    awaits: "tuple[Sequence, int] | None" = None
+    served: int = 0
+    rule_state: RuleState | None = None
+
+    @property
+    def key(self) -> tuple[int, int, int]:
+        """Order among an owner's: priority, then arrival, then choice. The last is preempted."""
+        return (self.request.priority, self.arrival, self.index)
+
+    @property
+    def branches(self) -> tuple[Branch, ...]:
+        """All contexts, its own first."""
+        return (self, *self.others)
+
+    @property
+    def places(self) -> int:
+        """How many sequences it counts for, with the choices that have yet to fork off."""
+        choices = 1 if self.request.max_tokens == 0 else 1 + len(self.unborn)
+        return choices * (1 + len(self.others))
+
+    @property
+    def decodes(self) -> bool:
+        """Whether one row of each context is all that it needs."""
+        if len(self.tokens) - self.computed != 1:
+            return False
+        return not self.others or all(branch.remaining == 1 for branch in self.others)
+
+    @property
+    def answer_start(self) -> int:
+        """Where the answer begins: before its prompt ends, where that holds a part of it."""
+        return self.prompt_length - self.request.answered
+
+    @property
+    def generated(self) -> int:
+        """Tokens of the answer so far."""
+        return len(self.tokens) - self.prompt_length

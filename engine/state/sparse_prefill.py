@@ -1,0 +1,73 @@
+"""How a prompt under a `prefill` method is read, for as long as its sequence lives."""
+
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+from torch import Tensor
+
+from ...decoding.base import Labeller, Prefill
+from ...kvcache.prefix import Salt
+from ...registry import Choice
+from .request import Request
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Reading:
+    """How one context's prompt is read: rows at positions `[first, until)` see part of the keys.
+
+    `labellers`: by layer, from the first such row on; they follow from the keys before it, so that
+    they are the same whenever they are made. `rows`, `seen`, `causal`: rows read so, and over their
+    layers and heads the pairs of a query and a key, those that were seen and those that would be;
+    `seen` is a sum on the device, so that it is read once.
+    """
+
+    choice: Choice[Prefill[Any]]
+    first: int
+    until: int
+    labellers: dict[int, Labeller | None] = field(default_factory=dict)
+    rows: int = 0
+    causal: int = 0
+    seen: Tensor | int = 0
+
+    @classmethod
+    def of(cls, request: Request, prompt: tuple[int, ...]) -> "Reading | None":
+        """Of one of the request's contexts; None: all its rows see every key."""
+        choice = cast("Choice[Prefill[Any]] | None", request.decoding.get("prefill"))
+        if choice is None:
+            return None
+        first, until = choice.method.first(choice.parameters), len(prompt) - request.answered
+        return (
+            None
+            if first is None or until <= first
+            else cls(choice=choice, first=first, until=until)
+        )
+
+    @property
+    def salt(self) -> str:
+        """Tells pages that were computed so from all others."""
+        return f"{self.choice.method.name} {self.choice.parameters.model_dump_json()}"
+
+    def covers(self, begin: int, count: int) -> bool:
+        """Whether any of these rows sees only a part."""
+        return begin < self.until and begin + count > self.first
+
+    def labeller(self, layer: int, k_KLD: Tensor) -> Labeller | None:
+        """What chooses the keys in a layer; None: rows see all of them there too."""
+        if layer not in self.labellers:
+            choice, beginning_KPD = self.choice, k_KLD[:, : self.first]
+            found = choice.method.labeller(choice.parameters, layer, beginning_KPD)
+            self.labellers[layer] = found
+        return self.labellers[layer]
+
+    def restart(self) -> None:
+        """All rows will be read again."""
+        self.rows = self.causal = self.seen = 0
+
+    def counted(self) -> tuple[int, int, int]:
+        """`rows`, `seen`, `causal`. Waits for the device."""
+        return self.rows, int(self.seen), self.causal
+
+
+def salt_of(request: Request, reading: Reading | None) -> Salt:
+    """Requests of equal salts share prefixes; what was read sparsely never mixes with the rest."""
+    return request.cache_salt if reading is None else (request.cache_salt, reading.salt)

@@ -1,0 +1,24 @@
+"""Counters and gauges of an engine."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineStats:
+    """A snapshot for logs and metrics; token counts are totals since start.
+
+    `page_bytes`: memory of one page, all layers together.
+    """
+
+    running: int = 0
+    waiting: int = 0
+    pages_in_use: int = 0
+    pages_cached: int = 0
+    pages_total: int = 0
+    page_bytes: int = 0
+    prompt_tokens: int = 0
+    generation_tokens: int = 0
+    prefix_queried_tokens: int = 0
+    prefix_hit_tokens: int = 0
+    preemptions: int = 0
+    steps: int = 0

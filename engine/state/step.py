@@ -1,0 +1,132 @@
+"""One step: the rows that the scheduler chose, the runner computes and the engine commits."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from ...decoding.drafting.draft import Draft
+from ...kvcache.keeping import Attended
+from ...kvcache.table import PageCopy
+from .request import Failure, TokenLogprobs
+from .sequence import Branch, Sequence
+
+
+@dataclass(slots=True, kw_only=True)
+class Chunk:
+    """`count` rows of one context of a sequence: its tokens from `branch.computed` on.
+
+    `decodes`: its newest token is among the rows, and those of the sequence's other contexts too,
+    so that the sequence gets its next token. `draft`: the last rows are its guesses.
+    `copy`: a page to copy before the rows are written. `attended`: what the rows attended to, where
+    the cache policy asks. `finite`: whether the keys and values of a prompt's rows are; known when
+    they have been computed.
+    """
+
+    sequence: Sequence
+    branch: Branch
+    count: int
+    decodes: bool
+    draft: Draft | None = None
+    copy: PageCopy | None = None
+    attended: Attended | None = None
+    finite: bool = True
+
+    @property
+    def reads(self) -> bool:
+        """Whether some of its rows are of a prompt, or of what was preempted."""
+        return self.count > 1 + self.drafted or not self.decodes
+
+    @property
+    def drafted(self) -> int:
+        """How many rows are guesses."""
+        return len(self.draft.tokens) if self.draft is not None else 0
+
+    @property
+    def wanted(self) -> int:
+        """How many rows' logits are needed: its last ones."""
+        request, branch = self.sequence.request, self.branch
+        if branch is self.sequence and request.prompt_logprobs is not None:
+            return max(0, self.count - max(0, request.scored_from - 1 - branch.computed))
+        return 1 + self.drafted if self.decodes else 0
+
+    @property
+    def apart(self) -> bool:
+        """Whether its attention is not that of all others.
+
+        Keys are in slots, or are credited, or rows of a prompt see only a part of them.
+        """
+        keeping = self.branch.keeping
+        if keeping is None:
+            return self.sparse
+        if keeping.in_slots or keeping.counts(self.branch.prompt_length, self.count):
+            return True
+        return self.sparse
+
+    @property
+    def in_line(self) -> bool:
+        """Whether each row is the newest token, or a guess that continues the row before it."""
+        branches = self.draft is not None and self.draft.parents is not None
+        rows = 1 + self.drafted
+        return self.decodes and self.count == rows and not branches and not self.apart
+
+    @property
+    def sparse(self) -> bool:
+        """Whether rows of a prompt see only a part of the keys."""
+        reading = self.branch.reading
+        return reading is not None and reading.covers(self.branch.computed, self.count)
+
+
+@dataclass(slots=True, kw_only=True)
+class Step:
+    """One ragged batch: what the runner computes and the engine then commits."""
+
+    chunks: list[Chunk] = field(default_factory=list)
+    preempted: list[Sequence] = field(default_factory=list)
+    restored: list[Branch] = field(default_factory=list)
+
+    @property
+    def copies(self) -> list[PageCopy]:
+        """Pages to copy before anything is written."""
+        return [chunk.copy for chunk in self.chunks if chunk.copy is not None]
+
+    @property
+    def only_decodes(self) -> bool:
+        """Whether no row reads a prompt."""
+        return all(chunk.count == 1 + chunk.drafted for chunk in self.chunks)
+
+    @property
+    def in_lines(self) -> bool:
+        """Whether each row sees all of a context up to its own place: the newest token, a guess."""
+        return all(chunk.in_line for chunk in self.chunks)
+
+    @property
+    def drafts(self) -> int:
+        """Contexts in which a draft is verified."""
+        return sum(chunk.draft is not None for chunk in self.chunks)
+
+    @property
+    def guesses(self) -> int:
+        """Rows that are guesses, in all contexts."""
+        return sum(chunk.drafted for chunk in self.chunks)
+
+    @property
+    def rows(self) -> int:
+        """Rows of the batch."""
+        return sum(chunk.count for chunk in self.chunks)
+
+
+@dataclass(slots=True, kw_only=True)
+class Decoded:
+    """A sequence's next tokens, and their logprobs if asked for.
+
+    `accepted`: guesses of `draft` that were right; the tokens are those and one more, or those
+    alone where `ending` says why there is none. `predictions`: what followed the newest token and
+    each guess.
+    """
+
+    sequence: Sequence
+    tokens: list[int]
+    logprobs: tuple[TokenLogprobs, ...] = ()
+    draft: Draft | None = None
+    accepted: list[int]
+    predictions: list[int]
+    ending: Failure | Literal["no_allowed_token"] | None = None

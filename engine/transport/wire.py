@@ -1,0 +1,190 @@
+"""What crosses the socket between the server's process and the engine's: framed msgpack, no pickle.
+
+A frame is four bytes of length, big-endian, and one message. Methods travel by name, with their
+parameters as data, and are looked up in the registry of the other side.
+"""
+
+import struct
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final, TypeVar
+
+import msgspec
+
+from ...decoding.sampling import Sampling
+from ...registry import Choice, Method, Registry
+from ..loading.loader import ModelInfo
+from ..state.messages import Abort, Message, Release
+from ..state.request import Request, StepOutput
+from ..state.stats import EngineStats
+
+READ_BYTES: Final = 1 << 16
+_LENGTH: Final = struct.Struct(">I")
+Methods = dict[str, dict[str, Any]]
+"""Parameters by name of the method."""
+
+M = TypeVar("M", bound=Method)
+
+
+class Start(msgspec.Struct, frozen=True, tag=True):
+    """The first message. `log_level`: of what is worth sending. `config`: EngineConfig as JSON."""
+
+    log_level: int
+    config: str
+
+
+class Submitted(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """A `Request`; the fields are its."""
+
+    id: str
+    prompt_ids: tuple[int, ...]
+    sampling: Sampling
+    max_tokens: int
+    n: int
+    stop_strings: tuple[str, ...]
+    stop_token_ids: frozenset[int]
+    logprobs: int | None
+    prompt_logprobs: int | None
+    owner: str
+    weight: float
+    priority: int
+    cache_salt: str
+    decoding: Methods
+    kv_cache: Methods
+    contexts: tuple[tuple[int, ...], ...]
+    combines: bool
+    part_of: str | None
+    ruled: bool
+    scored_from: int
+    answered: int
+    keeps: bool
+    source: str | None
+
+
+class Aborted(msgspec.Struct, frozen=True, tag=True):
+    """An `Abort`."""
+
+    request_id: str
+    index: int | None
+
+
+class Released(msgspec.Struct, frozen=True, tag=True):
+    """A `Release`."""
+
+    names: tuple[str, ...]
+
+
+class Stop(msgspec.Struct, frozen=True, tag=True):
+    """End."""
+
+
+class Ready(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """The model is loaded; what the server must know of it."""
+
+    info: ModelInfo
+    eos_token_ids: frozenset[int]
+    sampling_defaults: dict[str, Any]
+    stats: EngineStats
+
+
+class Refused(msgspec.Struct, frozen=True, tag=True):
+    """The model cannot be served: the name of the error and its message."""
+
+    error: str
+    message: str
+
+
+class Stepped(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """One step. `taken`: how many messages the loop has taken since its start."""
+
+    taken: int
+    outputs: list[StepOutput]
+    rows: int
+    stats: EngineStats
+
+
+class Failed(msgspec.Struct, frozen=True, tag=True):
+    """The engine has ended by itself."""
+
+    error: str
+
+
+class Logged(msgspec.Struct, frozen=True, tag=True):
+    """A line for the log."""
+
+    level: int
+    name: str
+    text: str
+
+
+ToEngine = Start | Submitted | Aborted | Released | Stop
+FromEngine = Ready | Refused | Stepped | Failed | Logged
+
+_encoder = msgspec.msgpack.Encoder()
+decode_to_engine: Callable[[bytes], ToEngine] = msgspec.msgpack.Decoder(ToEngine).decode
+decode_from_engine: Callable[[bytes], FromEngine] = msgspec.msgpack.Decoder(FromEngine).decode
+
+
+def frame(message: ToEngine | FromEngine) -> bytes:
+    """One message as it goes over the socket."""
+    body = _encoder.encode(message)
+    return _LENGTH.pack(len(body)) + body
+
+
+class Frames:
+    """Cuts a stream of bytes into the messages' bodies."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """The bodies that `data` completes."""
+        self._buffer += data
+        while len(self._buffer) >= _LENGTH.size:
+            (length,) = _LENGTH.unpack_from(self._buffer)
+            end = _LENGTH.size + length
+            if len(self._buffer) < end:
+                return
+            body = bytes(self._buffer[_LENGTH.size : end])
+            del self._buffer[:end]
+            yield body
+
+
+def pack_message(message: Message) -> ToEngine:
+    """What the engine's process is told."""
+    if isinstance(message, Abort):
+        return Aborted(message.request_id, message.index)
+    if isinstance(message, Release):
+        return Released(message.names)
+    return Submitted(
+        **{
+            name: getattr(message, name)
+            for name in Submitted.__struct_fields__
+            if name not in ("decoding", "kv_cache")
+        },
+        decoding=_pack_methods(message.decoding),
+        kv_cache=_pack_methods(message.kv_cache),
+    )
+
+
+def unpack_request(message: Submitted, decoding: Registry[Any], kv_cache: Registry[Any]) -> Request:
+    """The request that was packed."""
+    fields = {name: getattr(message, name) for name in Submitted.__struct_fields__}
+    fields["decoding"] = _unpack_methods(message.decoding, decoding)
+    fields["kv_cache"] = _unpack_methods(message.kv_cache, kv_cache)
+    return Request(**fields)
+
+
+def _pack_methods(chosen: Mapping[str, Choice[M]]) -> Methods:
+    return {
+        c.method.name: c.parameters.model_dump(mode="json", by_alias=True) for c in chosen.values()
+    }
+
+
+def _unpack_methods(packed: Methods, registry: Registry[M]) -> dict[str, Choice[M]]:
+    """Checked already: parameters only get their types back."""
+    found: dict[str, Choice[M]] = {}
+    for name, raw in packed.items():
+        method = registry.methods[name]
+        parameters = method.parameters.model_validate(raw, strict=False)
+        found[method.slot] = Choice(method=method, parameters=parameters)
+    return found
