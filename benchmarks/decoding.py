@@ -155,7 +155,7 @@ def _build(model: str | None, batch: int) -> Built:
 
 def _prompts(built: Built, task: str, count: int, number: int) -> list[list[int]]:
     rng = Random(f"decoding {task} {number}")
-    tokenizer = built.intake.tokenizer
+    tokenizer = built.input_processor.tokenizer
     found: list[list[int]] = []
     while len(found) < count:
         turns = TASKS[task](rng, "held_out").turns[:-1]
@@ -169,11 +169,11 @@ def _prompts(built: Built, task: str, count: int, number: int) -> list[list[int]
 def _run(
     built: Built, prompts: Sequence[list[int]], method: str, temperature: float, batch: int
 ) -> tuple[list[tuple[int, int]], tuple[tuple[int, ...], ...]]:
-    """Answer all prompts, `batch` at a time; (steps, guesses) and tokens of each."""
+    """Answer all prompts, `batch` at a time; (steps, draft tokens) and tokens of each."""
     engine = built.engine
     params = SamplingParams(max_tokens=256, temperature=temperature, seed=1)
     waiting = [
-        built.intake.prepare(
+        built.input_processor.prepare(
             request_id=str(i),
             prompt=prompt,
             params=params,

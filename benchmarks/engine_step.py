@@ -26,7 +26,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 import torch
 from penstock.engine.attention.interface.interface import PagedStep
-from penstock.engine.core.step_outputs.output_state import Assembly
+from penstock.engine.core.step_outputs.output_state import OutputState
 from transformers import AutoModelForCausalLM
 
 from benchmarks.limits import (
@@ -122,14 +122,14 @@ def decode(
     subject: Subject, concurrency: int, seed: int, steps: int, times: Times, *, timed: bool = False
 ) -> None:
     """Read the prompts, then record `steps` steps in which every sequence decodes one token."""
-    engine, intake = subject.built.engine, subject.built.intake
+    engine, input_processor = subject.built.engine, subject.built.input_processor
     params = SamplingParams(max_tokens=steps + 8, temperature=0.0, ignore_eos=True)
-    assemblies: dict[str, Assembly] = {}
+    output_states: dict[str, OutputState] = {}
     for index, source in enumerate(_sources(concurrency, seed)):
-        request = intake.prepare(
+        request = input_processor.prepare(
             request_id=f"{seed}-{index}", prompt=prompt_ids(subject, source), params=params
         )
-        assemblies[request.id] = Assembly(request, intake.tokenizer)
+        output_states[request.id] = OutputState(request, input_processor.tokenizer)
         engine.add(request)
     synchronise = synchroniser(subject.device)
     begun: set[str] = set()
@@ -142,7 +142,7 @@ def decode(
         synchronise()
         stepped_s = time.perf_counter()
         for output in outputs:
-            assemblies[output.request_id].feed(output)
+            output_states[output.request_id].feed(output)
         fed_s = time.perf_counter()
         assert len(outputs) == concurrency, "every sequence decodes in every step"
         if timed:
@@ -153,7 +153,7 @@ def decode(
         else:
             times[STEP].append(stepped_s - start_s)
             times["detokenise"].append(fed_s - stepped_s)
-    for request_id in assemblies:
+    for request_id in output_states:
         engine.abort(request_id)
 
 
@@ -184,7 +184,7 @@ def watched(subject: Subject) -> Generator[None]:
 
 def prompt_ids(subject: Subject, source: random.Random) -> list[int]:
     """A prompt of 64 tokens."""
-    tokenizer = subject.built.intake.tokenizer
+    tokenizer = subject.built.input_processor.tokenizer
     return list(tokenizer.encode(exact_prompt(tokenizer.encode, 64, source)))
 
 

@@ -200,7 +200,7 @@ def _submit(built: Built, case: Case, seed: int, *, max_tokens: int) -> list[str
     params = SamplingParams(max_tokens=max_tokens, temperature=0.0, ignore_eos=True)
     names: list[str] = []
     for number, prompt in enumerate(_prompts(built, case, seed)):
-        request = built.intake.prepare(
+        request = built.input_processor.prepare(
             request_id=f"{seed}-{number}",
             prompt=prompt,
             params=params,

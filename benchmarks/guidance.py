@@ -21,7 +21,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from matplotlib import rcParams
 from matplotlib.figure import Figure
-from penstock.engine.core.step_outputs.output_state import Assembly
+from penstock.engine.core.step_outputs.output_state import OutputState
 from tqdm import tqdm
 
 from benchmarks import results
@@ -105,26 +105,26 @@ def _answer(
     built: Built, requests: Sequence[str], scale: float, negative: str
 ) -> list[tuple[str, bool]]:
     """Text of each answer, and whether it ended by itself."""
-    tokenizer, engine = built.intake.tokenizer, built.engine
-    assemblies: dict[str, Assembly] = {}
+    tokenizer, engine = built.input_processor.tokenizer, built.engine
+    output_states: dict[str, OutputState] = {}
     texts: dict[str, str] = {}
     ended: dict[str, bool] = {}
     for number, request in enumerate(requests):
         cfg: dict[str, Any] = {"scale": scale}
         if negative == CONTRARY:
             cfg["negative_messages"] = [{"role": "user", "content": contrary(request)}]
-        prepared = built.intake.prepare(
+        prepared = built.input_processor.prepare(
             request_id=str(number),
             prompt=tokenizer.render_chat([{"role": "user", "content": request}]),
             params=SamplingParams(max_tokens=400, temperature=0),
             decoding={"cfg": cfg},
         )
-        assemblies[prepared.id] = Assembly(prepared, tokenizer)
+        output_states[prepared.id] = OutputState(prepared, tokenizer)
         texts[prepared.id] = ""
         engine.add(prepared)
     while engine.has_work:
         for output in engine.step():
-            delta, _ = assemblies[output.request_id].feed(output)
+            delta, _ = output_states[output.request_id].feed(output)
             if delta is not None:
                 texts[output.request_id] += delta.text
                 ended[output.request_id] = delta.finish_reason == "stop"

@@ -55,10 +55,10 @@ def main() -> int:
     parser.add_argument("--repeats", type=int, default=50, help="launches of each (default 50)")
     parser.add_argument("--output", type=Path, default=OUTPUT)
     options = parser.parse_args()
-    hindrance = why_not()
-    if hindrance is not None:
-        told = f"benchmarks/kernels.py times compiled Triton kernels, and cannot here: {hindrance}"
-        print(told, file=sys.stderr)
+    unsupported_reason = why_not()
+    if unsupported_reason is not None:
+        told = "benchmarks/kernels.py times compiled Triton kernels, and cannot here"
+        print(f"{told}: {unsupported_reason}", file=sys.stderr)
         return 2
     from benchmarks.kernel_cases import Plan, cases
 

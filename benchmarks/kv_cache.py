@@ -196,7 +196,7 @@ def build(model: str, positions: int, pool_tokens: int) -> Built:
 
 def _answer(built: Built, prompt: list[int], tokens: int, kv_cache: Spec) -> Iterator[float]:
     """When each token of one greedy answer came."""
-    request = built.intake.prepare(
+    request = built.input_processor.prepare(
         request_id="r",
         prompt=prompt,
         params=SamplingParams(max_tokens=tokens, temperature=0, ignore_eos=True),

@@ -91,7 +91,7 @@ def step_times(options: argparse.Namespace, text: str) -> dict[tuple[str, int], 
         )
         for dtype in DTYPES
     }
-    ids = list(engines["auto"].intake.tokenizer.encode(text))
+    ids = list(engines["auto"].input_processor.tokenizer.encode(text))
     found: dict[tuple[str, int], list[float]] = defaultdict(list)
     for number in range(options.rounds + 1):
         for sequences in options.sequences:
@@ -110,7 +110,9 @@ def steps(built: Built, prompts: list[list[int]], count: int, name: str) -> list
     params = SamplingParams(temperature=0.0, ignore_eos=True)  # until they are aborted
     names = [f"{name}-{len(prompts)}-{i}" for i in range(len(prompts))]
     for request_id, prompt in zip(names, prompts, strict=True):
-        built.engine.add(built.intake.prepare(request_id=request_id, prompt=prompt, params=params))
+        built.engine.add(
+            built.input_processor.prepare(request_id=request_id, prompt=prompt, params=params)
+        )
     begun: set[str] = set()
     while len(begun) < len(prompts):
         begun |= {output.request_id for output in built.engine.step()}

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from penstock.kvcache.base import Retention
-from penstock.kvcache.keeping import Attended, Keeping
+from penstock.kvcache.eviction_state import AttentionRecord, EvictionState
 from penstock.registry import Spec
 
 Ranking = Callable[[int], Tensor]
@@ -65,10 +65,10 @@ POLICIES: Final[Mapping[str, StudyPolicy]] = {
 }
 
 
-class Foretold(Keeping):
+class Foretold(EvictionState):
     """Evicts as `like` would, but by what `ranking` says that keys are worth."""
 
-    def __init__(self, like: Keeping, ranking: Ranking) -> None:
+    def __init__(self, like: EvictionState, ranking: Ranking) -> None:
         layers, heads, _ = like.mass.shape
         super().__init__(like.retention, layers, heads, like.mass.device)
         self._ranking = ranking
@@ -78,7 +78,7 @@ class Foretold(Keeping):
         return super()._scores(positions)
 
 
-class Recorder(Keeping):
+class Recorder(EvictionState):
     """Evicts nothing of a text of `tokens`, and notes what its tokens attend to.
 
     `rows`: for each token behind the prompt that is read, `[layers, K, keys]`.
@@ -91,11 +91,11 @@ class Recorder(Keeping):
         self._prompt_tokens = prompt_tokens
         self.rows: list[Tensor] = []
 
-    def add_prompt(self, attended: Attended, count: int) -> None:
-        """See `Keeping`. What follows the prompt comes token by token."""
+    def add_prompt(self, attention_record: AttentionRecord, count: int) -> None:
+        """See `EvictionState`. What follows the prompt comes token by token."""
         if self.length >= self._prompt_tokens:
-            self.rows.append(torch.stack(attended.weights))
-        super().add_prompt(attended, count)
+            self.rows.append(torch.stack(attention_record.weights))
+        super().add_prompt(attention_record, count)
 
     def future(self) -> Ranking:
         """The attention that each key gets from the tokens that have not been read.

@@ -34,7 +34,7 @@ from benchmarks.provenance import ROOT, Provenance
 from benchmarks.teacher_forcing import Job, forced, greedy
 from penstock.engine.build import Built, build_engine
 from penstock.engine.config import EngineConfig
-from penstock.kvcache.keeping import Keeping
+from penstock.kvcache.eviction_state import EvictionState
 from penstock.registry import Spec
 
 RESULTS: Final = ROOT / "benchmarks" / "results" / "kv_study.csv"
@@ -72,7 +72,7 @@ class Study:
 
     def right(self, policy: str, budget: int, questions: Sequence[Question]) -> list[float]:
         """1 for each question that is answered right, with as many tokens as the answer has."""
-        tokenizer = self.built.intake.tokenizer
+        tokenizer = self.built.input_processor.tokenizer
         answers = greedy(self.built, self.jobs(policy, budget))
         return [
             question.example.grade(tokenizer.decode(answer.tokens))["right"]
@@ -128,21 +128,23 @@ class Study:
         return [recorder.future() for recorder in recorders]
 
 
-def _job(text: Text, spec: Spec, keeping: Callable[[Keeping | None], Keeping | None]) -> Job:
+def _job(
+    text: Text, spec: Spec, eviction_state: Callable[[EvictionState | None], EvictionState | None]
+) -> Job:
     return Job(
         prompt=text.ids[: text.prompt_tokens],
         tokens=len(text.ids) - text.prompt_tokens,
         kv_cache=spec,
-        keeping=keeping,
+        eviction_state=eviction_state,
     )
 
 
-def _recorded(recorder: Recorder, own: Keeping | None) -> Keeping:
+def _recorded(recorder: Recorder, own: EvictionState | None) -> EvictionState:
     assert own is None, "a full cache needs no state"
     return recorder
 
 
-def _ranked(own: Keeping | None, by: Ranking | None) -> Keeping | None:
+def _ranked(own: EvictionState | None, by: Ranking | None) -> EvictionState | None:
     return own if own is None or by is None else Foretold(own, by)
 
 
@@ -162,7 +164,7 @@ def main() -> int:
         rng = Random(f"kv study {name} {options.seed}")
         questions: list[Question] = []
         if name == QUESTIONS:
-            questions = kv_texts.questions(built.intake.tokenizer, rng, options.count)
+            questions = kv_texts.questions(built.input_processor.tokenizer, rng, options.count)
             texts = [question.text for question in questions]
         else:
             texts = _texts(built, name, rng, options)
@@ -238,7 +240,7 @@ def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
 
 
 def _texts(built: Built, name: str, rng: Random, options: argparse.Namespace) -> list[Text]:
-    tokenizer = built.intake.tokenizer
+    tokenizer = built.input_processor.tokenizer
     if name in OWN:
         return OWN[name](tokenizer, rng, options.count)
     return kv_texts.pieces(

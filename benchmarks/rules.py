@@ -82,8 +82,8 @@ def _steps(
     built: Built, n: int, decoding: Any, *, ruled: bool, name: str
 ) -> tuple[float, list[float]]:
     """Seconds of the step that reads the prompt, and of 40 that decode."""
-    rules = rules_of(built.intake.vocab_size) if ruled else {}
-    request = built.intake.prepare(
+    rules = rules_of(built.input_processor.vocab_size) if ruled else {}
+    request = built.input_processor.prepare(
         request_id=name,
         prompt="Once upon a time",
         params=SamplingParams(**PLAIN, n=n, **rules),

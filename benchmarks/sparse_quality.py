@@ -49,7 +49,7 @@ def main() -> int:
     options = _parse()
     config = EngineConfig(model=options.model, max_running=options.batch, prefix_cache=False)
     built = build_engine(config, time.perf_counter)
-    tokenizer = built.intake.tokenizer
+    tokenizer = built.input_processor.tokenizer
     questions = kv_texts.questions(tokenizer, Random(f"questions {options.seed}"), options.count)
     facts = kv_texts.facts(tokenizer, Random(f"facts {options.seed}"), options.count // 4)
     asked = [question.text for question in questions]

@@ -15,7 +15,7 @@ from penstock import SamplingParams
 from penstock.decoding.sampler import Drawn, Sampler
 from penstock.decoding.sampling import Row
 from penstock.engine.build import Built
-from penstock.kvcache.keeping import Keeping
+from penstock.kvcache.eviction_state import EvictionState
 from penstock.registry import Spec
 
 
@@ -37,14 +37,14 @@ class GivenTokens(Sampler):
 class Job:
     """A prompt to continue by `tokens`. `kv_cache`, `decoding`: as in a request's body.
 
-    `keeping`: what takes the place of the policy's own state (None: nothing is evicted).
+    `eviction_state`: what takes the place of the policy's own state (None: nothing is evicted).
     """
 
     prompt: Sequence[int]
     tokens: int
     kv_cache: Spec = None
     decoding: Spec = None
-    keeping: Callable[[Keeping | None], Keeping | None] = lambda own: own
+    eviction_state: Callable[[EvictionState | None], EvictionState | None] = lambda own: own
 
 
 @dataclass(slots=True, kw_only=True)
@@ -86,7 +86,7 @@ def _run(built: Built, jobs: Sequence[Job], *, ignore_eos: bool) -> list[Continu
     engine = built.engine
     found = [Continued() for _ in jobs]
     for number, job in enumerate(jobs):
-        request = built.intake.prepare(
+        request = built.input_processor.prepare(
             request_id=str(number),
             prompt=list(job.prompt),
             params=SamplingParams(
@@ -98,7 +98,7 @@ def _run(built: Built, jobs: Sequence[Job], *, ignore_eos: bool) -> list[Continu
         )
         engine.add(request)
         (sequence,) = (s for s in engine.scheduler.all() if s.request is request)
-        sequence.keeping = job.keeping(sequence.keeping)
+        sequence.eviction_state = job.eviction_state(sequence.eviction_state)
     while engine.has_work:
         for output in engine.step():
             continued = found[int(output.request_id)]

@@ -159,7 +159,8 @@ class DraftContext:
 
 
 class Drafter(DecodingMethod[P]):
-    """Guesses tokens ahead; one pass verifies them, and what is wrong costs rows, never tokens."""
+    """Drafts tokens ahead; one pass verifies them, and what is wrong costs rows, never
+    tokens."""
 
     slot: Slot = "drafter"
 
@@ -173,7 +174,7 @@ class Drafting(ABC):
 
     @abstractmethod
     def sizes(self, limit: int, worth: float) -> Sequence[tuple[int, float]]:
-        """Drafts worth a thought: (guesses, how many of them are expected to be right).
+        """Drafts worth a thought: (draft tokens, how many of them are expected to be right).
 
         `limit`: tokens of the answer that could still be accepted. `worth`: about how likely a
         guess has to be right to pay for its row; less likely ones may be left out. Ascending in
@@ -189,7 +190,7 @@ class Drafting(ABC):
 
     @abstractmethod
     def propose(self, size: int, limit: int) -> Draft:
-        """At most `size` guesses, none of them more than `limit` tokens ahead."""
+        """At most `size` draft tokens, none of them more than `limit` tokens ahead."""
 
     def learn(  # noqa: B027 -- nothing, for drafters to whom the row's tokens say enough
         self, draft: Draft, predictions: Sequence[int], accepted: Sequence[int]
@@ -197,7 +198,7 @@ class Drafting(ABC):
         """What a pass showed that verified a draft; the row's tokens are the longer ones already.
 
         `predictions[0]` followed the newest token, `predictions[1 + i]` guess i of the draft.
-        `accepted`: guesses that were right, along one path.
+        `accepted`: draft tokens that were right, along one path.
         """
 
     def finish(self) -> None:  # noqa: B027 -- as above

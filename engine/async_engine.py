@@ -21,9 +21,9 @@ from .config import EngineConfig
 from .loading.loader import ModelInfo
 from .outputs.generation import Generation
 from .outputs.metrics import EngineCollector, RequestMetrics
-from .requests.input_processor import Intake
+from .requests.input_processor import InputProcessor
 from .requests.tokenizer import Tokenizer
-from .search.async_search import Searching
+from .search.async_search import AsyncSearch
 from .search.evaluators import Evaluator, in_threads, registered
 from .state.messages import Abort
 from .state.request import PART, ChoiceDelta, Request, StepOutput
@@ -45,7 +45,7 @@ class AsyncEngine:
         self,
         host: EngineHost,
         model: ModelInfo,
-        intake: Intake,
+        input_processor: InputProcessor,
         config: EngineConfig,
         *,
         registry: CollectorRegistry,
@@ -54,9 +54,9 @@ class AsyncEngine:
     ) -> None:
         self.model = model
         self._evaluators = {**in_threads(registered()), **(evaluators or {})}
-        known = replace(intake.search_limits, evaluators=frozenset(self._evaluators))
-        self.intake = replace(intake, search_limits=known)
-        self.tokenizer: Tokenizer = intake.tokenizer
+        known = replace(input_processor.search_limits, evaluators=frozenset(self._evaluators))
+        self.input_processor = replace(input_processor, search_limits=known)
+        self.tokenizer: Tokenizer = input_processor.tokenizer
         self.config = config
         self.metrics = RequestMetrics(registry, max_length_tokens=model.max_length_tokens)
         registry.register(EngineCollector(self.stats))
@@ -85,14 +85,24 @@ class AsyncEngine:
         """
         if config.engine_in == "process":
             process = ProcessHost(config, clock)
-            model, intake = process.ready.info, process.intake(config)
+            model, input_processor = process.ready.info, process.input_processor(config)
             host: EngineHost = process
         else:
             built = build_engine(config, clock)
-            host, model, intake = ThreadHost(built.engine, clock), built.info, built.intake
-        intake.tokenizer.prepare()
+            host, model, input_processor = (
+                ThreadHost(built.engine, clock),
+                built.info,
+                built.input_processor,
+            )
+        input_processor.tokenizer.prepare()
         return cls(
-            host, model, intake, config, registry=registry, clock=clock, evaluators=evaluators
+            host,
+            model,
+            input_processor,
+            config,
+            registry=registry,
+            clock=clock,
+            evaluators=evaluators,
         )
 
     def start(self) -> None:
@@ -129,11 +139,11 @@ class AsyncEngine:
         if request.contexts:
             generation.metrics.guidance_requests.inc()
         generation.metrics.max_tokens.observe(request.max_tokens)
-        if not isinstance(generation, Searching):
+        if not isinstance(generation, AsyncSearch):
             self._host.send(request)  # first: what cannot be sent must not count as live
         self._live[request.id] = generation
         self._idle.clear()
-        if isinstance(generation, Searching):
+        if isinstance(generation, AsyncSearch):
             generation.begin()
         return generation
 
@@ -147,9 +157,9 @@ class AsyncEngine:
                 submitted_s=now_s,
                 abort=self.abort,
             )
-        return Searching(
+        return AsyncSearch(
             request,
-            intake=self.intake,
+            input_processor=self.input_processor,
             metrics=metrics,
             submitted_s=now_s,
             abort=self.abort,
@@ -242,27 +252,27 @@ class AsyncEngine:
                 self._cancel(generation, PenstockError("the output could not be read"))
 
     def _deliver(self, generation: Generation, output: StepOutput, now_s: float) -> None:
-        if isinstance(generation, Searching):
+        if isinstance(generation, AsyncSearch):
             generation.feed(output)
             self._count(generation, output, output.token_ids, now_s)
             return
         if output.failure is not None:
-            if generation.assembly.fails(output):
+            if generation.output_state.fails(output):
                 self._cancel(generation, output.failure.error())
             return
-        delta, ended_by_text = generation.assembly.feed(output)
+        delta, ended_by_text = generation.output_state.feed(output)
         if delta is None:
             return
         if ended_by_text:
             self._host.send(Abort(request_id=output.request_id, index=output.index))
         self._observe(generation, output, delta, now_s)
         generation.push(delta)
-        if generation.assembly.finished:
+        if generation.output_state.finished:
             generation.reason = delta.finish_reason or "stop"
             self._end(generation)
 
     def _cancel(self, generation: Generation, error: PenstockError | None = None) -> None:
-        if not isinstance(generation, Searching):
+        if not isinstance(generation, AsyncSearch):
             self._host.send(Abort(request_id=generation.request.id))
         self._end(generation, error)
 
@@ -289,7 +299,7 @@ class AsyncEngine:
         if generation.first_token_s is None:
             generation.first_token_s = now_s
             generation.started_s = output.first_scheduled_s
-            if not isinstance(generation, Searching):
+            if not isinstance(generation, AsyncSearch):
                 metrics.prompt_tokens.inc(generation.usage.prompt_tokens)
             metrics.first_token.observe(now_s - generation.submitted_s)
         metrics.generation_tokens.inc(len(tokens))
@@ -307,7 +317,7 @@ class AsyncEngine:
             return
         if not self._live:
             self._idle.set()
-        if isinstance(generation, Searching):
+        if isinstance(generation, AsyncSearch):
             generation.leave()
             generation.metrics.prompt_tokens.inc(generation.usage.prompt_tokens)
             generation.metrics.thoughts.inc(generation.usage.thoughts)

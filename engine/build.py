@@ -28,7 +28,7 @@ from .model.runner import ModelRunner
 from .model.threads import torch_gets_one
 from .model.warmup import warm_up
 from .requests.infill import infilling_of
-from .requests.input_processor import Intake
+from .requests.input_processor import InputProcessor
 from .requests.tokenizer import Tokenizer
 from .search.evaluators import registered
 
@@ -43,7 +43,7 @@ class Built:
     """An engine with everything that stands around it."""
 
     engine: Engine
-    intake: Intake
+    input_processor: InputProcessor
     info: ModelInfo
     loaded: LoadedModel
 
@@ -105,7 +105,7 @@ def build_engine(config: EngineConfig, clock: Callable[[], float]) -> Built:
         numerics=numerics,
         draft_trees=not config.deterministic,
     )
-    intake = make_intake(
+    input_processor = make_input_processor(
         config,
         pages=pages,
         tokenizer=loaded.tokenizer,
@@ -122,7 +122,7 @@ def build_engine(config: EngineConfig, clock: Callable[[], float]) -> Built:
         loaded.device,
         clock,
         evicts=info.can_evict,
-        sparse=info.sparse_hindrance is None,
+        sparse=info.sparse_unsupported_reason is None,
     )
     if config.cuda_graphs:
         engine.runner.graphs = decode_graphs(
@@ -143,10 +143,10 @@ def build_engine(config: EngineConfig, clock: Callable[[], float]) -> Built:
         tokens / info.max_length_tokens,
         info.max_length_tokens,
     )
-    return Built(engine=engine, intake=intake, info=info, loaded=loaded)
+    return Built(engine=engine, input_processor=input_processor, info=info, loaded=loaded)
 
 
-def make_intake(
+def make_input_processor(
     config: EngineConfig,
     *,
     pages: int,
@@ -154,10 +154,10 @@ def make_intake(
     info: ModelInfo,
     eos_token_ids: frozenset[int],
     sampling_defaults: dict[str, Any],
-) -> Intake:
+) -> InputProcessor:
     """What stands between requests and an engine with these limits."""
     decoding = Registry[DecodingMethod[Any]].from_entry_points("decoding", "penstock.decoding")
-    return Intake(
+    return InputProcessor(
         tokenizer=tokenizer,
         max_length_tokens=info.max_length_tokens,
         context_tokens=info.context_tokens,
@@ -179,7 +179,7 @@ def make_intake(
             ),
             evaluators=frozenset(registered()),
         ),
-        sparse_hindrance=info.sparse_hindrance,
+        sparse_unsupported_reason=info.sparse_unsupported_reason,
         infilling=infilling_of(tokenizer),
         prefill=_prefill(config, decoding, info),
     )
@@ -195,10 +195,10 @@ def _prefill(
     """
     if config.sparse_prefill == "off":
         return None
-    if info.sparse_hindrance is not None:
+    if info.sparse_unsupported_reason is not None:
         raise ConfigurationError(
             f"--sparse-prefill {config.sparse_prefill} cannot serve this model: "
-            f"{info.sparse_hindrance}; leave it out"
+            f"{info.sparse_unsupported_reason}; leave it out"
         )
     wanted = {
         "method": config.sparse_prefill,
@@ -260,7 +260,7 @@ def _step_bytes(
     rows = min(batch_tokens, loaded.info.context_tokens)
     meter = CudaMeter(loaded.device)
     attention = None
-    if loaded.info.sparse_hindrance is None:
+    if loaded.info.sparse_unsupported_reason is None:
         per_token = sum(layer.bytes_per_token(dtype) for layer in loaded.layers)
         room = free_bytes(loaded.device) // per_token  # a prompt has to lie in pages
         attention = longest_prompt(

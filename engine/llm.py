@@ -12,7 +12,7 @@ from ..errors import GenerationError
 from ..registry import Spec
 from .build import build_engine
 from .config import EngineConfig
-from .outputs.output_state import Assembly
+from .outputs.output_state import OutputState
 from .requests.chat.template import RenderedChat
 from .requests.prompt import Prompt
 from .search.evaluators import registered
@@ -84,8 +84,8 @@ class LLM:
     def __init__(self, model: str | None = None, **settings: Any) -> None:
         built = build_engine(EngineConfig(model=model, **settings), time.perf_counter)
         self.info = built.info
-        self.tokenizer = built.intake.tokenizer
-        self._intake = built.intake
+        self.tokenizer = built.input_processor.tokenizer
+        self._input_processor = built.input_processor
         self._engine = built.engine
         self._evaluators = registered()
         self._requests = 0
@@ -115,7 +115,7 @@ class LLM:
         batch = _as_batch(prompts)
         each = _spread(params, len(batch))
         requests = [
-            self._intake.prepare(
+            self._input_processor.prepare(
                 request_id=self._next_id(),
                 prompt=prompt,
                 suffix=suffix,
@@ -143,7 +143,7 @@ class LLM:
         several = [messages] if messages and isinstance(messages[0], Mapping) else messages
         each = _spread(params, len(several))
         requests = [
-            self._intake.prepare(
+            self._input_processor.prepare(
                 request_id=self._next_id(),
                 prompt=self.tokenizer.render_chat(conversation),  # type: ignore[arg-type]
                 params=one,
@@ -172,9 +172,9 @@ class LLM:
 
     def _run(self, requests: list[Request], progress: bool) -> list[RequestOutput]:
         answers = {r.id: [Completion(index=i) for i in range(r.n)] for r in requests}
-        assemblies = {r.id: Assembly(r, self.tokenizer) for r in requests if r.search is None}
+        output_states = {r.id: OutputState(r, self.tokenizer) for r in requests if r.search is None}
         searches = {
-            r.id: SyncSearch(r, self._intake, self._engine, self._evaluators)
+            r.id: SyncSearch(r, self._input_processor, self._engine, self._evaluators)
             for r in requests
             if r.search is not None
         }
@@ -193,20 +193,20 @@ class LLM:
                             search.feed(output)
                             bar.update(search.ended)
                             continue
-                        assembly = assemblies[output.request_id]
+                        output_state = output_states[output.request_id]
                         if output.failure is not None:
-                            if output.request_id not in errors and assembly.fails(output):
+                            if output.request_id not in errors and output_state.fails(output):
                                 errors[output.request_id] = output.failure.error()
                                 self._engine.abort(output.request_id)
                                 bar.update()
                             continue
-                        delta, ended_by_text = assembly.feed(output)
+                        delta, ended_by_text = output_state.feed(output)
                         if delta is None:
                             continue
                         if ended_by_text:
                             self._engine.abort(output.request_id, output.index)
                         answers[output.request_id][delta.index].add(delta)
-                        bar.update(assembly.finished)
+                        bar.update(output_state.finished)
                     for search in searches.values():
                         search.check_time()
             for request_id, search in searches.items():
@@ -221,8 +221,8 @@ class LLM:
             RequestOutput(
                 prompt_token_ids=r.prompt_ids,
                 choices=answers[r.id],
-                usage=searches[r.id].usage if r.id in searches else assemblies[r.id].usage,
-                prompt_logprobs=None if r.id in searches else assemblies[r.id].prompt_logprobs,
+                usage=searches[r.id].usage if r.id in searches else output_states[r.id].usage,
+                prompt_logprobs=None if r.id in searches else output_states[r.id].prompt_logprobs,
                 trace=searches[r.id].trace if r.id in searches else None,
                 error=searches[r.id].error if r.id in searches else errors.get(r.id),
             )

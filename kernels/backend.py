@@ -76,23 +76,25 @@ def choose(
     if wanted == "torch":
         return Choice(backend="torch", reason="asked for")
     if wanted == "native" or (wanted == "auto" and device.type == "cpu"):
-        hindrance = hindrance_to_native(device=device, dtype=dtype)
+        unsupported_reason = native_unsupported_reason(device=device, dtype=dtype)
         found = Choice(backend="native", reason="compiled C++")
     else:
-        hindrance = hindrance_to_triton(device=device, dtype=dtype, head_size=head_size)
-        if hindrance is None and wanted == "auto" and _interpreting():
-            hindrance = "Triton only interprets here, which is for tests"
+        unsupported_reason = triton_unsupported_reason(
+            device=device, dtype=dtype, head_size=head_size
+        )
+        if unsupported_reason is None and wanted == "auto" and _interpreting():
+            unsupported_reason = "Triton only interprets here, which is for tests"
         found = Choice(backend="triton", reason=f"compiled for {device}")
-    if hindrance is None:
+    if unsupported_reason is None:
         return found if wanted == "auto" else replace(found, reason="asked for")
     if wanted != "auto":
         raise ConfigurationError(
-            f"--attention-backend is {wanted}, but {hindrance}; choose auto or torch"
+            f"--attention-backend is {wanted}, but {unsupported_reason}; choose auto or torch"
         )
-    return Choice(backend="torch", reason=hindrance)
+    return Choice(backend="torch", reason=unsupported_reason)
 
 
-def hindrance_to_native(*, device: torch.device, dtype: torch.dtype) -> str | None:
+def native_unsupported_reason(*, device: torch.device, dtype: torch.dtype) -> str | None:
     """Why the kernels compiled for CPUs cannot run; None where they can."""
     if device.type != "cpu":
         return f"the device is {device.type}, and the compiled kernels are for CPUs"
@@ -102,7 +104,9 @@ def hindrance_to_native(*, device: torch.device, dtype: torch.dtype) -> str | No
     return f"of the compiled kernels, {found.reason}" if isinstance(found, Unavailable) else None
 
 
-def hindrance_to_triton(*, device: torch.device, dtype: torch.dtype, head_size: int) -> str | None:
+def triton_unsupported_reason(
+    *, device: torch.device, dtype: torch.dtype, head_size: int
+) -> str | None:
     """Why the Triton kernels cannot run; None where they can."""
     if find_spec("triton") is None:
         return "triton is not installed"

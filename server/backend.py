@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from ..engine.requests.input_processor import Intake
+    from ..engine.requests.input_processor import InputProcessor
     from ..engine.requests.tokenizer import Tokenizer
     from ..engine.state.request import ChoiceDelta, Request, TokenLogprobs, Trace, Usage
 
@@ -131,7 +131,7 @@ class Backend(Protocol):
         ...
 
     @property
-    def intake(self) -> Intake:
+    def input_processor(self) -> InputProcessor:
         """Usable from any thread."""
         ...
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from penstock import __version__
 
 from .command_settings import CommandSettings
-from .doctor_checks import CHECKS, TRITON_CHECKS, triton_hindrance, usual_device
+from .doctor_checks import CHECKS, TRITON_CHECKS, triton_unsupported_reason, usual_device
 from .log import configure_logging
 
 Row = tuple[str, str]
@@ -38,14 +38,14 @@ def run_doctor(settings: DoctorSettings) -> int:
     for name, value in _report():
         write(f"{name:<24} {value}\n")
     failed = 0
-    hindrance = triton_hindrance()
-    checks = CHECKS if hindrance is not None else CHECKS | TRITON_CHECKS
+    unsupported_reason = triton_unsupported_reason()
+    checks = CHECKS if unsupported_reason is not None else CHECKS | TRITON_CHECKS
     for name, check in checks.items():
         problem = check()
         failed += problem is not None
         write(f"{'check ' + name:<24} {'ok' if problem is None else 'FAILED: ' + problem}\n")
-    if hindrance is not None:
-        write(f"{'check triton':<24} not run: {hindrance}\n")
+    if unsupported_reason is not None:
+        write(f"{'check triton':<24} not run: {unsupported_reason}\n")
     if settings.model is not None:
         write(f"{'model':<24} {_model(settings.model)}\n")
     return 1 if failed else 0

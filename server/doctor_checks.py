@@ -93,7 +93,7 @@ def check_compiled() -> str | None:
 def check_triton() -> str | None:
     """Triton's attention and cache writes against the reference, in the device's usual dtype.
 
-    Call this one and those below only where `triton_hindrance` finds none.
+    Call this one and those below only where `triton_unsupported_reason` finds none.
     """
     import torch
 
@@ -281,14 +281,14 @@ def usual_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def triton_hindrance() -> str | None:
+def triton_unsupported_reason() -> str | None:
     """Why the Triton kernels cannot run here."""
     import torch
 
-    from ..kernels.backend import hindrance_to_triton
+    from ..kernels.backend import triton_unsupported_reason
 
     device = usual_device()
-    return hindrance_to_triton(device=device, dtype=torch.float32, head_size=64)
+    return triton_unsupported_reason(device=device, dtype=torch.float32, head_size=64)
 
 
 CHECKS: dict[str, Callable[[], str | None]] = {

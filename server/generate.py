@@ -92,7 +92,7 @@ async def _stream(engine: AsyncEngine, settings: GenerateSettings, prompt: str) 
     tokenizer = engine.tokenizer
     as_chat = settings.chat or (not settings.raw and tokenizer.chat_template is not None)
     messages = [{"role": "user", "content": prompt}]
-    request = engine.intake.prepare(
+    request = engine.input_processor.prepare(
         request_id="generate",
         prompt=tokenizer.render_chat(messages) if as_chat else prompt,
         params=settings.sampling,

@@ -74,7 +74,7 @@ def check_presets(engine: Backend, presets: Presets) -> None:
     """Raise ConfigurationError where a preset names what the registries do not have."""
     for name, preset in presets.items():
         try:
-            engine.intake.decoding.resolve(preset.decoding)
-            engine.intake.kv_cache.resolve(preset.kv_cache)
+            engine.input_processor.decoding.resolve(preset.decoding)
+            engine.input_processor.kv_cache.resolve(preset.kv_cache)
         except RequestError as error:
             raise ConfigurationError(f"the preset {name!r} cannot be used: {error}") from error

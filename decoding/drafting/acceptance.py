@@ -1,4 +1,4 @@
-"""How often guesses have been right lately, and what that promises for the next ones."""
+"""How often draft tokens have been right lately, and what that promises for the next ones."""
 
 from typing import Final
 
@@ -12,7 +12,7 @@ _TRIAL_PASSES: Final = 3
 
 
 class Acceptance:
-    """Estimates the chance that a guess is right where those before it were.
+    """Estimates the chance that a draft token is right where those before it were.
 
     It begins where `earlier` is, what earlier sequences have shown, and `earlier` learns with it.
     Where the chance is low nothing is drafted and nothing would be learned: now and then a few
@@ -35,12 +35,12 @@ class Acceptance:
         return self._hits / self._trials
 
     def expected(self, size: int) -> float:
-        """How many of `size` guesses in a row will be right."""
+        """How many of `size` draft tokens in a row will be right."""
         rate = min(self.rate, 0.99)
         return rate * (1 - rate**size) / (1 - rate)
 
     def skip(self, passes: int) -> None:
-        """So many passes had no guesses."""
+        """So many passes had no draft tokens."""
         (self._earlier or self)._without += passes
 
     def take_trial(self) -> bool:
@@ -53,7 +53,7 @@ class Acceptance:
         return self._trial > 0
 
     def observe(self, drafted: int, right: int) -> None:
-        """Learn from a pass with guesses."""
+        """Learn from a pass with draft tokens."""
         if self._trial == _TRIAL_PASSES:  # the first pass of a trial forgets the old bad ones
             self._hits = self._trials = 0.0
         self._trial = max(0, self._trial - 1)

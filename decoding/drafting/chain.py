@@ -1,4 +1,4 @@
-"""What drafters of a single line of guesses share: how long a line pays."""
+"""What drafters of a single line of draft tokens share: how long a line pays."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -31,16 +31,16 @@ class ChainDrafting(Drafting):
 
     @abstractmethod
     def available(self, limit: int) -> int:
-        """How many guesses there are, `limit` at most."""
+        """How many draft tokens there are, `limit` at most."""
 
     @abstractmethod
-    def guesses(self, count: int) -> list[int]:
+    def draft_tokens(self, count: int) -> list[int]:
         """That many of them."""
 
     @abstractmethod
     def moved(self, predictions: Sequence[int]) -> None:
         """The text has grown; `predictions` were made for the places behind it, by a pass over
-        guesses that turned out wrong."""
+        draft tokens that turned out wrong."""
 
     def sizes(self, limit: int, worth: float) -> list[tuple[int, float]]:
         """See `Drafting`."""
@@ -61,7 +61,7 @@ class ChainDrafting(Drafting):
 
     def propose(self, size: int, limit: int) -> Draft:
         """See `Drafting`."""
-        return Draft(self.guesses(min(size, self.available(limit))))
+        return Draft(self.draft_tokens(min(size, self.available(limit))))
 
     def learn(self, draft: Draft, predictions: Sequence[int], accepted: Sequence[int]) -> None:
         """See `Drafting`."""

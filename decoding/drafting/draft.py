@@ -1,9 +1,8 @@
 """Guessed tokens that one pass verifies, and the rows in which it does.
 
-A pass over [newest token, guesses] predicts what follows each of them. The guesses that agree with
-the predictions, from the newest token on, are what sequential decoding would have chosen, and the
-prediction after the last of them is one token more (see README.md).
-"""
+A pass over [newest token, draft tokens] predicts what follows each of them. The draft tokens that
+agree with the predictions, from the newest token on, are what sequential decoding would have
+chosen, and the prediction after the last of them is one token more (see README.md)."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A tree of guesses below the sequence's newest token; a chain where `parents` is None.
+    """A tree of draft tokens below the sequence's newest token; a chain where `parents` is None.
 
     `tokens[i]` follows `tokens[parents[i]]`, or the newest token where that is -1. Parents stand
     before their children.
@@ -27,7 +26,7 @@ class Draft:
     tokens: list[int]
     parents: list[int] | None = None
     depths: list[int] = field(init=False)
-    """How many tokens ahead each guess is; 1 follows the newest token."""
+    """How many tokens ahead each draft token is; 1 follows the newest token."""
 
     def __post_init__(self) -> None:
         if self.parents is None:
@@ -39,7 +38,7 @@ class Draft:
         object.__setattr__(self, "depths", depths)
 
     def path(self, index: int) -> list[int]:
-        """The guesses from the newest token to guess `index`, that one included."""
+        """The draft tokens from the newest token to guess `index`, that one included."""
         if self.parents is None:
             return self.tokens[: index + 1]
         found: list[int] = []
@@ -60,14 +59,14 @@ class Draft:
         return Draft(tokens)
 
     def right(self, predictions: Sequence[int]) -> list[int]:
-        """The guesses that are right, along one path.
+        """The draft tokens that are right, along one path.
 
         `predictions[0]` follows the newest token, `predictions[1 + i]` guess i.
         """
         if self.parents is None:
             count = 0
-            for guess, predicted in zip(self.tokens, predictions, strict=False):
-                if guess != predicted:
+            for draft_token, predicted in zip(self.tokens, predictions, strict=False):
+                if draft_token != predicted:
                     break
                 count += 1
             return list(range(count))
@@ -82,7 +81,7 @@ class Draft:
 
 
 class Continued(Sequence[int]):
-    """A sequence's `tokens` and a `path` of guesses; joined only where somebody reads them."""
+    """A sequence's `tokens` and a `path` of draft tokens; joined only where somebody reads them."""
 
     __slots__ = ("path", "tokens")
 
@@ -127,7 +126,7 @@ class DraftedRow:
 
 
 def drafted_rows(row: Row, draft: Draft) -> list[Row]:
-    """The rows that predict what follows the newest token and each guess, in this order."""
+    """The rows that predict what follows the newest token and each draft token, in this order."""
     rows = [row]
     for i in range(len(draft.tokens)):
         before = i - 1 if draft.parents is None else draft.parents[i]

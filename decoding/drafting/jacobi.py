@@ -24,12 +24,11 @@ Initialiser = Literal["pad", "repeat-last", "random", "prompt-sample", "ngram"]
 
 
 class JacobiParameters(BaseModel):
-    """`window`: guesses of a pass at most. `init`: where guesses come from that no pass has made;
-    with `ngram` they replace a pass's guesses too where they are the likelier ones.
+    """`window`: draft tokens of a pass at most. `init`: where draft tokens come from that no pass
+    has made; with `ngram` they replace a pass's draft tokens too where they are the likelier ones.
     `shared`: with `ngram`, guess from earlier answers too, and let later ones guess from this.
     `adaptive`: draft as many as promise to pay, down to none; otherwise always `window`.
-    `parallel_tokens`: of the answer, in blocks, with scheme `hybrid`.
-    """
+    `parallel_tokens`: of the answer, in blocks, with scheme `hybrid`."""
 
     model_config = STRICT
 
@@ -42,7 +41,7 @@ class JacobiParameters(BaseModel):
 
 
 class _Window:
-    """How far ahead a pass guesses, by the scheme."""
+    """How far ahead a pass draft tokens, by the scheme."""
 
     def __init__(self, parameters: JacobiParameters, row: Row) -> None:
         self._parameters = parameters
@@ -56,7 +55,7 @@ class _Window:
         return len(self._row.tokens) != self._known
 
     def size(self, limit: int) -> int:
-        """Guesses of the next pass, `limit` at most."""
+        """Draft tokens of the next pass, `limit` at most."""
         most = min(self._parameters.window, limit)
         if self._parameters.scheme == "sliding":
             return most
@@ -76,9 +75,10 @@ class _Window:
 
 
 def _behind(draft: Draft, predictions: Sequence[int], accepted: Sequence[int]) -> list[int]:
-    """Predictions for the places behind the accepted text: of the first guesses that are that deep.
+    """Predictions for the places behind the accepted text: of the first draft tokens that are that
+    deep.
 
-    The guesses before them were wrong, or the text would have gone on.
+    The draft tokens before them were wrong, or the text would have gone on.
     """
     found: dict[int, int] = {}
     for index, depth in enumerate(draft.depths):
@@ -102,7 +102,7 @@ class _Filled(ChainDrafting):
     def available(self, limit: int) -> int:
         return self._window.size(limit)
 
-    def guesses(self, count: int) -> list[int]:
+    def draft_tokens(self, count: int) -> list[int]:
         carried = self._carried[:count]
         last = carried[-1] if carried else self.row.tokens[-1]
         return carried + [self._initial(last) for _ in range(count - len(carried))]
@@ -150,7 +150,7 @@ class _Suggested(SuggestedDrafting):
 
 
 class Jacobi(Drafter[JacobiParameters]):
-    """The window's guesses are the last pass's predictions."""
+    """The window's draft tokens are the last pass's predictions."""
 
     name = "jacobi"
     parameters = JacobiParameters

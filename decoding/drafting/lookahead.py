@@ -26,7 +26,7 @@ from .draft import Draft
 _SEED_TOKENS: Final = 4096
 _FIRST_WORTH: Final = 1.0
 _WEIGHT: Final = 0.05
-"""Of a new observation of what guesses are worth."""
+"""Of a new observation of what draft tokens are worth."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 64, 4096
 _TRIAL_PASSES: Final = 4
 
@@ -69,9 +69,9 @@ class NgramPool:
 
 
 class Worth:
-    """What the pool and the window have lately been worth, in tokens that guesses got right.
+    """What the pool and the window have lately been worth, in tokens that draft tokens got right.
 
-    It learns from all that is written, drafted or not: what the pool would have guessed behind a
+    It learns from all that is written, drafted or not: what the pool would have drafted behind a
     token is known when the tokens behind it are.
 
     `of_rank`: of the newest n-gram that begins with a token, of the second newest beyond the first,
@@ -110,14 +110,14 @@ class Worth:
 
 def _common(path: Sequence[int], came: Sequence[int]) -> int:
     """How many tokens they begin with alike."""
-    for at, (guess, token) in enumerate(zip(path, came, strict=False)):
-        if guess != token:
+    for at, (draft_token, token) in enumerate(zip(path, came, strict=False)):
+        if draft_token != token:
             return at
     return min(len(path), len(came))
 
 
 class _Tree:
-    """Guesses and their parents; paths that begin alike share them."""
+    """Draft tokens and their parents; paths that begin alike share them."""
 
     def __init__(self) -> None:
         self.tokens: list[int] = []
@@ -140,7 +140,7 @@ class _Tree:
             at = self.add(at, token)
 
     def add_apart(self, parent: int, token: int) -> int:
-        """A guess of its own, also where there is one like it."""
+        """A draft token of its own, also where there is one like it."""
         self.tokens.append(token)
         self.parents.append(parent)
         return len(self.tokens) - 1
@@ -161,7 +161,7 @@ class _Lookahead(Drafting):
         self._levels: list[list[int]] = [
             self._fresh(parameters.window) for _ in range(parameters.ngram - 1)
         ]
-        self._top: list[int] = []  # of the last draft: the guesses of the newest level
+        self._top: list[int] = []  # of the last draft: the draft tokens of the newest level
         self._trial_passes = 0
         self._windowed_until = 0  # up to where the text may owe something to the window
 
@@ -256,7 +256,8 @@ class _Lookahead(Drafting):
         ]
 
     def _harvest_text(self, *, judge: bool) -> None:
-        """What the prompt and the answer say is worth a guess too; so is what was worth one."""
+        """What the prompt and the answer say is worth a draft token too; so is what was worth
+        one."""
         tokens, n = self._row.tokens, self._parameters.ngram
         first = max(0, self._known - n + 1, len(tokens) - _SEED_TOKENS)
         for start in range(first, len(tokens) - n + 1):
@@ -274,7 +275,7 @@ class _Lookahead(Drafting):
 
 
 class Lookahead(Drafter[LookaheadParameters]):
-    """Guesses come from a pool that the model's own iterations fill."""
+    """Draft tokens come from a pool that the model's own iterations fill."""
 
     name = "lookahead"
     parameters = LookaheadParameters

@@ -1,7 +1,7 @@
 """Prompt lookup (Saxena 2023, apoorvumang/prompt-lookup-decoding), with a memory: `ngram`.
 
 Where the last tokens stood before, in the prompt or in the answer, what followed them then is
-guessed to follow again; so is what most often followed them in earlier answers. It pays where
+drafted to follow again; so is what most often followed them in earlier answers. It pays where
 answers repeat their prompt or one another: extraction, editing, code, forms.
 """
 
@@ -23,7 +23,7 @@ _MEMORY: Final = "suggestions"
 
 
 class NgramParameters(BaseModel):
-    """`window`: guesses of a pass at most. `max_ngram`, `min_ngram`: how many last tokens must
+    """`window`: draft tokens of a pass at most. `max_ngram`, `min_ngram`: how many last tokens must
     have occurred before; more are tried first.
 
     `shared`: guess from earlier answers too, and let later ones guess from this; only among
@@ -89,7 +89,7 @@ class SuggestedDrafting(Drafting):
         return not self._adaptive
 
     def suggest(self, limit: int, worth: float) -> int:
-        """Make the guesses for the next pass; returns how many."""
+        """Make the draft tokens for the next pass; returns how many."""
         return self.suggester.suggest(min(self.window, limit), limit, worth=worth)
 
     def sizes(self, limit: int, worth: float) -> list[tuple[int, float]]:
@@ -112,7 +112,7 @@ class SuggestedDrafting(Drafting):
 
 
 class Ngram(Drafter[NgramParameters]):
-    """Guesses come from the sequence's own past."""
+    """Draft tokens come from the sequence's own past."""
 
     name = "ngram"
     parameters = NgramParameters

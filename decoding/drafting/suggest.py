@@ -1,4 +1,5 @@
-"""Guesses with a chance each: what followed the last tokens before, here and in earlier answers.
+"""Draft tokens with a chance each: what followed the last tokens before, here and in earlier
+answers.
 
 Statistics of n-grams draft as well as a small model does where text repeats itself (SuffixDecoding,
 Oliaro et al. 2024, arXiv:2411.04975, shares them among requests). Three sources say what may come
@@ -8,12 +9,14 @@ next:
     history      what followed the longest run of last tokens that this sequence has had before
     carried      what a pass has predicted for that place
 
-How likely a guess is was counted where guesses rested on the same: how often it followed how long a
-context, how long the run is, whether earlier requests with such a prompt led to that token. (Text
-compression does the same for symbols never seen in a context: Bloom 1998, "Solving the problems of
-context modeling".) All guesses teach, drafted or not, for the next token is known in any case.
+How likely a draft token is was counted where draft tokens rested on the same: how often it followed
+how long a context, how long the run is, whether earlier requests with such a prompt led to that
+token. (Text compression does the same for symbols never seen in a context: Bloom 1998, "Solving the
+problems of context modeling".) All draft tokens teach, drafted or not, for the next token is known
+in any case.
 
-The guesses are a tree: the likeliest paths, grown where another guess is likeliest to be right.
+The draft tokens are a tree: the likeliest paths, grown where another guess is likeliest to be
+right.
 
 `compiled.py` does the same in compiled code; this serves where there is none, and says how.
 """
@@ -31,13 +34,13 @@ from .lexicon import Lexicon
 _MANY: Final = 128
 """Observations after which a trust counts the old ones half."""
 LEAST_CHANCE: Final = 0.02
-"""A guess less likely than this is none."""
+"""A draft token less likely than this is none."""
 _LONGEST_MATCH: Final = 8
 _CARRIED_DEPTHS: Final = 8
 
 
 class Trust:
-    """How often guesses of one kind are right: a share that follows the last hundred or so."""
+    """How often draft tokens of one kind are right: a share that follows the last hundred or so."""
 
     __slots__ = ("right", "seen")
 
@@ -50,7 +53,7 @@ class Trust:
         return self.right / self.seen
 
     def observe(self, *, right: bool) -> None:
-        """Learn from one guess."""
+        """Learn from one draft token."""
         self.right += right
         self.seen += 1
         if self.seen > _MANY:
@@ -64,7 +67,7 @@ class Memory:
     def __init__(self) -> None:
         self.followers = Followers()
         self.lexicon = Lexicon()
-        # By what the guesses rest on: see `Suggester._next`.
+        # By what the draft tokens rest on: see `Suggester._next`.
         self.trusts: dict[int, Trust] = {}
 
     def suggester(
@@ -79,17 +82,17 @@ class Memory:
         """One for a sequence with this prompt.
 
         `longest`, `shortest`: runs of last tokens that are looked for in its past. `shared`: guess
-        from what this memory holds, and add to it. `trees`: guesses may branch.
+        from what this memory holds, and add to it. `trees`: draft tokens may branch.
         """
         return Suggester(self, prompt, longest, shortest, shared=shared, trees=trees)
 
 
 class _Node:
-    """A guess, or the newest token.
+    """A draft token, or the newest token.
 
-    `chance`: that all guesses up to here are right. `parent`: the guess before it, -1 the newest
-    token. `follows`, `carried`: what the history and the last pass say comes behind it. `asked`:
-    how far each token was trusted to come next. `children`: the guesses among them.
+    `chance`: that all draft tokens up to here are right. `parent`: the draft token before it, -1
+    the newest token. `follows`, `carried`: what the history and the last pass say comes behind it.
+    `asked`: how far each token was trusted to come next. `children`: the draft tokens among them.
     """
 
     __slots__ = (
@@ -126,7 +129,7 @@ class _Node:
 
 
 class Suggester:
-    """Makes trees of guesses for one sequence, and learns from what came instead."""
+    """Makes trees of draft tokens for one sequence, and learns from what came instead."""
 
     def __init__(
         self,
@@ -158,17 +161,18 @@ class Suggester:
         carried: Sequence[int] = (),
         worth: float = LEAST_CHANCE,
     ) -> int:
-        """Make at most `count` guesses, none more than `limit` tokens ahead; returns how many.
+        """Make at most `count` draft tokens, none more than `limit` tokens ahead; returns how many.
 
         `carried`: tokens that a pass has predicted for the next places. `worth`: the least chance
-        of a guess.
+        of a draft token.
         """
         self._match, follows = self._history.match(
             min(count, limit), longest=self._longest, shortest=self._shortest
         )
         node = self._root = _Node(-1, 1.0, 0, -1, self._tail, follows, carried)
         nodes = self._nodes = []
-        # (minus the chance, a number that breaks ties, the guess before, its number, the token)
+        # (minus the chance, a number that breaks ties, the draft token before, its number, the
+        # token)
         waiting: list[tuple[float, int, _Node, int, int]] = []
         made = 0
         while True:
@@ -184,11 +188,11 @@ class Suggester:
             nodes.append(node)
 
     def expected(self) -> list[float]:
-        """How many of the first 1, 2, 3 and so on guesses will be right."""
+        """How many of the first 1, 2, 3 and so on draft tokens will be right."""
         return list(accumulate(node.chance for node in self._nodes))
 
     def draft(self, size: int) -> Draft:
-        """The first `size` guesses, each before those behind it, the likelier branches first.
+        """The first `size` draft tokens, each before those behind it, the likelier branches first.
 
         So the likeliest path stands together, and its keys need not be moved when it is right.
         """
@@ -209,7 +213,7 @@ class Suggester:
         return Draft(tokens, None if is_chain else parents)
 
     def learn(self, tokens: Sequence[int]) -> None:
-        """The sequence's tokens are these now: as guessed, or not."""
+        """The sequence's tokens are these now: as drafted, or not."""
         new = tokens[len(self._history) :]
         if not new:
             return
@@ -217,8 +221,8 @@ class Suggester:
         for token in new:
             if node is None:
                 break
-            for guess, trust in node.asked.items():
-                trust.observe(right=guess == token)
+            for draft_token, trust in node.asked.items():
+                trust.observe(right=draft_token == token)
             node = node.children.get(token)
         self._root = None
         self._nodes = []
@@ -235,7 +239,8 @@ class Suggester:
             self._memory.lexicon.learn(self._prompt, tokens[len(self._prompt) :])
 
     def _next(self, node: _Node, worth: float) -> list[tuple[int, float]]:
-        """The guesses that may follow a guess, and how likely it is that they are reached."""
+        """The draft tokens that may follow a draft token, and how likely it is that they are
+        reached."""
         memory = self._memory
         evidence = memory.followers.after(node.tail) if self._shared else {}
         if node.follows:

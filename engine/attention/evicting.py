@@ -10,7 +10,7 @@ from ...kernels.backend import Kernels
 from ...kernels.batch import PagedBatch, Span
 from ...kernels.quantise import read
 from ...kernels.scored_attention.reference import scored_attention
-from ...kvcache.keeping import Attended, Keeping
+from ...kvcache.eviction_state import AttentionRecord, EvictionState
 from ...kvcache.store import KVStore
 
 
@@ -19,10 +19,10 @@ class ScoredRows:
     """Rows of one context, whose keys still lie where the page table says: `batch` is theirs."""
 
     rows: slice
-    keeping: Keeping
+    eviction_state: EvictionState
     batch: PagedBatch
     kernels: Kernels
-    attended: Attended
+    attention_record: AttentionRecord
 
     def attend(
         self,
@@ -38,23 +38,24 @@ class ScoredRows:
         """Write, attend, and note what was attended to."""
         caches, scales = (store.keys[layer], store.values[layer]), store.scales[layer]
         self.kernels.kv_write(k_RKD, v_RKD, *caches, self.batch.slots, **scales)
-        self.keeping.note_window(layer, window)
+        self.eviction_state.note_window(layer, window)
         out, (weights,) = self.kernels.scored_attention(
             q_RHD,
             *caches,
             self.batch,
             window=window,
-            votes_T=self.attended.votes,
+            votes_T=self.attention_record.votes,
             **how,
             **scales,
         )
-        self.attended.weights.append(weights)
+        self.attention_record.weights.append(weights)
         return out
 
 
 @dataclass(slots=True, kw_only=True)
 class SlottedRows:
-    """The newest tokens of contexts in slots, without guesses: each has taken a victim's place.
+    """The newest tokens of contexts in slots, without draft tokens: each has taken a victim's
+    place.
 
     `contexts`: of each row, its state and where to note what it attended to; either all of them
     are `scored` or none. `held`: the keys that they hold, their own among them. `slots`: int64
@@ -62,7 +63,7 @@ class SlottedRows:
     """
 
     rows: slice | Tensor
-    contexts: list[tuple[Keeping, Attended]]
+    contexts: list[tuple[EvictionState, AttentionRecord]]
     scored: bool
     held: PagedBatch
     slots: Tensor
@@ -87,8 +88,8 @@ class SlottedRows:
         if not self.scored:
             return self.kernels.paged_attention(q_RHD, *caches, self.held, **how, **scales)
         out, weights = self.kernels.scored_attention(q_RHD, *caches, self.held, **how, **scales)
-        for (_, attended), weights_K1L in zip(self.contexts, weights, strict=True):
-            attended.weights.append(weights_K1L[:, 0])
+        for (_, attention_record), weights_K1L in zip(self.contexts, weights, strict=True):
+            attention_record.weights.append(weights_K1L[:, 0])
         return out
 
     def _within(
@@ -99,21 +100,21 @@ class SlottedRows:
         Which keys are within it depends on where slots' tokens were, and paged kernels go by order.
         """
         outs: list[Tensor] = []
-        for (keeping, attended), span, q_1HD in zip(
+        for (eviction_state, attention_record), span, q_1HD in zip(
             self.contexts, self.held.spans, q_RHD.split(1), strict=True
         ):
             keys, values = _read(span, store, layer, q_1HD.dtype)
-            seen = keeping.visible(layer, window)
+            seen = eviction_state.visible(layer, window)
             out, weights = scored_attention(q_1HD, keys, values, seen, **how)
             outs.append(out)
             if self.scored:
-                attended.weights.append(weights[:, 0])
+                attention_record.weights.append(weights[:, 0])
         return outs[0] if len(outs) == 1 else torch.cat(outs)
 
 
 @dataclass(slots=True, kw_only=True)
 class SlottedDraft:
-    """Rows of a context in slots: the newest token and its guesses. Nothing is written yet.
+    """Rows of a context in slots: the newest token and its draft tokens. Nothing is written yet.
 
     On torch, whatever the kernels: each head hides other slots from each row, and the rows' own
     keys are in no page.
@@ -122,15 +123,15 @@ class SlottedDraft:
     """
 
     rows: slice
-    keeping: Keeping
+    eviction_state: EvictionState
     held: Span
     tree: Tensor
-    attended: Attended
+    attention_record: AttentionRecord
     _positions: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
-        depths = torch.tensor(self.attended.depths, device=self.tree.device)
-        self._positions = self.keeping.length + depths
+        depths = torch.tensor(self.attention_record.depths, device=self.tree.device)
+        self._positions = self.eviction_state.length + depths
 
     def attend(
         self,
@@ -145,18 +146,19 @@ class SlottedDraft:
     ) -> Tensor:
         """Attend to the slots and to the rows themselves, and keep what may have to be written."""
         held_k, held_v = _read(self.held, store, layer, q_RHD.dtype)
-        # Seen as they will be read from the cache, or guesses would see other keys than tokens do.
+        # Seen as they will be read from the cache, or draft tokens would see other keys than tokens
+        # do.
         stored = store.encode(k_RKD.transpose(0, 1), v_RKD.transpose(0, 1))
         k_KRD, v_KRD = store.decode(stored, q_RHD.dtype)
-        seen = self.keeping.seen(self.attended.depths, window, layer)
+        seen = self.eviction_state.seen(self.attention_record.depths, window, layer)
         tree = self.tree
         if window is not None:
             tree = tree & (self._positions[:, None] - self._positions < window)
         seen = torch.cat([seen, tree.expand(seen.shape[0], -1, -1)], dim=-1)
         keys = torch.cat([held_k, k_KRD], dim=1), torch.cat([held_v, v_KRD], dim=1)
         out, weights = scored_attention(q_RHD, *keys, seen, **how)
-        self.attended.weights.append(weights)
-        self.attended.stored.append(stored)
+        self.attention_record.weights.append(weights)
+        self.attention_record.stored.append(stored)
         return out
 
 

@@ -160,18 +160,17 @@ class Findings:
     """What a probe learned of a model.
 
     `layers`: shapes by the index that the layer reports. `vocab_size`: logits of a row.
-    `passes_window`: some layer tells its sliding window.
-    `mixes_elsewhere`: tokens see each other outside attention (a recurrent state, a convolution).
-    `ignores_positions`: the model numbers the rows itself.
-    `sparse_hindrance`: why rows of a prompt cannot see a part of their keys; None: they can.
-    """
+    `passes_window`: some layer tells its sliding window. `mixes_elsewhere`: tokens see each other
+    outside attention (a recurrent state, a convolution). `ignores_positions`: the model numbers the
+    rows itself. `sparse_unsupported_reason`: why rows of a prompt cannot see a part of their keys;
+    None: they can."""
 
     layers: dict[int, LayerShape]
     vocab_size: int
     passes_window: bool
     mixes_elsewhere: bool
     ignores_positions: bool
-    sparse_hindrance: str | None
+    sparse_unsupported_reason: str | None
 
     @property
     def in_order(self) -> list[LayerShape]:
@@ -199,7 +198,7 @@ def probe_model(model: nn.Module, tokens: Sequence[int]) -> Findings:
         passes_window=base.passes_window,
         mixes_elsewhere=not _close(logits[1:], other[1:]),
         ignores_positions=not all(_close(a, b.flip(0)) for a, b in pairs),
-        sparse_hindrance=_sparse_hindrance(base.full),
+        sparse_unsupported_reason=_sparse_unsupported_reason(base.full),
     )
 
 
@@ -216,7 +215,7 @@ def _probe(model: nn.Module, *, ids: list[int], positions: list[int]) -> tuple[P
     return probe, logits
 
 
-def _sparse_hindrance(full: Sequence[dict[str, Any]]) -> str | None:
+def _sparse_unsupported_reason(full: Sequence[dict[str, Any]]) -> str | None:
     """`full`: what attention is told in the layers without a sliding window."""
     if not full:
         return "all its layers have sliding windows, and see few keys anyway"

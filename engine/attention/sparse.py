@@ -12,7 +12,7 @@ from ...kernels.batch import PagedBatch
 from ...kernels.quantise import read
 from ...kernels.sparse_prefill.lists import pairs
 from ...kvcache.store import KVStore
-from ..state.sparse_prefill import Reading
+from ..state.sparse_prefill import SparsePrefillState
 
 
 @dataclass(slots=True, kw_only=True)
@@ -23,7 +23,7 @@ class SparseRows:
     """
 
     rows: slice
-    reading: Reading
+    sparse_prefill: SparsePrefillState
     begin: int
     pages: list[int]
     slots: Tensor
@@ -33,20 +33,20 @@ class SparseRows:
 
     def __post_init__(self) -> None:
         end = self.begin + self.rows.stop - self.rows.start
-        reading = self.reading
+        sparse_prefill = self.sparse_prefill
         borders = sorted(
             {self.begin, end}
-            | {at for at in (reading.first, reading.until) if self.begin < at < end}
+            | {at for at in (sparse_prefill.first, sparse_prefill.until) if self.begin < at < end}
         )
         self._parts = [
             (
                 slice(low - self.begin, high - self.begin),
                 self._batch(low, high),
-                reading.covers(low, 1),
+                sparse_prefill.covers(low, 1),
             )
             for low, high in pairwise(borders)
         ]
-        reading.rows += sum(of.stop - of.start for of, _, sparse in self._parts if sparse)
+        sparse_prefill.rows += sum(of.stop - of.start for of, _, sparse in self._parts if sparse)
 
     def attend(
         self,
@@ -83,14 +83,14 @@ class SparseRows:
         k_KLD = read(span, caches[0], scales.get("k_scales"), q_RHD.dtype)
         rows, heads, keys = q_RHD.shape[0], q_RHD.shape[1], k_KLD.shape[1]
         causal = heads * _triangle(keys - rows, keys)
-        self.reading.causal += causal
-        labeller = self.reading.labeller(layer, k_KLD)
+        self.sparse_prefill.causal += causal
+        labeller = self.sparse_prefill.labeller(layer, k_KLD)
         if labeller is None:
-            self.reading.seen = self.reading.seen + causal
+            self.sparse_prefill.seen = self.sparse_prefill.seen + causal
             return self.kernels.paged_attention(q_RHD, *caches, batch, scale=scale, **scales)
         labels = labeller(q_RHD, k_KLD)
         near = causal - heads * _triangle(max(0, keys - rows - labels.recent), keys - labels.recent)
-        self.reading.seen = self.reading.seen + (pairs(labels) + near)
+        self.sparse_prefill.seen = self.sparse_prefill.seen + (pairs(labels) + near)
         return self.kernels.sparse_prefill(q_RHD, *caches, batch, labels, scale=scale, **scales)
 
     def _batch(self, begin: int, end: int) -> PagedBatch:

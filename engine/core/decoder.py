@@ -150,13 +150,13 @@ class Decoder:
         for chunk in step.chunks:
             sequence = chunk.sequence
             count = chunk.wanted
-            if sequence.request.prompt_logprobs is not None and chunk.branch is sequence:
+            if sequence.request.prompt_logprobs is not None and chunk.context is sequence:
                 _collect_prompt_logprobs(chunk, logits[row : row + count])
             row += count
             if not chunk.decodes or sequence.request.max_tokens == 0:
                 continue
             start = row - 1 - chunk.drafted
-            if chunk.branch is sequence:
+            if chunk.context is sequence:
                 heads.append(_Head(sequence=sequence, draft=chunk.draft, starts=[start]))
             else:
                 heads[-1].starts.append(start)

@@ -16,10 +16,10 @@ from ...kvcache.store import KVStore
 from ...kvcache.table import PageTable
 from ..model.numerics import AS_THEY_ARE, Numerics
 from ..model.runner import ModelRunner
-from ..scheduling.retained_kv import Shelf
+from ..scheduling.retained_kv import RetainedKV
 from ..scheduling.scheduler import Scheduler
 from ..speculation.planner import DraftPlanner
-from ..speculation.step_cost import Pace
+from ..speculation.step_cost import StepCostModel
 from ..state.request import (
     BROKEN,
     NO_ALLOWED_TOKEN,
@@ -29,13 +29,13 @@ from ..state.request import (
     Request,
     StepOutput,
 )
-from ..state.sequence import Branch, Sequence
-from ..state.sparse_prefill import Reading, salt_of
+from ..state.sequence import Context, Sequence
+from ..state.sparse_prefill import SparsePrefillState, salt_of
 from ..state.stats import EngineStats
 from ..state.step import Decoded, Step
 from .decoder import Decoder
 from .eviction import Eviction
-from .overlap import Flight, can_fly, launch_after
+from .overlap import InFlightStep, can_overlap, launch_after
 from .step_outputs import empty_output, failed_output, output_of
 
 logger = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ class Engine:
         self.pool = PagePool(store.pages)
         self.prefix = PrefixCache(self.pool, store.page_size, enabled=prefix_cache)
         self._eviction = Eviction(store, self.pool)
-        self._shelf = Shelf()
+        self._retained_kv = RetainedKV()
         self.scheduler = Scheduler(
             self.pool,
             self.prefix,
@@ -75,13 +75,13 @@ class Engine:
             clock=clock,
             on_preempt=self._eviction.swap_out,
             on_split=self._split,
-            shelf=self._shelf,
+            retained_kv=self._retained_kv,
         )
         self.runner = runner
         self.decoder = Decoder(runner.kernels, numerics, pieces)
-        self._pace = Pace(clock)
+        self._step_cost = StepCostModel(clock)
         self._planner = DraftPlanner(
-            self._pace,
+            self._step_cost,
             vocabulary,
             max_batch_tokens,
             clock,
@@ -96,7 +96,7 @@ class Engine:
         self._generation_tokens = 0
         self._preemptions = 0
         self._steps = 0
-        self._flight: Flight | None = None
+        self._in_flight: InFlightStep | None = None
         # What has failed outside of a step's rows, to be told with the next outputs.
         self._failed: list[StepOutput] = []
         self._broken_passes = 0
@@ -133,18 +133,18 @@ class Engine:
         if index is not None:
             self._keep(gone)
             for sequence in living:
-                sequence.unborn = tuple(i for i in sequence.unborn if i != index)
+                sequence.pending_choices = tuple(i for i in sequence.pending_choices if i != index)
         self._finish(gone)
 
     def release(self, names: tuple[str, ...]) -> None:
         """Let go of the keys and values that requests have left under these names."""
-        self._shelf.release(names)
+        self._retained_kv.release(names)
 
     def abort_all(self) -> None:
         """End everything, also after a step has failed half-way; all pages are free then."""
-        self._flight = None
+        self._in_flight = None
         self._failed.clear()
-        self._shelf.clear()
+        self._retained_kv.clear()
         self.scheduler.remove(self.scheduler.all())
         self._by_request.clear()
 
@@ -157,24 +157,24 @@ class Engine:
         return outputs
 
     def _step(self) -> list[StepOutput]:
-        flight, self._flight = self._flight, None
-        if flight is not None:
-            step = flight.step(self.scheduler.running)
+        in_flight, self._in_flight = self._in_flight, None
+        if in_flight is not None:
+            step = in_flight.step(self.scheduler.running)
             if step.chunks:
-                return self._land(flight, step)
+                return self._collect(in_flight, step)
         broken = self._planner.plan(self.scheduler.running)
         if broken:
             self._failed += [failed_output(sequence, BROKEN) for sequence in broken]
             self._finish(broken)
-        self._pace.start()
+        self._step_cost.start()
         began_s = self._clock()
         step = self.scheduler.schedule()
         self._preemptions += len(step.preempted)
         self.last_rows = step.rows
         if not step.chunks:
             return []
-        for branch in step.restored:
-            self._eviction.swap_in(branch)
+        for context in step.restored:
+            self._eviction.swap_in(context)
         try:
             logits = self.runner.run(step)
         except Exception as error:
@@ -189,22 +189,22 @@ class Engine:
             return [failed_output(sequence, BROKEN) for sequence in gone]
         self._broken_passes = 0
         sequences = [chunk.sequence for chunk in step.chunks]
-        if self.runner.graphs is not None and step.in_lines and all(map(can_fly, sequences)):
-            flight = Flight.of(sequences, self.decoder.choose(logits, sequences))
-            outputs = self._land(flight, step)
-            if self._flight is None:  # or the time would be that of two steps
-                self._pace.stop(step.rows, 0, 0)
+        if self.runner.graphs is not None and step.in_lines and all(map(can_overlap, sequences)):
+            in_flight = InFlightStep.of(sequences, self.decoder.choose(logits, sequences))
+            outputs = self._collect(in_flight, step)
+            if self._in_flight is None:  # or the time would be that of two steps
+                self._step_cost.stop(step.rows, 0, 0)
                 self.scheduler.note(step, self._clock() - began_s)
             return outputs
         self._eviction.note_certain(step)  # before choices fork off
         decoded = self.decoder.decode(step, logits, self._fork)
         outputs = self._commit(step, decoded)
         if step.only_decodes:
-            self._pace.stop(step.rows - step.guesses, step.guesses, step.drafts)
+            self._step_cost.stop(step.rows - step.draft_tokens, step.draft_tokens, step.drafts)
         self.scheduler.note(step, self._clock() - began_s)
         return outputs
 
-    def _land(self, flight: Flight, step: Step) -> list[StepOutput]:
+    def _collect(self, in_flight: InFlightStep, step: Step) -> list[StepOutput]:
         """Commit a step that has been launched; before its tokens are known, launch the next one.
 
         Not where somebody who waits might come in: into the next step.
@@ -212,10 +212,10 @@ class Engine:
         assert self.runner.graphs is not None
         self.last_rows = step.rows
         if not self.scheduler.admits:
-            self._flight = launch_after(
-                flight, self.scheduler.running, self.pool, self.runner.graphs, self.decoder
+            self._in_flight = launch_after(
+                in_flight, self.scheduler.running, self.pool, self.runner.graphs, self.decoder
             )
-        tokens = flight.tokens()
+        tokens = in_flight.tokens()
         decoded = [
             Decoded(
                 sequence=chunk.sequence,
@@ -245,21 +245,21 @@ class Engine:
         )
 
     def _context(self, request: Request, prompt: tuple[int, ...]) -> dict[str, Any]:
-        """The fields of a `Branch` that has computed nothing yet."""
-        reading = Reading.of(request, prompt)
-        salt = salt_of(request, reading)
+        """The fields of a `Context` that has computed nothing yet."""
+        sparse_prefill = SparsePrefillState.of(request, prompt)
+        salt = salt_of(request, sparse_prefill)
         return {
             "tokens": list(prompt),
             "prompt_length": len(prompt),
             "table": PageTable(self.pool, self.prefix, self._store.page_size, salt),
-            "keeping": self._eviction.keeping_for(request, prompt),
-            "reading": reading,
+            "keeping": self._eviction.eviction_state_for(request, prompt),
+            "reading": sparse_prefill,
         }
 
     def _choice(
-        self, request: Request, index: int, arrival: int, unborn: tuple[int, ...] = ()
+        self, request: Request, index: int, arrival: int, pending_choices: tuple[int, ...] = ()
     ) -> Sequence:
-        """A choice that has to read the prompt, `unborn` to fork off when it has."""
+        """A choice that has to read the prompt, `pending_choices` to fork off when it has."""
         sampling = request.sampling
         if index:
             sampling = replace(sampling, seed=derive_seed(sampling.seed, index))
@@ -269,9 +269,9 @@ class Engine:
             index=index,
             sampling=sampling,
             arrival=arrival,
-            others=tuple(Branch(**self._context(request, ids)) for ids in request.contexts),
+            others=tuple(Context(**self._context(request, ids)) for ids in request.contexts),
             target=request.target,
-            unborn=unborn,
+            pending_choices=pending_choices,
         )
 
     def _split(self, sequence: Sequence, choices: tuple[int, ...]) -> list[Sequence]:
@@ -283,7 +283,7 @@ class Engine:
     def _fork(self, sequence: Sequence) -> list[Sequence]:
         """The request's other choices, born when the prompt has been read."""
         forks: list[Sequence] = []
-        for index in sequence.unborn:
+        for index in sequence.pending_choices:
             fork = replace(
                 sequence,
                 index=index,
@@ -292,15 +292,17 @@ class Engine:
                 ),
                 tokens=list(sequence.tokens),
                 table=sequence.fork_table(),
-                keeping=None if sequence.keeping is None else sequence.keeping.fork(),
-                others=tuple(branch.fork() for branch in sequence.others),
-                unborn=(),
+                eviction_state=None
+                if sequence.eviction_state is None
+                else sequence.eviction_state.fork(),
+                others=tuple(context.fork() for context in sequence.other_contexts),
+                pending_choices=(),
                 rule_state=None if sequence.rule_state is None else sequence.rule_state.fork(),
                 prompt_logprobs=[],
             )
             forks.append(fork)
             self.scheduler.adopt(fork)
-        sequence.unborn = ()
+        sequence.pending_choices = ()
         self._by_request[sequence.request.id] += forks
         return forks
 
@@ -309,12 +311,12 @@ class Engine:
         self._steps += 1
         failed = _failures(step, decoded)
         for chunk in step.chunks:
-            branch = chunk.branch
-            read = branch.prompt_length - branch.computed
+            context = chunk.context
+            read = context.prompt_length - context.computed
             self._prompt_tokens += max(0, min(chunk.count, read))
-            branch.computed += chunk.count - chunk.drafted
+            context.computed += chunk.count - chunk.drafted
             if not chunk.drafted and id(chunk.sequence) not in failed:
-                branch.table.publish(branch.tokens, min(branch.computed, branch.shareable))
+                context.table.publish(context.tokens, min(context.computed, context.shareable))
         outputs: list[StepOutput] = []
         ended: list[Sequence] = []
         moves: list[tuple[int, int]] = []
@@ -343,7 +345,8 @@ class Engine:
             done = sequence.request.max_tokens == 0 and sequence.remaining == 0
             if done and id(sequence) not in failed:
                 outputs += [
-                    empty_output(sequence, index) for index in (sequence.index, *sequence.unborn)
+                    empty_output(sequence, index)
+                    for index in (sequence.index, *sequence.pending_choices)
                 ]
                 ended.append(sequence)
         outputs += [failed_output(each, failed[id(each)][1]) for each in broken]
@@ -364,34 +367,34 @@ class Engine:
             if reason is not None:
                 break
         count = len(sequence.tokens) - before
-        for branch in sequence.others:
-            branch.tokens += sequence.tokens[before:]
-        for branch in sequence.branches:
-            branch.computed = len(branch.tokens) - 1
+        for context in sequence.other_contexts:
+            context.tokens += sequence.tokens[before:]
+        for context in sequence.contexts:
+            context.computed = len(context.tokens) - 1
         self._generation_tokens += count
         return count, reason, stop_reason
 
     def _keep_accepted(self, item: Decoded, count: int) -> list[tuple[int, int]]:
-        """Forget the guesses that were wrong; returns (from, to) of slots that have to move.
+        """Forget the draft tokens that were wrong; returns (from, to) of slots that have to move.
 
         Of a tree the keys of the right path stand apart; they belong behind one another.
         """
         sequence, size = item.sequence, self._store.page_size
         sequence.draft = None
         moves: list[tuple[int, int]] = []
-        for branch in sequence.branches:
-            table = branch.table
-            root = branch.computed - count
-            for behind, guess in enumerate(item.accepted[: count - 1]):
-                if guess != behind and isinstance(table, PageTable):
+        for context in sequence.contexts:
+            table = context.table
+            root = context.computed - count
+            for behind, draft_token in enumerate(item.accepted[: count - 1]):
+                if draft_token != behind and isinstance(table, PageTable):
                     moves.append(
                         tuple(  # pyright: ignore[reportArgumentType] -- two of them
                             table.pages[at // size] * size + at % size
-                            for at in (root + 1 + guess, root + 1 + behind)
+                            for at in (root + 1 + draft_token, root + 1 + behind)
                         )
                     )
-            table.truncate(branch.computed)
-            table.publish(branch.tokens, min(branch.computed, branch.shareable))
+            table.truncate(context.computed)
+            table.publish(context.tokens, min(context.computed, context.shareable))
         return moves
 
     def _ending(self, sequence: Sequence, token: int) -> tuple[FinishReason | None, int | None]:
@@ -404,13 +407,13 @@ class Engine:
     def _keep(self, ended: list[Sequence]) -> None:
         """Put what will be continued on the shelf."""
         for sequence in ended:
-            if sequence.request.keeps and self.prefix.enabled:
-                self._shelf.put(sequence.request.kept_name(sequence.index), sequence)
+            if sequence.request.retain and self.prefix.enabled:
+                self._retained_kv.put(sequence.request.retained_name(sequence.index), sequence)
 
     def _finish(self, gone: list[Sequence]) -> None:
         self.scheduler.remove(gone)
         if not self.scheduler.running:
-            self._flight = None
+            self._in_flight = None
         for sequence in gone:
             self._planner.finish(sequence)
             living = self._by_request.get(sequence.request.id)

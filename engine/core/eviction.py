@@ -3,115 +3,119 @@
 import torch
 from torch import Tensor
 
-from ...kvcache.keeping import Attended, Keeping
+from ...kvcache.eviction_state import AttentionRecord, EvictionState
 from ...kvcache.pages import PagePool
 from ...kvcache.slot_table import SlotTable
 from ...kvcache.store import KVStore
 from ...kvcache.table import PageTable
 from ..state.request import Request
-from ..state.sequence import Branch, Sequence
+from ..state.sequence import Context, Sequence
 from ..state.step import Chunk, Decoded, Step
 
 
 class Eviction:
-    """Moves keys and values in `store`; the state of each context is its `Keeping`."""
+    """Moves keys and values in `store`; the state of each context is its `EvictionState`."""
 
     def __init__(self, store: KVStore, pool: PagePool) -> None:
         self._store = store
         self._pool = pool
 
-    def keeping_for(self, request: Request, prompt: tuple[int, ...]) -> Keeping | None:
+    def eviction_state_for(self, request: Request, prompt: tuple[int, ...]) -> EvictionState | None:
         """The state of a context with that prompt; None: nothing of it is ever evicted."""
         retention = request.retention
         if retention is None or not retention.evicts(len(prompt), request.max_tokens):
             return None
         layers, device = len(self._store.keys), self._store.keys[0].device
-        return Keeping(retention, layers, self._store.keys[0].shape[1], device)
+        return EvictionState(retention, layers, self._store.keys[0].shape[1], device)
 
     def swap_out(self, sequence: Sequence) -> None:
         """What evicted contexts hold cannot be computed again: keep a copy."""
-        for branch in sequence.branches:
-            if isinstance(branch.table, SlotTable) and branch.swapped is None:
-                slots = self._slots(branch)
-                branch.swapped = []
+        for context in sequence.contexts:
+            if isinstance(context.table, SlotTable) and context.swapped is None:
+                slots = self._slots(context)
+                context.swapped = []
                 for layer in range(len(self._store.keys)):
                     stored = self._store.read_slots(layer, slots)
-                    branch.swapped.append(tuple(each.cpu() for each in stored))
+                    context.swapped.append(tuple(each.cpu() for each in stored))
 
-    def swap_in(self, branch: Branch) -> None:
+    def swap_in(self, context: Context) -> None:
         """Put back what was kept, into the pages that it has now."""
-        assert branch.swapped is not None
-        slots = self._slots(branch)
-        for layer, stored in enumerate(branch.swapped):
+        assert context.swapped is not None
+        slots = self._slots(context)
+        for layer, stored in enumerate(context.swapped):
             back = tuple(each.to(slots.device) for each in stored)
             self._store.write_slots(layer, slots, back)
-        branch.swapped = None
+        context.swapped = None
 
-    def _slots(self, branch: Branch) -> Tensor:
+    def _slots(self, context: Context) -> Tensor:
         """Where the slots of every head are: int64 `[K, S]`."""
-        assert branch.keeping is not None
-        assert isinstance(branch.table, SlotTable)
+        assert context.eviction_state is not None
+        assert isinstance(context.table, SlotTable)
         keys = self._store.keys[0]
-        slots = branch.table.index(branch.keeping.retention.slots, keys.device)
+        slots = context.table.index(context.eviction_state.retention.slots, keys.device)
         return slots.expand(keys.shape[1], -1)
 
     def note_certain(self, step: Step) -> None:
-        """Credit keys with the attention of rows that are certain to stay: all but guesses."""
+        """Credit keys with the attention of rows that are certain to stay: all but draft tokens."""
         for chunk in step.chunks:
-            keeping = chunk.branch.keeping
-            if keeping is None or chunk.draft is not None:
+            eviction_state = chunk.context.eviction_state
+            if eviction_state is None or chunk.draft is not None:
                 continue
-            if chunk.attended is None:
-                keeping.add_unscored(chunk.count)
-            elif keeping.in_slots:
-                keeping.end_row(chunk.attended)
+            if chunk.attention_record is None:
+                eviction_state.add_unscored(chunk.count)
+            elif eviction_state.in_slots:
+                eviction_state.end_row(chunk.attention_record)
             else:
-                keeping.add_prompt(chunk.attended, chunk.count)
+                eviction_state.add_prompt(chunk.attention_record, chunk.count)
 
     def evict(self, step: Step, decoded: list[Decoded], ended: list[Sequence]) -> None:
-        """Credit keys with the attention of guesses that stay, and let those go that must."""
-        if all(chunk.branch.keeping is None for chunk in step.chunks):
+        """Credit keys with the attention of draft tokens that stay, and let those go that must."""
+        if all(chunk.context.eviction_state is None for chunk in step.chunks):
             return
         stays = {id(item.sequence): [0, *(1 + i for i in item.accepted)] for item in decoded}
         gone = {id(sequence) for sequence in ended}
         for chunk in step.chunks:
-            keeping = chunk.branch.keeping
-            if keeping is None or chunk.draft is None or id(chunk.sequence) in gone:
+            eviction_state = chunk.context.eviction_state
+            if eviction_state is None or chunk.draft is None or id(chunk.sequence) in gone:
                 continue
             rows = stays[id(chunk.sequence)]
-            if chunk.attended is None:
-                keeping.add_unscored(len(rows))
+            if chunk.attention_record is None:
+                eviction_state.add_unscored(len(rows))
             else:
-                self._note_rows(chunk, keeping, chunk.attended, rows)
+                self._note_rows(chunk, eviction_state, chunk.attention_record, rows)
         for item in decoded:
             if id(item.sequence) not in gone:
-                for branch in item.sequence.branches:
-                    if branch.keeping is not None and branch.keeping.must_move:
-                        self._move_to_slots(branch)
+                for context in item.sequence.contexts:
+                    if context.eviction_state is not None and context.eviction_state.must_move:
+                        self._move_to_slots(context)
 
     def _note_rows(
-        self, chunk: Chunk, keeping: Keeping, attended: Attended, rows: list[int]
+        self,
+        chunk: Chunk,
+        eviction_state: EvictionState,
+        attention_record: AttentionRecord,
+        rows: list[int],
     ) -> None:
         """Credit keys with the attention of the rows that stay; write those rows' keys."""
-        slots = keeping.add_rows(attended, rows)
+        slots = eviction_state.add_rows(attention_record, rows)
         if slots is None:
             return
-        places = self._slots(chunk.branch)
-        for layer, stored in enumerate(attended.stored):
+        places = self._slots(chunk.context)
+        for layer, stored in enumerate(attention_record.stored):
             where = places.gather(1, slots[layer])
             self._store.write_slots(layer, where, tuple(each[:, rows] for each in stored))
 
-    def _move_to_slots(self, branch: Branch) -> None:
+    def _move_to_slots(self, context: Context) -> None:
         """The survivors of the first eviction go to pages of their own; all others are free."""
-        keeping, table = branch.keeping, branch.table
-        assert keeping is not None
+        eviction_state, table = context.eviction_state, context.table
+        assert eviction_state is not None
         assert isinstance(table, PageTable)
         size, device = self._store.page_size, self._store.keys[0].device
-        at = torch.arange(keeping.length, device=device)
+        at = torch.arange(eviction_state.length, device=device)
         lies = torch.tensor(table.pages, device=device)[at // size] * size + at % size
-        kept = keeping.move_to_slots()
-        branch.table = SlotTable(self._pool, table.take_reserve(branch.slot_pages), size)
-        places = self._slots(branch)[:, : kept.shape[2]]
+        kept = eviction_state.move_to_slots()
+        context.table = SlotTable(self._pool, table.take_reserve(context.slot_pages), size)
+        places = self._slots(context)[:, : kept.shape[2]]
         try:
             for layer in range(kept.shape[0]):
                 stored = self._store.read_slots(layer, lies[kept[layer]])

@@ -25,7 +25,7 @@ from .decoder import Decoder
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Flight:
+class InFlightStep:
     """A step that has been launched: the sequences of its rows, and their next tokens.
 
     `ids`: int64 `[R]` on the device; `arriving`: the same on their way to the host.
@@ -36,16 +36,16 @@ class Flight:
     arriving: Arriving
 
     @staticmethod
-    def of(sequences: List[Sequence], ids: Tensor) -> "Flight":
+    def of(sequences: List[Sequence], ids: Tensor) -> "InFlightStep":
         """Their copy to the host is launched at once: what is launched later does not delay it."""
-        return Flight(sequences=sequences, ids=ids, arriving=Arriving(ids))
+        return InFlightStep(sequences=sequences, ids=ids, arriving=Arriving(ids))
 
     def step(self, running: List[Sequence]) -> Step:
         """Its rows whose sequences are still running."""
         alive = {id(sequence) for sequence in running}
         return Step(
             chunks=[
-                Chunk(sequence=each, branch=each, count=1, decodes=True)
+                Chunk(sequence=each, context=each, count=1, decodes=True)
                 for each in self.sequences
                 if id(each) in alive
             ]
@@ -57,7 +57,7 @@ class Flight:
         return {id(each): token for each, token in zip(self.sequences, found, strict=True)}
 
 
-def can_fly(sequence: Sequence) -> bool:
+def can_overlap(sequence: Sequence) -> bool:
     """Whether its steps can be planned without its tokens, and sampled without a wait."""
     request, sampling = sequence.request, sequence.sampling
     return not (
@@ -67,24 +67,29 @@ def can_fly(sequence: Sequence) -> bool:
         or "target" in request.decoding
         or request.logprobs is not None
         or request.part_of is not None
-        or request.keeps
-        or sequence.others
-        or sequence.unborn
-        or sequence.keeping is not None
+        or request.retain
+        or sequence.other_contexts
+        or sequence.pending_choices
+        or sequence.eviction_state is not None
         or sampling.top_p < 1  # asks the device whether its best tokens suffice
         or sampling.rules is not None
     )
 
 
 def launch_after(
-    flight: Flight, running: List[Sequence], pool: PagePool, graphs: DecodeGraphs, decoder: Decoder
-) -> Flight | None:
-    """The step behind `flight`, whose tokens nobody has read; None where it has to wait for them.
+    in_flight: InFlightStep,
+    running: List[Sequence],
+    pool: PagePool,
+    graphs: DecodeGraphs,
+    decoder: Decoder,
+) -> InFlightStep | None:
+    """The step behind `in_flight`, whose tokens nobody has read; None where it has to wait for
+    them.
 
     `running`: what the scheduler would choose from; all of it has to be in the flight.
     """
-    known = {id(sequence): row for row, sequence in enumerate(flight.sequences)}
-    if any(id(sequence) not in known or not can_fly(sequence) for sequence in running):
+    known = {id(sequence): row for row, sequence in enumerate(in_flight.sequences)}
+    if any(id(sequence) not in known or not can_overlap(sequence) for sequence in running):
         return None
     # The others end with the token that is on its way.
     going_on = [s for s in running if s.generated + 1 < s.request.max_tokens]
@@ -100,8 +105,8 @@ def launch_after(
         copy = table.extend(at + 1)
         assert copy is None, "the last page is its own since the row before was reserved"
         slots.append(table.pages[at // table.page_size] * table.page_size + at % table.page_size)
-    ids = flight.ids
-    if len(going_on) < len(flight.sequences):
+    ids = in_flight.ids
+    if len(going_on) < len(in_flight.sequences):
         rows_on = [known[id(sequence)] for sequence in going_on]
         ids = ids[to_device(rows_on, np.int64, ids.device)]
     tables = [sequence.table.pages for sequence in going_on]
@@ -121,4 +126,4 @@ def launch_after(
         )
         for s in going_on
     ]
-    return Flight.of(going_on, decoder.choose(logits, rows))
+    return InFlightStep.of(going_on, decoder.choose(logits, rows))

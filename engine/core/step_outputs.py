@@ -12,9 +12,9 @@ def output_of(
     sequence = item.sequence
     first = not sequence.has_output
     sequence.has_output = True
-    guidance_tokens = count * len(sequence.others)
+    guidance_tokens = count * len(sequence.other_contexts)
     if first and sequence.index == 0:
-        guidance_tokens += sum(branch.prompt_length for branch in sequence.others)
+        guidance_tokens += sum(context.prompt_length for context in sequence.other_contexts)
     evicted, held_slots = _newly_evicted(sequence)
     sparse_rows, seen_pairs, causal_pairs = _read_sparsely(sequence) if first else (0, 0, 0)
     return StepOutput(
@@ -39,11 +39,17 @@ def output_of(
 
 def _newly_evicted(sequence: Sequence) -> tuple[int, int]:
     """Tokens let go, and slots taken, up to the step before, and not told yet."""
-    keepings = [branch.keeping for branch in sequence.branches if branch.keeping is not None]
+    keepings = [
+        context.eviction_state
+        for context in sequence.contexts
+        if context.eviction_state is not None
+    ]
     if not keepings:
         return 0, 0
-    evicted = sum(keeping.length - keeping.held for keeping in keepings)
-    slots = sum(keeping.retention.slots for keeping in keepings if keeping.in_slots)
+    evicted = sum(eviction_state.length - eviction_state.held for eviction_state in keepings)
+    slots = sum(
+        eviction_state.retention.slots for eviction_state in keepings if eviction_state.in_slots
+    )
     new = evicted - sequence.evicted, slots - sequence.held_slots
     sequence.evicted, sequence.held_slots = evicted, slots
     return new
@@ -56,7 +62,9 @@ def _read_sparsely(sequence: Sequence) -> tuple[int, int, int]:
     """
     counts = [(0, 0, 0)]
     if sequence.index == 0:
-        counts += [b.reading.counted() for b in sequence.branches if b.reading is not None]
+        counts += [
+            b.sparse_prefill.counted() for b in sequence.contexts if b.sparse_prefill is not None
+        ]
     rows, seen, causal = zip(*counts, strict=True)
     return sum(rows), sum(seen), sum(causal)
 

@@ -18,7 +18,7 @@ from ...errors import ConfigurationError
 from ...kvcache.store import LayerShape
 from ..attention.interface import Findings, probe_model, register
 from ..config import EngineConfig
-from ..model.fused.prepare import check_quantized, make_lean, quantize
+from ..model.fused.prepare import check_quantized, make_fused, quantize
 from ..model.threads import torch_threads, usable_cores
 from ..requests.tokenizer import Tokenizer
 from .config_file import read_config
@@ -42,10 +42,10 @@ class ModelInfo:
     """What callers may know of the served model. `created`: Unix time in seconds.
 
     `max_length_tokens`: prompt plus answer of a request that keeps every key. `context_tokens`: of
-    one that evicts, which no pool limits: the positions that the model was made for.
-    `can_evict`: all layers have as many KV heads, so that a policy can evict keys of all alike.
-    `sparse_hindrance`: why rows of prompts cannot see a part of their keys; None: they can.
-    """
+    one that evicts, which no pool limits: the positions that the model was made for. `can_evict`:
+    all layers have as many KV heads, so that a policy can evict keys of all alike.
+    `sparse_unsupported_reason`: why rows of prompts cannot see a part of their keys; None: they
+    can."""
 
     id: str
     created: int
@@ -57,7 +57,7 @@ class ModelInfo:
     dtype: str
     device: str
     can_evict: bool
-    sparse_hindrance: str | None
+    sparse_unsupported_reason: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +111,7 @@ def _load(
     parameters = sum(p.numel() for p in model.parameters())
     defaults = sampling_defaults(folder, generation, model)
     architecture = type(model).__name__
-    lean = make_lean(model, config.quantization)
+    lean = make_fused(model, config.quantization)
     if lean is None:
         del model  # before it is loaded once more
         lean = load()
@@ -141,7 +141,7 @@ def _load(
             dtype=str(dtype).removeprefix("torch."),
             device=str(device),
             can_evict=len({layer.kv_heads for layer in found.in_order}) == 1,
-            sparse_hindrance=found.sparse_hindrance,
+            sparse_unsupported_reason=found.sparse_unsupported_reason,
         ),
         layers=found.in_order,
         device=device,

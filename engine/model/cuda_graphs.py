@@ -7,10 +7,10 @@ one of a few sizes, and its numbers are copied to where the graph reads them:
     rows      [ a b c . ]         3 sequences in a graph of 4
     ids       [ 7 9 2 0 ]         slots [ 35 12 80 -1 ]     lengths [ 20 13 1 0 ]
 
-A padding row has no keys and writes none; its result is thrown away. The guesses of a line are rows
-of the same pages, each one key longer: a layer writes all keys before it reads any. Capturing and
-replaying sit behind `Executor`: on a CPU `Rerun` calls what was captured again, on the same memory.
-"""
+A padding row has no keys and writes none; its result is thrown away. The draft tokens of a line are
+rows of the same pages, each one key longer: a layer writes all keys before it reads any. Capturing
+and replaying sit behind `Executor`: on a CPU `Rerun` calls what was captured again, on the same
+memory."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -33,8 +33,9 @@ logger = logging.getLogger(__name__)
 LARGEST: Final = 256
 """Rows of the largest graph; above it launches take less time than what they do."""
 MOST_AGAIN: Final = 1 << 15
-"""Keys that the guesses of a step may read again: a pass without a graph reads them once for all
-guesses of a context. At 32 KB a key that is a gigabyte, 0.3 ms at 3.3 TB/s. Not measured."""
+"""Keys that the draft tokens of a step may read again: a pass without a graph reads them once for
+all draft tokens of a context. At 32 KB a key that is a gigabyte, 0.3 ms at 3.3 TB/s. Not
+measured."""
 _GROWTH: Final = 4
 """Between the context lengths, in splits, of one graph and the next."""
 

@@ -21,7 +21,7 @@ from ...kvcache.store import KVStore, LayerShape
 from ...registry import Choice
 from ..attention.interface import AttentionStep, PagedStep
 from ..attention.sparse import SparseRows
-from ..state.sparse_prefill import Reading
+from ..state.sparse_prefill import SparsePrefillState
 
 logger = logging.getLogger(__name__)
 
@@ -91,13 +91,13 @@ def longest_prompt(
     """
     beginning = [torch.randn(s.kv_heads, LEAST_TOKENS, s.key_size, device=device) for s in layers]
     choice: Choice[Prefill[Any]] = Choice(method=SPARSE_PREFILL, parameters=form)
-    reading = Reading(choice=choice, first=0, until=keys)
+    sparse_prefill = SparsePrefillState(choice=choice, first=0, until=keys)
     for layer, k_KPD in enumerate(beginning):
-        assert reading.labeller(layer, k_KPD) is not None, "random keys are evenly spread"
+        assert sparse_prefill.labeller(layer, k_KPD) is not None, "random keys are evenly spread"
     nothing = torch.empty(0, dtype=torch.int64, device=device)
     apart = SparseRows(
         rows=slice(0, rows),
-        reading=reading,
+        sparse_prefill=sparse_prefill,
         begin=keys - rows,
         pages=[0] * -(-keys // page_size),
         slots=torch.arange(rows, device=device) % page_size,

@@ -10,7 +10,7 @@ from ...kernels.backend import TORCH, Kernels
 from ...kernels.batch import PagedBatch, path_mask
 from ...kernels.paged_attention.ragged import placed, plans
 from ...kernels.transfer import to_device, together
-from ...kvcache.keeping import Attended, Keeping
+from ...kvcache.eviction_state import AttentionRecord, EvictionState
 from ...kvcache.slot_table import SlotTable
 from ...kvcache.store import KVStore
 from ...kvcache.table import PageTable
@@ -79,17 +79,17 @@ class ModelRunner:
         self._check([chunk for chunk in step.chunks if chunk.reads])
         return logits
 
-    def _check(self, reading: list[Chunk]) -> None:
+    def _check(self, sparse_prefill: list[Chunk]) -> None:
         """Find prompts whose keys or values are not finite, before anybody shares them.
 
         The last layer tells: what overflows before it stays in what it computes them from. Of rows
         that decode the logits tell.
         """
-        found = [chunk for chunk in reading if isinstance(chunk.branch.table, PageTable)]
+        found = [chunk for chunk in sparse_prefill if isinstance(chunk.context.table, PageTable)]
         if not found:
             return
         slots = torch.cat(
-            [self._slots(c.branch.table.pages, c.branch.computed, c.count) for c in found]
+            [self._slots(c.context.table.pages, c.context.computed, c.count) for c in found]
         )
         finite = self._store.finite(len(self._store.keys) - 1, slots).tolist()
         first = 0
@@ -98,7 +98,7 @@ class ModelRunner:
             first += chunk.count
 
     def _in_graph(self, graphs: DecodeGraphs, rows: "_Rows") -> Tensor | None:
-        """A graph's rows are contexts of one row: that of a guess ends with it."""
+        """A graph's rows are contexts of one row: that of a draft token ends with it."""
         counts = [stop - start for start, stop in pairwise(rows.starts)]
         again = sum(n * (count - 1) for n, count in zip(rows.lengths, counts, strict=True))
         if not graphs.fits(len(rows.ids), again):
@@ -131,10 +131,10 @@ class ModelRunner:
             if chunk.sparse:
                 apart.append(self._sparse(row, chunk))
                 continue
-            keeping = chunk.branch.keeping
-            assert keeping is not None
-            if chunk.draft is None and isinstance(chunk.branch.table, SlotTable):
-                scored = keeping.retention.score is not None
+            eviction_state = chunk.context.eviction_state
+            assert eviction_state is not None
+            if chunk.draft is None and isinstance(chunk.context.table, SlotTable):
+                scored = eviction_state.retention.score is not None
                 slotted.setdefault(scored, []).append((row, chunk))
             else:
                 apart.append(self._alone(row, chunk))
@@ -142,14 +142,14 @@ class ModelRunner:
 
     def _sparse(self, row: int, chunk: Chunk) -> Apart:
         """Rows of a prompt of which some see only a part of the keys."""
-        branch = chunk.branch
-        assert branch.reading is not None
+        context = chunk.context
+        assert context.sparse_prefill is not None
         return SparseRows(
             rows=slice(row, row + chunk.count),
-            reading=branch.reading,
-            begin=branch.computed,
-            pages=branch.table.pages,
-            slots=self._slots(branch.table.pages, branch.computed, chunk.count),
+            sparse_prefill=context.sparse_prefill,
+            begin=context.computed,
+            pages=context.table.pages,
+            slots=self._slots(context.table.pages, context.computed, chunk.count),
             page_size=self._store.page_size,
             kernels=self.kernels,
         )
@@ -163,17 +163,17 @@ class ModelRunner:
 
     def _slotted(self, found: list[tuple[int, Chunk]], scored: bool) -> SlottedRows:
         """Newest tokens of contexts in slots."""
-        contexts: list[tuple[Keeping, Attended]] = []
+        contexts: list[tuple[EvictionState, AttentionRecord]] = []
         taken: list[Tensor] = []
         tables: list[list[int]] = []
         for _, chunk in found:
             assert chunk.count == 1, "a context in slots is never read again"
-            keeping, table = chunk.branch.keeping, chunk.branch.table
-            assert keeping is not None
+            eviction_state, table = chunk.context.eviction_state, chunk.context.table
+            assert eviction_state is not None
             assert isinstance(table, SlotTable)
-            taken.append(self._taken(keeping, table))
-            attended = chunk.attended = Attended(depths=[0], votes=None)
-            contexts.append((keeping, attended))
+            taken.append(self._taken(eviction_state, table))
+            attention_record = chunk.attention_record = AttentionRecord(depths=[0], votes=None)
+            contexts.append((eviction_state, attention_record))
             tables.append(table.pages)
         rows = [row for row, _ in found]
         consecutive = rows[-1] - rows[0] == len(rows) - 1
@@ -184,7 +184,7 @@ class ModelRunner:
             held=PagedBatch(
                 page_size=self._store.page_size,
                 query_starts=list(range(len(found) + 1)),
-                kv_lengths=[keeping.held for keeping, _ in contexts],
+                kv_lengths=[eviction_state.held for eviction_state, _ in contexts],
                 tables=tables,
                 slots=self._tensor([]),
             ),
@@ -192,41 +192,45 @@ class ModelRunner:
             kernels=self.kernels,
         )
 
-    def _taken(self, keeping: Keeping, table: SlotTable) -> Tensor:
+    def _taken(self, eviction_state: EvictionState, table: SlotTable) -> Tensor:
         """Where the next token's key goes, in the victims' places: int64 `[layers, K, 1]`."""
         # On torch ranking takes less time: 275 us against 370 for 12 layers of 4 heads, 400 slots.
-        if self.kernels.backend == "triton" and keeping.one_at_a_time:
+        if self.kernels.backend == "triton" and eviction_state.one_at_a_time:
             pages = table.page_ids(self._device)
-            return keeping.begin_row_by(self.kernels.evict, pages, self._store.page_size)
-        return table.index(keeping.retention.slots, self._device)[keeping.begin_row()]
+            return eviction_state.begin_row_by(self.kernels.evict, pages, self._store.page_size)
+        return table.index(eviction_state.retention.slots, self._device)[eviction_state.begin_row()]
 
     def _alone(self, row: int, chunk: Chunk) -> Apart:
-        """The rows of one context: of a prompt, or with guesses."""
-        branch, draft = chunk.branch, chunk.draft
-        keeping = branch.keeping
-        assert keeping is not None
+        """The rows of one context: of a prompt, or with draft tokens."""
+        context, draft = chunk.context, chunk.draft
+        eviction_state = context.eviction_state
+        assert eviction_state is not None
         rows = slice(row, row + chunk.count)
         depths = list(range(chunk.count)) if draft is None else [0, *draft.depths]
-        votes = keeping.votes(branch.prompt_length, chunk.count) if draft is None else None
-        attended = chunk.attended = Attended(depths=depths, votes=votes)
+        votes = eviction_state.votes(context.prompt_length, chunk.count) if draft is None else None
+        attention_record = chunk.attention_record = AttentionRecord(depths=depths, votes=votes)
         parents = None if draft is None else draft.parents
-        pages = branch.table.pages
-        if isinstance(branch.table, SlotTable):
+        pages = context.table.pages
+        if isinstance(context.table, SlotTable):
             tree = path_mask(list(range(-1, chunk.count - 2)) if parents is None else parents)
             return SlottedDraft(
                 rows=rows,
-                keeping=keeping,
-                held=self._batch_of(pages, chunk.count, keeping.held, self._tensor([])).spans[0],
+                eviction_state=eviction_state,
+                held=self._batch_of(
+                    pages, chunk.count, eviction_state.held, self._tensor([])
+                ).spans[0],
                 tree=torch.from_numpy(tree).to(self._device),
-                attended=attended,
+                attention_record=attention_record,
             )
-        slots = self._slots(pages, branch.computed, chunk.count)
+        slots = self._slots(pages, context.computed, chunk.count)
         return ScoredRows(
             rows=rows,
-            keeping=keeping,
-            batch=self._batch_of(pages, chunk.count, branch.computed + chunk.count, slots, parents),
+            eviction_state=eviction_state,
+            batch=self._batch_of(
+                pages, chunk.count, context.computed + chunk.count, slots, parents
+            ),
             kernels=self.kernels,
-            attended=attended,
+            attention_record=attention_record,
         )
 
     def _batch_of(
@@ -279,25 +283,25 @@ class _Rows:
 
     def add(self, chunk: Chunk) -> None:
         """The rows of one context."""
-        branch, draft, page_size = chunk.branch, chunk.draft, self.page_size
-        row, first = len(self.ids), branch.computed
+        context, draft, page_size = chunk.context, chunk.draft, self.page_size
+        row, first = len(self.ids), context.computed
         last = first + chunk.count
         if chunk.count == 1 and not chunk.apart:
-            self.ids.append(branch.tokens[first])
+            self.ids.append(context.tokens[first])
             self.positions.append(first)
             self.ordinary.append(row)
-            pages = branch.table.pages
+            pages = context.table.pages
             self.slots.append(pages[first // page_size] * page_size + first % page_size)
             self.starts.append(self.starts[-1] + 1)
             self.lengths.append(last)
             self.tables.append(pages)
             return
         if draft is None:
-            self.ids += branch.tokens[first:last]
+            self.ids += context.tokens[first:last]
             self.positions += range(first, last)
         else:
-            newest = len(branch.tokens) - 1
-            self.ids += (branch.tokens[newest], *draft.tokens)
+            newest = len(context.tokens) - 1
+            self.ids += (context.tokens[newest], *draft.tokens)
             self.positions += (newest, *(newest + depth for depth in draft.depths))
         if chunk.apart:
             self.apart.append((row, chunk))
@@ -305,7 +309,7 @@ class _Rows:
         self.ordinary += range(row, row + chunk.count)
         if draft is not None and draft.parents is not None:
             self.trees[len(self.lengths)] = draft.parents
-        pages = branch.table.pages
+        pages = context.table.pages
         self.slots += [
             pages[at // page_size] * page_size + at % page_size for at in range(first, last)
         ]
@@ -317,7 +321,7 @@ class _Rows:
 def wanted_rows(step: Step) -> list[int]:
     """Rows of a step whose logits are needed, those of a chunk one after the other.
 
-    Of a chunk that decodes the newest token's and the guesses', or all for prompt logprobs.
+    Of a chunk that decodes the newest token's and the draft tokens', or all for prompt logprobs.
     """
     rows: list[int] = []
     start = 0

@@ -107,7 +107,7 @@ class _Launches:
                 continue
             apart = batch.slots[:, None].expand(-1, k_THD.shape[1])
             kernels.kv_write(k_THD, v_THD, *caches, apart, **scales)
-            # Guesses are scored row by row, rows of a prompt by their votes.
+            # Draft tokens are scored row by row, rows of a prompt by their votes.
             if q_THD.shape[0] <= WINDOW_ROWS:
                 kernels.scored_attention(q_THD, *caches, batch, **how, **scales)
             if not batch.trees:

@@ -9,7 +9,7 @@ from ...errors import PenstockError
 from ..requests.tokenizer import Tokenizer
 from ..state.request import ChoiceDelta, Request, TokenLogprobs, Trace, Usage
 from .metrics import DecodingMetrics
-from .output_state import Assembly
+from .output_state import OutputState
 
 
 class Generation(AsyncIterator[ChoiceDelta]):
@@ -33,7 +33,7 @@ class Generation(AsyncIterator[ChoiceDelta]):
         self.started_s: float | None = None
         self.first_token_s: float | None = None
         self.last_token_s: dict[int, float] = {}
-        self.assembly = Assembly(request, tokenizer)
+        self.output_state = OutputState(request, tokenizer)
         self.metrics = metrics
         self.reason = "abort"
         self._abort = abort
@@ -45,12 +45,12 @@ class Generation(AsyncIterator[ChoiceDelta]):
     @property
     def usage(self) -> Usage:
         """Token counts so far."""
-        return self.assembly.usage
+        return self.output_state.usage
 
     @property
     def prompt_logprobs(self) -> tuple[TokenLogprobs, ...] | None:
         """Known from the first delta on, where they were asked for."""
-        return self.assembly.prompt_logprobs
+        return self.output_state.prompt_logprobs
 
     @property
     def trace(self) -> Trace | None:
@@ -60,7 +60,7 @@ class Generation(AsyncIterator[ChoiceDelta]):
     @property
     def sequences(self) -> int:
         """How many it runs, or may yet run, at once."""
-        return self.assembly.open_choices * (1 + len(self.request.contexts))
+        return self.output_state.open_choices * (1 + len(self.request.contexts))
 
     def __aiter__(self) -> Self:
         return self

@@ -15,7 +15,7 @@ from ..state.request import (
 from .detokenizer import Detokenizer
 
 
-class Assembly:
+class OutputState:
     """Collects one request's outputs, all choices.
 
     After a delta with a stop string as its `stop_reason`, the engine still runs the choice:
@@ -108,8 +108,8 @@ class Assembly:
 def answer_text(
     request: Request, tokenizer: Tokenizer, ids: tuple[int, ...], reason: FinishReason
 ) -> str:
-    """The text of a whole answer, as an `Assembly` fed with its tokens would have it."""
-    assembly = Assembly(replace(request, n=1), tokenizer)
+    """The text of a whole answer, as an `OutputState` fed with its tokens would have it."""
+    output_state = OutputState(replace(request, n=1), tokenizer)
     ended = reason == "stop" and bool(ids) and ids[-1] in request.stop_token_ids
     output = StepOutput(
         request_id=request.id,
@@ -117,6 +117,6 @@ def answer_text(
         token_ids=ids,
         finish_reason="stop" if ended else "length",
     )
-    delta, _ = assembly.feed(output)
+    delta, _ = output_state.feed(output)
     assert delta is not None
     return delta.text

@@ -21,7 +21,7 @@ from ..state.request import Conversation, Request
 from .chat.template import RenderedChat
 from .infill import Infilling, encode_behind, infill_prompt
 from .prefill import Chosen, settled
-from .prompt import IntakePrompt, Prompt
+from .prompt import Prompt, TargetPrompt
 from .search import said_last, search_task
 from .tokenizer import Tokenizer
 from .truncation import Truncation
@@ -30,18 +30,17 @@ _REPLACEMENT: Final = "\ufffd".encode()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Intake:
+class InputProcessor:
     """Checks and completes requests for one model.
 
     `max_length_tokens`: prompt plus answer, where every key is kept. `context_tokens`: the model's
     own limit, which is that of requests that evict. `max_sequences`: of one request, its choices in
     all their contexts. `pages`, `page_size`: of the KV cache. `can_evict`: whether the model's
     layers allow it. `search_limits`: what one search may use, and the evaluators that there are.
-    `defaults`: sampling fields of the model's generation_config. `sparse_hindrance`: why rows of
-    prompts cannot see a part of their keys, if so. `infilling`: how the middle between two texts is
-    asked for; None: the model cannot. `prefill`: how prompts are read where the
-    request does not say.
-    """
+    `defaults`: sampling fields of the model's generation_config. `sparse_unsupported_reason`: why
+    rows of prompts cannot see a part of their keys, if so. `infilling`: how the middle between two
+    texts is asked for; None: the model cannot. `prefill`: how prompts are read where the request
+    does not say."""
 
     tokenizer: Tokenizer
     max_length_tokens: int
@@ -56,7 +55,7 @@ class Intake:
     decoding: Registry[DecodingMethod[Any]]
     kv_cache: Registry[CachePolicy[Any]]
     search_limits: SearchLimits
-    sparse_hindrance: str | None = None
+    sparse_unsupported_reason: str | None = None
     infilling: Infilling | None = None
     prefill: Choice[DecodingMethod[Any]] | None = None
 
@@ -171,7 +170,7 @@ class Intake:
         chosen_decoding = settled(
             chosen_decoding,
             self.prefill,
-            hindrance=self.sparse_hindrance,
+            unsupported_reason=self.sparse_unsupported_reason,
             policy=policy,
             retention=retention,
         )
@@ -261,7 +260,7 @@ class Intake:
             return None
         target = choice.method
         assert isinstance(target, Target)
-        return target.contexts(choice.parameters, IntakePrompt(ids, self.tokenizer, self.encode))
+        return target.contexts(choice.parameters, TargetPrompt(ids, self.tokenizer, self.encode))
 
     def _prompt_param(self, choice: Choice[DecodingMethod[Any]]) -> str:
         """The field that a target's further prompts come from."""

@@ -15,14 +15,14 @@ def settled(
     chosen: Chosen,
     default: Choice[DecodingMethod[Any]] | None,
     *,
-    hindrance: str | None,
+    unsupported_reason: str | None,
     policy: Choice[CachePolicy[Any]],
     retention: Retention | None,
 ) -> Chosen:
     """The methods, with the default in the `prefill` slot where the request leaves that open.
 
-    `hindrance`: why no method of that slot can serve this model. The default gives way to what it
-    cannot be combined with, and what changes nothing is left out.
+    `unsupported_reason`: why no method of that slot can serve this model. The default gives way to
+    what it cannot be combined with, and what changes nothing is left out.
 
     Raises:
         RequestError: the request's own choice cannot be served.
@@ -36,7 +36,11 @@ def settled(
     if method.first(choice.parameters) is None:
         return others
     field = f"decoding.{method.name}"
-    reason = None if hindrance is None else f"{field} cannot serve this model: {hindrance}"
+    reason = (
+        None
+        if unsupported_reason is None
+        else f"{field} cannot serve this model: {unsupported_reason}"
+    )
     if reason is None and (policy.method.scores or (retention and retention.score is not None)):
         reason = (
             f"{field} cannot be combined with kv_cache.{policy.method.name}, which counts the "
@@ -45,6 +49,8 @@ def settled(
     if reason is None:
         return {**others, "prefill": choice}
     if "prefill" in chosen:
-        code = "unsupported_parameter" if hindrance is not None else "unsupported_combination"
+        code = (
+            "unsupported_parameter" if unsupported_reason is not None else "unsupported_combination"
+        )
         raise RequestError(f"{reason}; leave it out", param=field, code=code)
     return others

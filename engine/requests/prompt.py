@@ -33,7 +33,7 @@ class Encode(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class IntakePrompt:
+class TargetPrompt:
     """A request's prompt as targets see it."""
 
     ids: tuple[int, ...]

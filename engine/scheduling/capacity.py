@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from ...kvcache.pages import OutOfPages, PagePool
 from ...kvcache.table import PageTable
 from ..state.request import Flow
-from ..state.sequence import Branch, Sequence
+from ..state.sequence import Context, Sequence
 from ..state.step import Chunk, Step
 from .prompt_reuse import PromptReuse
-from .retained_kv import Shelf
+from .retained_kv import RetainedKV
 from .shares import Shares
 
 
@@ -25,7 +25,7 @@ class Room:
     """
 
     pool: PagePool
-    shelf: Shelf
+    retained_kv: RetainedKV
     shares: Shares
     reuse: PromptReuse
     max_running: int
@@ -35,37 +35,37 @@ class Room:
 
     def take_places(self, step: Step, sequence: Sequence) -> bool:
         """Places for a sequence, or for as many of its choices as there can be now."""
-        free = self.max_running - sum(s.places for s in self.running)
-        if sequence.places <= free:
+        free = self.max_running - sum(s.num_sequences for s in self.running)
+        if sequence.num_sequences <= free:
             return True
         if not self.shares.contended:
             return False
-        contexts = len(sequence.branches)
+        contexts = len(sequence.contexts)
         while free < contexts:
             freed = self._yield_places(step, sequence)
             if not freed:
                 return False
             free += freed
-        if sequence.places > free:
+        if sequence.num_sequences > free:
             born = free // contexts - 1
-            later = sequence.unborn[born:]
-            sequence.unborn = sequence.unborn[:born]
+            later = sequence.pending_choices[born:]
+            sequence.pending_choices = sequence.pending_choices[:born]
             self.split(sequence, later)
         return True
 
     def _yield_places(self, step: Step, sequence: Sequence) -> int:
         """Take from the flow that holds most what it has more than this one would have then."""
-        held = self._held(lambda s: s.places)
-        own, contexts = sequence.request.flow, len(sequence.branches)
+        held = self._held(lambda s: s.num_sequences)
+        own, contexts = sequence.request.flow, len(sequence.contexts)
         victim = self._last_of_largest(held, own)
         if victim is None:
             return 0
-        flow, freed = victim.request.flow, len(victim.branches)
+        flow, freed = victim.request.flow, len(victim.contexts)
         after = (held[flow] - freed) / self.shares.weight(flow)
         if after < (held.get(own, 0) + contexts) / self.shares.weight(own):
             return 0
-        if victim.places > freed:
-            later, victim.unborn = victim.unborn[-1:], victim.unborn[:-1]
+        if victim.num_sequences > freed:
+            later, victim.pending_choices = victim.pending_choices[-1:], victim.pending_choices[:-1]
             self.split(victim, later)
         else:
             self._preempt(step, victim)
@@ -106,24 +106,24 @@ class Room:
 
         False: there is no room for it.
         """
-        choices = 1 + len(sequence.unborn)
+        choices = 1 + len(sequence.pending_choices)
         self.reuse.adopt(sequence)
         # Room for all that it has to read, or it would soon push others (or itself) out.
         missing = 0
-        for branch in sequence.branches:
-            if isinstance(branch.table, PageTable):
-                missing += branch.table.pages_missing(len(branch.tokens))
-            if self._evicts_at_once(branch):
-                missing += branch.slot_pages * choices
+        for context in sequence.contexts:
+            if isinstance(context.table, PageTable):
+                missing += context.table.pages_missing(len(context.tokens))
+            if self._evicts_at_once(context):
+                missing += context.slot_pages * choices
         while missing > self.pool.available:
-            if self.shelf.release_oldest():
+            if self.retained_kv.release_oldest():
                 continue
             short = missing - self.pool.available
             if not self.shares.contended or not self._yield_pages(step, sequence, short):
                 return False
-        for branch in sequence.branches:
-            if self._evicts_at_once(branch):
-                branch.table.reserve(branch.slot_pages * choices)
+        for context in sequence.contexts:
+            if self._evicts_at_once(context):
+                context.table.reserve(context.slot_pages * choices)
         return True
 
     def reserve(self, step: Step, sequence: Sequence, chunks: list[Chunk]) -> bool:
@@ -135,10 +135,10 @@ class Room:
             while True:
                 try:
                     self._hold_slots(chunk)
-                    chunk.copy = chunk.branch.table.extend(chunk.branch.computed + chunk.count)
+                    chunk.copy = chunk.context.table.extend(chunk.context.computed + chunk.count)
                     break
                 except OutOfPages:
-                    if self.shelf.release_oldest():
+                    if self.retained_kv.release_oldest():
                         continue
                     victim = self._last_of_largest(self._held(_pages))
                     assert victim is not None, "the sequence itself runs"
@@ -153,11 +153,11 @@ class Room:
         Raises:
             OutOfPages: nothing has changed.
         """
-        branch, table = chunk.branch, chunk.branch.table
-        if branch.keeping is None or not isinstance(table, PageTable) or table.reserved:
+        context, table = chunk.context, chunk.context.table
+        if context.eviction_state is None or not isinstance(table, PageTable) or table.reserved:
             return
-        if branch.keeping.outgrows(chunk.count):
-            table.reserve(branch.slot_pages)
+        if context.eviction_state.outgrows(chunk.count):
+            table.reserve(context.slot_pages)
 
     def _preempt(self, step: Step, victim: Sequence) -> None:
         step.chunks = [chunk for chunk in step.chunks if chunk.sequence is not victim]
@@ -168,21 +168,22 @@ class Room:
     def forget(self, sequence: Sequence) -> None:
         """Give back all pages; everything has to be computed again."""
         sequence.draft = None
-        for branch in sequence.branches:
-            branch.table.free()
-            if branch.reading is not None:
-                branch.reading.restart()
-            if branch.swapped is None:
-                branch.computed = 0
+        for context in sequence.contexts:
+            context.table.free()
+            if context.sparse_prefill is not None:
+                context.sparse_prefill.restart()
+            if context.swapped is None:
+                context.computed = 0
 
-    def _evicts_at_once(self, branch: Branch) -> bool:
+    def _evicts_at_once(self, context: Context) -> bool:
         """Whether it needs the pages of its slots as soon as all its tokens have been read."""
-        keeping = branch.keeping
-        return keeping is not None and (
-            branch.swapped is not None or keeping.outgrows(len(branch.tokens) - keeping.length)
+        eviction_state = context.eviction_state
+        return eviction_state is not None and (
+            context.swapped is not None
+            or eviction_state.outgrows(len(context.tokens) - eviction_state.length)
         )
 
 
 def _pages(sequence: Sequence) -> int:
     """Pages that a sequence holds, shared ones included."""
-    return sum(len(branch.table.pages) for branch in sequence.branches)
+    return sum(len(context.table.pages) for context in sequence.contexts)

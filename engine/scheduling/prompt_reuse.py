@@ -2,17 +2,17 @@
 
 from ...kvcache.prefix import PrefixCache, Salt
 from ...kvcache.table import PageTable
-from ..state.sequence import Branch, Sequence
+from ..state.sequence import Context, Sequence
 from ..state.sparse_prefill import salt_of
-from .retained_kv import Shelf
+from .retained_kv import RetainedKV
 
 
 class PromptReuse:
     """Finds keys in the prefix cache and on the shelf, and sequences that compute them now."""
 
-    def __init__(self, prefix: PrefixCache, shelf: Shelf) -> None:
+    def __init__(self, prefix: PrefixCache, retained_kv: RetainedKV) -> None:
         self._prefix = prefix
-        self._shelf = shelf
+        self._retained_kv = retained_kv
 
     def is_read_by_another(self, sequence: Sequence, running: list[Sequence]) -> bool:
         """Whether a running sequence reads what this one begins with, so that a wait pays."""
@@ -32,7 +32,7 @@ class PromptReuse:
         usable = min(self._usable(sequence, sequence), sequence.shareable)
         found, length = None, 0
         for reader in running:
-            if reader.remaining <= 1 or reader.keeping is not None:
+            if reader.remaining <= 1 or reader.eviction_state is not None:
                 continue
             if _salt(reader) != _salt(sequence):
                 continue
@@ -50,42 +50,45 @@ class PromptReuse:
 
     def adopt(self, sequence: Sequence) -> None:
         """Take what there is of its tokens, in all contexts; their tables are empty."""
-        for context, branch in enumerate(sequence.branches):
-            if branch.swapped is None:
-                self._adopt(sequence, branch, context)
+        for number, context in enumerate(sequence.contexts):
+            if context.swapped is None:
+                self._adopt(sequence, number, context)
 
     def count(self, sequence: Sequence) -> None:
         """Count what was found, once the sequence is admitted."""
-        for branch in sequence.branches:
-            if branch.swapped is None:
-                self._prefix.count(queried=len(branch.tokens), hit=branch.computed)
+        for context in sequence.contexts:
+            if context.swapped is None:
+                self._prefix.count(queried=len(context.tokens), hit=context.computed)
 
-    def _adopt(self, sequence: Sequence, branch: Branch, context: int) -> None:
+    def _adopt(self, sequence: Sequence, number: int, context: Context) -> None:
         """Take what is cached of a context's tokens, as far as it is of use."""
-        assert isinstance(branch.table, PageTable)
-        usable = self._usable(sequence, branch)
-        shareable = min(usable, branch.shareable)
-        branch.computed = branch.table.adopt_prefix(branch.tokens[:shareable])
-        if branch.keeping is not None:
-            branch.keeping.reset(branch.computed)
+        assert isinstance(context.table, PageTable)
+        usable = self._usable(sequence, context)
+        shareable = min(usable, context.shareable)
+        context.computed = context.table.adopt_prefix(context.tokens[:shareable])
+        if context.eviction_state is not None:
+            context.eviction_state.reset(context.computed)
         elif sequence.request.source is not None:
-            self._shelf.adopt(sequence.request.source, context, branch, usable)
+            self._retained_kv.adopt(sequence.request.source, number, context, usable)
 
-    def _usable(self, sequence: Sequence, branch: Branch) -> int:
+    def _usable(self, sequence: Sequence, context: Context) -> int:
         """How many of a context's first tokens need not be computed where they are cached.
 
         The last token's logits are needed, and those of all that prompt logprobs are asked for.
         """
-        usable = len(branch.tokens) - 1
-        if sequence.request.prompt_logprobs is not None and branch is sequence:
+        usable = len(context.tokens) - 1
+        if sequence.request.prompt_logprobs is not None and context is sequence:
             usable = min(usable, sequence.request.scored_from - 1)
-        if branch.keeping is not None and branch.keeping.retention.score is not None:
+        if (
+            context.eviction_state is not None
+            and context.eviction_state.retention.score is not None
+        ):
             # Of cached tokens nobody knows what attention they paid: those that vote are computed.
-            votes = branch.keeping.retention.score_window
-            usable = 0 if votes is None else max(0, min(usable, branch.prompt_length - votes))
+            votes = context.eviction_state.retention.score_window
+            usable = 0 if votes is None else max(0, min(usable, context.prompt_length - votes))
         return usable
 
 
 def _salt(sequence: Sequence) -> Salt:
     """Within which its prefix is shared."""
-    return salt_of(sequence.request, sequence.reading)
+    return salt_of(sequence.request, sequence.sparse_prefill)

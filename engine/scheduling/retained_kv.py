@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from ...kvcache.table import PageTable
-from ..state.sequence import Branch, Sequence
+from ..state.sequence import Context, Sequence
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +18,7 @@ class _Kept:
     exact_from: int | None
 
 
-class Shelf:
+class RetainedKV:
     """Tables by the name that a request gave; each holds its pages until it is taken down.
 
     Nothing depends on what is here: whoever continues a sequence brings all of its tokens, and
@@ -31,31 +31,31 @@ class Shelf:
     def put(self, name: str, sequence: Sequence) -> None:
         """Keep what a sequence has computed, in all contexts; what evicts is not kept."""
         kept: list[_Kept] = []
-        for branch in sequence.branches:
-            if branch.keeping is not None or not isinstance(branch.table, PageTable):
+        for context in sequence.contexts:
+            if context.eviction_state is not None or not isinstance(context.table, PageTable):
                 return
-            table = branch.table.fork()
-            table.truncate(min(table.length, branch.computed))
-            kept.append(_Kept(branch.tokens[: table.length], table, _exact_from(branch)))
+            table = context.table.fork()
+            table.truncate(min(table.length, context.computed))
+            kept.append(_Kept(context.tokens[: table.length], table, _exact_from(context)))
         self._kept[name] = tuple(kept)
 
-    def adopt(self, name: str, context: int, branch: Branch, usable: int) -> None:
-        """Give `branch`, whose table is empty, as many of its first `usable` tokens as are here.
+    def adopt(self, name: str, number: int, context: Context, usable: int) -> None:
+        """Give context `number` as many of its first `usable` tokens as are retained under `name`.
 
-        Where the prefix cache has given it as many, it keeps those.
+        Its table is empty, or holds what the prefix cache gave; the longer of the two stays.
         """
         kept = self._kept.get(name, ())
-        if context >= len(kept):
+        if number >= len(kept):
             return
-        source = kept[context]
-        if source.exact_from != _exact_from(branch):
+        source = kept[number]
+        if source.exact_from != _exact_from(context):
             return
-        length = _shared(source.tokens, branch.tokens, usable)
-        if length > branch.computed:
-            branch.table.free()
-            branch.table = source.table.fork()
-            branch.table.truncate(length)
-            branch.computed = length
+        length = _shared(source.tokens, context.tokens, usable)
+        if length > context.computed:
+            context.table.free()
+            context.table = source.table.fork()
+            context.table.truncate(length)
+            context.computed = length
 
     def release(self, names: tuple[str, ...]) -> None:
         """Take down; unknown names are ignored."""
@@ -76,8 +76,8 @@ class Shelf:
         self.release(tuple(self._kept))
 
 
-def _exact_from(branch: Branch) -> int | None:
-    return None if branch.reading is None else branch.reading.until
+def _exact_from(context: Context) -> int | None:
+    return None if context.sparse_prefill is None else context.sparse_prefill.until
 
 
 def _shared(some: list[int], others: list[int], limit: int) -> int:

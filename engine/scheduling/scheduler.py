@@ -16,7 +16,7 @@ from ..state.sequence import Sequence
 from ..state.step import Chunk, Step
 from .capacity import Room
 from .prompt_reuse import PromptReuse
-from .retained_kv import Shelf
+from .retained_kv import RetainedKV
 from .shares import Demand, Shares
 from .waiting_line import WaitingLine
 
@@ -58,7 +58,7 @@ class Scheduler:
         clock: Callable[[], float],
         on_preempt: Callable[[Sequence], None] = lambda sequence: None,
         on_split: Callable[[Sequence, tuple[int, ...]], list[Sequence]],
-        shelf: Shelf | None = None,
+        retained_kv: RetainedKV | None = None,
     ) -> None:
         assert max_batch_tokens >= max_running, "every decoding sequence needs its row"
         self._pool = pool
@@ -67,12 +67,12 @@ class Scheduler:
         self._clock = clock
         self._on_preempt = on_preempt
         self._on_split = on_split
-        shelf = Shelf() if shelf is None else shelf
+        retained_kv = RetainedKV() if retained_kv is None else retained_kv
         self._shares = Shares()
-        self._reuse = PromptReuse(prefix, shelf)
+        self._reuse = PromptReuse(prefix, retained_kv)
         self._room = Room(
             pool=pool,
-            shelf=shelf,
+            retained_kv=retained_kv,
             shares=self._shares,
             reuse=self._reuse,
             max_running=max_running,
@@ -119,8 +119,8 @@ class Scheduler:
         ids: set[int] = set()
         for sequence in gone:
             ids.add(id(sequence))
-            for branch in sequence.branches:
-                branch.table.free()
+            for context in sequence.contexts:
+                context.table.free()
             self._shares.leave(sequence)
             line = self._waiting.get(sequence.request.flow)
             if line is not None and line.remove(sequence):
@@ -180,9 +180,9 @@ class Scheduler:
                 if sequence.decodes:
                     demand.decodes = True
                     drafted = 0 if sequence.draft is None else len(sequence.draft.tokens)
-                    demand.rows += (1 + drafted) * len(sequence.branches)
+                    demand.rows += (1 + drafted) * len(sequence.contexts)
                 else:
-                    demand.rows += sum(branch.remaining for branch in sequence.branches)
+                    demand.rows += sum(context.remaining for context in sequence.contexts)
             if flow in self._waiting:
                 demand.rows += 1 if flow in self._refused else self._waiting[flow].tokens
             demand.rows = min(demand.rows, self._max_batch_tokens)
@@ -213,7 +213,7 @@ class Scheduler:
             left = budget.of(sequence)
             if left > 0:
                 # All contexts have their rows together, or the flow would never get there.
-                left = min(budget.rows, max(left, len(sequence.branches)))
+                left = min(budget.rows, max(left, len(sequence.contexts)))
             chunks = self._chunks(sequence, left)
             if chunks and self._room.reserve(step, sequence, chunks):
                 sequence.served = self._steps
@@ -222,11 +222,13 @@ class Scheduler:
 
     def _chunks(self, sequence: Sequence, budget: int) -> list[Chunk]:
         """The sequence's rows, as many as `budget` allows."""
-        if not sequence.others:
+        if not sequence.other_contexts:
             count = min(sequence.remaining, budget, self._chunk_tokens)
             decodes = count == sequence.remaining
-            return [Chunk(sequence=sequence, branch=sequence, count=count, decodes=decodes)][:count]
-        counts = [branch.remaining for branch in sequence.branches]
+            return [Chunk(sequence=sequence, context=sequence, count=count, decodes=decodes)][
+                :count
+            ]
+        counts = [context.remaining for context in sequence.contexts]
         decodes = max(counts) <= self._chunk_tokens and sum(counts) <= budget
         if not decodes:
             # They get their next token together: none reads its last one before the others.
@@ -235,31 +237,31 @@ class Scheduler:
                 counts[i] = min(remaining - 1, left, self._chunk_tokens)
                 left -= counts[i]
         return [
-            Chunk(sequence=sequence, branch=branch, count=count, decodes=decodes)
-            for count, branch in zip(counts, sequence.branches, strict=True)
+            Chunk(sequence=sequence, context=context, count=count, decodes=decodes)
+            for count, context in zip(counts, sequence.contexts, strict=True)
             if count > 0
         ]
 
     def _add_drafts(self, step: Step, budget: _Budget) -> None:
-        """Guesses take what rows and pages are left; they push nobody out."""
+        """Draft tokens take what rows and pages are left; they push nobody out."""
         drafting = [chunk for chunk in step.chunks if chunk.sequence.draft is not None]
         for chunk in drafting:
             sequence, draft = chunk.sequence, chunk.sequence.draft
-            if chunk.branch is not sequence or draft is None:
+            if chunk.context is not sequence or draft is None:
                 continue
             size = len(draft.tokens)
             missing = sum(
-                branch.table.pages_missing(branch.computed + 1 + size)
-                for branch in sequence.branches
+                context.table.pages_missing(context.computed + 1 + size)
+                for context in sequence.contexts
             )
-            rows = size * len(sequence.branches)
+            rows = size * len(sequence.contexts)
             if rows > budget.of(sequence) or missing > self._pool.available:
                 sequence.draft = None
                 continue
             budget.take(sequence, rows)
             for of_branch in drafting:
                 if of_branch.sequence is sequence:
-                    copy = of_branch.branch.table.extend(of_branch.branch.computed + 1 + size)
+                    copy = of_branch.context.table.extend(of_branch.context.computed + 1 + size)
                     assert copy is None, "the last page is its own since its row was reserved"
                     of_branch.count += size
                     of_branch.draft = draft
@@ -296,9 +298,9 @@ class Scheduler:
 
     def _begin(self, step: Step, sequence: Sequence, chunks: list[Chunk]) -> None:
         """A sequence leaves the queue, with its first rows."""
-        step.restored += [b for b in sequence.branches if b.swapped is not None]
+        step.restored += [b for b in sequence.contexts if b.swapped is not None]
         for chunk in chunks:
-            chunk.copy = chunk.branch.table.extend(chunk.branch.computed + chunk.count)
+            chunk.copy = chunk.context.table.extend(chunk.context.computed + chunk.count)
         if sequence.first_scheduled_s is None:
             sequence.first_scheduled_s = self._clock()
             sequence.cached_tokens = sequence.computed

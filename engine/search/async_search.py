@@ -8,17 +8,17 @@ from ...decoding.search.operations import Evaluate, Outcome
 from ...errors import EXITS, EvaluatorError, PenstockError
 from ..outputs.generation import Generation
 from ..outputs.metrics import DecodingMetrics
-from ..requests.input_processor import Intake
+from ..requests.input_processor import InputProcessor
 from ..state.messages import Message
 from ..state.request import ChoiceDelta, Request, StepOutput, Trace, Usage
 from .driver import Search
 from .evaluators import Evaluator, checked
-from .subrequests import PartsMaker
+from .subrequests import SubrequestBuilder
 
 logger = logging.getLogger(__name__)
 
 
-class Searching(Generation):
+class AsyncSearch(Generation):
     """Runs a `Search`. `send`: to the engine. `ended`: told once, with the error if there was one.
 
     The controller's own work is done in another thread, so that it holds up no other stream.
@@ -28,22 +28,22 @@ class Searching(Generation):
         self,
         request: Request,
         *,
-        intake: Intake,
+        input_processor: InputProcessor,
         metrics: DecodingMetrics,
         submitted_s: float,
         abort: Callable[[str], None],
         send: Callable[[Message], None],
-        ended: Callable[["Searching", PenstockError | None], None],
+        ended: Callable[["AsyncSearch", PenstockError | None], None],
         evaluators: Mapping[str, Evaluator],
     ) -> None:
         super().__init__(
             request,
-            tokenizer=intake.tokenizer,
+            tokenizer=input_processor.tokenizer,
             metrics=metrics,
             submitted_s=submitted_s,
             abort=abort,
         )
-        maker = PartsMaker(request, intake)
+        maker = SubrequestBuilder(request, input_processor)
         self.search = Search(request, maker)
         self._seconds = maker.budget.seconds
         self._send_one = send

@@ -29,10 +29,10 @@ from ...decoding.search.operations import (
     Score,
 )
 from ...errors import GenerationError, PenstockError, RequestError
-from ..outputs.output_state import Assembly, answer_text
+from ..outputs.output_state import OutputState, answer_text
 from ..state.messages import Abort, Message, Release
 from ..state.request import PART, ChoiceDelta, Request, StepOutput, Trace, Usage
-from .subrequests import PartResult, PartsMaker, collect
+from .subrequests import SubrequestBuilder, SubrequestResult, collect
 
 Working = Generator[Operation | list[Operation], Any, Outcome]
 _Part = Generate | Forward | Score
@@ -44,8 +44,8 @@ class _Running:
 
     operation: _Part
     waiting: deque[Request]
-    open: dict[str, Assembly] = field(default_factory=dict)
-    results: dict[str, PartResult] = field(default_factory=dict)
+    open: dict[str, OutputState] = field(default_factory=dict)
+    results: dict[str, SubrequestResult] = field(default_factory=dict)
 
     def finished(self) -> Any:
         """What generations have come to an end so far; None of other operations."""
@@ -62,7 +62,7 @@ class Search:
     `outcome`: None until it has ended. `exhausted`: the budget that ended it, if one did.
     """
 
-    def __init__(self, request: Request, maker: PartsMaker) -> None:
+    def __init__(self, request: Request, maker: SubrequestBuilder) -> None:
         controller, task = request.controller, request.search
         assert controller is not None
         assert task is not None
@@ -136,9 +136,9 @@ class Search:
                 part = running.waiting.popleft()
                 self._live += part.sequences
                 self._reserved += self._most_tokens(part)
-                running.open[part.id] = Assembly(part, self._maker.tokenizer)
-                if part.keeps:
-                    self._kept.update(map(part.kept_name, range(part.n)))
+                running.open[part.id] = OutputState(part, self._maker.tokenizer)
+                if part.retain:
+                    self._kept.update(map(part.retained_name, range(part.n)))
                 messages.append(part)
             if running.waiting:
                 break
@@ -150,32 +150,32 @@ class Search:
         """Take in an output of one of its parts; returns what must be sent."""
         number = self._by_part.get(output.request_id)
         running = None if number is None else self._running.get(number)
-        assembly = None if running is None else running.open.get(output.request_id)
-        if running is None or assembly is None or number is None:
+        output_state = None if running is None else running.open.get(output.request_id)
+        if running is None or output_state is None or number is None:
             return []
         if output.failure is not None:
-            if not assembly.fails(output):
+            if not output_state.fails(output):
                 return []
             self._failure = output.failure.error()
             return self._abort_parts()
         result = running.results[output.request_id]
-        delta, ended_by_text = assembly.feed(output)
+        delta, ended_by_text = output_state.feed(output)
         if delta is not None:
             result.add(delta)
         messages: list[Message] = []
         if ended_by_text:
             messages.append(Abort(request_id=output.request_id, index=output.index))
-        if assembly.finished:
-            part = assembly.request
-            result.prompt_logprobs = assembly.prompt_logprobs or ()
+        if output_state.finished:
+            part = output_state.request
+            result.prompt_logprobs = output_state.prompt_logprobs or ()
             del running.open[part.id], self._by_part[part.id]
             self._live -= part.sequences
             self._reserved -= self._most_tokens(part)
-            self._count(assembly)
-            if part.keeps:
+            self._count(output_state)
+            if part.retain:
                 for index, choice in enumerate(result.choices):
                     length = len(part.prompt_ids) + len(choice.token_ids)
-                    self._counted[part.kept_name(index)] = length
+                    self._counted[part.retained_name(index)] = length
             if not running.open and not running.waiting:
                 del self._running[number]
                 parts = list(running.results.values())
@@ -294,7 +294,7 @@ class Search:
         self._running[number] = _Running(
             operation=operation,
             waiting=deque(parts),
-            results={part.id: PartResult(part) for part in parts},
+            results={part.id: SubrequestResult(part) for part in parts},
         )
         self._by_part.update((part.id, number) for part in parts)
 
@@ -340,10 +340,10 @@ class Search:
         """What a part may add to the usage: its prompt, once, and the whole of its choices."""
         return self._new_tokens(part) + part.n * part.max_tokens
 
-    def _count(self, assembly: Assembly) -> None:
+    def _count(self, output_state: OutputState) -> None:
         """Add what a part has used; what was continued is neither a prompt nor shared again."""
-        used = assembly.usage
-        again = used.prompt_tokens - self._new_tokens(assembly.request)
+        used = output_state.usage
+        again = used.prompt_tokens - self._new_tokens(output_state.request)
         used.prompt_tokens -= again
         used.cached_tokens = max(0, used.cached_tokens - again)
         self.usage.add(used)
@@ -361,9 +361,9 @@ class Search:
         """End all that run; what they have used counts."""
         messages: list[Message] = []
         for running in list(self._running.values()):
-            for name, assembly in running.open.items():
+            for name, output_state in running.open.items():
                 messages.append(Abort(request_id=name))
-                self._count(assembly)
+                self._count(output_state)
         self._running.clear()
         self._by_part.clear()
         self._live = self._reserved = 0

@@ -11,7 +11,7 @@ from ...decoding.gumbel import derive_seed
 from ...decoding.sampling_params import PLAIN_TEXT
 from ...decoding.search.budget import filled
 from ...decoding.search.operations import Forward, Forwarded, Generate, Generated, Score, State
-from ..requests.input_processor import Intake
+from ..requests.input_processor import InputProcessor
 from ..requests.tokenizer import Tokenizer
 from ..state.request import ChoiceDelta, FinishReason, Request, SearchTask, TokenLogprobs
 
@@ -19,7 +19,7 @@ from ..state.request import ChoiceDelta, FinishReason, Request, SearchTask, Toke
 class Context:
     """A request as its controller sees it (`SearchContext`)."""
 
-    def __init__(self, request: Request, intake: Intake) -> None:
+    def __init__(self, request: Request, input_processor: InputProcessor) -> None:
         task, controller = request.search, request.controller
         assert task is not None
         assert controller is not None
@@ -34,31 +34,31 @@ class Context:
         self.stop_ids = request.stop_token_ids
         self.min_tokens = request.sampling.min_tokens
         self.budget = filled(
-            controller.method.budget(controller.parameters), intake.search_limits.budget
+            controller.method.budget(controller.parameters), input_processor.search_limits.budget
         )
         self._task = task
         self._param = f"decoding.{controller.method.name}"
-        self._intake = intake
-        self._tokenizer = intake.tokenizer
+        self._input_processor = input_processor
+        self._tokenizer = input_processor.tokenizer
 
     def ask(self, text: str) -> State:
         """See `SearchContext`."""
         tokenizer = self._tokenizer
         messages = _with_last(self._task, text)
         if messages is None and tokenizer.chat_template is None:
-            ids = self._intake.encode(text, param=self._param)
+            ids = self._input_processor.encode(text, param=self._param)
             return State(ids, prompt=len(ids))
         conversation = self._task.conversation
         rendered = tokenizer.render_chat(
             messages or [{"role": "user", "content": text}],
             template_kwargs=None if conversation is None else conversation.template_kwargs,
         )
-        ids = self._intake.encode(rendered, param=self._param)
+        ids = self._input_processor.encode(rendered, param=self._param)
         return State(ids, prompt=len(ids))
 
     def encode(self, text: str) -> tuple[int, ...]:
         """See `SearchContext`."""
-        return self._intake.encode(text, param=self._param, add_special_tokens=False)
+        return self._input_processor.encode(text, param=self._param, add_special_tokens=False)
 
     def decode(self, ids: List[int]) -> str:
         """See `SearchContext`."""
@@ -76,15 +76,15 @@ def _with_last(task: SearchTask, text: str) -> list[Mapping[str, Any]] | None:
     return [*messages[:last], {"role": "user", "content": text}]
 
 
-class PartsMaker:
+class SubrequestBuilder:
     """Makes the parts of one request."""
 
-    def __init__(self, request: Request, intake: Intake) -> None:
-        self.tokenizer: Tokenizer = intake.tokenizer
-        self.context = Context(request, intake)
+    def __init__(self, request: Request, input_processor: InputProcessor) -> None:
+        self.tokenizer: Tokenizer = input_processor.tokenizer
+        self.context = Context(request, input_processor)
         self.budget = self.context.budget
         self._request = request
-        self._intake = intake
+        self._input_processor = input_processor
         self._known_contexts: tuple[tuple[int, ...], tuple[tuple[int, ...], ...]] = ((), ())
         self._sequences = self.context.budget.sequences or 1
         others = {slot: c for slot, c in request.decoding.items() if slot != "controller"}
@@ -112,7 +112,7 @@ class PartsMaker:
         state = operation.state
         if isinstance(operation, Score):
             longest = max(map(len, operation.continuations), default=0)
-            if self._intake.room(self._judging, state.ids) < longest:
+            if self._input_processor.room(self._judging, state.ids) < longest:
                 return []
             return [
                 self._part(self._judging, state.append(ids), next_id, max_tokens=0, scored=len(ids))
@@ -122,19 +122,22 @@ class PartsMaker:
         base = self._guided if guided else self._judging
         if isinstance(operation, Forward):
             base = replace(base, stop_strings=(), stop_token_ids=frozenset(), ruled=True)
-            wanted, n, logprobs, keeps = 1, 1, operation.top, True
+            wanted, n, logprobs, retain = 1, 1, operation.top, True
         else:
             base = replace(base, stop_strings=(*base.stop_strings, *operation.stop))
-            wanted, n, keeps = operation.max_tokens, operation.count, operation.keep
+            wanted, n, retain = operation.max_tokens, operation.count, operation.keep
             logprobs = 0 if operation.logprobs else None
         base = replace(base, n=1, contexts=self._contexts(base, state))
-        room = self._intake.room(base, state.ids)
+        room = self._input_processor.room(base, state.ids)
         if room < 1:
             return []
-        base = replace(base, logprobs=logprobs, keeps=keeps)
+        base = replace(base, logprobs=logprobs, retain=retain)
         together = replace(base, n=n)
         most = min(wanted, room)
-        fits = len(state.ids) + n * most <= left and self._intake.room(together, state.ids) >= most
+        fits = (
+            len(state.ids) + n * most <= left
+            and self._input_processor.room(together, state.ids) >= most
+        )
         if n == 1 or (fits and n * (1 + len(base.contexts)) <= self._sequences):
             return [self._part(together, state, next_id, max_tokens=most)]
         # More choices than may run at once: each for itself, with the seed that it would have.
@@ -156,7 +159,7 @@ class PartsMaker:
         length = len(state.ids) if state.prompt is None else min(state.prompt, len(state.ids))
         prompt, answer = state.ids[:length], state.ids[length:]
         if self._known_contexts[0] != prompt:
-            found = self._intake.contexts(base.decoding, prompt) or ()
+            found = self._input_processor.contexts(base.decoding, prompt) or ()
             self._known_contexts = prompt, found
         return tuple(ids + answer for ids in self._known_contexts[1])
 
@@ -190,7 +193,7 @@ class _Choice:
     stop_reason: int | str | None = None
 
 
-class PartResult:
+class SubrequestResult:
     """What came of one part."""
 
     def __init__(self, part: Request) -> None:
@@ -209,7 +212,7 @@ class PartResult:
             choice.stop_reason = delta.stop_reason
 
 
-def collect(operation: Generate | Forward | Score, parts: List[PartResult]) -> Any:
+def collect(operation: Generate | Forward | Score, parts: List[SubrequestResult]) -> Any:
     """The operation's result."""
     if isinstance(operation, Score):
         if not parts:
@@ -220,7 +223,7 @@ def collect(operation: Generate | Forward | Score, parts: List[PartResult]) -> A
             return Forwarded(state=operation.state, next=(), room=False)
         (result,) = parts
         (choice,) = result.choices
-        kept = replace(operation.state, source=result.part.kept_name(0))
+        kept = replace(operation.state, source=result.part.retained_name(0))
         found = choice.logprobs[0].top if choice.logprobs else ()
         left = tuple((token, logprob) for token, logprob in found if logprob > -math.inf)
         return Forwarded(state=kept, next=left, room=True)
@@ -238,7 +241,7 @@ def _generated(operation: Generate, part: Request, index: int, choice: _Choice) 
     ids = tuple(choice.token_ids)
     by_token = choice.finish_reason == "stop" and not isinstance(choice.stop_reason, str)
     written = ids[:-1] if by_token and ids and ids[-1] in part.stop_token_ids else ids
-    source = part.kept_name(index) if part.keeps else operation.state.source
+    source = part.retained_name(index) if part.retain else operation.state.source
     return Generated(
         state=replace(operation.state.append(written), source=source),
         text=choice.text,

@@ -5,21 +5,25 @@ from collections.abc import Iterable, Mapping
 
 from ...errors import EvaluatorError, GenerationError
 from ..core.engine import Engine
-from ..requests.input_processor import Intake
+from ..requests.input_processor import InputProcessor
 from ..state.messages import Abort, Message
 from ..state.request import ChoiceDelta, Request, StepOutput, Trace, Usage
 from .driver import Search
 from .evaluators import Function, checked
-from .subrequests import PartsMaker
+from .subrequests import SubrequestBuilder
 
 
 class SyncSearch:
     """Runs a `Search` between the engine's steps."""
 
     def __init__(
-        self, request: Request, intake: Intake, engine: Engine, evaluators: Mapping[str, Function]
+        self,
+        request: Request,
+        input_processor: InputProcessor,
+        engine: Engine,
+        evaluators: Mapping[str, Function],
     ) -> None:
-        maker = PartsMaker(request, intake)
+        maker = SubrequestBuilder(request, input_processor)
         self._search = Search(request, maker)
         self._engine = engine
         self._evaluators = evaluators

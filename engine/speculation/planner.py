@@ -1,4 +1,5 @@
-"""How many guesses each sequence verifies in the next step: what promises most tokens a second."""
+"""How many draft tokens each sequence verifies in the next step: what promises most tokens a
+second."""
 
 import logging
 from collections import OrderedDict
@@ -9,11 +10,11 @@ from math import inf
 from typing import Any, Final
 
 from ...decoding.base import DraftContext, Drafter, Drafting, Vocabulary
-from ..state.calibration import Promises
-from ..state.sequence import Branch, Sequence
+from ..state.calibration import AcceptanceCalibration
+from ..state.sequence import Context, Sequence
 from ..state.step import Decoded
-from .step_cost import Pace
-from .time_budget import Allowance
+from .step_cost import StepCostModel
+from .time_budget import TimeBudget
 
 logger = logging.getLogger(__name__)
 
@@ -41,18 +42,18 @@ _WEIGHT: Final = 0.05
 
 @dataclass(slots=True, kw_only=True)
 class _Load:
-    """A step as planned so far: its rows without guesses, the guesses beside them, and the tokens
-    that it promises."""
+    """A step as planned so far: its rows without draft tokens, the draft tokens beside them, and
+    the tokens that it promises."""
 
     rows: int
     tokens: float
-    guesses: int = 0
+    draft_tokens: int = 0
     drafts: int = 0
 
 
 class DraftPlanner:
-    """Plans the drafts of a step. `pace` tells what rows cost; `max_rows`: of a step; `clock`: s.
-    `trees`: drafts may branch; otherwise they are cut to their first line. `lines`: says whether
+    """Plans the drafts of a step. `step_cost` tells what rows cost; `max_rows`: of a step; `clock`:
+    s. `trees`: drafts may branch; otherwise they are cut to their first line. `lines`: says whether
     those that do not are cheaper.
 
     Drafts are wishes: the scheduler grants what its rows and pages leave.
@@ -60,7 +61,7 @@ class DraftPlanner:
 
     def __init__(
         self,
-        pace: Pace,
+        step_cost: StepCostModel,
         vocabulary: Vocabulary,
         max_rows: int,
         clock: Callable[[], float],
@@ -68,7 +69,7 @@ class DraftPlanner:
         trees: bool = True,
         lines: Callable[[], bool] = lambda: False,
     ) -> None:
-        self._pace = pace
+        self._step_cost = step_cost
         self._vocabulary = vocabulary
         # Every guess is sampled, and sampling takes some copies of a row of logits.
         self._max_rows = min(max_rows, _SAMPLING_BYTES // (_BYTES_PER_LOGIT * vocabulary.size))
@@ -76,17 +77,16 @@ class DraftPlanner:
         self._clock = clock
         self._trees = trees
         self._lines = lines
-        self._looking = Allowance(share=_LOOKING_SHARE, most_steps=_LOOKING_SAVED)
-        self._trials = Allowance(share=_TRIAL_SHARE, most_steps=_TRIALS_SAVED)
+        self._looking = TimeBudget(share=_LOOKING_SHARE, most_steps=_LOOKING_SAVED)
+        self._trials = TimeBudget(share=_TRIAL_SHARE, most_steps=_TRIALS_SAVED)
         # What it lately took to ask a drafter: who drafts again is asked again.
         self._asking_s = 0.0
 
     def plan(self, running: List[Sequence]) -> list[Sequence]:
         """Set `draft` of all that decode and have a drafter; returns those whose drafter failed.
 
-        Guesses are added where they promise most: the tokens that the step will bring, by the time
-        that it will take. So a lone sequence drafts more than one of many.
-        """
+        Draft tokens are added where they promise most: the tokens that the step will bring, by the
+        time that it will take. So a lone sequence drafts more than one of many."""
         drafting = [s for s in running if "drafter" in s.request.decoding]
         broken: list[Sequence] = []
         if not drafting:
@@ -96,15 +96,15 @@ class DraftPlanner:
         rows = 0
         for sequence in running:
             rows += sequence.remaining
-            for branch in sequence.others:
-                rows += branch.remaining
-        took_s = self._pace.seconds(rows)
+            for context in sequence.other_contexts:
+                rows += context.remaining
+        took_s = self._step_cost.seconds(rows)
         self._looking.pass_step(took_s)
         self._trials.pass_step(took_s)
         begun = [s.drafting for s in drafting if s.drafting is not None]
         fixed = any(each.fixed for each in begun)
-        # Where some always draft, no step is without guesses.
-        closed = self._looking.left_s < 0 or (not fixed and self._pace.is_stale(rows))
+        # Where some always draft, no step is without draft tokens.
+        closed = self._looking.left_s < 0 or (not fixed and self._step_cost.is_stale(rows))
         if closed and not fixed and len(begun) == len(drafting):
             return broken
         load = _Load(rows=rows, tokens=float(sum(s.decodes for s in running)))
@@ -115,10 +115,15 @@ class DraftPlanner:
             if sequence.draft_pause > 0:
                 continue
             sequence.draft_pause = 0
-            # Choices that fork off next get their first token together, without guesses.
-            if not sequence.decodes or sequence.unborn or most <= 0 or _limit(sequence) <= 0:
+            # Choices that fork off next get their first token together, without draft tokens.
+            if (
+                not sequence.decodes
+                or sequence.pending_choices
+                or most <= 0
+                or _limit(sequence) <= 0
+            ):
                 continue
-            if any(_reads_sparsely(branch) for branch in sequence.branches):
+            if any(_reads_sparsely(context) for context in sequence.contexts):
                 continue
             try:
                 if sequence.drafting is None:
@@ -152,10 +157,10 @@ class DraftPlanner:
                 and not 0 <= min(draft.tokens) <= max(draft.tokens) < self._vocabulary.size
             ):
                 raise ValueError("a draft has tokens outside of the vocabulary")
-            contexts = 1 + len(sequence.others)
+            contexts = 1 + len(sequence.other_contexts)
             size = len(draft.tokens)
             rows = size * contexts
-            load.guesses += rows
+            load.draft_tokens += rows
             load.drafts += contexts
             load.tokens += min(gain, size)
         asked_s = min(self._note(drafting, begun_s), took_s)
@@ -168,9 +173,9 @@ class DraftPlanner:
         assert sequence.drafting is not None
         assert item.draft is not None
         begun_s = self._clock()
-        if sequence.promised:  # else it was a trial, or fixed
-            assert sequence.promises is not None
-            sequence.promises.note(sequence.promised, len(item.accepted))
+        if sequence.expected_accepted:  # else it was a trial, or fixed
+            assert sequence.calibration is not None
+            sequence.calibration.note(sequence.expected_accepted, len(item.accepted))
         try:
             sequence.drafting.learn(item.draft, item.predictions, item.accepted)
         except Exception:  # noqa: BLE001, RUF100 - as above
@@ -200,30 +205,30 @@ class DraftPlanner:
     def _size(
         self, sequence: Sequence, drafting: Drafting, load: "_Load", worth: float, most: int
     ) -> tuple[int, float]:
-        """How many guesses, in all contexts `most` rows, and how many promise to be right."""
-        contexts = 1 + len(sequence.others)
+        """How many draft tokens, in all contexts `most` rows, and how many promise to be right."""
+        contexts = 1 + len(sequence.other_contexts)
         sizes = drafting.sizes(_limit(sequence), worth)
         if drafting.fixed:
             best, gain = sizes[-1] if sizes else (0, 0.0)
             return min(best, most // contexts), gain
         sizes = [(size, right) for size, right in sizes if size * contexts <= most]
-        promises = sequence.promises
-        assert promises is not None
-        share = promises.share
+        calibration = sequence.calibration
+        assert calibration is not None
+        share = calibration.share
         best, gain = self._best([(size, right * share) for size, right in sizes], load, contexts)
-        sequence.promised = gain / share
+        sequence.expected_accepted = gain / share
         if not best:
-            promises.forgive()
+            calibration.forgive()
         # What promises nothing now may well do so a few tokens later.
         sequence.draft_misses = 0 if best else min(sequence.draft_misses + 1, _MISSES)
         sequence.draft_pause = 2**sequence.draft_misses - 1
         return best, gain
 
     def _worth(self, load: "_Load") -> float:
-        """How likely a guess must be right to bring more than its row costs, at the least."""
-        now_s = self._pace.seconds(load.rows)
+        """How likely a draft token must be right to bring more than its row costs, at the least."""
+        now_s = self._step_cost.seconds(load.rows)
         each_s = min(
-            (self._pace.seconds(load.rows, more) - now_s) / more for more in (4, _ROWS_AHEAD)
+            (self._step_cost.seconds(load.rows, more) - now_s) / more for more in (4, _ROWS_AHEAD)
         )
         return max(_LEAST_CHANCE, each_s * load.tokens / now_s)
 
@@ -232,12 +237,14 @@ class DraftPlanner:
     ) -> tuple[int, float]:
         """The size that adds most to a step's tokens a second; (0, 0) where none adds to it."""
         best, gain = 0, 0.0
-        pace = self._pace
-        now_s = best_s = pace.seconds(load.rows, load.guesses, load.drafts)
-        drafted_s = pace.seconds(load.rows, 0, load.drafts + contexts)
+        step_cost = self._step_cost
+        now_s = best_s = step_cost.seconds(load.rows, load.draft_tokens, load.drafts)
+        drafted_s = step_cost.seconds(load.rows, 0, load.drafts + contexts)
         rate = _MARGIN * load.tokens / now_s
         for size, right in sizes:
-            took_s = drafted_s + pace.of_guesses(load.rows, load.guesses + size * contexts)
+            took_s = drafted_s + step_cost.of_draft_tokens(
+                load.rows, load.draft_tokens + size * contexts
+            )
             if right == inf:
                 if took_s - now_s <= self._trials.left_s:
                     self._trials.spend(took_s - now_s)
@@ -253,13 +260,15 @@ class DraftPlanner:
         choice = sequence.request.decoding["drafter"]
         assert isinstance(choice.method, Drafter)
         memory = self._memory(sequence.request.cache_salt)
-        sequence.promises = memory.setdefault(f"promises: {choice.method.name}", Promises())
+        sequence.calibration = memory.setdefault(
+            f"promises: {choice.method.name}", AcceptanceCalibration()
+        )
         context = DraftContext(
             vocabulary=self._vocabulary,
             memory=memory,
             trees=self._trees,
             # Contexts that evict are no rows of a graph.
-            lines=self._lines() and sequence.keeping is None,
+            lines=self._lines() and sequence.eviction_state is None,
         )
         return choice.method.start(choice.parameters, sequence, context)
 
@@ -277,14 +286,15 @@ def _log_failure(sequence: Sequence) -> None:
 
 
 def _limit(sequence: Sequence) -> int:
-    """How many guesses could still become tokens in one step."""
+    """How many draft tokens could still become tokens in one step."""
     limit = sequence.request.max_tokens - sequence.generated - 1
-    for branch in sequence.branches:
-        if branch.keeping is not None:  # an eviction is due then, between two steps
-            limit = min(limit, branch.keeping.room - 1)
+    for context in sequence.contexts:
+        if context.eviction_state is not None:  # an eviction is due then, between two steps
+            limit = min(limit, context.eviction_state.room - 1)
     return limit
 
 
-def _reads_sparsely(branch: Branch) -> bool:
-    """Whether its next row is one of a prompt that sees a part of the keys: guesses see all."""
-    return branch.reading is not None and branch.reading.covers(branch.computed, 1)
+def _reads_sparsely(context: Context) -> bool:
+    """Whether its next row is one of a prompt that sees a part of the keys: draft tokens see
+    all."""
+    return context.sparse_prefill is not None and context.sparse_prefill.covers(context.computed, 1)

@@ -6,7 +6,7 @@ _OVERDRAWN: Final = 0.3
 """Steps, at most: what is measured holds whatever else held this process up meanwhile."""
 
 
-class Allowance:
+class TimeBudget:
     """A share of all time, and what else is earned; at most so many steps' time is saved up.
 
     It may be overdrawn a little, for what something takes is known when it has been done.

@@ -71,24 +71,20 @@ class Request:
     """One validated request: token ids in, `n` choices out.
 
     `before`: begin and end of the caller's prompt in `prompt_ids`, where a suffix is there as well.
-    `max_tokens` is resolved (never None) and prompt + max_tokens fits the context.
-    `stop_token_ids` already holds the end-of-sequence ids unless the caller ignores them.
-    `logprobs`: how many alternatives to report beside the chosen token; None reports nothing.
-    `prompt_logprobs`: the same for every prompt token but the first.
-    `text`: what of its tokens is shown; the engine knows none.
-    `owner`: whose it is; owners share the engine by `weight`, whatever they ask of it.
-    `priority`: lower runs earlier among requests of one owner.
-    `cache_salt`: prefixes are shared only between requests of equal salt.
-    `contexts`: prompts of the target's further contexts. `combines`: whether the target changes
-    anything.
-    `search`: what a controller needs of the request; it runs as many requests, its parts, and none
-    of its own. The rest is for such parts. `part_of`: id of the request that it is a part of.
-    `ruled`: its logprobs are scores after the rules, of which what filters drop has none.
-    `scored_from`: position of the first prompt token with logprobs. `answered`: last tokens of the
-    prompt, and of all contexts, that are an answer already. `keeps`: whether keys and
-    values stay when it ends, under `kept_name`, until they are released or room is short. `source`:
-    such a name, whose sequence begins like this prompt.
-    """
+    `max_tokens` is resolved (never None) and prompt + max_tokens fits the context. `stop_token_ids`
+    already holds the end-of-sequence ids unless the caller ignores them. `logprobs`: how many
+    alternatives to report beside the chosen token; None reports nothing. `prompt_logprobs`: the
+    same for every prompt token but the first. `text`: what of its tokens is shown; the engine knows
+    none. `owner`: whose it is; owners share the engine by `weight`, whatever they ask of it.
+    `priority`: lower runs earlier among requests of one owner. `cache_salt`: prefixes are shared
+    only between requests of equal salt. `contexts`: prompts of the target's further contexts.
+    `combines`: whether the target changes anything. `search`: what a controller needs of the
+    request; it runs as many requests, its parts, and none of its own. The rest is for such parts.
+    `part_of`: id of the request that it is a part of. `ruled`: its logprobs are scores after the
+    rules, of which what filters drop has none. `scored_from`: position of the first prompt token
+    with logprobs. `answered`: last tokens of the prompt, and of all contexts, that are an answer
+    already. `retain`: whether keys and values stay when it ends, under `retained_name`, until they
+    are released or room is short. `source`: such a name, whose sequence begins like this prompt."""
 
     id: str
     prompt_ids: tuple[int, ...]
@@ -114,7 +110,7 @@ class Request:
     ruled: bool = False
     scored_from: int = 1
     answered: int = 0
-    keeps: bool = False
+    retain: bool = False
     source: str | None = None
 
     @property
@@ -122,7 +118,7 @@ class Request:
         """Whose share it uses."""
         return self.owner, self.part_of is not None
 
-    def kept_name(self, index: int) -> str:
+    def retained_name(self, index: int) -> str:
         """Under which the keys and values of a choice are kept."""
         return f"{self.id}/{index}"
 
@@ -183,7 +179,7 @@ class StepOutput:
     `cached_tokens`: prompt tokens served from the prefix cache, on the choice's first output.
     `first_scheduled_s`: when the request left the queue (engine clock), on the first output.
     `prompt_logprobs`: on the first output of choice 0, where they were asked for.
-    `drafted`: guesses that the step verified. `guidance_tokens`: tokens of further contexts.
+    `drafted`: draft tokens that the step verified. `guidance_tokens`: tokens of further contexts.
     `evicted`: tokens whose keys each head has let go since the last output, in all contexts.
     `held_slots`: places for keys of a head that are its own from now on, in all contexts.
     `sparse_rows`, `seen_pairs`, `causal_pairs`: on the first output of choice 0, rows of prompts
@@ -244,13 +240,12 @@ class Trace:
 class Usage:
     """Token counts of one request, all choices together; grows while it runs.
 
-    `steps`: passes in which a choice got tokens. `drafted`, `accepted`: guesses, and those that
-    were right. `guidance_tokens`: of the target's further contexts, prompts and answers. `evicted`:
-    tokens whose keys each head has let go. `held_slots`: places for keys that each head has kept
-    instead, however long the answer became; 0 where nothing was evicted. `sparse_rows`: of prompts,
-    that saw a part of their keys; `seen_pairs` of `causal_pairs` pairs with keys. `thoughts`: nodes
-    of a search's tree; its other counts are those of all its branches.
-    """
+    `steps`: passes in which a choice got tokens. `drafted`, `accepted`: draft tokens, and those
+    that were right. `guidance_tokens`: of the target's further contexts, prompts and answers.
+    `evicted`: tokens whose keys each head has let go. `held_slots`: places for keys that each head
+    has kept instead, however long the answer became; 0 where nothing was evicted. `sparse_rows`: of
+    prompts, that saw a part of their keys; `seen_pairs` of `causal_pairs` pairs with keys.
+    `thoughts`: nodes of a search's tree; its other counts are those of all its branches."""
 
     prompt_tokens: int
     completion_tokens: int = 0

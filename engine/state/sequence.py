@@ -7,33 +7,32 @@ from ...decoding.base import Drafting, Target
 from ...decoding.drafting.draft import Draft
 from ...decoding.rule_state import RuleState
 from ...decoding.sampling import Sampling
-from ...kvcache.keeping import Keeping
+from ...kvcache.eviction_state import EvictionState
 from ...kvcache.slot_table import SlotTable
 from ...kvcache.store import Stored
 from ...kvcache.table import PageTable
 from ...registry import Choice
-from .calibration import Promises
+from .calibration import AcceptanceCalibration
 from .request import Request, TokenLogprobs
-from .sparse_prefill import Reading
+from .sparse_prefill import SparsePrefillState
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
-class Branch:
+class Context:
     """One context of a sequence: a prompt and the answer, and where their keys and values are.
 
     `computed`: tokens whose keys and values are in the pages, or were before they were evicted
-    (logical length). `keeping`: of an evicting cache policy. `swapped`: keys and values of each
-    layer, where the context was preempted after eviction had begun. `reading`: where rows of its
-    prompt see only a part of the keys.
-    """
+    (logical length). `eviction_state`: of an evicting cache policy. `swapped`: keys and values of
+    each layer, where the context was preempted after eviction had begun. `sparse_prefill`: where
+    rows of its prompt see only a part of the keys."""
 
     tokens: list[int]
     prompt_length: int
     table: PageTable | SlotTable
     computed: int = 0
-    keeping: Keeping | None = None
+    eviction_state: EvictionState | None = None
     swapped: list[Stored] | None = None
-    reading: Reading | None = None
+    sparse_prefill: SparsePrefillState | None = None
 
     @property
     def shareable(self) -> int:
@@ -41,22 +40,22 @@ class Branch:
 
         Those of an answer are exact, where those of a prompt that goes on like it are not.
         """
-        return len(self.tokens) if self.reading is None else self.reading.until
+        return len(self.tokens) if self.sparse_prefill is None else self.sparse_prefill.until
 
     @property
     def remaining(self) -> int:
         """Tokens that have no keys and values yet."""
         return len(self.tokens) - self.computed
 
-    def fork(self) -> "Branch":
+    def fork(self) -> "Context":
         """A second one over the same pages."""
-        return Branch(
+        return Context(
             tokens=list(self.tokens),
             prompt_length=self.prompt_length,
             table=self.fork_table(),
             computed=self.computed,
-            keeping=None if self.keeping is None else self.keeping.fork(),
-            reading=self.reading,
+            eviction_state=None if self.eviction_state is None else self.eviction_state.fork(),
+            sparse_prefill=self.sparse_prefill,
         )
 
     def fork_table(self) -> PageTable:
@@ -67,37 +66,36 @@ class Branch:
     @property
     def slot_pages(self) -> int:
         """Pages that it needs once keys are evicted; 0: none ever are."""
-        if self.keeping is None:
+        if self.eviction_state is None:
             return 0
-        return -(-self.keeping.retention.slots // self.table.page_size)
+        return -(-self.eviction_state.retention.slots // self.table.page_size)
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
-class Sequence(Branch):
+class Sequence(Context):
     """Mutable state of one choice, and its own context; the scheduler and the engine own it.
 
     Invariant between steps while it runs: `computed` < len(tokens); when the two differ by one
     the sequence decodes, when by more it still reads (its prompt, or everything after preemption).
 
-    `others`: the target's further contexts, which end in the same answer and read and decode in
-    the same steps. `target`: what makes one distribution of their logits; None: the model's own.
-    `unborn`: indices of the request's other choices, which fork off when the prompt is read.
-    `drafting`: the drafter at work, from the first token on. `draft`: what the next step verifies.
-    `evicted`, `held_slots`: what the caller knows of. `draft_pause`: steps for which the drafter is
-    not asked; `draft_misses`: times in a row that it promised nothing; `promised`: right ones among
-    the guesses of `draft`; `promises`: how those of its kind were kept. `awaits`: while it waits, a
-    sequence that reads tokens which it begins with too, and how many. `served`: the last step in
-    which it had rows, counted while several owners share them. `rule_state`:
-    what its rules remember of its tokens.
-    """
+    `other_contexts`: the target's further contexts, which end in the same answer and read and decode in the
+    same steps. `target`: what makes one distribution of their logits; None: the model's own.
+    `pending_choices`: indices of the request's other choices, which fork off when the prompt is
+    read. `drafting`: the drafter at work, from the first token on. `draft`: what the next step
+    verifies. `evicted`, `held_slots`: what the caller knows of. `draft_pause`: steps for which the
+    drafter is not asked; `draft_misses`: times in a row that it promised nothing;
+    `expected_accepted`: right ones among the draft tokens of `draft`; `calibration`: how those of
+    its kind were kept. `awaits`: while it waits, a sequence that reads tokens which it begins with
+    too, and how many. `served`: the last step in which it had rows, counted while several owners
+    share them. `rule_state`: what its rules remember of its tokens."""
 
     request: Request
     index: int
     sampling: Sampling
     arrival: int
-    others: tuple[Branch, ...] = ()
+    other_contexts: tuple[Context, ...] = ()
     target: Choice[Target[Any]] | None = None
-    unborn: tuple[int, ...] = ()
+    pending_choices: tuple[int, ...] = ()
     cached_tokens: int = 0
     prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)
     first_scheduled_s: float | None = None
@@ -108,8 +106,8 @@ class Sequence(Branch):
     held_slots: int = 0
     draft_pause: int = 0
     draft_misses: int = 0
-    promised: float = 0.0
-    promises: Promises | None = None
+    expected_accepted: float = 0.0
+    calibration: AcceptanceCalibration | None = None
     awaits: "tuple[Sequence, int] | None" = None
     served: int = 0
     rule_state: RuleState | None = None
@@ -120,22 +118,24 @@ class Sequence(Branch):
         return (self.request.priority, self.arrival, self.index)
 
     @property
-    def branches(self) -> tuple[Branch, ...]:
+    def contexts(self) -> tuple[Context, ...]:
         """All contexts, its own first."""
-        return (self, *self.others)
+        return (self, *self.other_contexts)
 
     @property
-    def places(self) -> int:
+    def num_sequences(self) -> int:
         """How many sequences it counts for, with the choices that have yet to fork off."""
-        choices = 1 if self.request.max_tokens == 0 else 1 + len(self.unborn)
-        return choices * (1 + len(self.others))
+        choices = 1 if self.request.max_tokens == 0 else 1 + len(self.pending_choices)
+        return choices * (1 + len(self.other_contexts))
 
     @property
     def decodes(self) -> bool:
         """Whether one row of each context is all that it needs."""
         if len(self.tokens) - self.computed != 1:
             return False
-        return not self.others or all(branch.remaining == 1 for branch in self.others)
+        return not self.other_contexts or all(
+            context.remaining == 1 for context in self.other_contexts
+        )
 
     @property
     def answer_start(self) -> int:

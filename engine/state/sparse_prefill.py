@@ -12,7 +12,7 @@ from .request import Request
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
-class Reading:
+class SparsePrefillState:
     """How one context's prompt is read: rows at positions `[first, until)` see part of the keys.
 
     `labellers`: by layer, from the first such row on; they follow from the keys before it, so that
@@ -30,7 +30,7 @@ class Reading:
     seen: Tensor | int = 0
 
     @classmethod
-    def of(cls, request: Request, prompt: tuple[int, ...]) -> "Reading | None":
+    def of(cls, request: Request, prompt: tuple[int, ...]) -> "SparsePrefillState | None":
         """Of one of the request's contexts; None: all its rows see every key."""
         choice = cast("Choice[Prefill[Any]] | None", request.decoding.get("prefill"))
         if choice is None:
@@ -68,6 +68,8 @@ class Reading:
         return self.rows, int(self.seen), self.causal
 
 
-def salt_of(request: Request, reading: Reading | None) -> Salt:
+def salt_of(request: Request, sparse_prefill: SparsePrefillState | None) -> Salt:
     """Requests of equal salts share prefixes; what was read sparsely never mixes with the rest."""
-    return request.cache_salt if reading is None else (request.cache_salt, reading.salt)
+    return (
+        request.cache_salt if sparse_prefill is None else (request.cache_salt, sparse_prefill.salt)
+    )

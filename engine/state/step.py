@@ -4,30 +4,29 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from ...decoding.drafting.draft import Draft
-from ...kvcache.keeping import Attended
+from ...kvcache.eviction_state import AttentionRecord
 from ...kvcache.table import PageCopy
 from .request import Failure, TokenLogprobs
-from .sequence import Branch, Sequence
+from .sequence import Context, Sequence
 
 
 @dataclass(slots=True, kw_only=True)
 class Chunk:
-    """`count` rows of one context of a sequence: its tokens from `branch.computed` on.
+    """`count` rows of one context of a sequence: its tokens from `context.computed` on.
 
     `decodes`: its newest token is among the rows, and those of the sequence's other contexts too,
-    so that the sequence gets its next token. `draft`: the last rows are its guesses.
-    `copy`: a page to copy before the rows are written. `attended`: what the rows attended to, where
+    so that the sequence gets its next token. `draft`: the last rows are its draft tokens. `copy`: a
+    page to copy before the rows are written. `attention_record`: what the rows attended to, where
     the cache policy asks. `finite`: whether the keys and values of a prompt's rows are; known when
-    they have been computed.
-    """
+    they have been computed."""
 
     sequence: Sequence
-    branch: Branch
+    context: Context
     count: int
     decodes: bool
     draft: Draft | None = None
     copy: PageCopy | None = None
-    attended: Attended | None = None
+    attention_record: AttentionRecord | None = None
     finite: bool = True
 
     @property
@@ -37,15 +36,15 @@ class Chunk:
 
     @property
     def drafted(self) -> int:
-        """How many rows are guesses."""
+        """How many rows are draft tokens."""
         return len(self.draft.tokens) if self.draft is not None else 0
 
     @property
     def wanted(self) -> int:
         """How many rows' logits are needed: its last ones."""
-        request, branch = self.sequence.request, self.branch
-        if branch is self.sequence and request.prompt_logprobs is not None:
-            return max(0, self.count - max(0, request.scored_from - 1 - branch.computed))
+        request, context = self.sequence.request, self.context
+        if context is self.sequence and request.prompt_logprobs is not None:
+            return max(0, self.count - max(0, request.scored_from - 1 - context.computed))
         return 1 + self.drafted if self.decodes else 0
 
     @property
@@ -54,25 +53,28 @@ class Chunk:
 
         Keys are in slots, or are credited, or rows of a prompt see only a part of them.
         """
-        keeping = self.branch.keeping
-        if keeping is None:
+        eviction_state = self.context.eviction_state
+        if eviction_state is None:
             return self.sparse
-        if keeping.in_slots or keeping.counts(self.branch.prompt_length, self.count):
+        if eviction_state.in_slots or eviction_state.counts(self.context.prompt_length, self.count):
             return True
         return self.sparse
 
     @property
     def in_line(self) -> bool:
-        """Whether each row is the newest token, or a guess that continues the row before it."""
-        branches = self.draft is not None and self.draft.parents is not None
+        """Whether each row is the newest token, or a draft token that continues the row before
+        it."""
+        contexts = self.draft is not None and self.draft.parents is not None
         rows = 1 + self.drafted
-        return self.decodes and self.count == rows and not branches and not self.apart
+        return self.decodes and self.count == rows and not contexts and not self.apart
 
     @property
     def sparse(self) -> bool:
         """Whether rows of a prompt see only a part of the keys."""
-        reading = self.branch.reading
-        return reading is not None and reading.covers(self.branch.computed, self.count)
+        sparse_prefill = self.context.sparse_prefill
+        return sparse_prefill is not None and sparse_prefill.covers(
+            self.context.computed, self.count
+        )
 
 
 @dataclass(slots=True, kw_only=True)
@@ -81,7 +83,7 @@ class Step:
 
     chunks: list[Chunk] = field(default_factory=list)
     preempted: list[Sequence] = field(default_factory=list)
-    restored: list[Branch] = field(default_factory=list)
+    restored: list[Context] = field(default_factory=list)
 
     @property
     def copies(self) -> list[PageCopy]:
@@ -95,7 +97,8 @@ class Step:
 
     @property
     def in_lines(self) -> bool:
-        """Whether each row sees all of a context up to its own place: the newest token, a guess."""
+        """Whether each row sees all of a context up to its own place: the newest token, a draft
+        token."""
         return all(chunk.in_line for chunk in self.chunks)
 
     @property
@@ -104,8 +107,8 @@ class Step:
         return sum(chunk.draft is not None for chunk in self.chunks)
 
     @property
-    def guesses(self) -> int:
-        """Rows that are guesses, in all contexts."""
+    def draft_tokens(self) -> int:
+        """Rows that are draft tokens, in all contexts."""
         return sum(chunk.drafted for chunk in self.chunks)
 
     @property
@@ -118,9 +121,9 @@ class Step:
 class Decoded:
     """A sequence's next tokens, and their logprobs if asked for.
 
-    `accepted`: guesses of `draft` that were right; the tokens are those and one more, or those
+    `accepted`: draft tokens of `draft` that were right; the tokens are those and one more, or those
     alone where `ending` says why there is none. `predictions`: what followed the newest token and
-    each guess.
+    each draft token.
     """
 
     sequence: Sequence

@@ -142,8 +142,12 @@ def _read(
                 elif isinstance(message, wire.Released):
                     inbox.put(Release(names=message.names))
                 elif isinstance(message, wire.Submitted):
-                    intake = built.result().intake
-                    inbox.put(wire.unpack_request(message, intake.decoding, intake.kv_cache))
+                    input_processor = built.result().input_processor
+                    inbox.put(
+                        wire.unpack_request(
+                            message, input_processor.decoding, input_processor.kv_cache
+                        )
+                    )
     except BaseException:
         logger.exception("the engine's process cannot read what it is told")
     # Nobody listens any more: finish the step, but do not wait for a model or a step that hangs.

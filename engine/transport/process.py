@@ -14,10 +14,10 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from ...errors import EXITS, ConfigurationError, EngineDeadError, UnsupportedModelError
-from ..build import make_intake
+from ..build import make_input_processor
 from ..config import EngineConfig
 from ..loading.loader import load_tokenizer
-from ..requests.input_processor import Intake
+from ..requests.input_processor import InputProcessor
 from ..state.messages import Message
 from ..state.stats import EngineStats
 from . import wire
@@ -65,10 +65,10 @@ class ProcessHost:
         self._connecting: asyncio.Task[None] | None = None
         self._gone = asyncio.Event()
 
-    def intake(self, config: EngineConfig) -> Intake:
+    def input_processor(self, config: EngineConfig) -> InputProcessor:
         """The server's half: tokenizer, limits and registries."""
         ready = self.ready
-        return make_intake(
+        return make_input_processor(
             config,
             pages=ready.stats.pages_total,
             tokenizer=load_tokenizer(config, ready.eos_token_ids),

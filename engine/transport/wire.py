@@ -56,7 +56,7 @@ class Submitted(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     ruled: bool
     scored_from: int
     answered: int
-    keeps: bool
+    retain: bool
     source: str | None
 
 

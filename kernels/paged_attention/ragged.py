@@ -17,7 +17,7 @@ from ..batch import PagedBatch, path_mask
 from ..transfer import together
 
 WINDOW_ROWS: Final = 65
-"""Rows of a sequence up to which its keys are split: the newest token and 64 guesses."""
+"""Rows of a sequence up to which its keys are split: the newest token and 64 draft tokens."""
 SPLIT_TOKENS: Final = 256
 """Keys of one split. Splits begin at multiples of it whatever the number of keys, so that a row's
 sums are the same in a draft of any length."""

@@ -80,7 +80,7 @@ def plan_chat(
         template_kwargs=template_kwargs,
     )
     identity = answer_id("chatcmpl")
-    request = engine.intake.prepare(
+    request = engine.input_processor.prepare(
         request_id=identity,
         prompt=prompt,
         params=body,

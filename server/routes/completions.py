@@ -119,7 +119,7 @@ def _prepare(
     prompt_logprobs = body.prompt_logprobs
     if body.echo and body.logprobs is not None:
         prompt_logprobs = max(body.logprobs, prompt_logprobs or 0)
-    return engine.intake.prepare(
+    return engine.input_processor.prepare(
         request_id=request_id,
         prompt=prompt,
         params=body,

@@ -51,14 +51,14 @@ async def version() -> Response:
 async def methods(request: Request) -> Response:
     """The methods that `decoding` and `kv_cache` may name, with the schemas of their parameters."""
     services = services_of(request)
-    intake = services.lifecycle.engine.intake
+    input_processor = services.lifecycle.engine.input_processor
     return json_response(
         {
             "object": "list",
             "slots": SLOTS,
-            "decoding": _described(intake.decoding),
-            "kv_cache": _described(intake.kv_cache),
-            "combinations": _combinations(intake.decoding, intake.kv_cache),
+            "decoding": _described(input_processor.decoding),
+            "kv_cache": _described(input_processor.kv_cache),
+            "combinations": _combinations(input_processor.decoding, input_processor.kv_cache),
             "presets": {
                 name: preset.model_dump(exclude_none=True)
                 for name, preset in services.settings.presets.items()

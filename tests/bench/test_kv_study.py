@@ -19,7 +19,7 @@ from benchmarks.kv_policies import POLICIES, SINK, Foretold
 from benchmarks.kv_study import Study, mean_and_error
 from benchmarks.kv_texts import Text
 from benchmarks.teacher_forcing import forced
-from penstock.kvcache.keeping import Keeping
+from penstock.kvcache.eviction_state import EvictionState
 from tests.conftest import TinyModel
 from tests.engine.jobs import build
 
@@ -106,14 +106,14 @@ def test_rankings_decide_what_stays(policy: str, tiny_model: TinyModel) -> None:
     subject, budget = study(tiny_model("llama")), 30
     states: list[Foretold] = []
 
-    def noted(own: Keeping | None, keeping: Any) -> Keeping | None:
-        state = keeping(own)
+    def noted(own: EvictionState | None, eviction_state: Any) -> EvictionState | None:
+        state = eviction_state(own)
         assert isinstance(state, Foretold)
         states.append(state)
         return state
 
     jobs = [
-        replace(job, keeping=partial(noted, keeping=job.keeping))
+        replace(job, eviction_state=partial(noted, eviction_state=job.eviction_state))
         for job in subject.jobs(policy, budget)
     ]
     forced(subject.built, jobs, [text.ids for text in subject.texts])
@@ -174,7 +174,7 @@ def test_the_command_writes_all_policies_and_adds_to_what_is_there(
 @pytest.mark.slow
 def test_on_nano_the_oracle_is_best_and_h2o_beats_both_its_halves() -> None:
     built = build(None, prefix_cache=False)
-    texts = kv_texts.stories(built.intake.tokenizer, Random(0), 3)
+    texts = kv_texts.stories(built.input_processor.tokenizer, Random(0), 3)
     subject = Study(built, texts, 0)
     names = ("full", "oracle", "h2o", "window", "heavy only", "random")
     nats = {name: sum(subject.nats(name, 20)) for name in names}
@@ -186,7 +186,7 @@ def test_on_nano_the_oracle_is_best_and_h2o_beats_both_its_halves() -> None:
 
 def test_nano_forgets_what_it_was_told() -> None:
     built = build(None, prefix_cache=False)
-    questions = kv_texts.questions(built.intake.tokenizer, Random(0), 6)
+    questions = kv_texts.questions(built.input_processor.tokenizer, Random(0), 6)
     subject = Study(built, [question.text for question in questions], 0)
     full = subject.right("full", 100, questions)
     assert sum(full) >= 5

@@ -1,4 +1,4 @@
-"""Chains and trees of guesses: which are right, and what their rows look like."""
+"""Chains and trees of draft tokens: which are right, and what their rows look like."""
 
 import random
 from dataclasses import dataclass, field

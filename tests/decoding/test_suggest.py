@@ -1,4 +1,4 @@
-"""Suggestions: what they know, whom they trust, and how likely they say a guess is."""
+"""Suggestions: what they know, whom they trust, and how likely they say a draft token is."""
 
 import random
 from itertools import pairwise
@@ -53,7 +53,7 @@ def new(memory: AnyMemory, tokens: list[int], *, shared: bool = True) -> AnySugg
     return memory.suggester(tokens, longest=8, shortest=1, shared=shared)
 
 
-def guesses(suggester: AnySuggester, count: int, **options: Any) -> list[int]:
+def draft_tokens(suggester: AnySuggester, count: int, **options: Any) -> list[int]:
     made = suggester.suggest(count, count, **options)
     return suggester.draft(made).tokens
 
@@ -67,11 +67,11 @@ def test_suggestions_learn_which_source_to_trust(memory: AnyMemory) -> None:
     right = 0
     for _ in range(20):
         for token in phrase:
-            right += guesses(suggester, 4, carried=[5000, 5000])[:1] == [token]
+            right += draft_tokens(suggester, 4, carried=[5000, 5000])[:1] == [token]
             tokens.append(token)
             suggester.learn(tokens)
     assert right > 200
-    assert guesses(suggester, 4, carried=[5000, 5000]) == phrase[:4]
+    assert draft_tokens(suggester, 4, carried=[5000, 5000]) == phrase[:4]
     assert suggester.expected()[3] > 3.5
 
 
@@ -103,9 +103,9 @@ def test_earlier_answers_are_remembered_where_they_may_be(memory: AnyMemory) -> 
     first = new(memory, [1])
     first.learn([1, *said, *said, *said])
     second = new(memory, [2, 5])
-    assert guesses(second, 3) == [6, 7, 8]
+    assert draft_tokens(second, 3) == [6, 7, 8]
     alone = new(memory, [2, 5], shared=False)
-    assert guesses(alone, 3) == []
+    assert draft_tokens(alone, 3) == []
 
 
 def test_unlikely_guesses_are_left_out(memory: AnyMemory) -> None:
@@ -151,7 +151,7 @@ def test_a_prompt_says_which_of_several_guesses_is_likelier(memory: AnyMemory) -
         prompt, answer = ask(word)
         suggester = new(memory, prompt)
         suggester.learn([*prompt, 3, 4])
-        right += guesses(suggester, 2)[:1] == [word + 100]
+        right += draft_tokens(suggester, 2)[:1] == [word + 100]
     assert right == 12
 
 
@@ -169,7 +169,7 @@ def test_a_lexicon_never_outgrows_its_bound() -> None:
 def test_promises_are_kept(seed: int, memory: AnyMemory) -> None:
     """Also of what was hardly seen before, of which shares alone would promise more than comes."""
     chooser = random.Random(seed)
-    promised = kept = 0.0
+    expected_accepted = kept = 0.0
     for number in range(200):
         tokens = [50]
         suggester = new(memory, tokens)
@@ -178,12 +178,12 @@ def test_promises_are_kept(seed: int, memory: AnyMemory) -> None:
             tokens.append(usual if chooser.random() < 0.5 else chooser.randrange(200))
             made = suggester.suggest(3, 1)
             if number > 100:
-                promised += suggester.expected()[made - 1] if made else 0.0
+                expected_accepted += suggester.expected()[made - 1] if made else 0.0
                 kept += tokens[-1] in suggester.draft(made).tokens
             suggester.learn(tokens)
         suggester.finish(tokens)
     assert kept > 1000
-    assert promised == pytest.approx(kept, rel=0.08)
+    assert expected_accepted == pytest.approx(kept, rel=0.08)
 
 
 def _text(chooser: random.Random, length: int) -> list[int]:

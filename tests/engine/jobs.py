@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from penstock.engine.core.step_outputs.output_state import Assembly
+from penstock.engine.core.step_outputs.output_state import OutputState
 
 from penstock import SamplingParams
 from penstock.engine.build import Built, build_engine
@@ -49,7 +49,7 @@ def build(folder: Path | None, **settings: Any) -> Built:
 
 def prepare(built: Built, name: str, job: Job) -> Request:
     """The request of a job."""
-    return built.intake.prepare(
+    return built.input_processor.prepare(
         request_id=name,
         prompt=job.prompt,
         params=job.params,
@@ -68,16 +68,16 @@ def run(
 ) -> list[Answer]:
     """Run jobs together until all have ended."""
     requests = [change(prepare(built, str(i), job)) for i, job in enumerate(jobs)]
-    assemblies = [Assembly(request, built.intake.tokenizer) for request in requests]
+    output_states = [OutputState(request, built.input_processor.tokenizer) for request in requests]
     answers = [
         Answer(
-            usage=assembly.usage,
+            usage=output_state.usage,
             tokens=[[] for _ in range(request.n)],
             texts=[""] * request.n,
             reasons=[None] * request.n,
             logprobs=[[] for _ in range(request.n)],
         )
-        for request, assembly in zip(requests, assemblies, strict=True)
+        for request, output_state in zip(requests, output_states, strict=True)
     ]
     for request in requests:
         built.engine.add(request)
@@ -85,7 +85,7 @@ def run(
         for output in built.engine.step():
             number = int(output.request_id)
             assert output.failure is None, output.failure
-            delta, ended_by_text = assemblies[number].feed(output)
+            delta, ended_by_text = output_states[number].feed(output)
             if delta is None:
                 continue
             answer = answers[number]

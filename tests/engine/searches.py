@@ -46,10 +46,13 @@ class Scripted(Controller[Bounded]):
 def with_controller(built: Built, body: Body) -> Built:
     """The same engine, whose requests may name `scripted`."""
     methods: list[DecodingMethod[Any]] = [
-        *built.intake.decoding.methods.values(),
+        *built.input_processor.decoding.methods.values(),
         Scripted(body),
     ]
-    return replace(built, intake=replace(built.intake, decoding=Registry("decoding", methods)))
+    return replace(
+        built,
+        input_processor=replace(built.input_processor, decoding=Registry("decoding", methods)),
+    )
 
 
 def search_request(
@@ -62,7 +65,7 @@ def search_request(
     **sampling: Any,
 ) -> Request:
     defaults: dict[str, Any] = {"seed": 7, "max_tokens": 16}
-    return built.intake.prepare(
+    return built.input_processor.prepare(
         request_id=name,
         prompt=prompt,
         params=SamplingParams(**defaults | sampling),
@@ -76,7 +79,7 @@ class Run:
 
     def __init__(self, built: Built, request: Request) -> None:
         self._engine = built.engine
-        self.search = SyncSearch(request, built.intake, built.engine, {})
+        self.search = SyncSearch(request, built.input_processor, built.engine, {})
         self.outputs: list[StepOutput] = []
 
     def start(self) -> None:

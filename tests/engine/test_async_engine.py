@@ -56,7 +56,7 @@ _ids = itertools.count()
 def request(engine: AsyncEngine, prompt: str = "hello", **fields: Any) -> Request:
     defaults: dict[str, Any] = {"ignore_eos": True, "seed": 1, "max_tokens": 8}
     params = SamplingParams(**defaults | fields)
-    return engine.intake.prepare(request_id=f"q{next(_ids)}", prompt=prompt, params=params)
+    return engine.input_processor.prepare(request_id=f"q{next(_ids)}", prompt=prompt, params=params)
 
 
 def test_a_tokenizer_that_fails_ends_its_request_alone(
@@ -188,7 +188,7 @@ def test_a_hanging_step_is_unhealthy(tiny_model: TinyModel) -> None:
     engine = AsyncEngine(
         ThreadHost(built.engine, lambda: now[0]),
         built.info,
-        built.intake,
+        built.input_processor,
         config,
         registry=CollectorRegistry(),
         clock=lambda: now[0],

@@ -23,7 +23,7 @@ from tests.engine.jobs import Answer, Job, build, prepare, run
 NEW_TOKENS = 40
 INITIALISERS = ("pad", "repeat-last", "random", "prompt-sample", "ngram")
 FEW: dict[str, Any] = {"allowed_token_ids": [7, 8, 9]}
-"""So few that guesses are often right, also where tokens are drawn at random."""
+"""So few that draft tokens are often right, also where tokens are drawn at random."""
 
 
 def jobs() -> list[Job]:
@@ -51,11 +51,11 @@ def settled(built: Built) -> None:
     """Between steps nothing is left of a draft, and no unaccepted token is published."""
     for sequence in built.engine.scheduler.running:
         assert sequence.draft is None
-        for branch in sequence.branches:
-            if branch.computed == len(branch.tokens) - 1:
-                assert branch.table.length == branch.computed
+        for context in sequence.contexts:
+            if context.computed == len(context.tokens) - 1:
+                assert context.table.length == context.computed
                 assert (
-                    branch.tokens[branch.prompt_length :]
+                    context.tokens[context.prompt_length :]
                     == (sequence.tokens[sequence.prompt_length :])
                 )
 
@@ -111,7 +111,7 @@ def test_methods_mix_in_one_batch_with_chunks_and_preemption(tiny_model: TinyMod
 
 
 class _Told(Drafting):
-    """Guesses what it was told, all of it at once, or as the last of several wrong paths."""
+    """Draft tokens what it was told, all of it at once, or as the last of several wrong paths."""
 
     def __init__(self, row: Row, answer: Sequence[int], window: int, wrong_paths: int) -> None:
         self._row = row
@@ -132,17 +132,17 @@ class _Told(Drafting):
         right = list(self._answer[known : known + min(self._window, limit)])
         if not self._wrong_paths:
             return Draft(right)
-        guesses: list[int] = []
+        draft_tokens: list[int] = []
         parents: list[int] = []
         for path in range(1 + self._wrong_paths):
             parent = -1
             for token in right:
                 # Wrong paths turn off at their second token, so that they share their first.
                 wrong = path < self._wrong_paths and parent >= 0
-                guesses.append((token + 1 + path) % 256 if wrong else token)
+                draft_tokens.append((token + 1 + path) % 256 if wrong else token)
                 parents.append(parent)
-                parent = len(guesses) - 1
-        return Draft(guesses, parents)
+                parent = len(draft_tokens) - 1
+        return Draft(draft_tokens, parents)
 
     def learn(
         self, draft: Draft | None, predictions: Sequence[int], accepted: Sequence[int]
@@ -266,7 +266,7 @@ def test_aborts_at_random_moments_free_everything(seed: int, tiny_model: TinyMod
             job = waiting.pop()
             names.append(f"{len(names)}")
             engine.add(
-                built.intake.prepare(
+                built.input_processor.prepare(
                     request_id=names[-1],
                     prompt=job.prompt,
                     params=job.params,
@@ -277,7 +277,7 @@ def test_aborts_at_random_moments_free_everything(seed: int, tiny_model: TinyMod
             engine.abort(chooser.choice(names))
         engine.step()
         settled(built)
-        held = {p for s in engine.scheduler.all() for b in s.branches for p in b.table.pages}
+        held = {p for s in engine.scheduler.all() for b in s.contexts for p in b.table.pages}
         assert engine.pool.in_use == len(held)
     assert engine.pool.in_use == 0
 
@@ -323,7 +323,7 @@ def test_guesses_take_no_page_from_others(tiny_model: TinyModel) -> None:
 
 def test_on_the_embedded_model_every_method_gives_the_same_text() -> None:
     built = build(None, threads=1)
-    tokenizer = built.intake.tokenizer
+    tokenizer = built.input_processor.tokenizer
     questions = [
         "Repeat this list: apple, 7, river, stone, lamp, kite, 12, apple, river",
         "Return JSON with name and food.\nJonas lives in Oslo and likes pie. He is 60 years old.",

@@ -32,7 +32,7 @@ def ask(built: Built) -> Ask:
     def make(prompt: list[int], priority: int = 0, **fields: Any) -> Request:
         defaults: dict[str, Any] = {"temperature": 0, "ignore_eos": True}
         params = SamplingParams(**defaults | fields)
-        return built.intake.prepare(
+        return built.input_processor.prepare(
             request_id=f"r{next(ids)}", prompt=prompt, params=params, priority=priority
         )
 
@@ -161,7 +161,7 @@ def test_logprobs_are_those_of_the_model(tiny_model: TinyModel) -> None:
 
 def test_scoring_only(built: Built) -> None:
     """max_tokens 0 reads the prompt and generates nothing, for every choice."""
-    request = built.intake.prepare(
+    request = built.input_processor.prepare(
         request_id="score",
         prompt=[1, 2, 3, 4],
         params=SamplingParams(max_tokens=0, n=2),
@@ -186,7 +186,7 @@ def test_long_prompts_do_not_stop_those_that_decode(tiny_model: TinyModel) -> No
     built = build_engine(config, time.perf_counter)
 
     def request(name: str, prompt: list[int], count: int) -> Request:
-        return built.intake.prepare(
+        return built.input_processor.prepare(
             request_id=name,
             prompt=prompt,
             params=SamplingParams(max_tokens=count, ignore_eos=True, temperature=0),

@@ -126,7 +126,7 @@ def test_one_launch_a_layer_for_all_contexts_in_slots(
 
     def note() -> None:
         running = built.engine.scheduler.running
-        in_slots = sum(s.keeping is not None and s.keeping.in_slots for s in running)
+        in_slots = sum(s.eviction_state is not None and s.eviction_state.in_slots for s in running)
         seen.append((in_slots, called["scored_attention"]))
 
     params = PARAMS.model_copy(update={"max_tokens": 4})

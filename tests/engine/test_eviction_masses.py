@@ -32,9 +32,9 @@ def run_watched(
         for sequence in built.engine.scheduler.running:
             if sequence.request.id != "0":
                 continue
-            keeping = sequence.keeping
-            assert keeping is not None
-            if keeping.length >= len(PROMPT) and not keeping.in_slots:
+            eviction_state = sequence.eviction_state
+            assert eviction_state is not None
+            if eviction_state.length >= len(PROMPT) and not eviction_state.in_slots:
                 watch(sequence)
 
     run(
@@ -50,8 +50,8 @@ def masses_of_prompt(built: Built, neighbours: int = 0, **policy: Any) -> Tensor
     everything = len(PROMPT) + NEW_TOKENS - 4
 
     def watch(sequence: Sequence) -> None:
-        assert sequence.keeping is not None
-        found.append(sequence.keeping.mass[..., : len(PROMPT)].clone())
+        assert sequence.eviction_state is not None
+        found.append(sequence.eviction_state.mass[..., : len(PROMPT)].clone())
 
     run_watched(built, watch, neighbours, heavy=everything, recent=1, **policy)
     return found[0]
@@ -66,10 +66,10 @@ def test_each_query_adds_its_group_and_no_more(kv_heads: int, tmp_path: Path) ->
 
     def watch(sequence: Sequence) -> None:
         nonlocal seen
-        keeping = sequence.keeping
-        assert keeping is not None
-        sums = keeping.mass.sum(dim=-1)
-        assert torch.allclose(sums, torch.full_like(sums, group * keeping.length), rtol=1e-5)
+        eviction_state = sequence.eviction_state
+        assert eviction_state is not None
+        sums = eviction_state.mass.sum(dim=-1)
+        assert torch.allclose(sums, torch.full_like(sums, group * eviction_state.length), rtol=1e-5)
         seen += 1
 
     built = build(folder, prefix_cache=False, chunk_tokens=33)

@@ -62,14 +62,19 @@ def test_an_answer_far_longer_than_the_pool_takes_constant_memory(
     def after_step() -> None:
         held.append(engine.pool.in_use)
         for sequence in engine.scheduler.running:
-            keeping = sequence.keeping
-            assert keeping is not None
-            if keeping.positions is None or keeping.length % 97:
+            eviction_state = sequence.eviction_state
+            assert eviction_state is not None
+            if eviction_state.positions is None or eviction_state.length % 97:
                 continue
-            for positions in keeping.positions[..., : keeping.held].flatten(0, 1).tolist():
+            for positions in (
+                eviction_state.positions[..., : eviction_state.held].flatten(0, 1).tolist()
+            ):
                 kept = set(positions)
-                assert len(kept) == keeping.held, "no position twice"
-                assert set(range(keeping.length - retention.recent, keeping.length)) <= kept
+                assert len(kept) == eviction_state.held, "no position twice"
+                assert (
+                    set(range(eviction_state.length - retention.recent, eviction_state.length))
+                    <= kept
+                )
                 assert set(range(retention.sink)) <= kept
 
     (answer,) = run(small_pool, [job], after_step=after_step)
@@ -84,22 +89,22 @@ def test_an_answer_far_longer_than_the_pool_takes_constant_memory(
 
 
 def test_what_evicts_is_limited_by_positions_and_the_rest_by_the_pool(small_pool: Built) -> None:
-    intake, prompt = small_pool.intake, [5, 6, 7]
+    input_processor, prompt = small_pool.input_processor, [5, 6, 7]
 
     def longest(kv_cache: Any) -> int:
         fields: dict[str, Any] = {"request_id": "r", "prompt": prompt, "kv_cache": kv_cache}
         default = SamplingParams(temperature=0)
-        found = intake.prepare(params=default, **fields).max_tokens
+        found = input_processor.prepare(params=default, **fields).max_tokens
         with pytest.raises(ContextLengthError):
-            intake.prepare(params=params(found + 1), **fields)
-        assert intake.prepare(params=params(found), **fields).max_tokens == found
+            input_processor.prepare(params=params(found + 1), **fields)
+        assert input_processor.prepare(params=params(found), **fields).max_tokens == found
         return found
 
     assert longest(None) == POOL_TOKENS - len(prompt)
     assert longest({"h2o": {"heavy": 64, "recent": 64}}) == CONTEXT - len(prompt)
     assert longest({"window": {"recent": 64}}) == CONTEXT - len(prompt)
     cfg = {"cfg": {"scale": 1.5, "negative_prompt": "no"}}
-    both = intake.prepare(
+    both = input_processor.prepare(
         request_id="r",
         prompt=prompt,
         params=params(CONTEXT - 20),
@@ -108,7 +113,7 @@ def test_what_evicts_is_limited_by_positions_and_the_rest_by_the_pool(small_pool
     )
     assert len(both.contexts) == 1
     with pytest.raises(ContextLengthError, match="contexts need"):
-        intake.prepare(request_id="r", prompt=prompt, params=params(600), decoding=cfg)
+        input_processor.prepare(request_id="r", prompt=prompt, params=params(600), decoding=cfg)
 
 
 @pytest.mark.parametrize("fits", [True, False])
@@ -117,8 +122,8 @@ def test_what_is_kept_has_to_fit_beside_what_is_read(fits: bool, small_pool: Bui
     kv_cache: dict[str, Any] = {"h2o": {"heavy": 200, "recent": 200 if fits else 201}}
     fields: dict[str, Any] = {"request_id": "r", "prompt": [5] * 600, "params": params(5000)}
     if fits:
-        intake = small_pool.intake
-        request = intake.prepare(kv_cache=kv_cache, **fields)
+        input_processor = small_pool.input_processor
+        request = input_processor.prepare(kv_cache=kv_cache, **fields)
         small_pool.engine.add(request)
         for _ in range(10):
             small_pool.engine.step()
@@ -127,7 +132,7 @@ def test_what_is_kept_has_to_fit_beside_what_is_read(fits: bool, small_pool: Bui
         small_pool.engine.abort_all()
         return
     with pytest.raises(ContextLengthError, match="keep less"):
-        small_pool.intake.prepare(kv_cache=kv_cache, **fields)
+        small_pool.input_processor.prepare(kv_cache=kv_cache, **fields)
 
 
 def test_a_prompt_shorter_than_what_is_kept_reserves_nothing_early(tiny_model: TinyModel) -> None:

@@ -20,7 +20,7 @@ from penstock import SamplingParams
 from penstock.engine.build import Built
 from penstock.kernels.scored_attention.reference import scored_attention
 from penstock.kvcache.base import Retention
-from penstock.kvcache.keeping import Attended, Keeping
+from penstock.kvcache.eviction_state import AttentionRecord, EvictionState
 from penstock.registry import Choice
 from tests.engine.jobs import Job, build, run
 from tests.engine.test_eviction import h2o, window, with_policy
@@ -179,14 +179,16 @@ def by_engine(built: Built, prompt: list[int], choice: Choice[Any]) -> tuple[lis
 
     def note() -> None:
         for sequence in built.engine.scheduler.running:
-            keeping = sequence.keeping
-            assert keeping is not None
-            if keeping.positions is None:
-                layers, heads, _ = keeping.mass.shape
-                held.append([[set(range(keeping.length))] * heads] * layers)
+            eviction_state = sequence.eviction_state
+            assert eviction_state is not None
+            if eviction_state.positions is None:
+                layers, heads, _ = eviction_state.mass.shape
+                held.append([[set(range(eviction_state.length))] * heads] * layers)
                 continue
-            positions = keeping.positions[..., : keeping.held].tolist()
-            assert all(len(set(head)) == keeping.held for layer in positions for head in layer)
+            positions = eviction_state.positions[..., : eviction_state.held].tolist()
+            assert all(
+                len(set(head)) == eviction_state.held for layer in positions for head in layer
+            )
             held.append([[set(head) for head in layer] for layer in positions])
 
     job = Job(prompt=prompt, params=params)
@@ -244,26 +246,26 @@ def attend_evenly(folder: Path) -> None:
 
 
 def without_recent(patch: pytest.MonkeyPatch) -> None:
-    scores = Keeping._scores  # pyright: ignore[reportPrivateUsage]
+    scores = EvictionState._scores  # pyright: ignore[reportPrivateUsage]
 
-    def changed(self: Keeping, positions: Tensor) -> Tensor:
+    def changed(self: EvictionState, positions: Tensor) -> Tensor:
         true, keep = self.retention, self.retention.keep
         self.retention = replace(true, heavy=keep - 1, recent=1)
         found = scores(self, positions)
         self.retention = true
         return found
 
-    patch.setattr(Keeping, "_scores", changed)
+    patch.setattr(EvictionState, "_scores", changed)
 
 
 def summed_in_bfloat16(patch: pytest.MonkeyPatch) -> None:
-    end_row = Keeping.end_row
+    end_row = EvictionState.end_row
 
-    def changed(self: Keeping, attended: Attended) -> None:
-        end_row(self, attended)
+    def changed(self: EvictionState, attention_record: AttentionRecord) -> None:
+        end_row(self, attention_record)
         self.mass = self.mass.bfloat16().float()
 
-    patch.setattr(Keeping, "end_row", changed)
+    patch.setattr(EvictionState, "end_row", changed)
 
 
 def first_head_only(patch: pytest.MonkeyPatch) -> None:

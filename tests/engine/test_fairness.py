@@ -71,7 +71,9 @@ class Bench:
         }
         sampling: dict[str, Any] = {"seed": 1, **fields}
         params = SamplingParams(max_tokens=count, ignore_eos=True, **sampling)
-        made = self.built.intake.prepare(request_id=f"{owner}{number}", prompt=ids, params=params)
+        made = self.built.input_processor.prepare(
+            request_id=f"{owner}{number}", prompt=ids, params=params
+        )
         self.engine.add(replace(made, owner=owner, **own))
         return made.id
 

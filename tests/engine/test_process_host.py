@@ -88,7 +88,7 @@ def test_answers_are_those_of_the_same_process(
 
     async def everything(engine: AsyncEngine, index: int) -> list[ChoiceDelta]:
         generation = engine.submit(
-            engine.intake.prepare(
+            engine.input_processor.prepare(
                 request_id=f"p{index}",
                 prompt=prompts[index],
                 params=params[index],
@@ -216,7 +216,7 @@ def test_an_engine_that_never_started_ends_too(tiny_model: TinyModel) -> None:
 
 def test_requests_cross_the_wire_whole(tiny_model: TinyModel) -> None:
     llm = LLM(str(tiny_model("llama")), kv_cache_memory=0.01)
-    intake = llm._intake  # pyright: ignore[reportPrivateUsage]
+    input_processor = llm._input_processor  # pyright: ignore[reportPrivateUsage]
     params = SamplingParams(
         n=3,
         max_tokens=7,
@@ -228,7 +228,7 @@ def test_requests_cross_the_wire_whole(tiny_model: TinyModel) -> None:
         bad_words=["no"],
         min_tokens=2,
     )
-    sent = intake.prepare(
+    sent = input_processor.prepare(
         request_id="x",
         prompt="häl",
         params=params,
@@ -239,7 +239,7 @@ def test_requests_cross_the_wire_whole(tiny_model: TinyModel) -> None:
     (body,) = Frames().feed(frame(pack_message(sent)))
     message = decode_to_engine(body)
     assert isinstance(message, Submitted)
-    assert unpack_request(message, intake.decoding, intake.kv_cache) == sent
+    assert unpack_request(message, input_processor.decoding, input_processor.kv_cache) == sent
 
 
 def test_frames_come_whole_however_the_bytes_are_cut(tiny_model: TinyModel) -> None:

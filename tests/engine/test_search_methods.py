@@ -209,16 +209,16 @@ def test_choices_that_cannot_evict_together_evict_in_turn(tiny_model: TinyModel)
 
 def test_questions_are_put_as_the_chat_was(built: Built) -> None:
     """Behind what was said before, and with the chat's own words for the template."""
-    hf = built.intake.tokenizer.hf
+    hf = built.input_processor.tokenizer.hf
     hf.chat_template = "{% for m in messages %}<{{ m.content }}>{% endfor %}{{ mood }}"
     messages = [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}]
-    request = built.intake.prepare(
+    request = built.input_processor.prepare(
         request_id="r",
         prompt="<s><u>calm",
         params=SamplingParams(),
         decoding="tot",
         conversation=Conversation(messages=messages, template_kwargs={"mood": "calm"}),
     )
-    context = Context(request, replace(built.intake, tokenizer=Tokenizer(hf)))
+    context = Context(request, replace(built.input_processor, tokenizer=Tokenizer(hf)))
     assert context.problem == "u"
     assert context.decode(context.ask("why").ids) == "<s><why>calm"

@@ -78,7 +78,9 @@ def test_beside_others_searches_get_as_many_rows(tiny_model: TinyModel) -> None:
         searching = with_controller(built, body)
         for i in range(chats):
             params = SamplingParams(max_tokens=60, ignore_eos=True, seed=i)
-            chat = built.intake.prepare(request_id=f"chat{i}", prompt=[i] * 3, params=params)
+            chat = built.input_processor.prepare(
+                request_id=f"chat{i}", prompt=[i] * 3, params=params
+            )
             built.engine.add(chat)
         for _ in range(min(chats, 2)):
             built.engine.step()

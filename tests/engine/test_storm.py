@@ -51,7 +51,7 @@ def test_whoever_is_not_aborted_gets_the_whole_answer(seed: int, tiny_model: Tin
         if waiting and chooser.random() < 0.4:
             i = waiting.pop()
             engine.add(
-                built.intake.prepare(
+                built.input_processor.prepare(
                     request_id=str(i),
                     prompt=prompts[i],
                     params=params[i],

@@ -104,7 +104,7 @@ def test_requests_need_nothing_that_was_not_launched(
     for tensor in store._everything():  # pyright: ignore[reportPrivateUsage]
         tensor.zero_()  # nothing is written, and what is read must be finite
     triton = load(Choice(backend="triton", reason="tested"))
-    can = built.loaded.info.sparse_hindrance is None
+    can = built.loaded.info.sparse_unsupported_reason is None
     launch_all(built.loaded.model, store, triton, built.loaded.device, evicts=True, sparse=can)
     ready = set(noted)
     noted.clear()

@@ -23,7 +23,7 @@ from penstock.decoding.plain import PLAIN
 from penstock.decoding.search.budget import Budget
 from penstock.engine.async_engine import AsyncEngine
 from penstock.engine.config import EngineConfig
-from penstock.engine.requests.input_processor import Intake
+from penstock.engine.requests.input_processor import InputProcessor
 from penstock.engine.requests.tokenizer import Tokenizer
 from penstock.engine.state.request import ChoiceDelta, Request, TokenLogprobs, Usage
 from penstock.errors import PenstockError
@@ -112,7 +112,7 @@ class ScriptedEngine:
         self.script = script
         self.model = Model()
         self.tokenizer = Tokenizer(byte_tokenizer(), [EOS])
-        self.intake = Intake(
+        self.input_processor = InputProcessor(
             tokenizer=self.tokenizer,
             max_length_tokens=CONTEXT,
             context_tokens=CONTEXT,

@@ -37,7 +37,7 @@ def templated(
     engine = ScriptedEngine(Script(deltas=text_deltas("ok")))
     engine.tokenizer = Tokenizer(hf, [EOS], **(options or {}))
     engine.tokenizer.prepare()
-    engine.intake = replace(engine.intake, tokenizer=engine.tokenizer, **ROOM)
+    engine.input_processor = replace(engine.input_processor, tokenizer=engine.tokenizer, **ROOM)
     with ScriptedServer(load=lambda: engine, **settings) as server:
         server.engine = engine
         with server.client() as client:

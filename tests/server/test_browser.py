@@ -142,7 +142,7 @@ def test_unexpected_errors_can_be_read_by_the_page(monkeypatch: pytest.MonkeyPat
         def broken(*_: object, **__: object) -> None:
             raise ZeroDivisionError
 
-        monkeypatch.setattr(type(server.engine.intake), "prepare", broken)
+        monkeypatch.setattr(type(server.engine.input_processor), "prepare", broken)
         answer = client.post("/v1/completions", json={"prompt": "x"})
         assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (500, "*")
 

@@ -42,7 +42,7 @@ def is_internal_error(body: Any) -> bool:
 @pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
 def test_panic_in_an_intake_thread(monkeypatch: pytest.MonkeyPatch, stream: bool) -> None:
     with scripted() as server, server.client() as client:
-        monkeypatch.setattr(type(server.engine.intake), "prepare", panic)
+        monkeypatch.setattr(type(server.engine.input_processor), "prepare", panic)
         for _ in range(5):  # more than there are threads
             answer = client.post(COMPLETIONS, json={"prompt": "x", "stream": stream})
             assert answer.status_code == 500

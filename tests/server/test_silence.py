@@ -76,7 +76,7 @@ async def sent(tokens_s: list[float], *, since_s: float = 0.0) -> list[tuple[flo
             yield ChoiceDelta(index=0, text="x")
 
     engine = ScriptedEngine(Script())
-    request = engine.intake.prepare(request_id="r", prompt="x", params=SamplingParams())
+    request = engine.input_processor.prepare(request_id="r", prompt="x", params=SamplingParams())
     pieces: list[tuple[float, bytes]] = []
 
     async def receive() -> Any:

@@ -186,7 +186,7 @@ def test_unexpected_error_is_a_500_that_tells_nothing(
         def broken(*_: object, **__: object) -> None:
             raise ZeroDivisionError("secret detail at /some/path")
 
-        monkeypatch.setattr(type(server.engine.intake), "prepare", broken)
+        monkeypatch.setattr(type(server.engine.input_processor), "prepare", broken)
         answer = client.post("/v1/completions", json={"prompt": "x"})
         assert answer.status_code == 500
         assert answer.json()["error"]["code"] == "internal_error"

@@ -1,6 +1,6 @@
 """`text[text_offset:]` begins with the token's text: one account of texts and places.
 
-The kind is told in tests/engine/test_places.py; here it goes over HTTP, where a third text could
+The kind is told in tests/engine/test_capacity.py; here it goes over HTTP, where a third text could
 come in: the prompt as it is sent back.
 """
 
@@ -107,7 +107,7 @@ def is_there(ask: Ask, token_id: int, rest: str) -> bool:
 @pytest.mark.parametrize(
     ("kind", "case"), [(kind, case) for kind, cases in CASES.items() for case in cases]
 )
-def test_places(asks: dict[str, Ask], kind: str, case: str) -> None:
+def test_capacity(asks: dict[str, Ask], kind: str, case: str) -> None:
     ask, fields = asks[kind], CASES[kind][case]
     prompts = fields["prompt"] if isinstance(fields["prompt"], list) else [fields["prompt"]]
     for echo, stream in product((False, True), repeat=2):

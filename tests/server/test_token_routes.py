@@ -2,7 +2,7 @@
 
 The kind: two ways from tokens to text that differ in what they leave out. A text that goes through
 both routes comes back whole; it could also be lost in further prompts that a target derives from
-the text of the first (tests/engine/test_places.py and examples/context_aware).
+the text of the first (tests/engine/test_capacity.py and examples/context_aware).
 """
 
 import httpx

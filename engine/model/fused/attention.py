@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from .bound import BoundModule
 from .linears import merged
-from .norms import LeanRMSNorm, lean_norm
+from .norms import FusedRMSNorm, fused_norm
 from .observe import AttentionShape, Call, DenseStep, Observation, matches
 
 _KNOWN_PARAMETERS = {"hidden_states", "position_embeddings", "use_cache", "output_attentions"}
@@ -28,7 +28,7 @@ Rotation = Literal["none", "halves", "neighbours"]
 """Which elements of a head are a pair: i and i + n/2 (Llama), or 2i and 2i + 1 (Cohere)."""
 
 
-class LeanRotary(nn.Module):
+class FusedRotary(nn.Module):
     """The model's own rotary embedding, as complex factors `[T, 1, n/2]`.
 
     Where they follow from positions alone, each is computed once and looked up afterwards.
@@ -84,10 +84,10 @@ class _Parts:
     weights: list[Tensor]
     biases: list[Tensor | None]
     out: nn.Linear
-    norms: tuple[LeanRMSNorm, LeanRMSNorm] | None
+    norms: tuple[FusedRMSNorm, FusedRMSNorm] | None
 
 
-class LeanAttention(BoundModule):
+class FusedAttention(BoundModule):
     """Projects, rotates, attends and projects back the rows of a step."""
 
     def __init__(
@@ -120,7 +120,7 @@ class LeanAttention(BoundModule):
         penstock_step: Any,
         **__: Any,
     ) -> tuple[Tensor, None]:
-        """`hidden_states`: `[1, T, width]`; `position_embeddings`: see `LeanRotary`."""
+        """`hidden_states`: `[1, T, width]`; `position_embeddings`: see `FusedRotary`."""
         shape = self.shape
         qkv = self.calls["qkv"](hidden_states[0])
         q_size, k_size = shape.heads * shape.key_size, shape.kv_heads * shape.key_size
@@ -181,7 +181,7 @@ def _needs_more(module: nn.Module, call: Call) -> bool:
     return any(call.kwargs.get(name) is not None for name in named)
 
 
-def lean_attention(module: nn.Module, known: Recognised, seen: Observation) -> LeanAttention:
+def fused_attention(module: nn.Module, known: Recognised, seen: Observation) -> FusedAttention:
     """The twin of a module that was recognised."""
     parts = _parts(module, seen)
     assert parts is not None, "recognised"
@@ -196,9 +196,9 @@ def _candidates(cos_sin: Any) -> Iterator[Recognised]:
     yield Recognised(rotation="none", rotary_size=0)
 
 
-def _build(module: Any, parts: _Parts, known: Recognised, seen: Observation) -> LeanAttention:
+def _build(module: Any, parts: _Parts, known: Recognised, seen: Observation) -> FusedAttention:
     layer = module.layer_idx
-    return LeanAttention(parts, seen.shapes[layer], layer, known.rotation, known.rotary_size)
+    return FusedAttention(parts, seen.shapes[layer], layer, known.rotation, known.rotary_size)
 
 
 def _parts(module: Any, seen: Observation) -> _Parts | None:
@@ -238,13 +238,13 @@ def _parts(module: Any, seen: Observation) -> _Parts | None:
 
 def _norms(module: nn.Module, seen: Observation) -> Any:
     """The norms of queries and keys; empty: it has none; None: it has some of another kind."""
-    found: list[LeanRMSNorm] = []
+    found: list[FusedRMSNorm] = []
     for q_name, k_name in (("q_norm", "k_norm"), ("q_layernorm", "k_layernorm")):
         for name in (q_name, k_name):
             norm = getattr(module, name, None)
             if norm is None:
                 continue
-            lean = lean_norm(norm, seen.calls.get(norm))
+            lean = fused_norm(norm, seen.calls.get(norm))
             if lean is None:
                 return None
             found.append(lean)
@@ -265,7 +265,7 @@ def _permuted(rows: Tensor, heads: int, order: Tensor | None) -> Tensor:
     return rows if order is None else rows.unflatten(0, (heads, -1))[:, order].flatten(0, 1)
 
 
-def _reordered(norm: LeanRMSNorm, order: Tensor | None, size: int) -> LeanRMSNorm:
+def _reordered(norm: FusedRMSNorm, order: Tensor | None, size: int) -> FusedRMSNorm:
     if order is None:
         return norm
     heads = norm.scaled_weight.shape[0] // size
@@ -273,7 +273,7 @@ def _reordered(norm: LeanRMSNorm, order: Tensor | None, size: int) -> LeanRMSNor
     return norm.reordered((offsets + order).flatten())
 
 
-def _normed(norm: LeanRMSNorm, x: Tensor, size: int) -> Tensor:
+def _normed(norm: FusedRMSNorm, x: Tensor, size: int) -> Tensor:
     """Normalise `[T, heads x size]` by head, or whole, as the norm's weights say."""
     own = norm.scaled_weight.shape[0]
     return norm(x.unflatten(1, (-1, own))).view(x.shape[0], -1, size)

@@ -10,11 +10,11 @@ from ....kernels.decoder.native import LayerWeights, NativeLayers, RMSNorm, inte
 from ....kernels.linear.native import Packed, fits_int8, pack, pack_int8
 from ....kernels.native.library import Library
 from ...attention.interface import PagedStep
-from .attention import LeanAttention, LeanRotary
-from .decoder import LeanDecoder, LeanLayer, Output
-from .feed_forward import LeanFeedForward
+from .attention import FusedAttention, FusedRotary
+from .decoder import FusedDecoder, FusedLayer, Output
+from .feed_forward import FusedFeedForward
 from .linears import Quantization
-from .norms import LeanRMSNorm
+from .norms import FusedRMSNorm
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ class CompiledDecoder(nn.Module):
     def __init__(
         self,
         embedding: nn.Module,
-        rotary: LeanRotary,
+        rotary: FusedRotary,
         layers: NativeLayers,
         options: list[tuple[int, dict[str, Any]]],
     ) -> None:
@@ -55,8 +55,10 @@ class CompiledDecoder(nn.Module):
         else:
             step = layers.step(hidden[0], factors, None)
             for index, (layer, options) in enumerate(self._options):
-                attended = penstock_step(layer, *layers.before_attention(step, index), **options)
-                layers.after_attention(step, index, attended)
+                attention_record = penstock_step(
+                    layer, *layers.before_attention(step, index), **options
+                )
+                layers.after_attention(step, index, attention_record)
         return Output(layers.logits(step, logits_to_keep)[None])
 
 
@@ -67,7 +69,7 @@ def compiled_decoder(
 
     `model` is emptied layer by layer, so that memory for one layer more than the model's is enough.
     """
-    if not isinstance(model, LeanDecoder) or not isinstance(model.rotary, LeanRotary):
+    if not isinstance(model, FusedDecoder) or not isinstance(model.rotary, FusedRotary):
         return None
     if quantization == "int8" and not library.multiplies_bytes:
         return None
@@ -76,7 +78,7 @@ def compiled_decoder(
     if any(parameter.dtype != torch.float32 for parameter in model.parameters()):
         return None
     head, norm = model.head, model.norm
-    if None in found or len(sizes) > 1 or not isinstance(norm, LeanRMSNorm):
+    if None in found or len(sizes) > 1 or not isinstance(norm, FusedRMSNorm):
         return None
     if type(head) is not nn.Linear:
         return None
@@ -95,17 +97,17 @@ def compiled_decoder(
     )
 
 
-def _parts(layer: nn.Module) -> tuple[LeanAttention, LeanFeedForward] | None:
+def _parts(layer: nn.Module) -> tuple[FusedAttention, FusedFeedForward] | None:
     """Attention and feed-forward block of a layer that can be compiled."""
-    if not isinstance(layer, LeanLayer):
+    if not isinstance(layer, FusedLayer):
         return None
     attention, feed_forward = layer.attention, layer.feed_forward
     norms = (layer.norm, layer.after, *attention.norms)
-    if not all(isinstance(norm, LeanRMSNorm) for norm in norms):
+    if not all(isinstance(norm, FusedRMSNorm) for norm in norms):
         return None
     if any(norm.scaled_weight.shape[0] != attention.shape.key_size for norm in attention.norms):
         return None
-    if not isinstance(feed_forward, LeanFeedForward):
+    if not isinstance(feed_forward, FusedFeedForward):
         return None
     return (attention, feed_forward) if feed_forward.is_silu else None
 
@@ -152,5 +154,5 @@ def _packed(library: Library, layer: nn.Linear, quantization: Quantization) -> P
     return pack(library, layer.weight, layer.bias)
 
 
-def _norm(norm: LeanRMSNorm) -> RMSNorm:
+def _norm(norm: FusedRMSNorm) -> RMSNorm:
     return RMSNorm(weight=norm.scaled_weight.contiguous(), floor=float(norm.floor.square()))

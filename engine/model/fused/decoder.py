@@ -5,16 +5,16 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .attention import LeanAttention
+from .attention import FusedAttention
 from .bound import BoundModule
 from .observe import Call, matches
 
 
-class LeanLayer(BoundModule):
+class FusedLayer(BoundModule):
     """x + attention(norm(x)), then x + feed_forward(norm(x)) of that."""
 
     def __init__(
-        self, norm: nn.Module, attention: LeanAttention, after: nn.Module, feed_forward: nn.Module
+        self, norm: nn.Module, attention: FusedAttention, after: nn.Module, feed_forward: nn.Module
     ) -> None:
         super().__init__()
         self.norm = norm
@@ -32,24 +32,24 @@ class LeanLayer(BoundModule):
     ) -> Tensor:
         """`[1, T, width]` to the same."""
         calls = self.calls
-        attended, _none = calls["attention"](
+        attention_record, _none = calls["attention"](
             calls["norm"](hidden_states), position_embeddings, penstock_step=penstock_step
         )
-        hidden_states = hidden_states + attended
+        hidden_states = hidden_states + attention_record
         return hidden_states + calls["feed_forward"](calls["after"](hidden_states))
 
 
-def lean_layer(module: Any, call: Call | None) -> LeanLayer | None:
+def fused_layer(module: Any, call: Call | None) -> FusedLayer | None:
     """The lean twin of a pre-norm layer whose attention is lean already."""
     names = ("input_layernorm", "self_attn", "post_attention_layernorm", "mlp")
     norm, attention, after, feed_forward = (getattr(module, name, None) for name in names)
-    if call is None or not isinstance(attention, LeanAttention):
+    if call is None or not isinstance(attention, FusedAttention):
         return None
     if not isinstance(norm, nn.Module) or not isinstance(after, nn.Module):
         return None
     if not isinstance(feed_forward, nn.Module):
         return None
-    candidate = LeanLayer(norm, attention, after, feed_forward)
+    candidate = FusedLayer(norm, attention, after, feed_forward)
     return candidate if matches(candidate, module, call) else None
 
 
@@ -60,7 +60,7 @@ class Output:
     logits: Tensor
 
 
-class LeanDecoder(BoundModule):
+class FusedDecoder(BoundModule):
     """Embedding, layers, norm and head; the last two for the wanted rows alone."""
 
     def __init__(
@@ -109,7 +109,7 @@ class LeanDecoder(BoundModule):
         return Output(calls["head"](calls["norm"](hidden_states[:, logits_to_keep])))
 
 
-def lean_decoder(model: Any) -> LeanDecoder | None:
+def fused_decoder(model: Any) -> FusedDecoder | None:
     """A decoder of the model's parts, where it has those that are needed; not yet tried."""
     base = getattr(model, "model", None)
     names = ("embed_tokens", "rotary_emb", "layers", "norm")
@@ -117,8 +117,8 @@ def lean_decoder(model: Any) -> LeanDecoder | None:
     head = getattr(model, "lm_head", None)
     if not isinstance(layers, nn.ModuleList):
         return None
-    if not all(isinstance(layer, LeanLayer) for layer in layers):
+    if not all(isinstance(layer, FusedLayer) for layer in layers):
         return None
     if embedding is None or rotary is None or norm is None or head is None:
         return None
-    return LeanDecoder(embedding, rotary, layers, norm, head)
+    return FusedDecoder(embedding, rotary, layers, norm, head)

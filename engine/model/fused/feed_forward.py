@@ -9,7 +9,7 @@ from .linears import merged
 from .observe import Call, matches
 
 
-class LeanFeedForward(BoundModule):
+class FusedFeedForward(BoundModule):
     """down(activation(gate x) * (up x))."""
 
     def __init__(self, gate_up: nn.Linear, down: nn.Linear, activation: nn.Module) -> None:
@@ -27,7 +27,7 @@ class LeanFeedForward(BoundModule):
         return calls["down"](calls["activation"](gate) * up)
 
 
-def lean_feed_forward(module: Any, call: Call | None) -> LeanFeedForward | None:
+def fused_feed_forward(module: Any, call: Call | None) -> FusedFeedForward | None:
     """The lean twin of a gated block, where `module` is one; tried on a recorded call."""
     gate, up, down, together = (
         getattr(module, f"{name}_proj", None) for name in ("gate", "up", "down", "gate_up")
@@ -39,7 +39,7 @@ def lean_feed_forward(module: Any, call: Call | None) -> LeanFeedForward | None:
         together = merged([gate.weight, up.weight], [gate.bias, up.bias])
     if type(together) is not nn.Linear:
         return None
-    candidate = LeanFeedForward(together, down, activation)
+    candidate = FusedFeedForward(together, down, activation)
     return candidate if matches(candidate, module, call) else None
 
 

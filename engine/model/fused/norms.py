@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from .observe import Call, matches
 
 
-class LeanRMSNorm(nn.Module):
+class FusedRMSNorm(nn.Module):
     """x / sqrt(mean(x^2) + eps) * weight over the last dimension, in x's own precision.
 
     Written as x / hypot(|x|, sqrt(eps n)) * (weight sqrt(n)), since a vector's length is one
@@ -34,7 +34,7 @@ class LeanRMSNorm(nn.Module):
         return type(self)(self.scaled_weight[order] / math.sqrt(size), self.eps)
 
 
-def lean_norm(module: nn.Module, call: Call | None) -> LeanRMSNorm | None:
+def fused_norm(module: nn.Module, call: Call | None) -> FusedRMSNorm | None:
     """An RMS norm's lean twin, where `module` is one; tried on a recorded call."""
     weight = getattr(module, "weight", None)
     eps = getattr(module, "variance_epsilon", getattr(module, "eps", None))
@@ -51,7 +51,7 @@ def lean_norm(module: nn.Module, call: Call | None) -> LeanRMSNorm | None:
         return None
     # Gemma's weights are stored as the difference to one.
     for effective in (weight, 1 + weight):
-        candidate = LeanRMSNorm(effective, eps)
+        candidate = FusedRMSNorm(effective, eps)
         if matches(candidate, module, call):
             return candidate
     return None

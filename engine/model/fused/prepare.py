@@ -15,7 +15,7 @@ from .rewrite import rewrite
 logger = logging.getLogger(__name__)
 
 
-def make_lean(model: Any, quantization: Quantization) -> nn.Module | None:
+def make_fused(model: Any, quantization: Quantization) -> nn.Module | None:
     """The model as it runs fastest here. `model` is changed and must not be used any more.
 
     None where that failed, for whatever reason a model of strangers may have: load it again and

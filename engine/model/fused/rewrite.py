@@ -12,10 +12,10 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 
-from .attention import LeanRotary, Recognised, lean_attention, recognise
-from .decoder import lean_decoder, lean_layer
-from .feed_forward import lean_feed_forward
-from .norms import lean_norm
+from .attention import FusedRotary, Recognised, fused_attention, recognise
+from .decoder import fused_decoder, fused_layer
+from .feed_forward import fused_feed_forward
+from .norms import fused_norm
 from .observe import WHOLE_TOLERANCE, Call, DenseStep, Observation, agree, observe
 from .replace import Twin, replace
 
@@ -39,13 +39,13 @@ def rewrite(model: Any) -> nn.Module:
     """
     seen = observe(model)
     attentions = _rewrite_attention(model, seen)
-    blocks = replace(model, _tried(lean_feed_forward, seen))
-    norms = replace(model, _tried(lean_norm, seen))
+    blocks = replace(model, _tried(fused_feed_forward, seen))
+    norms = replace(model, _tried(fused_norm, seen))
     seen.calls.clear()
     again = observe(model)
-    layers = replace(model, _tried(lean_layer, again))
+    layers = replace(model, _tried(fused_layer, again))
     again.calls.clear()
-    decoder = lean_decoder(model)
+    decoder = fused_decoder(model)
     lean = model if decoder is None or not _gives(decoder, seen) else decoder
     if not _gives(lean, seen):
         raise RewriteError("the rewritten model's logits differ from the original's")
@@ -91,7 +91,7 @@ def _rewrite_attention(model: nn.Module, seen: Observation) -> int:
         return 0
     given = [seen.calls[m].kwargs.get("position_embeddings") for m in known]
     rotary = {
-        module: LeanRotary(module, call.output)
+        module: FusedRotary(module, call.output)
         for module, call in seen.calls.items()
         if isinstance(call.output, tuple) and any(call.output is each for each in given)
     }
@@ -100,7 +100,7 @@ def _rewrite_attention(model: nn.Module, seen: Observation) -> int:
     def twin(module: nn.Module) -> nn.Module | None:
         if module not in known:
             return None
-        lean = lean_attention(module, known[module], seen)
+        lean = fused_attention(module, known[module], seen)
         del seen.calls[module]
         return lean
 

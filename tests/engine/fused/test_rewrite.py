@@ -16,13 +16,13 @@ from transformers import AutoModelForCausalLM
 from transformers.pytorch_utils import Conv1D
 
 from penstock.engine.model.fused import compiled
-from penstock.engine.model.fused.attention import LeanAttention, LeanRotary, rotary_factors
+from penstock.engine.model.fused.attention import FusedAttention, FusedRotary, rotary_factors
 from penstock.engine.model.fused.compiled import CompiledDecoder
-from penstock.engine.model.fused.decoder import LeanDecoder, LeanLayer
-from penstock.engine.model.fused.feed_forward import LeanFeedForward
-from penstock.engine.model.fused.norms import LeanRMSNorm
+from penstock.engine.model.fused.decoder import FusedDecoder, FusedLayer
+from penstock.engine.model.fused.feed_forward import FusedFeedForward
+from penstock.engine.model.fused.norms import FusedRMSNorm
 from penstock.engine.model.fused.observe import DenseStep
-from penstock.engine.model.fused.prepare import make_lean
+from penstock.engine.model.fused.prepare import make_fused
 from penstock.engine.model.fused.rewrite import RewriteError, rewrite
 from penstock.kernels.linear.native import NativeLinear
 from penstock.kernels.native.library import Library, library
@@ -71,16 +71,16 @@ def test_logits_stay(kind: str, tiny_model: TinyModel) -> None:
 @pytest.mark.parametrize("kind", ATTENTION)
 def test_attention_is_recognised(kind: str, tiny_model: TinyModel) -> None:
     lean = rewrite(load(kind, tiny_model))
-    assert kinds(lean)[LeanAttention] == LAYERS
+    assert kinds(lean)[FusedAttention] == LAYERS
 
 
 @pytest.mark.parametrize("kind", WHOLE)
 def test_common_decoders_are_rewritten_as_a_whole(kind: str, tiny_model: TinyModel) -> None:
     lean = rewrite(load(kind, tiny_model))
     found = kinds(lean)
-    assert isinstance(lean, LeanDecoder)
-    assert found[LeanLayer] == found[LeanFeedForward] == LAYERS
-    assert found[LeanRMSNorm] >= 2 * LAYERS + 1
+    assert isinstance(lean, FusedDecoder)
+    assert found[FusedLayer] == found[FusedFeedForward] == LAYERS
+    assert found[FusedRMSNorm] >= 2 * LAYERS + 1
     left = {type(m).__name__ for m in lean.modules() if not _is_ours(m)}
     assert not {name for name in left if name.endswith(("Norm", "MLP", "Attention", "Layer"))}
 
@@ -113,7 +113,7 @@ def test_what_six_small_tokens_do_not_show(kind: str, tmp_path: Path) -> None:
         ).eval()
 
     before = logits(loaded(), 31, [0, 30])
-    lean = make_lean(loaded(), "none") or loaded()
+    lean = make_fused(loaded(), "none") or loaded()
     torch.testing.assert_close(logits(lean, 31, [0, 30]), before, atol=1e-4, rtol=1e-4)
 
 
@@ -134,7 +134,7 @@ def _is_ours(module: nn.Module) -> bool:
 def test_what_is_not_recognised_stays(kind: str, tiny_model: TinyModel) -> None:
     model = load(kind, tiny_model)
     assert rewrite(model) is model
-    assert not kinds(model)[LeanAttention]
+    assert not kinds(model)[FusedAttention]
 
 
 def test_a_look_alike_is_left_alone(tiny_model: TinyModel) -> None:
@@ -150,7 +150,7 @@ def test_a_look_alike_is_left_alone(tiny_model: TinyModel) -> None:
     model.model.layers[2].input_layernorm.register_forward_hook(_plus(repeat(1)))
     before = logits(model, 20, [19])
     lean = rewrite(model)
-    assert kinds(lean)[LeanFeedForward] == LAYERS - 1
+    assert kinds(lean)[FusedFeedForward] == LAYERS - 1
     torch.testing.assert_close(logits(lean, 20, [19]), before, atol=1e-4, rtol=1e-4)
 
 
@@ -164,7 +164,7 @@ def test_a_whole_that_differs_is_refused(tiny_model: TinyModel) -> None:
 @pytest.mark.parametrize("kind", sorted(set(WHOLE) - {"gemma"}))  # its activation is another
 def test_whole_decoders_are_compiled(kind: str, tiny_model: TinyModel) -> None:
     before = logits(load(kind, tiny_model), 31, [0, 3, 30])
-    compiled = make_lean(load(kind, tiny_model), "none")
+    compiled = make_fused(load(kind, tiny_model), "none")
     assert isinstance(compiled, CompiledDecoder)
     assert not kinds(compiled)[nn.Linear]
     torch.testing.assert_close(logits(compiled, 31, [0, 3, 30]), before, atol=1e-4, rtol=1e-4)
@@ -172,14 +172,14 @@ def test_whole_decoders_are_compiled(kind: str, tiny_model: TinyModel) -> None:
 
 def test_a_compiled_decoder_answers_for_no_rows(tiny_model: TinyModel) -> None:
     """A step in which nobody wants logits."""
-    compiled = make_lean(load("llama", tiny_model), "none")
+    compiled = make_fused(load("llama", tiny_model), "none")
     assert logits(compiled, 5, []).shape[0] == 0
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "gemma2", "cohere", "qwen3_moe"])
 def test_of_other_models_linear_layers_are_compiled(kind: str, tiny_model: TinyModel) -> None:
     before = logits(load(kind, tiny_model), 31, [0, 30])
-    model = make_lean(load(kind, tiny_model), "none")
+    model = make_fused(load(kind, tiny_model), "none")
     assert model is not None
     assert kinds(model)[NativeLinear]
     assert not kinds(model)[nn.Linear] + kinds(model)[Conv1D]
@@ -197,7 +197,7 @@ def test_rotation_that_was_computed_once_is_the_same(rope_type: str, tmp_path: P
     register()
     model: Any = AutoModelForCausalLM.from_pretrained(folder, attn_implementation=NAME).eval()
     inner = model.model.rotary_emb
-    lean = LeanRotary(inner, inner(torch.zeros(1), torch.tensor([[3, 5]])))
+    lean = FusedRotary(inner, inner(torch.zeros(1), torch.tensor([[3, 5]])))
     for positions in ([0, 1, 7], [3], [1500, 2, 8191], [4000]):
         at = torch.tensor([positions])
         expected = rotary_factors(*inner(torch.zeros(1), at))

@@ -16,7 +16,7 @@ from tokenizers import Tokenizer as Rust
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from penstock.engine.requests.prompt import IntakePrompt
+from penstock.engine.requests.prompt import TargetPrompt
 from penstock.engine.requests.tokenizer import Tokenizer
 from tests.server.scripted import Script, ScriptedEngine
 from tests.tiny import byte_tokenizer, sentencepiece_tokenizer, token_of
@@ -154,8 +154,8 @@ def test_a_prompt_that_ends_inside_a_character() -> None:
 
 def test_targets_see_the_whole_prompt() -> None:
     """They derive further prompts from its text, in which a chat's control tokens must remain."""
-    intake = ScriptedEngine(Script()).intake
+    input_processor = ScriptedEngine(Script()).input_processor
     ids = tuple(byte_tokenizer().encode("a<eos>b"))
-    prompt = IntakePrompt(ids, intake)
+    prompt = TargetPrompt(ids, input_processor)
     assert prompt.text == "a<eos>b"
     assert prompt.encode(prompt.text, param="p", add_special_tokens=False) == ids

@@ -29,16 +29,16 @@ Evict = Callable[..., None]
 
 
 @dataclass(slots=True, kw_only=True)
-class Attended:
+class AttentionRecord:
     """What one step's attention said of one context's rows, layer by layer.
 
     `depths`: how far behind row 0 each row is. `votes`: float32 `[R]`, what a row's attention
-    counts, where all rows are certain to stay (a chunk of a prompt); None where some are guesses.
+    counts, where all rows are certain to stay (a chunk of a prompt); None where some are draft
+    tokens.
 
     `weights`: by layer, `[K, keys]` with votes, `[K, R, keys]` without; the rows' own keys are the
-    last R. `stored`: by layer, `[K, R, D]`, of guesses of a context in slots, which are written
-    when it is known which stay.
-    """
+    last R. `stored`: by layer, `[K, R, D]`, of draft tokens of a context in slots, which are
+    written when it is known which stay."""
 
     depths: list[int]
     votes: Tensor | None
@@ -46,7 +46,7 @@ class Attended:
     stored: list[Stored] = field(default_factory=list)
 
 
-class Keeping:
+class EvictionState:
     """The state of one context under an evicting policy. Tensors over `[layers, K, keys]`.
 
     `length`: tokens whose keys have been computed, evicted ones included. `held`: keys that a head
@@ -99,11 +99,11 @@ class Keeping:
         """Whether the survivors move for the first time once `count` more tokens are there."""
         return not self.in_slots and self.length + count > self.retention.keep
 
-    def fork(self) -> "Keeping":
+    def fork(self) -> "EvictionState":
         """A second one in the same state; only before the survivors have moved."""
         assert not self.in_slots, "choices fork before anything is evicted"
         layers, kv_heads, _ = self.mass.shape
-        twin = Keeping(self.retention, layers, kv_heads, self.mass.device)
+        twin = EvictionState(self.retention, layers, kv_heads, self.mass.device)
         # Tensors are replaced, never changed, until the survivors have moved: they can be shared.
         twin.length, twin.held, twin.mass = self.length, self.held, self.mass
         twin._first_vote, twin._windows = self._first_vote, self._windows
@@ -209,10 +209,11 @@ class Keeping:
             return None
         return (self.length - 1 - self.positions[layer, :, None, : self.held]) < window
 
-    def end_row(self, attended: Attended) -> None:
-        """All layers have attended; `attended.weights` are of the keys held, where they count."""
-        if attended.weights:
-            self.mass[..., : self.held] += torch.stack(attended.weights)
+    def end_row(self, attention_record: AttentionRecord) -> None:
+        """All layers have attended; `attention_record.weights` are of the keys held, where they
+        count."""
+        if attention_record.weights:
+            self.mass[..., : self.held] += torch.stack(attention_record.weights)
         self._forget_used_victims()
 
     def add_unscored(self, count: int) -> None:
@@ -221,9 +222,9 @@ class Keeping:
         self.length += count
         self.held = self.length
 
-    def add_prompt(self, attended: Attended, count: int) -> None:
+    def add_prompt(self, attention_record: AttentionRecord, count: int) -> None:
         """`count` tokens were read, as one chunk."""
-        weights = torch.stack(attended.weights)
+        weights = torch.stack(attention_record.weights)
         grown = weights.new_zeros(*weights.shape[:2], self.length + count)
         if self.length:
             grown[:, :, : self.length] = self._decayed(self.mass, count)
@@ -232,14 +233,14 @@ class Keeping:
         self.length += count
         self.held = self.length
 
-    def add_rows(self, attended: Attended, rows: list[int]) -> Tensor | None:
-        """The rows that stay, in order: the newest token's, and those of right guesses.
+    def add_rows(self, attention_record: AttentionRecord, rows: list[int]) -> Tensor | None:
+        """The rows that stay, in order: the newest token's, and those of right draft tokens.
 
         Returns the slots that their keys are to be written to, int64 `[layers, K, rows]`; None
         where the page table says it.
         """
-        weights = torch.stack(attended.weights)[:, :, rows]
-        count, held = len(rows), weights.shape[-1] - len(attended.depths)
+        weights = torch.stack(attention_record.weights)[:, :, rows]
+        count, held = len(rows), weights.shape[-1] - len(attention_record.depths)
         if self.retention.score == "decay":
             ages = torch.arange(count - 1, -1, -1, device=weights.device)
             weights = weights * (0.5 ** (ages / self.retention.half_life))[:, None]

@@ -9,11 +9,11 @@ import torch
 
 from penstock.kernels.evict.reference import evict
 from penstock.kvcache.base import Retention
-from penstock.kvcache.keeping import Attended, Keeping
+from penstock.kvcache.eviction_state import AttentionRecord, EvictionState
 
 LAYERS, HEADS = 2, 3
 CPU = torch.device("cpu")
-Step = Callable[[Keeping, list["Simulated"], object], None]
+Step = Callable[[EvictionState, list["Simulated"], object], None]
 
 
 @dataclass
@@ -96,34 +96,34 @@ def test_the_kept_set_is_that_of_the_rule(name: str, prompt: int, at_once: bool)
 @pytest.mark.parametrize("prompt", [1, 30])
 @pytest.mark.parametrize("name", BY_KERNEL)
 def test_a_kernel_chooses_the_same_victims(name: str, prompt: int) -> None:
-    assert Keeping(BY_KERNEL[name], LAYERS, HEADS, CPU).one_at_a_time
+    assert EvictionState(BY_KERNEL[name], LAYERS, HEADS, CPU).one_at_a_time
     run(name, BY_KERNEL[name], prompt, step_by_kernel)
 
 
 def test_what_the_kernel_does_not_know() -> None:
     """More victims at once, means, decay, windows of the model; by age, windows do not matter."""
     names = ("interval-4", "mean", "decay", "window")
-    assert not any(Keeping(CASES[name], LAYERS, HEADS, CPU).one_at_a_time for name in names)
+    assert not any(EvictionState(CASES[name], LAYERS, HEADS, CPU).one_at_a_time for name in names)
     others = Retention(heavy=4, recent=4, score="mean"), Retention(heavy=4, recent=4, score="decay")
-    assert not any(Keeping(other, LAYERS, HEADS, CPU).one_at_a_time for other in others)
+    assert not any(EvictionState(other, LAYERS, HEADS, CPU).one_at_a_time for other in others)
     for name, expected in (("paper", False), ("window-1", True)):
-        keeping = Keeping(BY_KERNEL[name], LAYERS, HEADS, CPU)
-        keeping.note_window(0, None)
-        assert keeping.one_at_a_time
-        keeping.note_window(1, 100)
-        assert keeping.one_at_a_time == expected
-        assert keeping.fork().one_at_a_time == expected
+        eviction_state = EvictionState(BY_KERNEL[name], LAYERS, HEADS, CPU)
+        eviction_state.note_window(0, None)
+        assert eviction_state.one_at_a_time
+        eviction_state.note_window(1, 100)
+        assert eviction_state.one_at_a_time == expected
+        assert eviction_state.fork().one_at_a_time == expected
 
 
 def run(name: str, retention: Retention, prompt: int, stepped: Step) -> None:
     """A prompt and 60 tokens; the first ones, and all that precede the move, when verified."""
     chooser = random.Random(f"{name} {prompt}")
-    keeping = Keeping(retention, LAYERS, HEADS, CPU)
+    eviction_state = EvictionState(retention, LAYERS, HEADS, CPU)
     heads = [Simulated(retention) for _ in range(LAYERS * HEADS)]
 
     def weights_of(head: Simulated) -> dict[int, float]:
         # Multiples of 1/64 add up exactly; some are equal, so that ties occur.
-        # Where nothing is scored the engine gives no weights either, but to guesses.
+        # Where nothing is scored the engine gives no weights either, but to draft tokens.
         counts = retention.score is not None or stepped is not step_by_kernel
         return {p: chooser.randrange(8) / 64 if counts else 0.0 for p in head.sees()}
 
@@ -134,19 +134,23 @@ def run(name: str, retention: Retention, prompt: int, stepped: Step) -> None:
             for position, weight in weights.items():
                 matrix[i, query, position] = weight
     matrix = matrix.view(LAYERS, HEADS, prompt, prompt)
-    attended = Attended(depths=list(range(prompt)), votes=keeping.votes(prompt, prompt))
+    attention_record = AttentionRecord(
+        depths=list(range(prompt)), votes=eviction_state.votes(prompt, prompt)
+    )
     for layer in range(LAYERS):
-        assert attended.votes is not None
-        attended.weights.append(torch.einsum("hqk,q->hk", matrix[layer], attended.votes))
-    keeping.add_prompt(attended, prompt)
+        assert attention_record.votes is not None
+        attention_record.weights.append(
+            torch.einsum("hqk,q->hk", matrix[layer], attention_record.votes)
+        )
+    eviction_state.add_prompt(attention_record, prompt)
     for _ in range(60):
         for head in heads:
             head.first_eviction()
-        if keeping.must_move:
-            keeping.move_to_slots()
-        check(keeping, heads)
-        (stepped if keeping.in_slots else step)(keeping, heads, weights_of)
-    assert keeping.in_slots
+        if eviction_state.must_move:
+            eviction_state.move_to_slots()
+        check(eviction_state, heads)
+        (stepped if eviction_state.in_slots else step)(eviction_state, heads, weights_of)
+    assert eviction_state.in_slots
 
 
 def weights_of_and_add(head: Simulated, weights_of: object) -> dict[int, float]:
@@ -155,94 +159,98 @@ def weights_of_and_add(head: Simulated, weights_of: object) -> dict[int, float]:
     return weights
 
 
-def check(keeping: Keeping, heads: list[Simulated]) -> None:
-    mass = keeping.mass.view(LAYERS * HEADS, -1)
+def check(eviction_state: EvictionState, heads: list[Simulated]) -> None:
+    mass = eviction_state.mass.view(LAYERS * HEADS, -1)
     for i, head in enumerate(heads):
-        if keeping.positions is None:
-            held = {p: float(mass[i, p]) for p in range(keeping.length)}
+        if eviction_state.positions is None:
+            held = {p: float(mass[i, p]) for p in range(eviction_state.length)}
         else:
-            positions = keeping.positions.view(LAYERS * HEADS, -1)[i].tolist()
+            positions = eviction_state.positions.view(LAYERS * HEADS, -1)[i].tolist()
             held = {p: float(mass[i, s]) for s, p in enumerate(positions) if p >= 0}
             # Overwritten at the next token, so no longer among what the rule holds.
         assert set(held) == set(head.masses)
         for position, value in held.items():
             assert value == pytest.approx(head.masses[position], abs=1e-5)
-        recent = range(max(0, keeping.length - keeping.retention.recent), keeping.length)
+        recent = range(
+            max(0, eviction_state.length - eviction_state.retention.recent), eviction_state.length
+        )
         assert set(recent) <= set(held)
-        assert set(range(min(keeping.retention.sink, keeping.length))) <= set(held)
+        assert set(range(min(eviction_state.retention.sink, eviction_state.length))) <= set(held)
 
 
-def step(keeping: Keeping, heads: list[Simulated], weights_of: object) -> None:
-    attended = Attended(depths=[0], votes=None)
-    held = keeping.held
+def step(eviction_state: EvictionState, heads: list[Simulated], weights_of: object) -> None:
+    attention_record = AttentionRecord(depths=[0], votes=None)
+    held = eviction_state.held
     for layer in range(LAYERS):
         weight = torch.zeros(HEADS, 1, held + 1)
-        seen = keeping.seen([0], None, layer) if keeping.in_slots else None
+        seen = eviction_state.seen([0], None, layer) if eviction_state.in_slots else None
         for h in range(HEADS):
             head = heads[layer * HEADS + h]
-            if seen is not None and keeping.positions is not None:
-                visible = keeping.positions[layer, h, :held][seen[h, 0]].tolist()
+            if seen is not None and eviction_state.positions is not None:
+                visible = eviction_state.positions[layer, h, :held][seen[h, 0]].tolist()
                 assert sorted(visible) == sorted(head.sees())[:-1]
             weights = weights_of(head)  # type: ignore[operator]
             for position, value in weights.items():
                 if position == head.length:
                     at = held
-                elif keeping.positions is None:
+                elif eviction_state.positions is None:
                     at = position
                 else:
-                    at = int((keeping.positions[layer, h] == position).nonzero()[0, 0])
+                    at = int((eviction_state.positions[layer, h] == position).nonzero()[0, 0])
                 weight[h, 0, at] = value
             head.add(weights)
-        attended.weights.append(weight)
-    keeping.add_rows(attended, [0])
+        attention_record.weights.append(weight)
+    eviction_state.add_rows(attention_record, [0])
 
 
-def step_at_once(keeping: Keeping, heads: list[Simulated], weights_of: object) -> None:
-    """A row without guesses takes its slots before it attends."""
-    keeping.begin_row()
-    attend(keeping, heads, weights_of)
+def step_at_once(eviction_state: EvictionState, heads: list[Simulated], weights_of: object) -> None:
+    """A row without draft tokens takes its slots before it attends."""
+    eviction_state.begin_row()
+    attend(eviction_state, heads, weights_of)
 
 
-def step_by_kernel(keeping: Keeping, heads: list[Simulated], weights_of: object) -> None:
+def step_by_kernel(
+    eviction_state: EvictionState, heads: list[Simulated], weights_of: object
+) -> None:
     """The same, and the kernel says where they are."""
-    assert keeping.positions is not None
-    before, slots = keeping.positions.clone(), keeping.retention.slots
+    assert eviction_state.positions is not None
+    before, slots = eviction_state.positions.clone(), eviction_state.retention.slots
     pages = torch.randperm(50, dtype=torch.int32)[None, : -(-slots // PAGE)]
-    taken = keeping.begin_row_by(evict, pages.contiguous(), PAGE)
-    changed = (keeping.positions != before).nonzero()
+    taken = eviction_state.begin_row_by(evict, pages.contiguous(), PAGE)
+    changed = (eviction_state.positions != before).nonzero()
     assert changed.shape[0] == LAYERS * HEADS
     for layer, head, slot in changed.tolist():
         assert int(taken[layer, head, 0]) == int(pages[0, slot // PAGE]) * PAGE + slot % PAGE
-    attend(keeping, heads, weights_of)
+    attend(eviction_state, heads, weights_of)
 
 
-def attend(keeping: Keeping, heads: list[Simulated], weights_of: object) -> None:
-    assert keeping.positions is not None
-    attended = Attended(depths=[0], votes=None)
+def attend(eviction_state: EvictionState, heads: list[Simulated], weights_of: object) -> None:
+    assert eviction_state.positions is not None
+    attention_record = AttentionRecord(depths=[0], votes=None)
     for layer in range(LAYERS):
-        weight = torch.zeros(HEADS, keeping.held)
+        weight = torch.zeros(HEADS, eviction_state.held)
         for h in range(HEADS):
             head = heads[layer * HEADS + h]
-            held = keeping.positions[layer, h, : keeping.held].tolist()
+            held = eviction_state.positions[layer, h, : eviction_state.held].tolist()
             assert sorted(held) == sorted(head.sees())
             weights = weights_of(head)  # type: ignore[operator]
             for position, value in weights.items():
                 weight[h, held.index(position)] = value
             head.add(weights)
-        attended.weights.append(weight)
-    keeping.end_row(attended)
+        attention_record.weights.append(weight)
+    eviction_state.end_row(attention_record)
 
 
 def test_a_mass_is_not_frozen_by_its_size() -> None:
-    keeping = Keeping(Retention(heavy=4, recent=4), 1, 1, CPU)
-    attended = Attended(depths=[0], votes=torch.ones(1))
-    attended.weights.append(torch.full((1, 1), 20.0))
-    keeping.add_prompt(attended, 1)
+    eviction_state = EvictionState(Retention(heavy=4, recent=4), 1, 1, CPU)
+    attention_record = AttentionRecord(depths=[0], votes=torch.ones(1))
+    attention_record.weights.append(torch.full((1, 1), 20.0))
+    eviction_state.add_prompt(attention_record, 1)
     for _ in range(1000):
-        attended = Attended(depths=[0], votes=None)
-        weight = torch.zeros(1, 1, keeping.length + 1)
+        attention_record = AttentionRecord(depths=[0], votes=None)
+        weight = torch.zeros(1, 1, eviction_state.length + 1)
         weight[..., 0] = 0.001
-        attended.weights.append(weight)
-        keeping.retention = Retention(heavy=5000, recent=4)
-        keeping.add_rows(attended, [0])
-    assert float(keeping.mass[0, 0, 0]) == pytest.approx(21.0, abs=0.01)
+        attention_record.weights.append(weight)
+        eviction_state.retention = Retention(heavy=5000, recent=4)
+        eviction_state.add_rows(attention_record, [0])
+    assert float(eviction_state.mass[0, 0, 0]) == pytest.approx(21.0, abs=0.01)

@@ -89,15 +89,15 @@ async def idle(engine: AsyncEngine) -> None:
 def search(engine: AsyncEngine, name: str, decoding: Any, **sampling: Any) -> Request:
     defaults: dict[str, Any] = {"seed": 7, "max_tokens": 12, "ignore_eos": True}
     params = SamplingParams(**defaults | sampling)
-    return engine.intake.prepare(
+    return engine.input_processor.prepare(
         request_id=name, prompt="The quick brown fox", params=params, decoding=decoding
     )
 
 
 def scripted(engine: AsyncEngine, body: Body) -> None:
     """Let requests of this engine name `scripted`."""
-    methods = [*engine.intake.decoding.methods.values(), Scripted(body)]
-    engine.intake = replace(engine.intake, decoding=Registry("decoding", methods))
+    methods = [*engine.input_processor.decoding.methods.values(), Scripted(body)]
+    engine.input_processor = replace(engine.input_processor, decoding=Registry("decoding", methods))
 
 
 @both

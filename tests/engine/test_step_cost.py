@@ -1,4 +1,4 @@
-"""What rows cost, and how many guesses they are worth."""
+"""What rows cost, and how many draft tokens they are worth."""
 
 from dataclasses import replace
 from math import inf
@@ -15,7 +15,7 @@ from penstock.decoding.drafting.draft import Draft
 from penstock.decoding.sampling import Row
 from penstock.engine.build import Built
 from penstock.engine.speculation.planner import DraftPlanner
-from penstock.engine.speculation.step_cost import Pace
+from penstock.engine.speculation.step_cost import StepCostModel
 from penstock.engine.state.sequence import Sequence
 from penstock.engine.state.step import Decoded
 from penstock.registry import Choice, NoParameters
@@ -23,82 +23,82 @@ from tests.conftest import TinyModel
 from tests.engine.jobs import Job, build, prepare
 
 
-def paced(seconds: dict[int, float], rows: int = 1) -> Pace:
-    """What so many sequences cost with guesses up to so many rows in all."""
-    pace = Pace(lambda: 0.0)
+def paced(seconds: dict[int, float], rows: int = 1) -> StepCostModel:
+    """What so many sequences cost with draft tokens up to so many rows in all."""
+    step_cost = StepCostModel(lambda: 0.0)
     for _ in range(200):
         for size, cost in seconds.items():
             if size >= rows:
-                pace.observe(rows, size - rows, size > rows, cost)
-    return pace
+                step_cost.observe(rows, size - rows, size > rows, cost)
+    return step_cost
 
 
-def plain(seconds: dict[int, float]) -> Pace:
-    """What sequences cost without guesses."""
-    pace = Pace(lambda: 0.0)
+def plain(seconds: dict[int, float]) -> StepCostModel:
+    """What sequences cost without draft tokens."""
+    step_cost = StepCostModel(lambda: 0.0)
     for _ in range(100):
         for rows, cost in seconds.items():
-            pace.observe(rows, 0, 0, cost)
-    return pace
+            step_cost.observe(rows, 0, 0, cost)
+    return step_cost
 
 
 def test_it_interpolates_and_guesses_beyond() -> None:
-    pace = plain({1: 1.0, 4: 2.5, 8: 3.0})
+    step_cost = plain({1: 1.0, 4: 2.5, 8: 3.0})
     for rows, seconds in ((1, 1.0), (2, 1.5), (4, 2.5), (6, 2.75), (8, 3.0), (16, 6.0)):
-        assert pace.seconds(rows) == pytest.approx(seconds, rel=0.1)
-    assert Pace(lambda: 0.0).seconds(7) == 1.0
+        assert step_cost.seconds(rows) == pytest.approx(seconds, rel=0.1)
+    assert StepCostModel(lambda: 0.0).seconds(7) == 1.0
     assert plain({8: 2.0}).seconds(1) < plain({8: 2.0}).seconds(4) < 2.0
 
 
 def test_it_follows_and_forgets_outliers() -> None:
-    pace = plain({1: 1.0})
-    pace.observe(1, 0, 0, 1000.0)
-    assert pace.seconds(1) < 1.25
+    step_cost = plain({1: 1.0})
+    step_cost.observe(1, 0, 0, 1000.0)
+    assert step_cost.seconds(1) < 1.25
     for _ in range(60):
-        pace.observe(1, 0, 0, 3.0)
-    assert pace.seconds(1) == pytest.approx(3.0, rel=0.01)
+        step_cost.observe(1, 0, 0, 3.0)
+    assert step_cost.seconds(1) == pytest.approx(3.0, rel=0.01)
 
 
 def test_a_clock_that_stands_still_is_no_error() -> None:
-    pace = Pace(lambda: 0.0)
-    for guesses in (0, 4, 0, 4):
-        pace.observe(1, guesses, int(guesses > 0), 0.0)
-    assert pace.seconds(1, 4, 1) == 0.0
+    step_cost = StepCostModel(lambda: 0.0)
+    for draft_tokens in (0, 4, 0, 4):
+        step_cost.observe(1, draft_tokens, int(draft_tokens > 0), 0.0)
+    assert step_cost.seconds(1, 4, 1) == 0.0
 
 
 def test_one_slow_first_step_is_forgotten() -> None:
-    pace = plain({1: 0.01})
-    pace.observe(1, 4, 1, 0.5)
-    pace.observe(1, 7, 1, 0.05)
-    assert pace.seconds(1, 4, 1) < 0.02
+    step_cost = plain({1: 0.01})
+    step_cost.observe(1, 4, 1, 0.5)
+    step_cost.observe(1, 7, 1, 0.05)
+    assert step_cost.seconds(1, 4, 1) < 0.02
     for _ in range(10_000):
-        pace.observe(1, 0, 0, 0.01)
-    assert pace.seconds(1, 4, 1) < 0.0102
-    assert pace.seconds(1, 7, 1) < 0.0102
+        step_cost.observe(1, 0, 0, 0.01)
+    assert step_cost.seconds(1, 4, 1) < 0.0102
+    assert step_cost.seconds(1, 7, 1) < 0.0102
 
 
 def test_it_learns_what_guesses_and_drafts_cost() -> None:
-    pace = plain({16: 1.0})
-    assert pace.seconds(16, 8) == pytest.approx(1.16), "nothing is known yet"
+    step_cost = plain({16: 1.0})
+    assert step_cost.seconds(16, 8) == pytest.approx(1.16), "nothing is known yet"
     for _ in range(500):
-        pace.observe(16, 0, 0, 1.0)
-        pace.observe(16, 4, 4, 1.4)
-        pace.observe(16, 16, 4, 1.7)
-        pace.observe(16, 16, 16, 2.9)
-    assert pace.seconds(16) == pytest.approx(1.0, rel=0.05)
-    assert pace.seconds(16, 4, 4) == pytest.approx(1.4, rel=0.05)
-    assert pace.seconds(16, 16, 4) == pytest.approx(1.7, rel=0.05)
-    assert pace.seconds(16, 16, 16) == pytest.approx(2.9, rel=0.05)
+        step_cost.observe(16, 0, 0, 1.0)
+        step_cost.observe(16, 4, 4, 1.4)
+        step_cost.observe(16, 16, 4, 1.7)
+        step_cost.observe(16, 16, 16, 2.9)
+    assert step_cost.seconds(16) == pytest.approx(1.0, rel=0.05)
+    assert step_cost.seconds(16, 4, 4) == pytest.approx(1.4, rel=0.05)
+    assert step_cost.seconds(16, 16, 4) == pytest.approx(1.7, rel=0.05)
+    assert step_cost.seconds(16, 16, 16) == pytest.approx(2.9, rel=0.05)
 
 
 def test_sizes_beside_the_grid_are_learned_whatever_their_neighbours_were() -> None:
     """17 rows are kept at 16; those of 19 have long not been measured, and seem cheap."""
-    pace = plain({1: 1.0})
-    pace.observe(1, 18, 1, 2.0)
+    step_cost = plain({1: 1.0})
+    step_cost.observe(1, 18, 1, 2.0)
     for _ in range(3000):
-        pace.observe(1, 16, 1, 2.6)
-    assert pace.seconds(1, 16, 1) == pytest.approx(2.6, rel=0.02)
-    assert pace.seconds(1, 15, 1) == pytest.approx(2.5, rel=0.05)
+        step_cost.observe(1, 16, 1, 2.6)
+    assert step_cost.seconds(1, 16, 1) == pytest.approx(2.6, rel=0.02)
+    assert step_cost.seconds(1, 15, 1) == pytest.approx(2.5, rel=0.05)
 
 
 @pytest.mark.parametrize("rows", [9, 12, 14, 17, 20, 48, 69])
@@ -108,78 +108,78 @@ def test_numbers_of_rows_beside_the_grid_cost_what_they_cost(rows: int) -> None:
 
 
 def test_what_is_not_measured_seems_no_cheaper_than_less_and_no_dearer_than_it_was() -> None:
-    pace = Pace(lambda: 0.0)
+    step_cost = StepCostModel(lambda: 0.0)
     for _ in range(300):
-        pace.observe(64, 0, 0, 1.0)
-        pace.observe(64, 12, 1, 1.24)
-        pace.observe(64, 64, 1, 1.6)
-    before = pace.seconds(64, 64, 1)
-    for _ in range(5000):  # of few guesses alone
-        pace.observe(64, 12, 1, 1.24)
-    after = pace.seconds(64, 64, 1)
-    assert pace.seconds(64, 12, 1) == pytest.approx(after, rel=0.02)
+        step_cost.observe(64, 0, 0, 1.0)
+        step_cost.observe(64, 12, 1, 1.24)
+        step_cost.observe(64, 64, 1, 1.6)
+    before = step_cost.seconds(64, 64, 1)
+    for _ in range(5000):  # of few draft tokens alone
+        step_cost.observe(64, 12, 1, 1.24)
+    after = step_cost.seconds(64, 64, 1)
+    assert step_cost.seconds(64, 12, 1) == pytest.approx(after, rel=0.02)
     assert after < before
 
 
 def test_what_many_sequences_cost_says_nothing_of_guesses() -> None:
-    pace = plain({1: 1.0, 8: 4.0})
-    assert pace.seconds(1, 7, 1) < 1.3
+    step_cost = plain({1: 1.0, 8: 4.0})
+    assert step_cost.seconds(1, 7, 1) < 1.3
 
 
 def test_a_slower_machine_is_not_taken_for_dear_guesses() -> None:
-    """All steps draft, and everything takes half as long again: a step without guesses is asked
-    for within a few, and another one as long as there are surprises."""
-    pace = paced({1: 1.0, 5: 1.1})
+    """All steps draft, and everything takes half as long again: a step without draft tokens is
+    asked for within a few, and another one as long as there are surprises."""
+    step_cost = paced({1: 1.0, 5: 1.1})
     without: list[int] = []
     for step in range(100):
-        if pace.is_stale(1):
+        if step_cost.is_stale(1):
             without.append(step)
-            pace.observe(1, 0, 0, 1.5)
+            step_cost.observe(1, 0, 0, 1.5)
         else:
-            pace.observe(1, 4, 1, 1.65)
+            step_cost.observe(1, 4, 1, 1.65)
     assert without[0] < 10
     assert len(without) < 10
-    assert pace.seconds(1) > 1.25
+    assert step_cost.seconds(1) > 1.25
     for _ in range(100):
-        pace.observe(1, 0, 0, 1.5)
-        pace.observe(1, 4, 1, 1.65)
-    assert pace.seconds(1, 4, 1) == pytest.approx(1.65, rel=0.03)
-    assert pace.seconds(1) == pytest.approx(1.5, rel=0.03)
+        step_cost.observe(1, 0, 0, 1.5)
+        step_cost.observe(1, 4, 1, 1.65)
+    assert step_cost.seconds(1, 4, 1) == pytest.approx(1.65, rel=0.03)
+    assert step_cost.seconds(1) == pytest.approx(1.5, rel=0.03)
 
 
 def test_sizes_that_only_seemed_cheap_do_not_make_plain_steps_seem_dear() -> None:
     """Whoever takes the cheapest of many noisy estimates finds it dearer than it seemed."""
-    pace, rng = Pace(lambda: 0.0), Random(1)
-    pace.observe(1, 0, 0, 1.0)
+    step_cost, rng = StepCostModel(lambda: 0.0), Random(1)
+    step_cost.observe(1, 0, 0, 1.0)
     sizes, seen = (1, 2, 3, 4, 6, 8, 12, 16), list[float]()
     for _ in range(5000):
         noise = rng.lognormvariate(0, 0.2)
-        if pace.is_stale(1):
-            pace.observe(1, 0, 0, noise)
+        if step_cost.is_stale(1):
+            step_cost.observe(1, 0, 0, noise)
         else:
-            size = min(sizes, key=lambda n: pace.seconds(1, n, 1) / (1 + n**0.5))
-            pace.observe(1, size, 1, noise * (1.2 + 0.1 * size))
-        seen.append(pace.seconds(1))
+            size = min(sizes, key=lambda n: step_cost.seconds(1, n, 1) / (1 + n**0.5))
+            step_cost.observe(1, size, 1, noise * (1.2 + 0.1 * size))
+        seen.append(step_cost.seconds(1))
     assert fmean(seen) == pytest.approx(1.0, rel=0.06)
 
 
 def test_where_every_step_drafts_a_step_without_tells_what_drafts_cost() -> None:
-    pace = Pace(lambda: 0.0)
-    pace.observe(1, 0, 0, 1.0)
+    step_cost = StepCostModel(lambda: 0.0)
+    step_cost.observe(1, 0, 0, 1.0)
     without = 0
     for _ in range(1000):
-        if pace.is_stale(1):
+        if step_cost.is_stale(1):
             without += 1
-            pace.observe(1, 0, 0, 1.0)
+            step_cost.observe(1, 0, 0, 1.0)
         else:
-            pace.observe(1, 7, 1, 2.6)
-    assert pace.seconds(1) == pytest.approx(1.0, rel=0.05)
-    assert pace.seconds(1, 7, 1) == pytest.approx(2.6, rel=0.05)
+            step_cost.observe(1, 7, 1, 2.6)
+    assert step_cost.seconds(1) == pytest.approx(1.0, rel=0.05)
+    assert step_cost.seconds(1, 7, 1) == pytest.approx(2.6, rel=0.05)
     assert without <= 10
 
 
-def planned(built: Built, pace: Pace, count: int, rights: float) -> list[int]:
-    """Guesses planned for `count` Jacobi sequences whose guesses are right that often."""
+def planned(built: Built, step_cost: StepCostModel, count: int, rights: float) -> list[int]:
+    """Draft tokens planned for `count` Jacobi sequences whose draft tokens are right that often."""
     params = SamplingParams(max_tokens=400, temperature=0, ignore_eos=True)
     job = Job(prompt=[1, 2], params=params, decoding={"jacobi": {"window": 16, "init": "pad"}})
     requests = [prepare(built, str(i), job) for i in range(count)]
@@ -187,7 +187,9 @@ def planned(built: Built, pace: Pace, count: int, rights: float) -> list[int]:
         built.engine.add(replace(request))
     built.engine.step()
     running = built.engine.scheduler.running
-    planner = DraftPlanner(pace, vocabulary=Vocabulary(size=320), max_rows=512, clock=lambda: 0.0)
+    planner = DraftPlanner(
+        step_cost, vocabulary=Vocabulary(size=320), max_rows=512, clock=lambda: 0.0
+    )
     planner.plan(running)
     for sequence in running:
         acceptance = cast("Any", sequence.drafting).acceptance
@@ -325,7 +327,8 @@ def test_who_is_not_worth_asking_is_not_told_of_every_end(tiny_model: TinyModel)
 
 
 def test_asking_has_its_price(tiny_model: TinyModel) -> None:
-    """Guesses that bring 7% if asking is free; it takes 6% of a step, which could be afforded."""
+    """Draft tokens that bring 7% if asking is free; it takes 6% of a step, which could be
+    afforded."""
     built = build(tiny_model("llama"))
     for asking_s, least, most in ((0.0, 100, 100), (0.06, 0, 60)):
         drafting, planner = asking(built, 0.6)
@@ -339,11 +342,12 @@ def test_asking_has_its_price(tiny_model: TinyModel) -> None:
 
 
 def test_who_promises_more_than_comes_is_believed_less(tiny_model: TinyModel) -> None:
-    """Two right guesses pay, and are promised; one is right, which does not. Kept promises do."""
+    """Two right draft tokens pay, and are promised; one is right, which does not. Kept promises
+    do."""
     built = build(tiny_model("llama"))
     for right, least, most in ((1, 0, 30), (2, 100, 100)):
         _, planner = asking(built, 2.0)
-        planner._pace = paced({1: 1.0, 9: 2.5})  # pyright: ignore[reportPrivateUsage]
+        planner._step_cost = paced({1: 1.0, 9: 2.5})  # pyright: ignore[reportPrivateUsage]
         drafts = 0
         for _ in range(100):
             planner.plan(built.engine.scheduler.running)

@@ -11,7 +11,7 @@ from penstock.engine.state.request import StepOutput
 from penstock.kernels.transfer import Arriving
 from tests.conftest import TinyModel
 from tests.engine.jobs import Job, prepare, run
-from tests.engine.test_graphs import Counting, on_triton, with_graphs
+from tests.engine.test_cuda_graphs import Counting, on_triton, with_graphs
 
 pytest.importorskip("triton")
 
@@ -140,7 +140,7 @@ def test_what_needs_its_tokens_has_its_steps_one_by_one(
     while len(built.engine.scheduler.running) == 2 or not outputs:
         outputs += built.engine.step()
         if len(built.engine.scheduler.running) == 2:
-            assert built.engine._flight is None  # pyright: ignore[reportPrivateUsage]
+            assert built.engine._in_flight is None  # pyright: ignore[reportPrivateUsage]
     found = finished(built, outputs)
     assert [found["0"], found["1"]] == [one.tokens[0] for one in expected]
 
