@@ -264,14 +264,10 @@ class Engine:
         if index:
             sampling = replace(sampling, seed=derive_seed(sampling.seed, index))
         return Sequence(
-            **self._context(request, request.prompt_ids),
-            request=request,
-            index=index,
-            sampling=sampling,
-            arrival=arrival,
-            others=tuple(Context(**self._context(request, ids)) for ids in request.contexts),
-            target=request.target,
-            pending_choices=pending_choices,
+            **self._context(request, request.prompt_ids), request=request, index=index,
+            sampling=sampling, arrival=arrival,
+            other_contexts=tuple(Context(**self._context(request, ids)) for ids in
+            request.contexts), target=request.target, pending_choices=pending_choices,
         )
 
     def _split(self, sequence: Sequence, choices: tuple[int, ...]) -> list[Sequence]:
@@ -295,7 +291,7 @@ class Engine:
                 eviction_state=None
                 if sequence.eviction_state is None
                 else sequence.eviction_state.fork(),
-                others=tuple(context.fork() for context in sequence.other_contexts),
+                other_contexts=tuple(context.fork() for context in sequence.other_contexts),
                 pending_choices=(),
                 rule_state=None if sequence.rule_state is None else sequence.rule_state.fork(),
                 prompt_logprobs=[],

@@ -78,12 +78,12 @@ class Sequence(Context):
     Invariant between steps while it runs: `computed` < len(tokens); when the two differ by one
     the sequence decodes, when by more it still reads (its prompt, or everything after preemption).
 
-    `other_contexts`: the target's further contexts, which end in the same answer and read and decode in the
-    same steps. `target`: what makes one distribution of their logits; None: the model's own.
-    `pending_choices`: indices of the request's other choices, which fork off when the prompt is
-    read. `drafting`: the drafter at work, from the first token on. `draft`: what the next step
-    verifies. `evicted`, `held_slots`: what the caller knows of. `draft_pause`: steps for which the
-    drafter is not asked; `draft_misses`: times in a row that it promised nothing;
+    `other_contexts`: the target's further contexts, which end in the same answer and read and
+    decode in the same steps. `target`: what makes one distribution of their logits; None: the
+    model's own. `pending_choices`: indices of the request's other choices, which fork off when the
+    prompt is read. `drafting`: the drafter at work, from the first token on. `draft`: what the next
+    step verifies. `evicted`, `held_slots`: what the caller knows of. `draft_pause`: steps for which
+    the drafter is not asked; `draft_misses`: times in a row that it promised nothing;
     `expected_accepted`: right ones among the draft tokens of `draft`; `calibration`: how those of
     its kind were kept. `awaits`: while it waits, a sequence that reads tokens which it begins with
     too, and how many. `served`: the last step in which it had rows, counted while several owners
