@@ -21,7 +21,7 @@ setup: $(STAMP) ## create .venv with everything pinned in constraints.txt
 
 # torch comes first, so that nothing else can choose another build of it. The compiled kernels are
 # built with the package, so their sources count.
-$(STAMP): pyproject.toml constraints.txt $(wildcard kernels/*/native*.cpp kernels/*/*.h decoding/*/*.h)
+$(STAMP): pyproject.toml constraints.txt $(wildcard kernels/*/native*.cpp kernels/*/*.h)
 	@$(PYTHON) -c '$(NEW_ENOUGH)'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/$(INSTALL) setuptools torch

@@ -32,7 +32,7 @@ from benchmarks.prompts import exact_prompt
 from benchmarks.provenance import Provenance
 from benchmarks.results import write
 from penstock import LLM, SamplingParams
-from penstock.server.bench.report import plain_table
+from penstock.bench.report import plain_table
 
 OUTPUT: Final = Path(__file__).resolve().parent / "results" / "beside_llama_cpp.csv"
 PROMPT_TOKENS: Final = 64

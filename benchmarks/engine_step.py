@@ -40,11 +40,11 @@ from benchmarks.prompts import exact_prompt
 from benchmarks.provenance import Provenance
 from benchmarks.results import write
 from benchmarks.stopwatch import Stopwatch
+from penstock.bench.report import plain_table
+from penstock.bench.statistics import percentile
 from penstock.decoding.sampling_params import SamplingParams
 from penstock.engine.build import Built, build_engine
 from penstock.engine.config import EngineConfig
-from penstock.server.bench.report import plain_table
-from penstock.server.bench.statistics import percentile
 
 OUTPUT = Path(__file__).resolve().parent / "results" / "engine_step.csv"
 STEP, STEP_TIMED = "step", "step, timed"

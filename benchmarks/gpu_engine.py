@@ -29,11 +29,11 @@ from benchmarks.models import long_model_folder
 from benchmarks.provenance import ROOT, Provenance, graphics_driver
 from benchmarks.results import write
 from penstock import SamplingParams
+from penstock.bench.report import plain_table
+from penstock.bench.statistics import percentile
 from penstock.engine.build import Built, build_engine
 from penstock.engine.config import EngineConfig
 from penstock.registry import Spec
-from penstock.server.bench.report import plain_table
-from penstock.server.bench.statistics import percentile
 
 OUTPUT: Final = ROOT / "benchmarks" / "results" / "gpu_engine.csv"
 POSITIONS: Final = 16_384

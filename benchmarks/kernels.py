@@ -22,9 +22,9 @@ import torch
 
 from benchmarks.provenance import ROOT, Provenance, graphics_driver
 from benchmarks.results import write
+from penstock.bench.report import plain_table
+from penstock.bench.statistics import percentile
 from penstock.kernels.backend import choose
-from penstock.server.bench.report import plain_table
-from penstock.server.bench.statistics import percentile
 
 if TYPE_CHECKING:
     from benchmarks.kernel_cases import Case, Launch

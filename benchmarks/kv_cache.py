@@ -29,10 +29,10 @@ from benchmarks import results
 from benchmarks.models import SIZES, long_model_folder
 from benchmarks.provenance import Provenance
 from penstock import SamplingParams
+from penstock.bench.report import plain_table
 from penstock.engine.build import Built, build_engine
 from penstock.engine.config import EngineConfig
 from penstock.registry import Spec
-from penstock.server.bench.report import plain_table
 
 OUTPUT: Final = Path(__file__).resolve().parent / "results" / "kv_cache.csv"
 INTERVAL: Final = 16

@@ -23,10 +23,10 @@ from benchmarks.perplexity import STORY_COUNT, cut, perplexity
 from benchmarks.provenance import ROOT, Provenance
 from benchmarks.results import write
 from penstock import LLM, SamplingParams
+from penstock.bench.report import plain_table
 from penstock.engine.build import Built, build_engine
 from penstock.engine.config import EngineConfig
 from penstock.models.nano.abilities import storytelling
-from penstock.server.bench.report import plain_table
 
 OUTPUT: Final = ROOT / "benchmarks" / "results" / "kv_cache_dtype.csv"
 DTYPES: Final = ("auto", "bf16", "int8", "fp8")

@@ -17,7 +17,7 @@ from pathlib import Path
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from benchmarks.provenance import ROOT
-from penstock.server.bench.prompts import WORDS
+from penstock.bench.prompts import WORDS
 
 NANO = ROOT / "models" / "nano" / "weights"
 SEED = 0

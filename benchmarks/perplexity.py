@@ -20,8 +20,8 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 from benchmarks.provenance import ROOT, Provenance
 from benchmarks.results import write
 from penstock import LLM, SamplingParams
+from penstock.bench.report import plain_table
 from penstock.models.nano.abilities import storytelling
-from penstock.server.bench.report import plain_table
 
 OUTPUT: Final = ROOT / "benchmarks" / "results" / "perplexity.csv"
 STORIES: Final = "held-out stories"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import orjson
 
-from penstock.server.bench.prompts import WORDS
+from penstock.bench.prompts import WORDS
 
 Encode = Callable[[str], Sequence[int]]
 

@@ -19,10 +19,10 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 from benchmarks.models import model_folder
 from benchmarks.provenance import Provenance
 from benchmarks.results import write
+from penstock.bench.report import plain_table
 from penstock.decoding.sampling_params import SamplingParams
 from penstock.engine.build import Built, build_engine
 from penstock.engine.config import EngineConfig
-from penstock.server.bench.report import plain_table
 
 OUTPUT = Path(__file__).resolve().parent / "results" / "rules.csv"
 JACOBI = {"jacobi": {"window": 256, "adaptive": False}}

@@ -28,10 +28,10 @@ from benchmarks.prompts import write_dataset
 from benchmarks.provenance import Provenance
 from benchmarks.results import write
 from benchmarks.server_process import ServerError, exit_on_terminate
+from penstock.bench.benchmark import Run, measure
+from penstock.bench.report import plain_table, rows
+from penstock.bench.settings import BenchSettings
 from penstock.errors import ConfigurationError
-from penstock.server.bench.benchmark import Run, measure
-from penstock.server.bench.report import plain_table, rows
-from penstock.server.bench.settings import BenchSettings
 
 OUTPUT = Path(__file__).resolve().parent / "results" / "serving.csv"
 

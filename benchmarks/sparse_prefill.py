@@ -20,13 +20,13 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.provenance import ROOT, Provenance
 from benchmarks.results import write
+from penstock.bench.report import plain_table
 from penstock.decoding.sparse_parameters import SparsePrefillParameters
 from penstock.decoding.sparse_prefill import SPARSE_PREFILL
 from penstock.kernels.backend import choose, load
 from penstock.kernels.batch import PagedBatch
 from penstock.kernels.quantise import read
 from penstock.kernels.sparse_prefill.lists import pairs
-from penstock.server.bench.report import plain_table
 
 OUTPUT: Final = ROOT / "benchmarks" / "results" / "sparse_prefill.csv"
 HEADS, KV_HEADS, SIZE, PAGE = 8, 2, 64, 16

@@ -27,11 +27,11 @@ from benchmarks.kv_texts import Text
 from benchmarks.provenance import ROOT, Provenance
 from benchmarks.results import write
 from benchmarks.teacher_forcing import Continued, Job, forced, greedy
+from penstock.bench.report import plain_table
 from penstock.decoding.sparse_parameters import LEAST_TOKENS
 from penstock.engine.build import Built, build_engine
 from penstock.engine.config import EngineConfig
 from penstock.registry import Spec
-from penstock.server.bench.report import plain_table
 
 OUTPUT: Final = ROOT / "benchmarks" / "results" / "sparse_quality.csv"
 FORMS: Final[dict[str, dict[str, Any]]] = {

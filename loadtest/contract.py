@@ -4,7 +4,7 @@ from typing import Any
 
 import orjson
 
-from penstock.server.bench.sse import DONE
+from penstock.bench.sse import DONE
 
 FINISH_REASONS = ("stop", "length")
 

@@ -23,7 +23,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 from loadtest.contract import ChatStream, ContractError, check_completion
 from loadtest.slo import Figures, Slo
 from loadtest.stream import stream_events
-from penstock.server.bench.prompts import synthetic_text
+from penstock.bench.prompts import synthetic_text
 
 TIMEOUT_S = 60.0
 PERCENTILES = (50, 80, 95, 99)

@@ -6,8 +6,8 @@ from collections.abc import Generator
 from urllib.parse import urlsplit
 
 from loadtest.contract import ContractError
-from penstock.server.bench.sse import EventSplitter
-from penstock.server.bench.wire import ResponseDecoder
+from penstock.bench.sse import EventSplitter
+from penstock.bench.wire import ResponseDecoder
 
 BLOCK_BYTES = 65_536
 

@@ -30,32 +30,32 @@ class Command:
 
 
 def _serve(arguments: Sequence[str]) -> int:
-    from .command_settings import read_settings
+    from .commands.command_settings import read_settings
     from .settings import ServeSettings
 
     settings = read_settings(ServeSettings, arguments, program="penstock serve")
-    from .serve import run_serve
+    from .commands.serve import run_serve
 
     return run_serve(settings)
 
 
 def _generate(arguments: Sequence[str]) -> int:
-    from .command_settings import read_settings
-    from .generate import GenerateSettings, run_generate
+    from .commands.command_settings import read_settings
+    from .commands.generate import GenerateSettings, run_generate
 
     return run_generate(read_settings(GenerateSettings, arguments, program="penstock generate"))
 
 
 def _bench(arguments: Sequence[str]) -> int:
-    from .bench.command import BenchSettings, run_bench
-    from .command_settings import read_settings
+    from ..bench.command import BenchSettings, run_bench
+    from .commands.command_settings import read_settings
 
     return run_bench(read_settings(BenchSettings, arguments, program="penstock bench"))
 
 
 def _doctor(arguments: Sequence[str]) -> int:
-    from .command_settings import read_settings
-    from .doctor import DoctorSettings, run_doctor
+    from .commands.command_settings import read_settings
+    from .commands.doctor import DoctorSettings, run_doctor
 
     return run_doctor(read_settings(DoctorSettings, arguments, program="penstock doctor"))
 

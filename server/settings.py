@@ -11,7 +11,7 @@ from pydantic_settings import CliPositionalArg, NoDecode
 from penstock.errors import ConfigurationError
 
 from ..engine.config import EngineConfig
-from .command_settings import CommandSettings, as_json, split_commas
+from .commands.command_settings import CommandSettings, as_json, split_commas
 from .evaluators import MAX_EVALUATORS, EvaluatorName, ExternalEvaluator
 from .policies import MAX_PRIORITY, Policy, key_policy
 from .presets import MAX_PRESETS, Preset, PresetName

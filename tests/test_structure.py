@@ -1,7 +1,9 @@
 """The house's rules that an import or a file name can break (docs/architecture.md)."""
 
 import ast
+import re
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "penstock"
 
 BELOW: dict[str, set[str]] = {
-    "server": {"engine", "decoding", "kvcache", "kernels"},
+    "server": {"engine", "decoding", "kvcache", "kernels", "bench"},
     "engine": {"decoding", "kvcache", "kernels"},
     "decoding": {"kernels"},
     "kvcache": {"kernels"},
@@ -18,6 +20,22 @@ BELOW: dict[str, set[str]] = {
     "models": set(),
 }
 """Which floors each floor may import; `models` is data, which the engine reads by path."""
+
+DOORS = {"llm", "async_engine", "build", "config"}
+ROOMS: dict[str, set[str]] = {
+    "state": set(),
+    "requests": {"state"},
+    "outputs": {"requests", "state"},
+    "attention": {"state"},
+    "model": {"attention", "state", "config"},
+    "loading": {"attention", "model", "requests", "config"},
+    "scheduling": {"state"},
+    "speculation": {"state"},
+    "core": {"model", "scheduling", "speculation", "state"},
+    "search": {"core", "outputs", "requests", "state"},
+    "transport": {"core", "loading", "requests", "state", "build", "config"},
+}
+"""Which rooms and doors of `engine` each of its rooms may import."""
 
 EVERYWHERE = {"errors", "registry", "validation"}
 """Modules of src/penstock that every floor but `models` may import."""
@@ -42,7 +60,14 @@ def imports(path: Path, package: str) -> Iterator[str]:
 
 
 def package_of(path: Path) -> str:
-    return ".".join(["penstock", *path.relative_to(ROOT).parent.parts])
+    below = PACKAGE if path.is_relative_to(PACKAGE) else ROOT
+    return ".".join(["penstock", *path.relative_to(below).parent.parts])
+
+
+def modules() -> dict[str, Path]:
+    """Every module of the floors by its absolute name."""
+    paths = [path for floor in BELOW for path in sources(ROOT / floor)]
+    return {f"{package_of(path)}.{path.stem}": path for path in paths}
 
 
 @pytest.mark.parametrize("floor", BELOW)
@@ -56,6 +81,44 @@ def test_imports_only_go_down(floor: str) -> None:
                 assert words[1] in allowed, f"{path.relative_to(ROOT)} imports {name}"
 
 
+def test_rooms_of_the_engine_import_what_their_table_says() -> None:
+    rooms = {path.parent.name for path in (ROOT / "engine").glob("*/*.py")}
+    assert rooms == set(ROOMS)
+    assert {path.stem for path in (ROOT / "engine").glob("*.py")} == DOORS
+    for room, others in ROOMS.items():
+        for path in sources(ROOT / "engine" / room):
+            for name in imports(path, package_of(path)):
+                words = name.split(".")
+                if words[:2] == ["penstock", "engine"]:
+                    assert words[2] in {room, *others}, f"{path.relative_to(ROOT)} imports {name}"
+
+
+def test_no_module_imports_itself_through_others() -> None:
+    """Not for its types alone either: a circle is one module in two files."""
+    known = modules()
+    graph = {
+        module: {
+            target
+            for name in imports(path, package_of(path))
+            for target in (name, name.rpartition(".")[0])
+            if target in known and target != module
+        }
+        for module, path in known.items()
+    }
+    TopologicalSorter(graph).prepare()  # raises CycleError, which names the modules
+
+
+def test_compiled_sources_include_only_kernels() -> None:
+    for path in [*(ROOT / "kernels").rglob("*.h"), *(ROOT / "kernels").rglob("*.cpp")]:
+        for name in re.findall(r'#include "(.+)"', path.read_text(encoding="utf-8")):
+            included = (path.parent / name).resolve()
+            assert included.is_file()
+            assert included.is_relative_to(ROOT / "kernels"), f"{path} includes {name}"
+    assert not [
+        path for floor in BELOW for path in (ROOT / floor).rglob("*.h") if floor != "kernels"
+    ]
+
+
 def test_what_every_floor_needs_needs_no_floor() -> None:
     for name in EVERYWHERE:
         for imported in imports(PACKAGE / f"{name}.py", "penstock"):
@@ -65,8 +128,8 @@ def test_what_every_floor_needs_needs_no_floor() -> None:
 
 def test_clients_see_what_a_client_sees() -> None:
     """`penstock bench` and the load tests measure from outside; they share that client only."""
-    client = ("penstock.server.bench.", "penstock.errors.")
-    for path in [*sources(ROOT / "server" / "bench"), *sources(ROOT / "loadtest")]:
+    client = ("penstock.bench.", "penstock.errors.")
+    for path in [*sources(PACKAGE / "bench"), *sources(ROOT / "loadtest")]:
         for name in imports(path, package_of(path)):
             ours = name.startswith("penstock.") and not name.startswith("penstock.loadtest.")
             assert not ours or name.startswith(client), f"{path.relative_to(ROOT)} imports {name}"
@@ -90,6 +153,7 @@ def test_links_and_no_packages_of_their_own() -> None:
 def test_every_folder_says_what_it_is_for() -> None:
     folders = [ROOT / name for name in (*BELOW, *BESIDE)]
     folders += [path.parent for path in (ROOT / "kernels").glob("*/reference.py")]
+    folders += [ROOT / "engine" / room for room in ROOMS] + [PACKAGE / "bench"]
     assert not [str(folder) for folder in folders if not (folder / "README.md").is_file()]
 
 

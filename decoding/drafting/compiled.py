@@ -1,4 +1,4 @@
-"""Suggestions from compiled code (native.h): those of suggest.py, guess for guess, in less time.
+"""Draft tokens from compiled code (`kernels/suggest`): those of suggest.py, in less time.
 
 What a look takes decides whether many sequences can be asked before each step: decision 0027.
 """

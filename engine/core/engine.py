@@ -264,10 +264,16 @@ class Engine:
         if index:
             sampling = replace(sampling, seed=derive_seed(sampling.seed, index))
         return Sequence(
-            **self._context(request, request.prompt_ids), request=request, index=index,
-            sampling=sampling, arrival=arrival,
-            other_contexts=tuple(Context(**self._context(request, ids)) for ids in
-            request.contexts), target=request.target, pending_choices=pending_choices,
+            **self._context(request, request.prompt_ids),
+            request=request,
+            index=index,
+            sampling=sampling,
+            arrival=arrival,
+            other_contexts=tuple(
+                Context(**self._context(request, ids)) for ids in request.contexts
+            ),
+            target=request.target,
+            pending_choices=pending_choices,
         )
 
     def _split(self, sequence: Sequence, choices: tuple[int, ...]) -> list[Sequence]:

@@ -1,11 +1,11 @@
 // What Python calls (library.py has the same structures). Nothing here asks for a lock of the
 // interpreter or keeps a pointer of its beyond the call.
 
-#include "../../decoding/drafting/native.h"
 #include "../decoder/native.h"
 #include "../gumbel_argmax/native.h"
 #include "../linear/native.h"
 #include "../paged_attention/native.h"
+#include "../suggest/native.h"
 
 using namespace penstock;
 

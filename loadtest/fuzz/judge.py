@@ -16,8 +16,8 @@ from loadtest.fuzz.mutations import fuzzed
 from loadtest.leaks import wait_until_idle
 from loadtest.soak.client import Answer, exchange, exchange_bytes
 from loadtest.soak.verdict import Verdict
-from penstock.server.bench.sse import DONE
-from penstock.server.bench.wire import ProtocolError
+from penstock.bench.sse import DONE
+from penstock.bench.wire import ProtocolError
 
 CALLERS = 4
 CALM: dict[str, Any] = {"prompt": "Once upon a time", "max_tokens": 8, "temperature": 0}

@@ -17,7 +17,7 @@ from benchmarks.server_process import ServerProcess
 from loadtest.leaks import wait_until_idle
 from loadtest.soak.client import Leave, exchange
 from loadtest.soak.verdict import Verdict
-from penstock.server.bench.prompts import synthetic_text
+from penstock.bench.prompts import synthetic_text
 
 ARGUMENTS = ("--kv-cache-memory", "64000000")
 """Of the server: a pool that is soon in use as a whole, or memory would grow as it is filled."""

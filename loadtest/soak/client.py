@@ -11,8 +11,8 @@ from urllib.parse import urlsplit
 
 import orjson
 
-from penstock.server.bench.sse import DONE, EventSplitter
-from penstock.server.bench.wire import ResponseDecoder
+from penstock.bench.sse import DONE, EventSplitter
+from penstock.bench.wire import ResponseDecoder
 
 BLOCK_BYTES = 65_536
 TIMEOUT_S = 60.0

@@ -10,7 +10,7 @@ from loadtest.contract import ContractError, check_completion
 from loadtest.leaks import wait_until_idle
 from loadtest.soak.client import exchange
 from loadtest.soak.verdict import Verdict
-from penstock.server.bench.prompts import synthetic_text
+from penstock.bench.prompts import synthetic_text
 
 CALLERS = 192
 RUNNING, QUEUED = 32, 16

@@ -7,7 +7,7 @@ import time
 from benchmarks.server_process import ServerProcess
 from loadtest.soak.client import exchange
 from loadtest.soak.verdict import Verdict
-from penstock.server.bench.prompts import synthetic_text
+from penstock.bench.prompts import synthetic_text
 
 KEYS = ("first", "second")
 PROMPT_WORDS = 1200

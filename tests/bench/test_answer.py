@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from penstock.server.bench.connection import ConnectionPool, Origin
-from penstock.server.bench.record import RequestRecord
+from penstock.bench.connection import ConnectionPool, Origin
+from penstock.bench.record import RequestRecord
 from tests.bench.scripted import (
     DROP,
     END,

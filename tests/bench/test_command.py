@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from penstock.bench.benchmark import measure
+from penstock.bench.command import BenchSettings, run_bench
 from penstock.errors import ConfigurationError
-from penstock.server.bench.benchmark import measure
-from penstock.server.bench.command import BenchSettings, run_bench
 from tests.bench.scripted import (
     END,
     STREAM_HEAD,

@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks.models import model_folder, train_tokenizer
 from benchmarks.prompts import exact_prompt, write_dataset
-from penstock.server.bench.prompts import load_dataset
+from penstock.bench.prompts import load_dataset
 
 
 def by_word(text: str) -> list[int]:

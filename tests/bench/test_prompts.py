@@ -3,9 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from penstock.errors import ConfigurationError
-from penstock.server.bench.load import poisson_arrivals
-from penstock.server.bench.prompts import (
+from penstock.bench.load import poisson_arrivals
+from penstock.bench.prompts import (
     Prompt,
     load_dataset,
     repeat_to,
@@ -13,6 +12,7 @@ from penstock.server.bench.prompts import (
     synthetic_text,
     words_for_tokens,
 )
+from penstock.errors import ConfigurationError
 
 
 def test_prompts_are_a_function_of_the_seed() -> None:

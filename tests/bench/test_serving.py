@@ -5,10 +5,10 @@ import pytest
 from benchmarks import contenders
 from benchmarks.server_process import ServerError
 from benchmarks.serving import Cell, check, line, ratio, table
+from penstock.bench.benchmark import Run
+from penstock.bench.record import RequestRecord
+from penstock.bench.statistics import Slo, summarise
 from penstock.errors import ConfigurationError
-from penstock.server.bench.benchmark import Run
-from penstock.server.bench.record import RequestRecord
-from penstock.server.bench.statistics import Slo, summarise
 
 
 def run(tokens_per_s: float, *, tokens: int = 64, error: str | None = None) -> Run:

@@ -4,8 +4,8 @@ import random
 import numpy as np
 import pytest
 
-from penstock.server.bench.record import RequestRecord
-from penstock.server.bench.statistics import Slo, Spread, percentile, summarise
+from penstock.bench.record import RequestRecord
+from penstock.bench.statistics import Slo, Spread, percentile, summarise
 
 
 def make(

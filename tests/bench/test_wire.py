@@ -2,8 +2,8 @@
 
 import pytest
 
-from penstock.server.bench.sse import EventSplitter
-from penstock.server.bench.wire import ProtocolError, ResponseDecoder
+from penstock.bench.sse import EventSplitter
+from penstock.bench.wire import ProtocolError, ResponseDecoder
 from tests.bench.scripted import END, STREAM_HEAD, chunked
 
 CHUNKED = STREAM_HEAD + chunked(b"data: \xc3\xa9\n") + chunked(b"\n") + END

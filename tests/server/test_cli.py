@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from penstock import __version__
-from penstock.server import cli, doctor, doctor_checks
+from penstock.kernels import selfcheck
+from penstock.server import cli
+from penstock.server.commands import doctor
 from tests.server.process import PENSTOCK
 from tests.tiny import save_tiny
 
@@ -149,15 +151,15 @@ def test_doctor(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPa
 def test_the_kernels_check_sees_a_wrong_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    monkeypatch.setattr(doctor_checks, "TOLERANCE", -1.0)
-    assert doctor_checks.check_paged_attention() is not None
+    monkeypatch.setattr(selfcheck, "TOLERANCE", -1.0)
+    assert selfcheck.check_paged_attention() is not None
     monkeypatch.undo()
 
     def poisoned(*_: object, **__: object) -> torch.Tensor:
         return torch.full((11, 4, 16), torch.nan)
 
     monkeypatch.setattr("penstock.kernels.paged_attention.reference.paged_attention", poisoned)
-    assert doctor_checks.check_paged_attention() is not None
+    assert selfcheck.check_paged_attention() is not None
 
 
 def test_the_check_of_compiled_kernels_sees_a_wrong_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,9 +171,9 @@ def test_the_check_of_compiled_kernels_sees_a_wrong_one(monkeypatch: pytest.Monk
         return pack(library, weight * 1.01, bias)
 
     pack = native.pack
-    assert doctor_checks.check_compiled() is None
+    assert selfcheck.check_compiled() is None
     monkeypatch.setattr(native, "pack", wrong)
-    assert doctor_checks.check_compiled() is not None
+    assert selfcheck.check_compiled() is not None
 
 
 def test_the_check_of_triton_sees_a_wrong_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,9 +185,9 @@ def test_the_check_of_triton_sees_a_wrong_kernel(monkeypatch: pytest.MonkeyPatch
     def wrong(*args: Any, **how: Any) -> torch.Tensor:
         return right(*args, **how) * 1.01
 
-    assert doctor_checks.check_triton() is None
+    assert selfcheck.check_triton() is None
     monkeypatch.setattr(kernels, "paged_attention", wrong)
-    assert doctor_checks.check_triton() is not None
+    assert selfcheck.check_triton() is not None
 
 
 @pytest.mark.parametrize(
@@ -209,7 +211,7 @@ def test_the_checks_of_eviction_see_a_wrong_kernel(
         return found[0], [weights * 1.01 for weights in found[1]]
 
     monkeypatch.setattr(f"{module}.{name}", wrong)
-    told = doctor_checks.TRITON_CHECKS[check]()
+    told = selfcheck.TRITON_CHECKS[check]()
     assert told is not None
     assert told.startswith("off by")
 
@@ -221,9 +223,9 @@ def test_the_check_of_sparse_prompts_sees_a_wrong_kernel(monkeypatch: pytest.Mon
     def wrong(*args: Any, **how: Any) -> Any:
         return right(*args, **how) * 1.01
 
-    assert doctor_checks.check_triton_sparse_prefill() is None
+    assert selfcheck.check_triton_sparse_prefill() is None
     monkeypatch.setattr(module, "paged_sparse_prefill", wrong)
-    told = doctor_checks.check_triton_sparse_prefill()
+    told = selfcheck.check_triton_sparse_prefill()
     assert told is not None
     assert told.startswith("off by")
 
@@ -233,7 +235,7 @@ def test_the_check_of_rows_sees_a_wrong_sum_and_one_that_depends_on_others(
 ) -> None:
     module: Any = pytest.importorskip("penstock.kernels.row_invariant.triton")
     right = module.row_sum
-    assert doctor_checks.check_triton_rows() is None
+    assert selfcheck.check_triton_rows() is None
 
     def of_others(x: Any) -> Any:
         return right(x) + len(x) * 1e-5
@@ -242,9 +244,9 @@ def test_the_check_of_rows_sees_a_wrong_sum_and_one_that_depends_on_others(
         return right(x) * 1.01
 
     monkeypatch.setattr(module, "row_sum", of_others)
-    assert doctor_checks.check_triton_rows() == "a row has other bits alone"
+    assert selfcheck.check_triton_rows() == "a row has other bits alone"
     monkeypatch.setattr(module, "row_sum", wrong)
-    told = doctor_checks.check_triton_rows()
+    told = selfcheck.check_triton_rows()
     assert told is not None
     assert told.startswith("off by")
 
@@ -258,4 +260,4 @@ def test_the_cache_check_sees_wrong_scales(monkeypatch: pytest.MonkeyPatch) -> N
         return elements.to(dtype) * scales / 2
 
     monkeypatch.setattr(quantise, "dequantise", halved)
-    assert doctor_checks.check_quantised_cache() is not None
+    assert selfcheck.check_quantised_cache() is not None

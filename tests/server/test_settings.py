@@ -10,8 +10,8 @@ from transformers import PreTrainedTokenizerBase
 
 from penstock.engine.config import EngineConfig
 from penstock.errors import ConfigurationError
-from penstock.server.command_settings import read_settings
-from penstock.server.generate import GenerateSettings
+from penstock.server.commands.command_settings import read_settings
+from penstock.server.commands.generate import GenerateSettings
 from penstock.server.settings import RESERVED_TEMPLATE_KWARGS, ServeSettings
 
 

@@ -14,17 +14,17 @@ from tqdm import tqdm
 
 from penstock.errors import ConfigurationError
 
-from ..decoding.sampling_params import SamplingParams
-from ..engine.config import EngineConfig
-from ..engine.state.request import Conversation
+from ...decoding.sampling_params import SamplingParams
+from ...engine.config import EngineConfig
+from ...engine.state.request import Conversation
+from ..log import configure_logging
+from ..protocol.fields import MethodSpec
+from ..settings import ServeSettings
 from .command_settings import CommandSettings, as_json
 from .loading import load_engine
-from .log import configure_logging
-from .protocol.fields import MethodSpec
-from .settings import ServeSettings
 
 if TYPE_CHECKING:
-    from ..engine.async_engine import AsyncEngine
+    from ...engine.async_engine import AsyncEngine
 
 
 _LONG_PROMPT_TOKENS = 512

@@ -5,16 +5,16 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from .evaluators import external
+from ..evaluators import external
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from prometheus_client import CollectorRegistry
 
-    from ..engine.async_engine import AsyncEngine
-    from ..engine.config import EngineConfig
-    from .evaluators import ExternalEvaluator
+    from ...engine.async_engine import AsyncEngine
+    from ...engine.config import EngineConfig
+    from ..evaluators import ExternalEvaluator
 
 
 def load_engine(
@@ -33,7 +33,7 @@ def load_engine(
     """
     from transformers.utils import logging as transformers_logging
 
-    from ..engine.async_engine import AsyncEngine
+    from ...engine.async_engine import AsyncEngine
 
     if not sys.stderr.isatty():
         transformers_logging.disable_progress_bar()

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
-    from ..kernels.backend import Kernels
-    from ..kernels.batch import PagedBatch
+    from .backend import Kernels
+    from .batch import PagedBatch
 
 TOLERANCE = 1e-5
 QUANTISED_TOLERANCE = 1 / 27
@@ -23,8 +23,8 @@ def check_paged_attention() -> str | None:
     import torch
     from torch.nn.functional import scaled_dot_product_attention
 
-    from ..kernels.batch import PagedBatch
-    from ..kernels.paged_attention.reference import paged_attention
+    from .batch import PagedBatch
+    from .paged_attention.reference import paged_attention
 
     torch.manual_seed(0)
     page, pages, size, length = 4, 8, 16, 11
@@ -55,7 +55,7 @@ def check_quantised_cache() -> str | None:
     """What is read of an 8-bit cache against what was written; None where it is close enough."""
     import torch
 
-    from ..kernels.quantise import LARGEST, dequantise, quantise
+    from .quantise import LARGEST, dequantise, quantise
 
     torch.manual_seed(0)
     rows = torch.randn(64, 32)
@@ -71,10 +71,10 @@ def check_compiled() -> str | None:
     """The compiled attention and linear layers against torch's; only where there are some."""
     import torch
 
-    from ..kernels.backend import TORCH
-    from ..kernels.linear.native import NativeLinear, pack
-    from ..kernels.native.library import Unavailable, library
-    from ..kernels.paged_attention.native import launcher
+    from .backend import TORCH
+    from .linear.native import NativeLinear, pack
+    from .native.library import Unavailable, library
+    from .paged_attention.native import launcher
 
     build = library()
     if isinstance(build, Unavailable):
@@ -150,7 +150,7 @@ def check_triton_sparse_prefill() -> str | None:
     """A prompt's rows over half of the older keys, and over those of a bucket."""
     import torch
 
-    from ..kernels.sparse_prefill.labels import hashed, kept
+    from .sparse_prefill.labels import hashed, kept
 
     step = _Step.new()
     k_cache, v_cache = (cache.transpose(0, 1) for cache in step.held)
@@ -176,7 +176,7 @@ def check_triton_rows() -> str | None:
     """Products and sums whose rows depend on nothing beside them: right, and the same alone."""
     import torch
 
-    from ..kernels.row_invariant.triton import matmul, row_cumsum, row_sum
+    from .row_invariant.triton import matmul, row_cumsum, row_sum
 
     device = usual_device()
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
@@ -228,7 +228,7 @@ class _Step:
         """Their geometry, with nothing derived from it yet."""
         import torch
 
-        from ..kernels.batch import PagedBatch
+        from .batch import PagedBatch
 
         tables, lengths, rows = [list(range(21)), [30, 22, 25, 24, 23]], [330, 70], [2, 66]
         places = [
@@ -248,7 +248,7 @@ class _Step:
         """All but the draft's rows as the last ones of a prompt with so many keys."""
         import torch
 
-        from ..kernels.batch import PagedBatch
+        from .batch import PagedBatch
 
         rows = self.q.shape[0] - 2
         return PagedBatch(
@@ -262,7 +262,7 @@ class _Step:
 
 def _both() -> tuple[Kernels, Kernels]:
     """The reference and Triton's."""
-    from ..kernels.backend import TORCH, Choice, load
+    from .backend import TORCH, Choice, load
 
     return TORCH, load(Choice(backend="triton", reason="checked"))
 
@@ -285,7 +285,7 @@ def triton_unsupported_reason() -> str | None:
     """Why the Triton kernels cannot run here."""
     import torch
 
-    from ..kernels.backend import triton_unsupported_reason
+    from .backend import triton_unsupported_reason
 
     device = usual_device()
     return triton_unsupported_reason(device=device, dtype=torch.float32, head_size=64)

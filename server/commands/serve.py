@@ -23,21 +23,21 @@ from prometheus_client import CollectorRegistry
 
 from penstock.errors import ConfigurationError
 
-from .app import create_app
-from .connection import Connection, connection_class
-from .context import record_refusal
+from ..app import create_app
+from ..connection import Connection, connection_class
+from ..context import record_refusal
+from ..log import configure_logging
 from .loading import load_engine
-from .log import configure_logging
 
 if TYPE_CHECKING:
     from types import FrameType
 
     from fastapi import FastAPI
 
-    from .backend import Backend
-    from .lifecycle import Lifecycle
-    from .services import Services
-    from .settings import ServeSettings
+    from ..backend import Backend
+    from ..lifecycle import Lifecycle
+    from ..services import Services
+    from ..settings import ServeSettings
 
 logger = logging.getLogger(__name__)
 

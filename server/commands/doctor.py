@@ -10,13 +10,13 @@ from pathlib import Path
 
 from penstock import __version__
 
+from ...kernels.selfcheck import CHECKS, TRITON_CHECKS, triton_unsupported_reason, usual_device
+from ..log import configure_logging
 from .command_settings import CommandSettings
-from .doctor_checks import CHECKS, TRITON_CHECKS, triton_unsupported_reason, usual_device
-from .log import configure_logging
 
 Row = tuple[str, str]
 _PACKAGES = ("torch", "triton", "transformers", "tokenizers", "fastapi", "uvicorn", "pydantic")
-_EMBEDDED = Path(__file__).parent.parent / "models" / "nano" / "weights"
+_EMBEDDED = Path(__file__).parent.parent.parent / "models" / "nano" / "weights"
 
 
 class DoctorSettings(CommandSettings):
@@ -52,8 +52,8 @@ def run_doctor(settings: DoctorSettings) -> int:
 
 
 def _model(name: str) -> str:
-    from ..engine.config import EngineConfig
-    from ..engine.loading.loader import load_model
+    from ...engine.config import EngineConfig
+    from ...engine.loading.loader import load_model
 
     configure_logging("warning")
     loaded = load_model(EngineConfig(model=name))
@@ -76,7 +76,7 @@ def _backend() -> str:
     """What `--attention-backend auto` takes for a model of the usual kind."""
     import torch
 
-    from ..kernels.backend import choose
+    from ...kernels.backend import choose
 
     device = usual_device()
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
@@ -86,7 +86,7 @@ def _backend() -> str:
 
 def _compiled() -> str:
     """Which build of the kernels for CPUs serves here, or why none does."""
-    from ..kernels.native.library import Unavailable, library
+    from ...kernels.native.library import Unavailable, library
 
     found = library()
     return f"none: {found.reason}" if isinstance(found, Unavailable) else f"for {found.name}"
@@ -103,7 +103,7 @@ def _hardware() -> Iterator[Row]:
     import psutil
     import torch
 
-    from ..engine.model.cache_dtype import NAMED, works
+    from ...engine.model.cache_dtype import NAMED, works
 
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
