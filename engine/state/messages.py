@@ -1,4 +1,4 @@
-"""Messages to the engine's loop; see also `Request`."""
+"""Messages to the engine's loop: `Request`, `Abort` and `Release`."""
 
 import queue
 from dataclasses import dataclass

@@ -83,12 +83,12 @@ class Sequence(Context):
     same steps. `target`: what makes one distribution of all contexts' logits; None: the model's
     own. `pending_choices`: indices of the request's other choices, which fork off once the prompt
     has been read. `drafting`: the drafter at work, once it was started. `draft`: what the next step
-    verifies. `evicted`, `held_slots`: how much of them was reported. `draft_pause`: the drafter is
-    asked again when steps have counted it down. `draft_misses`: times in a row that no draft paid.
-    `expected_accepted`: draft tokens of `draft` expected to be accepted. `calibration`: of such
-    expectations. `awaits`: while it waits, a sequence that computes the tokens both begin with, and
-    their number. `served`: the scheduler's count of steps when it last had rows. `rule_state`: what
-    its rules remember of its tokens."""
+    verifies. `evicted`, `held_slots`: as reported so far. `draft_pause`: steps until the drafter is
+    asked again. `draft_misses`: times in a row that no draft paid. `expected_accepted`: draft
+    tokens of `draft` expected to be accepted. `calibration`: of such expectations. `awaits`: while
+    it waits, a sequence that computes the tokens both begin with, and their number. `served`: the
+    scheduler's step count when it last had rows. `rule_state`: what its rules remember of its
+    tokens."""
 
     request: Request
     index: int
