@@ -185,7 +185,7 @@ class DraftPlanner:
         return True
 
     def finish(self, sequence: Sequence) -> None:
-        """Tell the drafter of a sequence that it has ended, unless the time budget is overdrawn."""
+        """Tell the drafter that its sequence has ended, if it is `fixed` or its budget allows."""
         drafting = sequence.drafting
         if drafting is not None and (drafting.fixed or self._looking.left_s >= 0):
             begun_s = self._clock()

@@ -97,8 +97,8 @@ class Step:
 
     @property
     def in_lines(self) -> bool:
-        """Whether each row is the newest token or a draft token, and sees all of a context before
-        it."""
+        """Whether each row is the newest token or a draft token, and sees its whole context so
+        far."""
         return all(chunk.in_line for chunk in self.chunks)
 
     @property
