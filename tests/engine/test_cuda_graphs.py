@@ -135,7 +135,7 @@ def test_guesses_in_lines_run_in_graphs(kind: str, tiny_model: TinyModel) -> Non
 def test_guesses_behind_long_contexts_go_without(
     most: int, replays: int, tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Three draft tokens after eight tokens: as separate rows, each would read eleven keys again."""
+    """Three draft tokens after eight tokens: as separate rows each reads eleven keys again."""
     monkeypatch.setattr("penstock.engine.model.cuda_graphs.MOST_AGAIN", most)
     built = on_triton(tiny_model("llama"))
     executor = Counting()
