@@ -1,4 +1,4 @@
-"""Attention of contexts under an evicting cache policy: it also says what each key received."""
+"""Attention under an evicting cache policy: it also records the attention each key receives."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,7 +16,7 @@ from ...kvcache.store import KVStore
 
 @dataclass(slots=True, kw_only=True)
 class ScoredRows:
-    """Rows of one context, whose keys still lie where the page table says: `batch` is theirs."""
+    """Rows of one context whose keys still lie where its page table says; `batch`: these rows'."""
 
     rows: slice
     eviction_state: EvictionState
@@ -35,7 +35,7 @@ class ScoredRows:
         window: int | None,
         **how: Any,
     ) -> Tensor:
-        """Write, attend, and note what was attended to."""
+        """Write keys and values, attend, and record the attention weights."""
         caches, scales = (store.keys[layer], store.values[layer]), store.scales[layer]
         self.kernels.kv_write(k_RKD, v_RKD, *caches, self.batch.slots, **scales)
         self.eviction_state.note_window(layer, window)
@@ -54,12 +54,12 @@ class ScoredRows:
 
 @dataclass(slots=True, kw_only=True)
 class SlottedRows:
-    """The newest tokens of contexts in slots, without draft tokens: each has taken a victim's
-    place.
+    """The newest token of each of several contexts in slots, without draft tokens; each overwrites
+    a victim.
 
-    `contexts`: of each row, its state and where to note what it attended to; either all of them
-    are `scored` or none. `held`: the keys that they hold, their own among them. `slots`: int64
-    `[layers, K, rows]`, where their own go.
+    `contexts`: of each row, its eviction state and the record of its attention; either all rows are
+    `scored` or none. `held`: the keys that the contexts hold, the rows' own included. `slots`:
+    int64 `[layers, K, rows]`, where the rows' own keys go.
     """
 
     rows: slice | Tensor
@@ -80,7 +80,7 @@ class SlottedRows:
         window: int | None,
         **how: Any,
     ) -> Tensor:
-        """Write all, then attend to what is held."""
+        """Write all keys and values, then attend to those held."""
         caches, scales = (store.keys[layer], store.values[layer]), store.scales[layer]
         self.kernels.kv_write(k_RKD, v_RKD, *caches, self.slots[layer].T, **scales)
         if window is not None:
@@ -95,9 +95,10 @@ class SlottedRows:
     def _within(
         self, window: int, layer: int, q_RHD: Tensor, store: KVStore, how: dict[str, Any]
     ) -> Tensor:
-        """A layer with a sliding window of the model's own: on torch, whatever the kernels.
+        """Attend in a layer with a sliding window of the model's own; always in torch.
 
-        Which keys are within it depends on where slots' tokens were, and paged kernels go by order.
+        Which keys are in the window depends on the positions of the slots' tokens, but paged
+        kernels take keys to be in order of position.
         """
         outs: list[Tensor] = []
         for (eviction_state, attention_record), span, q_1HD in zip(
@@ -116,10 +117,10 @@ class SlottedRows:
 class SlottedDraft:
     """Rows of a context in slots: the newest token and its draft tokens. Nothing is written yet.
 
-    On torch, whatever the kernels: each head hides other slots from each row, and the rows' own
-    keys are in no page.
+    Always in torch: which slots a row sees differs by head, and the rows' own keys are in no page.
 
-    `held`: the keys that are held. `tree`: boolean `[R, R]`, which rows of the draft each row sees.
+    `held`: the keys that the context holds. `tree`: boolean `[R, R]`, which of the rows each row
+    sees.
     """
 
     rows: slice
@@ -144,10 +145,10 @@ class SlottedDraft:
         window: int | None,
         **how: Any,
     ) -> Tensor:
-        """Attend to the slots and to the rows themselves, and keep what may have to be written."""
+        """Attend to the slots and to the rows; record the keys and values to write if accepted."""
         held_k, held_v = _read(self.held, store, layer, q_RHD.dtype)
-        # Seen as they will be read from the cache, or draft tokens would see other keys than tokens
-        # do.
+        # As they will be read from the cache, or rows would see other keys in a draft than
+        # without.
         stored = store.encode(k_RKD.transpose(0, 1), v_RKD.transpose(0, 1))
         k_KRD, v_KRD = store.decode(stored, q_RHD.dtype)
         seen = self.eviction_state.seen(self.attention_record.depths, window, layer)

@@ -23,7 +23,7 @@ AttentionStep = Callable[..., Tensor]
 
 
 class Apart(Protocol):
-    """Rows whose attention is not that of all others."""
+    """Rows that need an attention function of their own: evicting or sparse."""
 
     @property
     def rows(self) -> slice | Tensor:
@@ -41,8 +41,8 @@ class Apart(Protocol):
 class PagedStep:
     """Attention of one step: writes the rows' keys and values, then attends over the pages.
 
-    `batch`: the geometry of the ordinary rows; `rows`: int64, which those are where some are
-    `apart`. `kernels`: what the ordinary ones run on; those apart know theirs.
+    `batch`: the geometry of the ordinary rows. `rows`: int64, their indices if other rows are
+    `apart`; None: all rows. `kernels`: for the ordinary rows; `apart` has kernels of its own.
     """
 
     store: KVStore
@@ -78,7 +78,7 @@ class PagedStep:
 
     @property
     def in_one_call(self) -> bool:
-        """Whether compiled layers may do all of it: ordinary rows, caches in float32."""
+        """Whether compiled layers may do the step: ordinary rows, "native" kernels, float32."""
         ordinary = self.rows is None and self.kernels.backend == "native"
         return ordinary and self.store.dtype == torch.float32
 
@@ -146,7 +146,7 @@ def _attention(
 
 
 def _no_mask(*args: Any, **kwargs: Any) -> None:
-    """Masks follow from the pages; transformers need not build any."""
+    """Build no mask; the kernels derive it from the batch's geometry."""
 
 
 def register() -> None:
@@ -160,10 +160,9 @@ class Findings:
     """What a probe learned of a model.
 
     `layers`: shapes by the index that the layer reports. `vocab_size`: logits of a row.
-    `passes_window`: some layer tells its sliding window. `mixes_elsewhere`: tokens see each other
+    `passes_window`: some layer passes its sliding window. `mixes_elsewhere`: tokens see each other
     outside attention (a recurrent state, a convolution). `ignores_positions`: the model numbers the
-    rows itself. `sparse_unsupported_reason`: why rows of a prompt cannot see a part of their keys;
-    None: they can."""
+    rows itself. `sparse_unsupported_reason`: why sparse prefill cannot be used; None: it can."""
 
     layers: dict[int, LayerShape]
     vocab_size: int
@@ -179,9 +178,9 @@ class Findings:
 
 
 def probe_model(model: nn.Module, tokens: Sequence[int]) -> Findings:
-    """Four tiny forward passes in which attention passes nothing between tokens.
+    """Run four tiny forward passes in which attention passes nothing between tokens.
 
-    `tokens`: at least four whose logits are finite.
+    `tokens`: at least four token ids whose logits are finite.
     """
     a, b, c, d = tokens[:4]
     base, logits = _probe(model, ids=[a, b, c], positions=[0, 1, 2])
@@ -216,7 +215,7 @@ def _probe(model: nn.Module, *, ids: list[int], positions: list[int]) -> tuple[P
 
 
 def _sparse_unsupported_reason(full: Sequence[dict[str, Any]]) -> str | None:
-    """`full`: what attention is told in the layers without a sliding window."""
+    """Why not, as the rest of a sentence; `full`: options of layers without a sliding window."""
     if not full:
         return "all its layers have sliding windows, and see few keys anyway"
     if any(options["softcap"] is not None for options in full):
@@ -227,7 +226,7 @@ def _sparse_unsupported_reason(full: Sequence[dict[str, Any]]) -> str | None:
 
 
 def _close(a: Tensor, b: Tensor) -> bool:
-    """Equal but for rounding, which may differ where experts get other batches."""
+    """Whether they are equal up to rounding, which may differ where experts get other batches."""
     tolerance = 1e-4 if a.dtype == torch.float32 else 3e-2
     a, b = a.float(), b.float()
     return float((a - b).abs().max()) <= tolerance * float(a.abs().mean()) + 1e-12

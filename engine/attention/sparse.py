@@ -1,4 +1,4 @@
-"""Attention of prompts under a `prefill` method, whose rows see a part of the keys."""
+"""Sparse prefill: attention of prompts under a `prefill` method; rows see part of the keys."""
 
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -17,9 +17,9 @@ from ..state.sparse_prefill import SparsePrefillState
 
 @dataclass(slots=True, kw_only=True)
 class SparseRows:
-    """Rows of one context, at positions `[begin, begin + rows)`, some of which see only a part.
+    """Rows of one context from position `begin` on, some of which see only part of the keys.
 
-    `pages`: of all the context's keys. `slots`: int64, where those of the rows go.
+    `pages`: of all the context's keys. `slots`: int64, where the rows' own keys go.
     """
 
     rows: slice
@@ -60,9 +60,9 @@ class SparseRows:
         scale: float,
         **how: Any,
     ) -> Tensor:
-        """Write all; then what sees every key, and what sees a part.
+        """Write all keys and values; then attend, part by part of the rows.
 
-        A layer with a sliding window of the model's own sees few keys anyway, all of them.
+        In a layer with a sliding window of the model's own, all rows see every key of the window.
         """
         caches, scales = (store.keys[layer], store.values[layer]), store.scales[layer]
         self.kernels.kv_write(k_RKD, v_RKD, *caches, self.slots, **scales)
@@ -104,6 +104,6 @@ class SparseRows:
 
 
 def _triangle(begin: int, end: int) -> int:
-    """Keys that causal rows at positions `[begin, end)` see, together."""
+    """How many keys causal rows at positions `[begin, end)` see together."""
     end = max(begin, end)
     return (end * (end + 1) - begin * (begin + 1)) // 2

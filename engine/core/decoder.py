@@ -32,7 +32,7 @@ Fork = Callable[[Sequence], list[Sequence]]
 
 @dataclass(slots=True, kw_only=True)
 class _Head:
-    """A sequence that decodes: where its rows are among the logits, in each of its contexts."""
+    """A decoding sequence; `starts`: the first of its rows among the logits, for each context."""
 
     sequence: Sequence
     draft: Draft | None
@@ -56,13 +56,13 @@ class Decoder:
     def decode(self, step: Step, logits: Tensor, fork: Fork) -> list[Decoded]:
         """The next tokens of every sequence that decodes; `logits` may be overwritten.
 
-        `fork`: gives the choices that are born where a sequence decodes for the first time.
+        `fork`: called for each sequence; returns the choices that fork off it at its first token.
         """
         with self._numerics():
             return self._decode(step, logits, fork)
 
     def choose(self, logits: Tensor, rows: List[Row]) -> Tensor:
-        """The next token of each row, int64 `[R]`, on the device: nobody waits for it."""
+        """The next token of each row, int64 `[R]`, on the device; does not wait for it."""
         with self._numerics():
             return self.sampler.sample(logits, rows)
 
@@ -118,7 +118,7 @@ class Decoder:
         decoded: List[Decoded],
         where: List[list[int]],
     ) -> None:
-        """Logprobs of accepted tokens: before the rules, or the scores after them (`ruled`)."""
+        """Set logprobs of accepted tokens: before the rules, or the scores after them (`ruled`)."""
         for ruled in (False, True):
             wanting = [
                 (item, places[: len(item.tokens)])
@@ -164,7 +164,7 @@ class Decoder:
 
 
 def _verified(sequence: Sequence, draft: Draft | None, predictions: list[int]) -> Decoded:
-    """Accept what the predictions confirm; a row without a next token confirms nothing."""
+    """Accept draft tokens that the predictions confirm; a missing prediction confirms none."""
     accepted = [] if draft is None else draft.right(predictions)
     tokens = [predictions[0], *(predictions[1 + i] for i in accepted)]
     ending = None
@@ -172,7 +172,7 @@ def _verified(sequence: Sequence, draft: Draft | None, predictions: list[int]) -
         tokens.pop()
         ending = NOT_FINITE
     if draft is not None:
-        predictions = [max(0, token) for token in predictions]  # drafters know of tokens alone
+        predictions = [max(0, token) for token in predictions]  # drafters expect token ids
     return Decoded(
         sequence=sequence,
         tokens=tokens,
@@ -186,7 +186,7 @@ def _verified(sequence: Sequence, draft: Draft | None, predictions: list[int]) -
 def _explain(
     decoded: List[Decoded], where: List[list[int]], drawn: Drawn, failures: Mapping[int, Failure]
 ) -> None:
-    """Tell apart what rules have left nothing of, what is not finite, and what a target broke."""
+    """Set why rows have no next token: none allowed, a failed target, or numbers not finite."""
     ended = [(item, rows[-1]) for item, rows in zip(decoded, where, strict=True) if item.ending]
     forbidden = set(drawn.forbidden([row for _, row in ended]))
     for item, row in ended:
@@ -199,7 +199,7 @@ def _explain(
 def _as_log_probs(
     logits: Tensor, rows: List[Row], family_of: List[list[Sequence]], heads: List[_Head]
 ) -> Tensor:
-    """The logits, where rules are to change log-probabilities instead: those."""
+    """The logits, with log-probabilities in the rows of `ruled` requests, for rules to change."""
     at: list[int] = []
     row = 0
     for head, family in zip(heads, family_of, strict=True):
@@ -214,9 +214,9 @@ def _as_log_probs(
 
 
 def _combined(logits: Tensor, heads: List[_Head], failures: dict[int, Failure]) -> Tensor:
-    """The logits with every target's distribution in the rows of its own context.
+    """The logits, with each target's distribution in the rows of its sequence's own context.
 
-    Where a target raises, the rows are NaN and `failures` has it by the sequence's arrival.
+    If a target raises, these rows are NaN and `failures` has an entry by the sequence's arrival.
     """
     logits = logits.float()
     groups: dict[tuple[int, int], list[_Head]] = {}
@@ -240,7 +240,7 @@ def _combined(logits: Tensor, heads: List[_Head], failures: dict[int, Failure]) 
 
 
 def _combine(logits: Tensor, members: List[_Head]) -> None:
-    """One call of a target, for sequences with the same number of contexts."""
+    """Call a target once, for sequences with the same number of contexts."""
     rows = to_device(
         [
             [at for head in members for at in range(head.starts[c], head.starts[c] + head.rows)]
@@ -258,7 +258,7 @@ def _combine(logits: Tensor, members: List[_Head]) -> None:
 
 
 def _collect_prompt_logprobs(chunk: Chunk, logits: Tensor) -> None:
-    """Row i predicts prompt token i + 1; rows computed again after preemption are skipped."""
+    """Add prompt logprobs: row i predicts prompt token i + 1; rows computed again are skipped."""
     sequence = chunk.sequence
     begin = sequence.computed + chunk.count - logits.shape[0]
     first = max(begin, sequence.request.scored_from - 1 + len(sequence.prompt_logprobs))

@@ -41,7 +41,7 @@ from .step_outputs import empty_output, failed_output, output_of
 logger = logging.getLogger(__name__)
 
 _MOST_BROKEN_PASSES: Final = 8
-"""Passes of the model that may raise one after the other."""
+"""Failed passes of the model in a row that end the engine."""
 
 
 class Engine:
@@ -97,7 +97,7 @@ class Engine:
         self._preemptions = 0
         self._steps = 0
         self._in_flight: InFlightStep | None = None
-        # What has failed outside of a step's rows, to be told with the next outputs.
+        # Failures outside of a step's rows, reported with the next outputs.
         self._failed: list[StepOutput] = []
         self._broken_passes = 0
         self.last_rows = 0
@@ -137,11 +137,11 @@ class Engine:
         self._finish(gone)
 
     def release(self, names: tuple[str, ...]) -> None:
-        """Let go of the keys and values that requests have left under these names."""
+        """Free the keys and values that are retained under these names."""
         self._retained_kv.release(names)
 
     def abort_all(self) -> None:
-        """End everything, also after a step has failed half-way; all pages are free then."""
+        """End everything, even after a step has failed half-way, and free all pages."""
         self._in_flight = None
         self._failed.clear()
         self._retained_kv.clear()
@@ -179,7 +179,7 @@ class Engine:
             logits = self.runner.run(step)
         except Exception as error:
             self._broken_passes += 1
-            # A GPU's context is lost with its first error; and a model that always fails is none.
+            # A GPU's context is lost with its first error; a model that always fails is useless.
             lost = self.runner.on_gpu or isinstance(error, MemoryError)
             if lost or self._broken_passes == _MOST_BROKEN_PASSES:
                 raise
@@ -192,7 +192,7 @@ class Engine:
         if self.runner.graphs is not None and step.in_lines and all(map(can_overlap, sequences)):
             in_flight = InFlightStep.of(sequences, self.decoder.choose(logits, sequences))
             outputs = self._collect(in_flight, step)
-            if self._in_flight is None:  # or the time would be that of two steps
+            if self._in_flight is None:  # otherwise the time is that of two steps
                 self._step_cost.stop(step.rows, 0, 0)
                 self.scheduler.note(step, self._clock() - began_s)
             return outputs
@@ -207,7 +207,7 @@ class Engine:
     def _collect(self, in_flight: InFlightStep, step: Step) -> list[StepOutput]:
         """Commit a step that has been launched; before its tokens are known, launch the next one.
 
-        Not where somebody who waits might come in: into the next step.
+        None is launched while a waiting request could join the next step.
         """
         assert self.runner.graphs is not None
         self.last_rows = step.rows
@@ -259,7 +259,7 @@ class Engine:
     def _choice(
         self, request: Request, index: int, arrival: int, pending_choices: tuple[int, ...] = ()
     ) -> Sequence:
-        """A choice that has to read the prompt, `pending_choices` to fork off when it has."""
+        """A choice that has to read the prompt; `pending_choices` fork off it afterwards."""
         sampling = request.sampling
         if index:
             sampling = replace(sampling, seed=derive_seed(sampling.seed, index))
@@ -277,13 +277,13 @@ class Engine:
         )
 
     def _split(self, sequence: Sequence, choices: tuple[int, ...]) -> list[Sequence]:
-        """Choices that read the prompt themselves, for they cannot wait for a place otherwise."""
+        """Make sequences of choices that cannot fork for lack of places; each reads the prompt."""
         made = [self._choice(sequence.request, i, sequence.arrival) for i in choices]
         self._by_request[sequence.request.id] += made
         return made
 
     def _fork(self, sequence: Sequence) -> list[Sequence]:
-        """The request's other choices, born when the prompt has been read."""
+        """Fork off the request's other choices, once the prompt has been read."""
         forks: list[Sequence] = []
         for index in sequence.pending_choices:
             fork = replace(
@@ -325,7 +325,7 @@ class Engine:
         for item in decoded:
             sequence = item.sequence
             count, reason, stop_reason = self._append(sequence, item.tokens)
-            if reason is not None:  # before it would have failed
+            if reason is not None:  # it ended before the failure
                 failed.pop(id(sequence), None)
             elif item.ending == NO_ALLOWED_TOKEN:
                 reason, stop_reason = "stop", NO_ALLOWED_TOKEN
@@ -359,7 +359,7 @@ class Engine:
     def _append(
         self, sequence: Sequence, tokens: list[int]
     ) -> tuple[int, FinishReason | None, int | str | None]:
-        """Append tokens up to the one that ends the choice: how many, and why it has ended."""
+        """Append tokens up to the one that ends the choice; returns how many, and why it ended."""
         before = len(sequence.tokens)
         reason: FinishReason | None = None
         stop_reason: int | None = None
@@ -377,9 +377,9 @@ class Engine:
         return count, reason, stop_reason
 
     def _keep_accepted(self, item: Decoded, count: int) -> list[tuple[int, int]]:
-        """Forget the draft tokens that were wrong; returns (from, to) of slots that have to move.
+        """Drop the rejected draft tokens; returns (from, to) of KV slots that have to move.
 
-        Of a tree the keys of the right path stand apart; they belong behind one another.
+        A tree's accepted path is scattered over slots; the moves compact it.
         """
         sequence, size = item.sequence, self._store.page_size
         sequence.draft = None
@@ -407,7 +407,7 @@ class Engine:
         return None, None
 
     def _keep(self, ended: list[Sequence]) -> None:
-        """Put what will be continued on the shelf."""
+        """Retain the keys and values of ended sequences that will be continued."""
         for sequence in ended:
             if sequence.request.retain and self.prefix.enabled:
                 self._retained_kv.put(sequence.request.retained_name(sequence.index), sequence)
@@ -428,7 +428,7 @@ class Engine:
 def _failures(step: Step, decoded: list[Decoded]) -> dict[int, tuple[Sequence, Failure]]:
     """The sequences that cannot go on, by `id`, and why.
 
-    Where a prompt's keys are not finite, none of its choices has a first token.
+    If a prompt's keys are not finite, none of its request's choices has a first token.
     """
     unread = {chunk.sequence.request.id for chunk in step.chunks if not chunk.finite}
     failed = {

@@ -1,4 +1,4 @@
-"""What the engine does for contexts under an evicting cache policy: credit, move, write, swap."""
+"""KV-cache eviction in the engine: score keys by attention, move survivors to slots, swap."""
 
 import torch
 from torch import Tensor
@@ -14,14 +14,14 @@ from ..state.step import Chunk, Decoded, Step
 
 
 class Eviction:
-    """Moves keys and values in `store`; the state of each context is its `EvictionState`."""
+    """Carries out evictions in `store`; what to evict is decided by each `EvictionState`."""
 
     def __init__(self, store: KVStore, pool: PagePool) -> None:
         self._store = store
         self._pool = pool
 
     def eviction_state_for(self, request: Request, prompt: tuple[int, ...]) -> EvictionState | None:
-        """The state of a context with that prompt; None: nothing of it is ever evicted."""
+        """The state of a context with this prompt; None: none of its keys is ever evicted."""
         retention = request.retention
         if retention is None or not retention.evicts(len(prompt), request.max_tokens):
             return None
@@ -29,7 +29,7 @@ class Eviction:
         return EvictionState(retention, layers, self._store.keys[0].shape[1], device)
 
     def swap_out(self, sequence: Sequence) -> None:
-        """What evicted contexts hold cannot be computed again: keep a copy."""
+        """Copy the slots of a preempted sequence to the host: they cannot be computed again."""
         for context in sequence.contexts:
             if isinstance(context.table, SlotTable) and context.swapped is None:
                 slots = self._slots(context)
@@ -39,7 +39,7 @@ class Eviction:
                     context.swapped.append(tuple(each.cpu() for each in stored))
 
     def swap_in(self, context: Context) -> None:
-        """Put back what was kept, into the pages that it has now."""
+        """Write the copied slots back, into the pages that the context has now."""
         assert context.swapped is not None
         slots = self._slots(context)
         for layer, stored in enumerate(context.swapped):
@@ -56,7 +56,7 @@ class Eviction:
         return slots.expand(keys.shape[1], -1)
 
     def note_certain(self, step: Step) -> None:
-        """Credit keys with the attention of rows that are certain to stay: all but draft tokens."""
+        """Credit keys with the attention of chunks without a draft, whose rows all stay."""
         for chunk in step.chunks:
             eviction_state = chunk.context.eviction_state
             if eviction_state is None or chunk.draft is not None:
@@ -69,7 +69,7 @@ class Eviction:
                 eviction_state.add_prompt(chunk.attention_record, chunk.count)
 
     def evict(self, step: Step, decoded: list[Decoded], ended: list[Sequence]) -> None:
-        """Credit keys with the attention of draft tokens that stay, and let those go that must."""
+        """Credit keys with the attention of accepted draft rows; then move survivors to slots."""
         if all(chunk.context.eviction_state is None for chunk in step.chunks):
             return
         stays = {id(item.sequence): [0, *(1 + i for i in item.accepted)] for item in decoded}
@@ -96,7 +96,7 @@ class Eviction:
         attention_record: AttentionRecord,
         rows: list[int],
     ) -> None:
-        """Credit keys with the attention of the rows that stay; write those rows' keys."""
+        """Credit keys with the attention of accepted rows; in slots, write these rows' keys."""
         slots = eviction_state.add_rows(attention_record, rows)
         if slots is None:
             return
@@ -106,7 +106,7 @@ class Eviction:
             self._store.write_slots(layer, where, tuple(each[:, rows] for each in stored))
 
     def _move_to_slots(self, context: Context) -> None:
-        """The survivors of the first eviction go to pages of their own; all others are free."""
+        """Move the survivors of the first eviction to pages of their own; free the others."""
         eviction_state, table = context.eviction_state, context.table
         assert eviction_state is not None
         assert isinstance(table, PageTable)

@@ -1,4 +1,4 @@
-"""The engine's loop: take messages, make a step, hand over what is new."""
+"""The engine's loop: take messages, make a step, pass on its outputs."""
 
 import logging
 import queue
@@ -14,8 +14,8 @@ logger = logging.getLogger(__name__)
 class EngineLoop:
     """Runs an engine until told to stop, or until a step fails.
 
-    `on_step`: outputs and rows of a step; also called, with neither, when the last work was
-    aborted and when the loop was told to end. `on_failure`: the name of the error that ended it.
+    `on_step`: gets the outputs and the number of rows of a step; also called, with neither, after
+    the last request was aborted and when the loop ends. `on_failure`: gets the error's class name.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class EngineLoop:
                 self.step_started_s = None
                 self._on_step(outputs, self._engine.last_rows)
             self._on_step([], 0)
-        except BaseException as error:  # the loop's last words
+        except BaseException as error:  # reported, whatever it is: the loop ends here
             logger.exception("the engine has failed")
             # First: freeing may fail too, after a step half done.
             self._on_failure(type(error).__name__)

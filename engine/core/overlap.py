@@ -1,12 +1,12 @@
-"""The next decoding step, launched before the host knows the tokens of this one.
+"""Overlap: the next decoding step is launched before the host knows the tokens of this one.
 
     host      launch n+1 | wait for n's tokens, commit n, hand them over | launch n+2 | wait for ...
     device    ... n | n+1 ............................................... | n+2 ...
 
-Ids go from step to step on the device; where rows are and which pages they need is known before. A
-row whose sequence turns out to have ended was computed for nothing: it wrote the keys of the very
-token that ended it, and its result is thrown away. Whoever gets its pages next writes them later,
-on the same stream. What needs a token to plan the step behind it has its steps one by one.
+Token ids go from step to step on the device; the rows' positions and pages are known before. If a
+sequence turns out to have ended, its row was computed in vain: the row wrote the keys of the token
+that ended the sequence, and its result is dropped. The next owner of its pages writes to them
+later, on the same stream. Sequences whose next step depends on their tokens do not overlap.
 """
 
 from collections.abc import Sequence as List
@@ -28,7 +28,7 @@ from .decoder import Decoder
 class InFlightStep:
     """A step that has been launched: the sequences of its rows, and their next tokens.
 
-    `ids`: int64 `[R]` on the device; `arriving`: the same on their way to the host.
+    `ids`: the tokens, int64 `[R]` on the device. `arriving`: their copy to the host.
     """
 
     sequences: List[Sequence]
@@ -37,11 +37,11 @@ class InFlightStep:
 
     @staticmethod
     def of(sequences: List[Sequence], ids: Tensor) -> "InFlightStep":
-        """Their copy to the host is launched at once: what is launched later does not delay it."""
+        """Launch the copy to the host at once, so that later launches do not delay it."""
         return InFlightStep(sequences=sequences, ids=ids, arriving=Arriving(ids))
 
     def step(self, running: List[Sequence]) -> Step:
-        """Its rows whose sequences are still running."""
+        """A `Step` of the rows whose sequences are still running."""
         alive = {id(sequence) for sequence in running}
         return Step(
             chunks=[
@@ -52,13 +52,13 @@ class InFlightStep:
         )
 
     def tokens(self) -> dict[int, int]:
-        """Waits for it: the next token by `id` of the sequence."""
+        """The next token by `id` of the sequence; waits for the copy."""
         found: list[int] = self.arriving.wait()
         return {id(each): token for each, token in zip(self.sequences, found, strict=True)}
 
 
 def can_overlap(sequence: Sequence) -> bool:
-    """Whether its steps can be planned without its tokens, and sampled without a wait."""
+    """Whether its steps can be planned without its tokens, and sampled without waiting."""
     request, sampling = sequence.request, sequence.sampling
     return not (
         request.max_tokens == 0
@@ -83,15 +83,15 @@ def launch_after(
     graphs: DecodeGraphs,
     decoder: Decoder,
 ) -> InFlightStep | None:
-    """The step behind `in_flight`, whose tokens nobody has read; None where it has to wait for
+    """Launch the step after `in_flight` before its tokens are read; None if it has to wait for
     them.
 
-    `running`: what the scheduler would choose from; all of it has to be in the flight.
+    `running`: what the scheduler would choose from; all of it has to be in `in_flight`.
     """
     known = {id(sequence): row for row, sequence in enumerate(in_flight.sequences)}
     if any(id(sequence) not in known or not can_overlap(sequence) for sequence in running):
         return None
-    # The others end with the token that is on its way.
+    # The other sequences end with the token that is on its way.
     going_on = [s for s in running if s.generated + 1 < s.request.max_tokens]
     if not graphs.fits(len(going_on)):
         return None
@@ -110,7 +110,7 @@ def launch_after(
         rows_on = [known[id(sequence)] for sequence in going_on]
         ids = ids[to_device(rows_on, np.int64, ids.device)]
     tables = [sequence.table.pages for sequence in going_on]
-    # A row without a next token fails when it is read; until then it computes something.
+    # A row without a next token fails once it is read; until then it runs with token 0.
     ids = ids.clamp(min=0)
     logits = graphs.run(ids, places, slots, [at + 1 for at in places], tables)
     if logits is None:

@@ -1,4 +1,4 @@
-"""What a step tells of each sequence: its new tokens, and once of how its prompt was read."""
+"""The output of a step for each sequence: its new tokens, and once how its prompt was read."""
 
 from ..state.request import Failure, FinishReason, StepOutput, TokenLogprobs
 from ..state.sequence import Sequence
@@ -8,7 +8,7 @@ from ..state.step import Decoded
 def output_of(
     item: Decoded, count: int, reason: FinishReason | None, stop_reason: int | str | None
 ) -> StepOutput:
-    """The first `count` of a sequence's tokens, and why it has ended with them, if so."""
+    """The first `count` of a sequence's new tokens, and why it has ended with them, if so."""
     sequence = item.sequence
     first = not sequence.has_output
     sequence.has_output = True
@@ -38,7 +38,7 @@ def output_of(
 
 
 def _newly_evicted(sequence: Sequence) -> tuple[int, int]:
-    """Tokens let go, and slots taken, up to the step before, and not told yet."""
+    """Tokens evicted and slots allocated up to the step before, and not reported yet."""
     keepings = [
         context.eviction_state
         for context in sequence.contexts
@@ -56,9 +56,9 @@ def _newly_evicted(sequence: Sequence) -> tuple[int, int]:
 
 
 def _read_sparsely(sequence: Sequence) -> tuple[int, int, int]:
-    """Rows of the prompts that saw a part of their keys, pairs seen, and pairs that there were.
+    """Rows of sparse prefills, the pairs of query and key that they saw, and all causal pairs.
 
-    The first choice reads them for all.
+    Reported for choice 0 only, which counts for all.
     """
     counts = [(0, 0, 0)]
     if sequence.index == 0:
@@ -77,7 +77,7 @@ def failed_output(sequence: Sequence, failure: Failure) -> StepOutput:
 
 
 def empty_output(sequence: Sequence, index: int) -> StepOutput:
-    """The end of a choice of which nothing was asked but its prompt."""
+    """The end of a choice that only had to read its prompt."""
     sparse_rows, seen_pairs, causal_pairs = _read_sparsely(sequence) if index == 0 else (0, 0, 0)
     return StepOutput(
         request_id=sequence.request.id,

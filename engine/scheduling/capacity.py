@@ -1,8 +1,9 @@
-"""Places and pages: who has room to run, and who makes room for others.
+"""Room to run: places and pages of running sequences, and preemption of some to admit others.
 
-Of several flows, one that would hold less takes from the one that holds most, by their weights; of
-that, the last sequence by priority and arrival gives its pages back and waits again (preemption by
-recomputation). A request of many choices takes the places that it gets, and its other choices wait.
+Among several flows, one may take from the flow that holds most by its weight, as long as that flow
+then still holds no less by its weight. Of that flow, the last sequence by priority and arrival
+frees its pages and waits again (preemption by recomputation). A request of many choices takes the
+places that there are, and its other choices wait.
 """
 
 from collections.abc import Callable
@@ -20,8 +21,10 @@ from .shares import Shares
 
 @dataclass(slots=True, kw_only=True)
 class Room:
-    """Owns what runs. `max_running`: places. `preempted` and `split` are told of sequences that
-    have to wait: one that ran, and one whose last choices cannot fork off it, for lack of places.
+    """Owns the running sequences. `max_running`: places, one for each context of each choice.
+
+    `preempted`: called with a sequence that has to wait again. `split`: called with a sequence and
+    those of its choices that cannot fork off it for lack of places.
     """
 
     pool: PagePool
@@ -34,7 +37,7 @@ class Room:
     running: list[Sequence] = field(default_factory=list[Sequence])
 
     def take_places(self, step: Step, sequence: Sequence) -> bool:
-        """Places for a sequence, or for as many of its choices as there can be now."""
+        """Find places for a sequence, or for as many of its choices as fit; False: for none."""
         free = self.max_running - sum(s.num_sequences for s in self.running)
         if sequence.num_sequences <= free:
             return True
@@ -54,7 +57,10 @@ class Room:
         return True
 
     def _yield_places(self, step: Step, sequence: Sequence) -> int:
-        """Take from the flow that holds most what it has more than this one would have then."""
+        """Free places of the flow that holds most, unless it would then hold less than this one.
+
+        Returns how many.
+        """
         held = self._held(lambda s: s.num_sequences)
         own, contexts = sequence.request.flow, len(sequence.contexts)
         victim = self._last_of_largest(held, own)
@@ -72,7 +78,7 @@ class Room:
         return freed
 
     def _yield_pages(self, step: Step, sequence: Sequence, missing: int) -> bool:
-        """The same of pages."""
+        """As `_yield_places`, for pages; returns whether any were freed."""
         held = self._held(_pages)
         own = sequence.request.flow
         victim = self._last_of_largest(held, own)
@@ -86,7 +92,7 @@ class Room:
         return True
 
     def _held(self, count: Callable[[Sequence], int]) -> dict[Flow, int]:
-        """What each flow holds of something."""
+        """What each flow holds: the sum of `count` over its running sequences."""
         held: dict[Flow, int] = {}
         for sequence in self.running:
             flow = sequence.request.flow
@@ -94,7 +100,8 @@ class Room:
         return held
 
     def _last_of_largest(self, held: dict[Flow, int], but: Flow | None = None) -> Sequence | None:
-        """The last sequence in order of the flow that holds most by its weight."""
+        """The last sequence (`Sequence.key`) of the flow, except `but`, that holds most by its
+        weight."""
         flows = [flow for flow in held if flow != but]
         if not flows:
             return None
@@ -102,13 +109,13 @@ class Room:
         return max((s for s in self.running if s.request.flow == largest), key=lambda s: s.key)
 
     def take_pages(self, step: Step, sequence: Sequence) -> bool:
-        """What is left of a sequence's keys: cached pages, or those that were swapped out.
+        """Adopt a sequence's cached pages, and see that the pool has those that it still needs.
 
         False: there is no room for it.
         """
         choices = 1 + len(sequence.pending_choices)
         self.reuse.adopt(sequence)
-        # Room for all that it has to read, or it would soon push others (or itself) out.
+        # Room for all that it has to read, or others (or itself) would soon be preempted for it.
         missing = 0
         for context in sequence.contexts:
             if isinstance(context.table, PageTable):
@@ -127,7 +134,7 @@ class Room:
         return True
 
     def reserve(self, step: Step, sequence: Sequence, chunks: list[Chunk]) -> bool:
-        """Pages for the rows, preempting from the end of the order if need be.
+        """Reserve pages for the rows, preempting sequences of the largest flow if need be.
 
         False: the sequence itself was preempted.
         """
@@ -148,7 +155,7 @@ class Room:
         return True
 
     def _hold_slots(self, chunk: Chunk) -> None:
-        """Pages for what survives, where the first eviction follows these rows.
+        """Reserve pages for the keys that survive, if the first eviction follows these rows.
 
         Raises:
             OutOfPages: nothing has changed.
@@ -166,7 +173,7 @@ class Room:
         self.running.remove(victim)
 
     def forget(self, sequence: Sequence) -> None:
-        """Give back all pages; everything has to be computed again."""
+        """Free all pages; all that was not swapped out has to be computed again."""
         sequence.draft = None
         for context in sequence.contexts:
             context.table.free()
@@ -176,7 +183,7 @@ class Room:
                 context.computed = 0
 
     def _evicts_at_once(self, context: Context) -> bool:
-        """Whether it needs the pages of its slots as soon as all its tokens have been read."""
+        """Whether it needs the pages of its slots at the latest when its tokens have been read."""
         eviction_state = context.eviction_state
         return eviction_state is not None and (
             context.swapped is not None

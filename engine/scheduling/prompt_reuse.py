@@ -1,4 +1,4 @@
-"""What of a sequence's tokens need not be computed: keys that are cached, kept, or on their way."""
+"""Which tokens need no computing: keys in the prefix cache, retained, or being computed now."""
 
 from ...kvcache.prefix import PrefixCache, Salt
 from ...kvcache.table import PageTable
@@ -8,14 +8,14 @@ from .retained_kv import RetainedKV
 
 
 class PromptReuse:
-    """Finds keys in the prefix cache and on the shelf, and sequences that compute them now."""
+    """Finds keys in the prefix cache and the retained KV, and sequences that compute them now."""
 
     def __init__(self, prefix: PrefixCache, retained_kv: RetainedKV) -> None:
         self._prefix = prefix
         self._retained_kv = retained_kv
 
     def is_read_by_another(self, sequence: Sequence, running: list[Sequence]) -> bool:
-        """Whether a running sequence reads what this one begins with, so that a wait pays."""
+        """Whether a running sequence computes this one's beginning, so that waiting for it pays."""
         if not self._prefix.enabled:
             return False
         if sequence.awaits is not None:
@@ -28,7 +28,7 @@ class PromptReuse:
     def _reader_for(
         self, sequence: Sequence, running: list[Sequence]
     ) -> tuple[Sequence, int] | None:
-        """A sequence that reads whole pages of the same beginning, and how many tokens of it."""
+        """A sequence that computes whole pages of the same beginning, and their tokens."""
         usable = min(self._usable(sequence, sequence), sequence.shareable)
         found, length = None, 0
         for reader in running:
@@ -36,7 +36,7 @@ class PromptReuse:
                 continue
             if _salt(reader) != _salt(sequence):
                 continue
-            # Others may be slow, and so may searches beside other requests.
+            # Readers of other owners may be slow, and so may searches beside other requests.
             if reader.request.flow not in (sequence.request.flow, (sequence.request.owner, False)):
                 continue
             known = min(usable, reader.shareable)
@@ -49,19 +49,19 @@ class PromptReuse:
         return None if cached >= length else (found, length)
 
     def adopt(self, sequence: Sequence) -> None:
-        """Take what there is of its tokens, in all contexts; their tables are empty."""
+        """Take the keys that exist for its tokens, in all contexts, whose tables are empty."""
         for number, context in enumerate(sequence.contexts):
             if context.swapped is None:
                 self._adopt(sequence, number, context)
 
     def count(self, sequence: Sequence) -> None:
-        """Count what was found, once the sequence is admitted."""
+        """Count what was found in the prefix cache's statistics, once the sequence is admitted."""
         for context in sequence.contexts:
             if context.swapped is None:
                 self._prefix.count(queried=len(context.tokens), hit=context.computed)
 
     def _adopt(self, sequence: Sequence, number: int, context: Context) -> None:
-        """Take what is cached of a context's tokens, as far as it is of use."""
+        """Take the usable cached or retained keys of a context's tokens."""
         assert isinstance(context.table, PageTable)
         usable = self._usable(sequence, context)
         shareable = min(usable, context.shareable)
@@ -72,9 +72,9 @@ class PromptReuse:
             self._retained_kv.adopt(sequence.request.source, number, context, usable)
 
     def _usable(self, sequence: Sequence, context: Context) -> int:
-        """How many of a context's first tokens need not be computed where they are cached.
+        """How many of a context's first tokens need not be computed if they are cached.
 
-        The last token's logits are needed, and those of all that prompt logprobs are asked for.
+        The last token is computed for its logits, and so is every token with prompt logprobs.
         """
         usable = len(context.tokens) - 1
         if sequence.request.prompt_logprobs is not None and context is sequence:
@@ -83,12 +83,13 @@ class PromptReuse:
             context.eviction_state is not None
             and context.eviction_state.retention.score is not None
         ):
-            # Of cached tokens nobody knows what attention they paid: those that vote are computed.
+            # The attention of cached tokens is unknown, so those whose attention is scored are
+            # computed.
             votes = context.eviction_state.retention.score_window
             usable = 0 if votes is None else max(0, min(usable, context.prompt_length - votes))
         return usable
 
 
 def _salt(sequence: Sequence) -> Salt:
-    """Within which its prefix is shared."""
+    """The salt within which its prefix is shared."""
     return salt_of(sequence.request, sequence.sparse_prefill)

@@ -1,4 +1,4 @@
-"""Keys and values of sequences that have ended and will be continued, as long as there is room."""
+"""Retained KV: keys and values of ended sequences that will be continued, while there is room."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from ..state.sequence import Context, Sequence
 class _Kept:
     """One context: the tokens whose keys and values its pages hold.
 
-    `exact_from`: the first token of the answer, where rows of the prompt saw a part of their keys.
+    `exact_from`: position of the answer's first token after a sparse prefill; None without one.
     """
 
     tokens: list[int]
@@ -19,17 +19,17 @@ class _Kept:
 
 
 class RetainedKV:
-    """Tables by the name that a request gave; each holds its pages until it is taken down.
+    """Page tables by name (`Request.retained_name`); each holds its pages until it is released.
 
-    Nothing depends on what is here: whoever continues a sequence brings all of its tokens, and
-    computes what is gone. So the oldest go first when pages run out.
+    No result depends on them: a request that continues a sequence brings all of its tokens, and
+    those that are not retained are computed. So the oldest are released when pages run out.
     """
 
     def __init__(self) -> None:
         self._kept: dict[str, tuple[_Kept, ...]] = {}
 
     def put(self, name: str, sequence: Sequence) -> None:
-        """Keep what a sequence has computed, in all contexts; what evicts is not kept."""
+        """Retain what a sequence has computed, in all contexts; nothing if any of them evicts."""
         kept: list[_Kept] = []
         for context in sequence.contexts:
             if context.eviction_state is not None or not isinstance(context.table, PageTable):
@@ -58,13 +58,13 @@ class RetainedKV:
             context.computed = length
 
     def release(self, names: tuple[str, ...]) -> None:
-        """Take down; unknown names are ignored."""
+        """Release the tables of these names; unknown names are ignored."""
         for name in names:
             for kept in self._kept.pop(name, ()):
                 kept.table.free()
 
     def release_oldest(self) -> bool:
-        """Make room; False: there is nothing to take down."""
+        """Release the oldest table to make room; False: nothing is retained."""
         oldest = next(iter(self._kept), None)
         if oldest is None:
             return False
@@ -72,7 +72,7 @@ class RetainedKV:
         return True
 
     def clear(self) -> None:
-        """Take down everything."""
+        """Release everything."""
         self.release(tuple(self._kept))
 
 
@@ -81,7 +81,7 @@ def _exact_from(context: Context) -> int | None:
 
 
 def _shared(some: list[int], others: list[int], limit: int) -> int:
-    """How many tokens they begin with alike."""
+    """The length of their common beginning, at most `limit`."""
     limit = min(limit, len(some), len(others))
     if some[:limit] == others[:limit]:
         return limit

@@ -1,9 +1,10 @@
-"""Which sequences run, and with how many rows, in the next step.
+"""The scheduler: continuous batching and chunked prefill, by choosing the rows of each step.
 
-Each flow (`shares.py`) has its part of a step. Within it: those that decode (one row a context,
-and their drafts), then prompts being read, then those that wait (`waiting_line.py`), for which
-`room.py` finds places and pages. Of several sequences of an owner that begin alike one reads, and
-the others wait until they can take its pages (`prompt_reuse.py`).
+Each flow (`shares.py`) has its part of a step. Within it come first the decoding sequences (one row
+a context), then prompts being read, in chunks, then waiting sequences (`waiting_line.py`), for
+which `capacity.py` finds places and pages. Drafts take what is left. Of several sequences of an
+owner that begin alike, one reads the beginning, and the others wait until they can take its pages
+(`prompt_reuse.py`).
 """
 
 from collections.abc import Callable, Iterable
@@ -23,13 +24,13 @@ from .waiting_line import WaitingLine
 
 @dataclass(slots=True, kw_only=True)
 class _Budget:
-    """Rows that a step has left, and what of them is for each flow."""
+    """Rows that a step has left, in total and for each flow."""
 
     rows: int
     of_flow: dict[Flow, int]
 
     def of(self, sequence: Sequence) -> int:
-        """Rows that are left for this one."""
+        """Rows that are left for this sequence."""
         return max(0, min(self.rows, self.of_flow.get(sequence.request.flow, 0)))
 
     def take(self, sequence: Sequence, rows: int) -> None:
@@ -41,9 +42,9 @@ class _Budget:
 class Scheduler:
     """Owns the waiting and the running sequences.
 
-    `max_running`: sequences that run at once, each as often as it has contexts; choices that have
-    yet to fork off count, and no request may need more than this.
-    `max_batch_tokens`: rows of one step. `chunk_tokens`: rows of one sequence in a step.
+    `max_running`: sequences that run at once, each counted once for each of its contexts; choices
+    that have yet to fork off count too, and no request may need more than this.
+    `max_batch_tokens`: rows of one step. `chunk_tokens`: rows of one context in a step.
     `on_split`: makes sequences of choices that cannot fork off the first, for lack of places.
     """
 
@@ -80,13 +81,13 @@ class Scheduler:
             split=self._split,
         )
         self._waiting: dict[Flow, WaitingLine] = {}
-        # Flows whose next found no place or no pages, and nobody has left since.
+        # Flows whose next sequence found no place or no pages, and no sequence has left since.
         self._refused: set[Flow] = set()
         self._steps = 0
 
     @property
     def running(self) -> list[Sequence]:
-        """Sequences that have pages, whether or not each step has rows of them."""
+        """Sequences that hold pages, whether or not they have rows in a step."""
         return self._room.running
 
     @property
@@ -96,12 +97,12 @@ class Scheduler:
 
     @property
     def admits(self) -> bool:
-        """Whether somebody waits who might come in by now."""
+        """Whether a waiting request could join the next step."""
         return any(flow not in self._refused for flow in self._waiting)
 
     @property
     def has_work(self) -> bool:
-        """Whether any sequence lives."""
+        """Whether any sequence runs or waits."""
         return bool(self.running or self._waiting)
 
     def add(self, sequence: Sequence) -> None:
@@ -115,7 +116,7 @@ class Scheduler:
         self.running.append(fork)
 
     def remove(self, gone: Iterable[Sequence]) -> None:
-        """Forget sequences, wherever they are, and free their pages: the one place for it."""
+        """Remove running or waiting sequences and free their pages; they leave in no other way."""
         ids: set[int] = set()
         for sequence in gone:
             ids.add(id(sequence))
@@ -130,7 +131,7 @@ class Scheduler:
             self._room.running = [s for s in self.running if id(s) not in ids]
 
     def all(self) -> list[Sequence]:
-        """Every sequence that lives."""
+        """Every sequence, running or waiting."""
         return self.running + [s for line in self._waiting.values() for s in line.sequences]
 
     def schedule(self) -> Step:
@@ -157,7 +158,7 @@ class Scheduler:
         return step
 
     def note(self, step: Step, seconds: float) -> None:
-        """A step has taken so long."""
+        """Record how long a step has taken."""
         rows: dict[Flow, int] = {}
         for chunk in step.chunks:
             flow = chunk.sequence.request.flow
@@ -165,14 +166,14 @@ class Scheduler:
         self._shares.observe(rows, seconds)
 
     def _members(self) -> dict[Flow, list[Sequence]]:
-        """What runs by its flow, those first that have waited longest for rows."""
+        """Running sequences by flow; those come first whose last rows are longest ago."""
         members: dict[Flow, list[Sequence]] = {}
         for sequence in sorted(self.running, key=lambda s: s.served):
             members.setdefault(sequence.request.flow, []).append(sequence)
         return members
 
     def _demands(self, members: dict[Flow, list[Sequence]]) -> dict[Flow, Demand]:
-        """Rows that each flow could use: what waits and may come in counts."""
+        """Rows that each flow could use, also for waiting sequences that could be admitted."""
         demands: dict[Flow, Demand] = {}
         for flow in self._shares.flows:
             demand = demands[flow] = Demand()
@@ -189,7 +190,10 @@ class Scheduler:
         return demands
 
     def _serve(self, step: Step, budget: _Budget, flow: Flow, members: list[Sequence]) -> None:
-        """Rows of one flow among several. Tokens leave room for prompts, at least in turns."""
+        """Schedule one of several flows: decoding leaves up to half of its rows to its prompts.
+
+        A single row goes to either of them in turn.
+        """
         line = self._waiting.get(flow)
         decoding = [s for s in members if s.decodes]
         reading = [s for s in members if not s.decodes]
@@ -206,13 +210,13 @@ class Scheduler:
         self._run(step, budget, [s for s in decoding if s.served != self._steps])
 
     def _run(self, step: Step, budget: _Budget, sequences: list[Sequence]) -> None:
-        """Rows for sequences that run, as many as their flow's budget allows."""
+        """Schedule rows of running sequences, as many as their flow's budget allows."""
         for sequence in sequences:
             if sequence in step.preempted:
                 continue
             left = budget.of(sequence)
             if left > 0:
-                # All contexts have their rows together, or the flow would never get there.
+                # All contexts have their rows together, which a small part may never allow.
                 left = min(budget.rows, max(left, len(sequence.contexts)))
             chunks = self._chunks(sequence, left)
             if chunks and self._room.reserve(step, sequence, chunks):
@@ -231,7 +235,7 @@ class Scheduler:
         counts = [context.remaining for context in sequence.contexts]
         decodes = max(counts) <= self._chunk_tokens and sum(counts) <= budget
         if not decodes:
-            # They get their next token together: none reads its last one before the others.
+            # They get their next token together: no context reads its last token before that step.
             left = budget
             for i, remaining in enumerate(counts):
                 counts[i] = min(remaining - 1, left, self._chunk_tokens)
@@ -243,7 +247,7 @@ class Scheduler:
         ]
 
     def _add_drafts(self, step: Step, budget: _Budget) -> None:
-        """Draft tokens take what rows and pages are left; they push nobody out."""
+        """Add drafts where rows and pages are left; they preempt no sequence."""
         drafting = [chunk for chunk in step.chunks if chunk.sequence.draft is not None]
         for chunk in drafting:
             sequence, draft = chunk.sequence, chunk.sequence.draft
@@ -297,7 +301,7 @@ class Scheduler:
         self._close(line, flow)
 
     def _begin(self, step: Step, sequence: Sequence, chunks: list[Chunk]) -> None:
-        """A sequence leaves the queue, with its first rows."""
+        """Move a sequence from the queue into the step, with its first rows."""
         step.restored += [b for b in sequence.contexts if b.swapped is not None]
         for chunk in chunks:
             chunk.copy = chunk.context.table.extend(chunk.context.computed + chunk.count)

@@ -1,14 +1,14 @@
-"""Whose rows a step computes: weighted max-min fairness among flows, in steps of bounded time.
+"""Fair shares of a step's rows: weighted max-min fairness among flows, in steps of bounded time.
 
 A flow is what one owner runs. The searches of an owner are a flow beside its other requests, and
-both share its weight, so that a search slows the same owner's chats as it would anybody's.
+both share its weight, so that a search slows its owner's chats like those of any other owner.
 
-One flow alone has everything. Of several, each may use its part of a step, and what one leaves the
-others use. A step in which a flow decodes takes no longer than its fair part of the machine would
-make it take: beside one other flow of equal weight, twice as long as alone. What a flow takes alone
-is measured in steps of its own, what rows of others add to that in steps with them. Where a step
-took too long, those that used more than their part have less until that time is made good: so the
-bound holds on average whatever rows cost (long contexts, rules, logprobs).
+A flow that is alone has all rows. Of several flows, each may use its part of a step, and the others
+use what it leaves. A step in which a flow decodes takes no longer than its fair part of the machine
+allows: beside one other flow of equal weight, twice as long as alone. The time of a flow alone is
+measured in steps of its own; what rows of other flows add is measured in steps with them. After a
+step that took too long, the flows that used more than their part get less until that time is made
+good. So the bound holds on average, whatever rows cost (long contexts, rules, logprobs).
 """
 
 from collections import OrderedDict
@@ -21,27 +21,27 @@ from ..state.request import Flow
 from ..state.sequence import Sequence
 
 _WEIGHT: Final = 0.2
-"""Of a new measurement."""
+"""Weight of a new measurement."""
 _MOST: Final = 3.0
-"""Times the estimate: a measurement above counts as no more."""
+"""Cap on a measurement, as a multiple of the estimate."""
 _MOST_DEBT: Final = 16.0
-"""In bounds of a step."""
+"""Largest debt, as a multiple of a step's bound."""
 _STALE: Final = 32
 """Bounded steps after which a flow is measured alone again; at least 8 for each flow."""
 _AHEAD: Final = 16
-"""Rows by which steps may grow at once, or twofold."""
+"""Rows of other flows that a step may always have; more rows may at most double at once."""
 _REMEMBERED: Final = 256
-"""Flows of the past whose costs are known."""
+"""Ended flows whose costs are remembered."""
 
 
 @dataclass(slots=True, kw_only=True)
 class _Account:
     """What is known of a flow.
 
-    `weight`: its owner's. `live`: its sequences. `pace`: what its steps alone take, relative to
-    those of all flows. `row_s`: what one of its rows adds to a step of others; None: not known.
-    `debt_s`: what it owes for steps that took too long. `since_alone`: bounded steps since the last
-    that it had for itself.
+    `weight`: its owner's. `live`: number of its sequences. `pace`: time of its steps alone,
+    relative to those of all flows. `row_s`: what one of its rows adds to a step of others; None:
+    not known. `debt_s`: what it owes for steps that took too long. `since_alone`: bounded steps
+    since the last that it had for itself.
     """
 
     weight: float = 1.0
@@ -62,7 +62,7 @@ class Demand:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Bound:
-    """How long a step may take, and the flow because of which; `alone_s`: without the others."""
+    """How long a step may take, and the flow that bounds it; `alone_s`: its time without others."""
 
     flow: Flow
     alone_s: float
@@ -81,16 +81,16 @@ class Shares:
 
     @property
     def contended(self) -> bool:
-        """Whether more than one flow lives."""
+        """Whether more than one flow has sequences."""
         return len(self._live) > 1
 
     @property
     def flows(self) -> list[Flow]:
-        """Those that live."""
+        """Flows that have sequences."""
         return list(self._live)
 
     def join(self, sequence: Sequence) -> None:
-        """A sequence lives from now on."""
+        """Count a sequence of its flow."""
         flow = sequence.request.flow
         account = self._live.get(flow)
         if account is None:
@@ -99,7 +99,7 @@ class Shares:
         account.live += 1
 
     def leave(self, sequence: Sequence) -> None:
-        """It does not any more."""
+        """Count it no more; the costs of a flow without sequences are remembered for a while."""
         flow = sequence.request.flow
         account = self._live[flow]
         account.live -= 1
@@ -111,19 +111,19 @@ class Shares:
                 self._known.popitem(last=False)
 
     def weight(self, flow: Flow) -> float:
-        """Of a flow: its owner's, divided where the owner also has a flow of the other kind."""
+        """A flow's weight: its owner's, or half of it if the owner has a flow of both kinds."""
         other = (flow[0], not flow[1]) in self._live
         return self._live[flow].weight / (2 if other else 1)
 
     def unbounded(self) -> None:
-        """The next step is for one flow alone, which may use all of it."""
+        """Give the next step no bound; one flow may use all of it."""
         self._bound = None
 
     def divide(self, demands: Mapping[Flow, Demand], most_rows: int) -> dict[Flow, int]:
         """Rows of each flow in the next step; those that need the smallest part come first.
 
         Flows that owe more time than their part are missing. Now and then a flow has a step for
-        itself, which tells how long that takes.
+        itself, to measure how long that takes.
         """
         weights = {flow: self.weight(flow) for flow in demands}
         self._bound = bound = self._bound_of(demands, weights)
@@ -152,7 +152,7 @@ class Shares:
         return granted
 
     def observe(self, rows: Mapping[Flow, int], seconds: float) -> None:
-        """A step with so many rows of each flow took so long."""
+        """Learn from a step: the rows of each flow, and the time that it took."""
         bound, self._bound = self._bound, None
         if len(rows) == 1:
             self._observe_alone(*next(iter(rows.items())), seconds)
@@ -176,7 +176,7 @@ class Shares:
                 account.pace += _WEIGHT * (capped / estimate - account.pace)
 
     def _observe_beside(self, rows: Mapping[Flow, int], bound: _Bound, seconds: float) -> None:
-        """Correct what rows of others add, most for those of which there were most."""
+        """Correct what a row of each other flow adds, most for flows with most rows."""
         self._rows_beside = sum(rows.values())
         known = {flow: self._row_s(flow, 1) for flow in rows}
         estimate = sum(known[flow] * n for flow, n in rows.items())
@@ -188,7 +188,7 @@ class Shares:
             self._live[flow].row_s = max(0.0, corrected)
 
     def _settle(self, rows: Mapping[Flow, int], bound: _Bound, seconds: float) -> None:
-        """Charge what a step took too long to those that used more than their part of it."""
+        """Charge the time beyond the bound to flows that used more than their part of the step."""
         for account in self._live.values():
             account.since_alone += 1
             account.debt_s = max(0.0, account.debt_s - max(0.0, bound.seconds - seconds))
@@ -222,7 +222,7 @@ class Shares:
         return found
 
     def _row_s(self, flow: Flow, beside: int) -> float:
-        """What a row of the flow adds to a step of so many others."""
+        """What a row of the flow adds to a step with `beside` rows of others."""
         known = self._live[flow].row_s
         if known is not None:
             return known
@@ -232,7 +232,7 @@ class Shares:
     def _unmeasured(self, demands: Mapping[Flow, Demand]) -> Flow | None:
         """A flow that decodes and whose steps alone were measured too long ago.
 
-        Only one with few rows, which may bound a step, and whose step alone holds up nobody.
+        Only one with few rows: it may bound a step, and its step alone delays no other flow much.
         """
         stale = max(_STALE, _STALE // 4 * len(demands))
         decoding = {flow: demand.rows for flow, demand in demands.items() if demand.decodes}
@@ -245,7 +245,7 @@ class Shares:
 def _water_filled(
     needs: Mapping[Flow, float], weights: Mapping[Flow, float], left: float
 ) -> dict[Flow, float]:
-    """What each gets of `left`: all that it needs, or as much by its weight as all such do."""
+    """What each flow gets of `left` (water-filling): all that it needs, or its part by weight."""
     parts: dict[Flow, float] = {}
     weight_left = sum(weights[flow] for flow in needs)
     for flow in sorted(needs, key=lambda flow: needs[flow] / weights[flow]):

@@ -1,7 +1,7 @@
-"""Sequences of one flow that wait, and who is next.
+"""The waiting queue of one flow, and which sequence is next.
 
-By priority, then short prompts before long ones, then arrival. Nobody waits for ever: of four that
-are admitted one is the oldest, whatever its priority and length.
+Order: by priority, then short prompts before long ones, then arrival. No sequence starves: of four
+that are admitted one is the oldest, whatever its priority and length.
 """
 
 from bisect import bisect_left, insort
@@ -10,14 +10,17 @@ from typing import Final
 from ..state.sequence import Sequence
 
 _PASSED: Final = 3
-"""How many may be admitted before the oldest."""
+"""How many may be admitted in a row before the oldest."""
 
 Order = tuple[int, int, int, int]
-"""Priority, length, arrival, choice."""
+"""Priority, length class, arrival, choice."""
 
 
 class WaitingLine:
-    """`step_tokens`: prompts that one step can read count as equally long, others by doublings."""
+    """Waiting sequences by their order and by their age; `tokens`: the sum of their lengths.
+
+    `step_tokens`: prompts that one step can read count as equally long, others by doublings.
+    """
 
     def __init__(self, step_tokens: int) -> None:
         self._step_tokens = step_tokens
@@ -35,7 +38,7 @@ class WaitingLine:
         return [sequence for _, sequence in self._by_order]
 
     def push(self, sequence: Sequence) -> None:
-        """Let it wait."""
+        """Add a sequence."""
         insort(self._by_order, (self._order(sequence), sequence))
         insort(self._by_age, _age(sequence))
         self.tokens += len(sequence.tokens)
@@ -49,12 +52,12 @@ class WaitingLine:
         return self._take(at)
 
     def admitted(self, sequence: Sequence) -> None:
-        """Note that one that was taken out has been admitted."""
+        """Record that a sequence which was taken out has been admitted."""
         oldest = not self._by_age or _age(sequence) < self._by_age[0]
         self._passed = 0 if oldest else self._passed + 1
 
     def remove(self, sequence: Sequence) -> bool:
-        """Take out this one; False: it does not wait here."""
+        """Take out this sequence; False: it does not wait here."""
         order = self._order(sequence)
         at = bisect_left(self._by_order, order, key=lambda item: item[0])
         if at == len(self._by_order) or self._by_order[at][1] is not sequence:
@@ -69,7 +72,7 @@ class WaitingLine:
         return sequence
 
     def _order(self, sequence: Sequence) -> Order:
-        # Whoever has begun to answer was preempted, and goes on first.
+        # A sequence that has begun to answer was preempted, and counts as short.
         steps = 0 if sequence.has_output else (len(sequence.tokens) - 1) // self._step_tokens
         return (sequence.request.priority, steps.bit_length(), sequence.arrival, sequence.index)
 

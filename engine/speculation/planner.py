@@ -1,5 +1,5 @@
-"""How many draft tokens each sequence verifies in the next step: what promises most tokens a
-second."""
+"""The plan of speculative decoding: how many draft tokens each sequence verifies in the next step,
+for the most expected tokens a second."""
 
 import logging
 from collections import OrderedDict
@@ -20,30 +20,30 @@ logger = logging.getLogger(__name__)
 
 _MAX_MEMORIES: Final = 8
 _MARGIN: Final = 1.03
-"""How much better a draft has to be: estimates are noisy, and the best of several flatters."""
+"""Factor by which a draft has to be better: estimates are noisy, and the best one is too high."""
 _SAMPLING_BYTES: Final = 2 << 30
 _BYTES_PER_LOGIT: Final = 6 * 4
 _LOOKING_SHARE: Final = 0.01
-"""Of all time: what looking for drafts may take that finds nothing."""
+"""Share of all time that looking for drafts may take without finding any."""
 _SAVED_SHARE: Final = 0.5
-"""Of the time that drafts save: what looking for them may take besides."""
+"""Share of the time saved by drafts that looking for them may take in addition."""
 _LOOKING_SAVED: Final = 8.0
-"""Of it, in steps."""
+"""Most unused time for looking that is saved up, in steps."""
 _MISSES: Final = 5
-"""Counted at most; a pause is twice as long after each."""
+"""Most misses counted; each about doubles the pause."""
 _TRIAL_SHARE: Final = 0.01
-"""Of all time: what trials may take."""
+"""Share of all time that trials may take."""
 _TRIALS_SAVED: Final = 30.0
-"""Of it, in steps."""
+"""Most unused time for trials that is saved up, in steps."""
 _LEAST_CHANCE, _ROWS_AHEAD = 0.02, 16
 _WEIGHT: Final = 0.05
-"""Of a new measurement of what asking takes."""
+"""Weight of a new measurement of the time that asking a drafter takes."""
 
 
 @dataclass(slots=True, kw_only=True)
 class _Load:
-    """A step as planned so far: its rows without draft tokens, the draft tokens beside them, and
-    the tokens that it promises."""
+    """A step as planned so far: its rows without draft tokens, the draft tokens beside them, its
+    drafts, and the `tokens` that it is expected to generate."""
 
     rows: int
     tokens: float
@@ -52,11 +52,11 @@ class _Load:
 
 
 class DraftPlanner:
-    """Plans the drafts of a step. `step_cost` tells what rows cost; `max_rows`: of a step; `clock`:
-    s. `trees`: drafts may branch; otherwise they are cut to their first line. `lines`: says whether
-    those that do not are cheaper.
+    """Plans the drafts of a step.
 
-    Drafts are wishes: the scheduler grants what its rows and pages leave.
+    `step_cost`: what rows cost. `max_rows`: of a step. `clock`: in seconds. `trees`: drafts may
+    branch; otherwise they are cut to their first path. `lines`: whether drafts that do not branch
+    are cheaper. The scheduler drops drafts for which rows or pages do not suffice.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class DraftPlanner:
     ) -> None:
         self._step_cost = step_cost
         self._vocabulary = vocabulary
-        # Every guess is sampled, and sampling takes some copies of a row of logits.
+        # Every draft token is sampled, and sampling makes some copies of a row of logits.
         self._max_rows = min(max_rows, _SAMPLING_BYTES // (_BYTES_PER_LOGIT * vocabulary.size))
         self._memories: OrderedDict[str, dict[str, Any]] = OrderedDict()
         self._clock = clock
@@ -79,14 +79,14 @@ class DraftPlanner:
         self._lines = lines
         self._looking = TimeBudget(share=_LOOKING_SHARE, most_steps=_LOOKING_SAVED)
         self._trials = TimeBudget(share=_TRIAL_SHARE, most_steps=_TRIALS_SAVED)
-        # What it lately took to ask a drafter: who drafts again is asked again.
+        # Recent mean time of asking a drafter, which each further draft costs again.
         self._asking_s = 0.0
 
     def plan(self, running: List[Sequence]) -> list[Sequence]:
-        """Set `draft` of all that decode and have a drafter; returns those whose drafter failed.
+        """Set the `draft` of decoding sequences with a drafter; returns those whose drafter failed.
 
-        Draft tokens are added where they promise most: the tokens that the step will bring, by the
-        time that it will take. So a lone sequence drafts more than one of many."""
+        Draft tokens are added where they raise the tokens expected of the step, divided by its
+        estimated time. So a lone sequence drafts more than one of many."""
         drafting = [s for s in running if "drafter" in s.request.decoding]
         broken: list[Sequence] = []
         if not drafting:
@@ -103,7 +103,7 @@ class DraftPlanner:
         self._trials.pass_step(took_s)
         begun = [s.drafting for s in drafting if s.drafting is not None]
         fixed = any(each.fixed for each in begun)
-        # Where some always draft, no step is without draft tokens.
+        # If some always draft, no step is without draft tokens.
         closed = self._looking.left_s < 0 or (not fixed and self._step_cost.is_stale(rows))
         if closed and not fixed and len(begun) == len(drafting):
             return broken
@@ -169,7 +169,7 @@ class DraftPlanner:
         return rows
 
     def learn(self, sequence: Sequence, item: Decoded) -> bool:
-        """Tell a drafter what a pass showed that verified its draft; False: it failed."""
+        """Tell a drafter how its draft was verified; False: the drafter failed."""
         assert sequence.drafting is not None
         assert item.draft is not None
         begun_s = self._clock()
@@ -185,7 +185,7 @@ class DraftPlanner:
         return True
 
     def finish(self, sequence: Sequence) -> None:
-        """A sequence has ended; its drafter learns of it where that is not too dear now."""
+        """Tell the drafter that its sequence has ended, if it is `fixed` or its budget allows."""
         drafting = sequence.drafting
         if drafting is not None and (drafting.fixed or self._looking.left_s >= 0):
             begun_s = self._clock()
@@ -196,7 +196,7 @@ class DraftPlanner:
             self._note(drafting, begun_s)
 
     def _note(self, drafting: Drafting, begun_s: float) -> float:
-        """Count the time that a drafter has taken since `begun_s`, if it may be left alone."""
+        """The time since `begun_s`, charged to the budget unless the drafter is `fixed`."""
         took_s = self._clock() - begun_s
         if not drafting.fixed:
             self._looking.spend(took_s)
@@ -205,7 +205,10 @@ class DraftPlanner:
     def _size(
         self, sequence: Sequence, drafting: Drafting, load: "_Load", worth: float, most: int
     ) -> tuple[int, float]:
-        """How many draft tokens, in all contexts `most` rows, and how many promise to be right."""
+        """How many draft tokens, and how many of them are expected to be accepted.
+
+        `most`: rows for them, in all contexts together.
+        """
         contexts = 1 + len(sequence.other_contexts)
         sizes = drafting.sizes(_limit(sequence), worth)
         if drafting.fixed:
@@ -219,13 +222,13 @@ class DraftPlanner:
         sequence.expected_accepted = gain / share
         if not best:
             calibration.forgive()
-        # What promises nothing now may well do so a few tokens later.
+        # A drafter with nothing worth drafting now may have something a few tokens later.
         sequence.draft_misses = 0 if best else min(sequence.draft_misses + 1, _MISSES)
         sequence.draft_pause = 2**sequence.draft_misses - 1
         return best, gain
 
     def _worth(self, load: "_Load") -> float:
-        """How likely a draft token must be right to bring more than its row costs, at the least."""
+        """The least acceptance probability at which a draft token is worth the time of its row."""
         now_s = self._step_cost.seconds(load.rows)
         each_s = min(
             (self._step_cost.seconds(load.rows, more) - now_s) / more for more in (4, _ROWS_AHEAD)
@@ -235,7 +238,10 @@ class DraftPlanner:
     def _best(
         self, sizes: List[tuple[int, float]], load: "_Load", contexts: int
     ) -> tuple[int, float]:
-        """The size that adds most to a step's tokens a second; (0, 0) where none adds to it."""
+        """The size with most tokens a second, and its gain in tokens; (0, 0) if none pays.
+
+        A size whose gain is infinite is a trial: granted, at gain 0, while its budget lasts.
+        """
         best, gain = 0, 0.0
         step_cost = self._step_cost
         now_s = best_s = step_cost.seconds(load.rows, load.draft_tokens, load.drafts)
@@ -267,13 +273,13 @@ class DraftPlanner:
             vocabulary=self._vocabulary,
             memory=memory,
             trees=self._trees,
-            # Contexts that evict are no rows of a graph.
+            # Contexts that evict do not run in graphs.
             lines=self._lines() and sequence.eviction_state is None,
         )
         return choice.method.start(choice.parameters, sequence, context)
 
     def _memory(self, salt: str) -> dict[str, Any]:
-        """What drafters keep for requests of that salt; the longest unused is forgotten."""
+        """What drafters keep for requests of that salt; the least recently used is dropped."""
         memory = self._memories.setdefault(salt, {})
         self._memories.move_to_end(salt)
         if len(self._memories) > _MAX_MEMORIES:
@@ -286,15 +292,15 @@ def _log_failure(sequence: Sequence) -> None:
 
 
 def _limit(sequence: Sequence) -> int:
-    """How many draft tokens could still become tokens in one step."""
+    """How many draft tokens one step could still accept."""
     limit = sequence.request.max_tokens - sequence.generated - 1
     for context in sequence.contexts:
-        if context.eviction_state is not None:  # an eviction is due then, between two steps
+        if context.eviction_state is not None:  # evictions happen between steps
             limit = min(limit, context.eviction_state.room - 1)
     return limit
 
 
 def _reads_sparsely(context: Context) -> bool:
-    """Whether its next row is one of a prompt that sees a part of the keys: draft tokens see
+    """Whether its next row is of a sparse prefill: it sees part of the keys, draft tokens see
     all."""
     return context.sparse_prefill is not None and context.sparse_prefill.covers(context.computed, 1)

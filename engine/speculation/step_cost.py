@@ -1,13 +1,13 @@
-"""How long a step takes, as lately measured: what a draft costs here and now.
+"""How long a step takes, from recent measurements: what a draft costs on this machine now.
 
     seconds = F(rows) + g(rows + draft tokens) * draft tokens + a * drafts
 
-F is what sequences cost without draft tokens, g a draft token in a pass of so many rows, and `a`
-what a sequence that drafts costs beyond its draft tokens, since its attention may be a call of its
-own. F and g are kept on a grid. All are learned from the steps that read no prompt and are not
-launched ahead (`ahead.py`): F from those without draft tokens alone, g and `a` from the others, an
-error shared out by how uncertain each of them is. Whoever drafts takes the sizes that seem cheap;
-what they cost beyond that says nothing of F."""
+F is the cost of the rows without draft tokens, g that of one draft token in a pass of that many
+rows, and `a` what a draft costs beyond its draft tokens, since its attention may be a call of its
+own. F and g are kept on a grid. All are learned from steps that read no prompt and are not launched
+ahead (`overlap.py`): F only from steps without draft tokens, g and `a` from the others, where the
+error is split by how uncertain each of them is. The planner picks sizes that seem cheap; if they
+turn out dearer, that says nothing about F."""
 
 from collections.abc import Callable
 from typing import Final
@@ -15,30 +15,30 @@ from typing import Final
 from ..state.cost_curve import Curve, on_grid
 
 _WEIGHT: Final = 0.15
-"""Of a new measurement."""
+"""Weight of a new measurement."""
 _WEIGHT_AFTER: Final = 0.4
-"""Of a step without draft tokens after many with some."""
+"""Weight of a step without draft tokens after many steps with some."""
 _MOST: Final = 2.5
-"""Times the estimate: a measurement above counts as no more."""
+"""Cap on a measurement, as a multiple of the estimate."""
 _FORGET_EVERY, _FORGET_SHARE = 64, 0.03
 _STALE, _LONGEST_STALE = 32, 128
-"""Steps with draft tokens, of so many rows besides, after which one without them has to tell F;
-twice as many after each that was no surprise."""
+"""Steps with draft tokens, at one number of other rows, after which a step without them has to
+measure F; doubled each time that F was within `_NO_SURPRISE` of its estimate."""
 _NO_SURPRISE: Final = 0.1
 _ASTRAY, _ASTRAY_AFTER = 0.2, 4
-"""Relative error of so many steps with draft tokens, about, after which one without has to tell as
-well: it may be the machine that has changed."""
+"""Mean relative error, over about this many steps with draft tokens, above which a step without
+them has to measure F as well: the machine itself may have changed."""
 _ASTRAY_MOST: Final = 0.6
-"""A step's error counts as no more: one interruption is no change."""
+"""Cap on the relative error of one step: a single interruption is no change."""
 _GUESS_SHARE: Final = 0.02
-"""What a draft token costs until measured, as a share of F: few rows are bound by reading the
-weights."""
+"""Cost of a draft token until measured, as a share of F: passes of few rows are bound by reading
+the weights."""
 _VARIANCES: Final = (0.02**2, 0.03**2)
-"""How uncertain are g and a, as shares of F."""
+"""Variances of g and `a`, relative to F."""
 
 
 class StepCostModel:
-    """Estimates from measured steps; between the sizes that were measured it interpolates."""
+    """Estimates a step's time from measured steps, interpolating between measured sizes."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
@@ -46,25 +46,25 @@ class StepCostModel:
         self._draft_token = Curve()
         self._per_draft = 0.0
         self._observed = 0
-        # Sizes measured of late; and how many draft tokens each had when it was measured last.
+        # Sizes measured since the last `_forget`, and the draft tokens of each size's last step.
         self._measured: set[int] = set()
         self._draft_tokens: dict[int, int] = {}
-        # By rows without draft tokens: steps that had some since the last that had none, and after
-        # how many of them that is too long ago; and how far estimates were astray lately.
+        # By rows without draft tokens: steps with draft tokens since the last one without, and how
+        # many of them are too many; and the recent mean relative error of the estimates.
         self._since_plain: dict[int, tuple[int, int]] = {}
         self._astray: dict[int, float] = {}
         self._began_s = 0.0
 
     def start(self) -> None:
-        """A step begins."""
+        """Start timing a step."""
         self._began_s = self._clock()
 
     def stop(self, rows: int, draft_tokens: int, drafts: int) -> None:
-        """It has ended; see `observe`."""
+        """Stop timing the step and `observe` it."""
         self.observe(rows, draft_tokens, drafts, self._clock() - self._began_s)
 
     def observe(self, rows: int, draft_tokens: int, drafts: int, seconds: float) -> None:
-        """A step of so many rows, with so many draft tokens beside them in so many drafts."""
+        """Learn from a step: its rows without draft tokens, its draft tokens, drafts and time."""
         self._observed += 1
         if self._observed % _FORGET_EVERY == 0:
             self._forget()
@@ -105,10 +105,10 @@ class StepCostModel:
             self._per_draft = max(self._per_draft + error * of_drafts / drafts, 0.0)
 
     def is_stale(self, rows: int) -> bool:
-        """Whether steps of so many rows have all had draft tokens for long, or other times than
-        thought.
+        """Whether F has to be measured at this number of rows, by a step without draft tokens.
 
-        Then a step without draft tokens tells what costs what. So it does where nothing is known.
+        It has to if all steps have had draft tokens for long, if they took other times than
+        estimated, or if nothing is known yet.
         """
         if not self._plain.sizes:
             return True
@@ -118,15 +118,15 @@ class StepCostModel:
         return astray or since >= patience
 
     def seconds(self, rows: int, draft_tokens: int = 0, drafts: int = 0) -> float:
-        """Estimate for a step; 1 where nothing is known.
+        """Estimated seconds of a step; where nothing is known, 1 without draft tokens.
 
-        Between two sizes that were measured it is a straight line. Beyond them it is a draft token
-        that invites to try: fewer rows take less, more rows take no more than in proportion."""
+        Linear between two measured sizes. Beyond them F is an estimate that encourages trying them:
+        fewer rows take less, more rows take no more than in proportion."""
         seconds = self._of_rows(rows) + self._per_draft * drafts
         return seconds + self.of_draft_tokens(rows, draft_tokens)
 
     def of_draft_tokens(self, rows: int, draft_tokens: int) -> float:
-        """What of `seconds` the draft tokens take."""
+        """The part of `seconds` that the draft tokens take."""
         return self._of_draft_token(rows, draft_tokens) * draft_tokens if draft_tokens else 0.0
 
     def _of_rows(self, rows: int) -> float:
@@ -138,9 +138,9 @@ class StepCostModel:
         return self._draft_token.at(rows + draft_tokens)
 
     def _forget(self) -> None:
-        """Let what is not measured any more seem cheaper, until it is tried and measured again.
+        """Lower the estimates of sizes no longer measured, until they are tried and measured again.
 
-        But all draft tokens of a pass no cheaper than those of a smaller one that is measured.
+        All draft tokens of such a pass stay at least as dear as those of a smaller measured one.
         """
         least = 0.0
         for size in self._draft_token.sizes:

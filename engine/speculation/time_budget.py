@@ -1,15 +1,15 @@
-"""Time that something may take which may turn out to have been for nothing."""
+"""A time budget for work that may turn out to be useless, such as looking for drafts."""
 
 from typing import Final
 
 _OVERDRAWN: Final = 0.3
-"""Steps, at most: what is measured holds whatever else held this process up meanwhile."""
+"""Largest debt, in steps: a measured time includes whatever else delayed this process."""
 
 
 class TimeBudget:
-    """A share of all time, and what else is earned; at most so many steps' time is saved up.
+    """A share of all time plus what is earned; at most the time of `most_steps` steps is saved up.
 
-    It may be overdrawn a little, for what something takes is known when it has been done.
+    It may be overdrawn a little, since the time of some work is known only afterwards.
     """
 
     def __init__(self, *, share: float, most_steps: float) -> None:
@@ -19,14 +19,14 @@ class TimeBudget:
         self.left_s = 0.0
 
     def pass_step(self, seconds: float) -> None:
-        """Another step, which takes so long."""
+        """Add the share of another step, which takes `seconds`."""
         self._step_s = seconds
         self.left_s = min(self.left_s + self._share * seconds, self._most_steps * seconds)
 
     def earn(self, seconds: float) -> None:
-        """What was done has saved time."""
+        """Add time that the work has saved."""
         self.left_s = min(self.left_s + seconds, self._most_steps * self._step_s)
 
     def spend(self, seconds: float) -> None:
-        """It has taken so long."""
+        """Take off the time that the work took."""
         self.left_s = max(self.left_s - seconds, -_OVERDRAWN * self._step_s)

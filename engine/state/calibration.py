@@ -1,21 +1,21 @@
-"""What a drafter's promises are worth: draft tokens that were right, by those that it expected to
+"""Calibration of a drafter's acceptance probabilities: draft tokens accepted, by those expected to
 be."""
 
 from typing import Final
 
 _PRIOR: Final = 8.0
-"""Draft tokens, as if so many had been promised and right before."""
+"""Draft tokens taken to have been expected and accepted before the first draft."""
 _MEMORY: Final = 0.98
-"""What earlier drafts weigh after one more; the last fifty or so count."""
+"""Factor on the weight of earlier drafts after one more; about the last fifty count."""
 _FORGIVING: Final = 0.998
-"""The same, after one more step for which the drafter was asked in vain."""
+"""The same factor after a step for which the drafter offered nothing worth drafting."""
 
 
 class AcceptanceCalibration:
-    """Of all drafts that one drafter makes for the requests that share what it remembers.
+    """Covers all drafts that one drafter makes for the requests that share its memory.
 
-    It offers several sizes and the best one is taken, so that even honest estimates flatter. What
-    it promises beyond what it has lately kept is no reason to draft.
+    The planner takes the best of several sizes, so that even unbiased estimates come out too high.
+    They are therefore scaled to the share of expected tokens that was accepted lately.
     """
 
     def __init__(self) -> None:
@@ -23,15 +23,15 @@ class AcceptanceCalibration:
 
     @property
     def share(self) -> float:
-        """Of what is promised, how much to believe; 1 at most."""
+        """The factor by which to scale expected acceptances; 1 at most."""
         return min(1.0, (self._right + _PRIOR) / (self._promised + _PRIOR))
 
     def note(self, expected_accepted: float, right: int) -> None:
-        """A draft has been verified."""
+        """Record a verified draft: draft tokens expected to be accepted, and those that were."""
         self._promised = self._promised * _MEMORY + expected_accepted
         self._right = self._right * _MEMORY + right
 
     def forgive(self) -> None:
-        """Another step without a draft; whoever is never believed could never prove better."""
+        """Move `share` towards 1 after a step without a draft: an unused drafter cannot recover."""
         self._promised *= _FORGIVING
         self._right *= _FORGIVING

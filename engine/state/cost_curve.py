@@ -1,4 +1,4 @@
-"""A quantity that depends on a size, as measured here and there: straight lines in between."""
+"""A measured quantity as a function of a size, interpolated linearly between measurements."""
 
 import math
 from bisect import bisect_left
@@ -6,30 +6,30 @@ from functools import cache
 from typing import Final
 
 _GRID: Final = 4
-"""Sizes per doubling at which values are kept."""
+"""Sizes of the grid per doubling."""
 _FIXED_SHARE: Final = 0.5
-"""Of the value at the smallest size measured, taken not to depend on the size."""
+"""Share of the value at the smallest measured size that is taken not to depend on the size."""
 
 
 @cache
 def on_grid(size: int) -> int:
-    """The size nearest to it whose estimates are kept."""
+    """The nearest size on the grid."""
     if size <= 2 * _GRID:
         return size
     return round(2 ** (round(_GRID * math.log2(size)) / _GRID))
 
 
 class Curve:
-    """Values at sizes on a grid; straight lines between them, level beyond."""
+    """Values at sizes on a grid: linear between them, constant beyond."""
 
     def __init__(self) -> None:
         self.sizes: list[int] = []
         self._of: dict[int, float] = {}
 
     def at(self, size: int) -> float:
-        """The value at any size; there has to be one somewhere.
+        """The value at any size; at least one value must have been set.
 
-        What is measured at a size is kept at the nearest on the grid, and read there.
+        A measurement is stored at the nearest size on the grid, and read from there.
         """
         known = self._of.get(on_grid(size))
         if known is not None:
@@ -42,7 +42,7 @@ class Curve:
         return self._of[low] + share * (self._of[high] - self._of[low])
 
     def estimate(self, size: int) -> float:
-        """As `at`, but beyond what was measured an estimate that invites to try.
+        """As `at`, but beyond the measured sizes an estimate that encourages trying them.
 
         Smaller sizes cost less, larger ones no more than in proportion.
         """

@@ -1,4 +1,4 @@
-"""What the engine's loop is told."""
+"""Messages to the engine's loop: `Request`, `Abort` and `Release`."""
 
 import queue
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ class Abort:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Release:
-    """Let go of the keys and values that requests have left under these names."""
+    """Free the keys and values that are retained under these names."""
 
     names: tuple[str, ...]
 

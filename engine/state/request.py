@@ -1,4 +1,4 @@
-"""What enters the engine and what leaves it. Nothing here changes after it is made."""
+"""What enters the engine and what leaves it. All of it is immutable but `Usage`."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -15,9 +15,9 @@ from ...registry import Choice
 
 FinishReason = Literal["stop", "length"]
 PART = "#"
-"""Between the id of a request and the number of one of its parts."""
+"""Separates the id of a request and the number of one of its subrequests."""
 Flow = tuple[str, bool]
-"""What shares are divided among: an owner's searches, and all else of that owner."""
+"""Unit of fair sharing: (owner, True) for an owner's searches, (owner, False) for all else."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +28,7 @@ class Failure:
     message: str
 
     def error(self) -> GenerationError:
-        """What the caller gets."""
+        """The error that the caller gets."""
         return GenerationError(self.message, code=self.code)
 
 
@@ -45,7 +45,7 @@ BROKEN: Final = Failure(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Conversation:
-    """A chat, and further words for its template."""
+    """A chat, and further variables for its template."""
 
     messages: Sequence[Mapping[str, Any]]
     template_kwargs: Mapping[str, Any] = field(default_factory=dict)
@@ -55,9 +55,9 @@ class Conversation:
 class SearchTask:
     """What controllers see of a request.
 
-    `problem`: the prompt's text, or what a chat's user said last. `conversation`: None where the
+    `problem`: the prompt's text, or what a chat's user said last. `conversation`: None if the
     prompt is no chat. `max_tokens`: as the caller set it.
-    `sequences`: that may run at once, in all contexts.
+    `sequences`: how many may run at once, counting each in all its contexts.
     """
 
     problem: str
@@ -70,21 +70,21 @@ class SearchTask:
 class Request:
     """One validated request: token ids in, `n` choices out.
 
-    `before`: begin and end of the caller's prompt in `prompt_ids`, where a suffix is there as well.
+    `before`: begin and end of the caller's prompt in `prompt_ids`, if a suffix is there as well.
     `max_tokens` is resolved (never None) and prompt + max_tokens fits the context. `stop_token_ids`
     already holds the end-of-sequence ids unless the caller ignores them. `logprobs`: how many
     alternatives to report beside the chosen token; None reports nothing. `prompt_logprobs`: the
-    same for every prompt token but the first. `text`: what of its tokens is shown; the engine knows
-    none. `owner`: whose it is; owners share the engine by `weight`, whatever they ask of it.
-    `priority`: lower runs earlier among requests of one owner. `cache_salt`: prefixes are shared
-    only between requests of equal salt. `contexts`: prompts of the target's further contexts.
-    `combines`: whether the target changes anything. `search`: what a controller needs of the
-    request; it runs as many requests, its parts, and none of its own. The rest is for such parts.
-    `part_of`: id of the request that it is a part of. `ruled`: its logprobs are scores after the
-    rules, of which what filters drop has none. `scored_from`: position of the first prompt token
-    with logprobs. `answered`: last tokens of the prompt, and of all contexts, that are an answer
-    already. `retain`: whether keys and values stay when it ends, under `retained_name`, until they
-    are released or room is short. `source`: such a name, whose sequence begins like this prompt."""
+    same for every prompt token but the first. `text`: how its tokens become text, which the engine
+    does not see. `owner`: owners share the engine by `weight`, whatever they ask of it. `priority`:
+    lower runs earlier among requests of one owner. `cache_salt`: prefixes are shared only between
+    requests of equal salt. `contexts`: prompts of the target's further contexts. `combines`:
+    whether the target changes anything. `search`: what a controller needs of the request, which
+    then runs only as subrequests. The remaining fields are for subrequests. `part_of`: id of the
+    request that it belongs to. `ruled`: its logprobs are scores after the rules; tokens dropped by
+    filters have none. `scored_from`: position of the first prompt token with logprobs. `answered`:
+    number of last tokens of the prompt, and of all contexts, that belong to the answer. `retain`:
+    keep its keys and values when it ends, under `retained_name`, until they are released or room is
+    short. `source`: name of a retained sequence that begins like this prompt."""
 
     id: str
     prompt_ids: tuple[int, ...]
@@ -115,26 +115,26 @@ class Request:
 
     @property
     def flow(self) -> Flow:
-        """Whose share it uses."""
+        """The flow whose share it uses."""
         return self.owner, self.part_of is not None
 
     def retained_name(self, index: int) -> str:
-        """Under which the keys and values of a choice are kept."""
+        """The name under which the keys and values of a choice are retained."""
         return f"{self.id}/{index}"
 
     @property
     def controller(self) -> Choice[Controller[Any]] | None:
-        """What decides which sequences live; None: there is one for each choice."""
+        """What decides which sequences run; None: one for each choice."""
         return cast("Choice[Controller[Any]] | None", self.decoding.get("controller"))
 
     @property
     def target(self) -> Choice[Target[Any]] | None:
-        """What makes one distribution of the logits; None: the model's own."""
+        """What makes one distribution of all contexts' logits; None: the model's own."""
         return cast("Choice[Target[Any]]", self.decoding["target"]) if self.combines else None
 
     @property
     def retention(self) -> Retention | None:
-        """What the cache policy keeps, of all contexts alike; None: everything."""
+        """What the cache policy keeps, the same for all contexts; None: everything."""
         choice = self.kv_cache.get("policy")
         if choice is None:
             return None
@@ -148,7 +148,7 @@ class Request:
 
     @property
     def sequences(self) -> int:
-        """How many it runs at once: its choices, each in all contexts, or what its search may."""
+        """How many it runs at once: its choices in all contexts, or what its search may run."""
         if self.search is not None:
             return self.search.sequences
         return self.n * (1 + len(self.contexts))
@@ -156,9 +156,10 @@ class Request:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenLogprobs:
-    """Log-probabilities (natural log) at one position, before sampling's rules.
+    """Log-probabilities (natural log) at one position.
 
-    They are of the model's raw distribution, or of what a target has made of it.
+    They are of the model's raw distribution, or of what a target has made of it, before sampling's
+    rules; of `ruled` requests after them.
 
     `top`: (token id, logprob) pairs, most probable first, as many as were asked for.
     `rank`: 1 for the most probable token.
@@ -180,11 +181,11 @@ class StepOutput:
     `first_scheduled_s`: when the request left the queue (engine clock), on the first output.
     `prompt_logprobs`: on the first output of choice 0, where they were asked for.
     `drafted`: draft tokens that the step verified. `guidance_tokens`: tokens of further contexts.
-    `evicted`: tokens whose keys each head has let go since the last output, in all contexts.
-    `held_slots`: places for keys of a head that are its own from now on, in all contexts.
-    `sparse_rows`, `seen_pairs`, `causal_pairs`: on the first output of choice 0, rows of prompts
-    that saw a part of their keys; over layers and heads the pairs of a query and a key that they
-    saw, and those that all their keys would have made.
+    `evicted`: tokens whose keys each head has evicted since the last output, in all contexts.
+    `held_slots`: slots of a head that were allocated since the last output, in all contexts.
+    `sparse_rows`: on the first output of choice 0, rows of prompts that saw part of their keys.
+    `seen_pairs`, `causal_pairs`: with it, over layers and heads, the pairs of a query and a key
+    that these rows saw, and those that full causal attention would have seen.
     """
 
     request_id: str
@@ -213,9 +214,9 @@ class ChoiceDelta:
     `text` may lag behind `token_ids`: an unfinished UTF-8 sequence or the possible beginning of
     a stop string is held back. A delta with `finish_reason` is the last of its choice.
     `stop_reason`: the stop string or stop token that ended the choice, None for end-of-sequence;
-    `NO_ALLOWED_TOKEN` where its rules left none.
+    `NO_ALLOWED_TOKEN` if its rules left none.
     `places`: with logprobs, where in the choice's text each token begins, in characters.
-    `nodes`: of a search's tree that are new or have changed.
+    `nodes`: nodes of a search's tree that are new or have changed.
     """
 
     index: int
@@ -241,11 +242,11 @@ class Usage:
     """Token counts of one request, all choices together; grows while it runs.
 
     `steps`: passes in which a choice got tokens. `drafted`, `accepted`: draft tokens, and those
-    that were right. `guidance_tokens`: of the target's further contexts, prompts and answers.
-    `evicted`: tokens whose keys each head has let go. `held_slots`: places for keys that each head
-    has kept instead, however long the answer became; 0 where nothing was evicted. `sparse_rows`: of
-    prompts, that saw a part of their keys; `seen_pairs` of `causal_pairs` pairs with keys.
-    `thoughts`: nodes of a search's tree; its other counts are those of all its branches."""
+    that were accepted. `guidance_tokens`: of the target's further contexts, prompts and answers.
+    `evicted`: tokens whose keys each head has evicted. `held_slots`: slots that each head has used
+    instead, however long the answer became; 0 if nothing was evicted. `sparse_rows`: rows of
+    prompts that saw part of their keys; they saw `seen_pairs` of `causal_pairs` pairs with keys.
+    `thoughts`: nodes of a search's tree; its other counts are over all its subrequests."""
 
     prompt_tokens: int
     completion_tokens: int = 0
@@ -262,6 +263,6 @@ class Usage:
     thoughts: int = 0
 
     def add(self, other: "Usage") -> None:
-        """Count what another request used as well."""
+        """Add the counts of another request."""
         for each in fields(self):
             setattr(self, each.name, getattr(self, each.name) + getattr(other, each.name))

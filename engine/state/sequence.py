@@ -22,9 +22,9 @@ class Context:
     """One context of a sequence: a prompt and the answer, and where their keys and values are.
 
     `computed`: tokens whose keys and values are in the pages, or were before they were evicted
-    (logical length). `eviction_state`: of an evicting cache policy. `swapped`: keys and values of
-    each layer, where the context was preempted after eviction had begun. `sparse_prefill`: where
-    rows of its prompt see only a part of the keys."""
+    (logical length). `eviction_state`: under an evicting cache policy. `swapped`: keys and values
+    of each layer, if the context was preempted after eviction had begun. `sparse_prefill`: if rows
+    of its prompt see only part of the keys."""
 
     tokens: list[int]
     prompt_length: int
@@ -38,7 +38,8 @@ class Context:
     def shareable(self) -> int:
         """How many of the first tokens have keys that others of the same salt would compute too.
 
-        Those of an answer are exact, where those of a prompt that goes on like it are not.
+        After a sparse prefill only the prompt's: keys of the answer are exact, and those of a
+        longer prompt with the same tokens are not.
         """
         return len(self.tokens) if self.sparse_prefill is None else self.sparse_prefill.until
 
@@ -48,7 +49,7 @@ class Context:
         return len(self.tokens) - self.computed
 
     def fork(self) -> "Context":
-        """A second one over the same pages."""
+        """A second context over the same pages."""
         return Context(
             tokens=list(self.tokens),
             prompt_length=self.prompt_length,
@@ -65,7 +66,7 @@ class Context:
 
     @property
     def slot_pages(self) -> int:
-        """Pages that it needs once keys are evicted; 0: none ever are."""
+        """Pages that it needs once keys are evicted; 0: none are ever evicted."""
         if self.eviction_state is None:
             return 0
         return -(-self.eviction_state.retention.slots // self.table.page_size)
@@ -75,19 +76,19 @@ class Context:
 class Sequence(Context):
     """Mutable state of one choice, and its own context; the scheduler and the engine own it.
 
-    Invariant between steps while it runs: `computed` < len(tokens); when the two differ by one
-    the sequence decodes, when by more it still reads (its prompt, or everything after preemption).
+    Invariant between steps while it runs: `computed` < len(tokens). When the two differ by one, the
+    sequence decodes; when by more, it still reads (its prompt, or everything after preemption).
 
-    `other_contexts`: the target's further contexts, which end in the same answer and read and
-    decode in the same steps. `target`: what makes one distribution of their logits; None: the
-    model's own. `pending_choices`: indices of the request's other choices, which fork off when the
-    prompt is read. `drafting`: the drafter at work, from the first token on. `draft`: what the next
-    step verifies. `evicted`, `held_slots`: what the caller knows of. `draft_pause`: steps for which
-    the drafter is not asked; `draft_misses`: times in a row that it promised nothing;
-    `expected_accepted`: right ones among the draft tokens of `draft`; `calibration`: how those of
-    its kind were kept. `awaits`: while it waits, a sequence that reads tokens which it begins with
-    too, and how many. `served`: the last step in which it had rows, counted while several owners
-    share them. `rule_state`: what its rules remember of its tokens."""
+    `other_contexts`: the target's further contexts, which end in the same answer and decode in the
+    same steps. `target`: what makes one distribution of all contexts' logits; None: the model's
+    own. `pending_choices`: indices of the request's other choices, which fork off once the prompt
+    has been read. `drafting`: the drafter at work, once it was started. `draft`: what the next step
+    verifies. `evicted`, `held_slots`: as reported so far. `draft_pause`: steps until the drafter is
+    asked again. `draft_misses`: times in a row that no draft paid. `expected_accepted`: draft
+    tokens of `draft` expected to be accepted. `calibration`: of such expectations. `awaits`: while
+    it waits, a sequence that computes the tokens both begin with, and their number. `served`: the
+    scheduler's step count when it last had rows. `rule_state`: what its rules remember of its
+    tokens."""
 
     request: Request
     index: int
@@ -114,7 +115,7 @@ class Sequence(Context):
 
     @property
     def key(self) -> tuple[int, int, int]:
-        """Order among an owner's: priority, then arrival, then choice. The last is preempted."""
+        """Order by priority, then arrival, then choice; the last one is preempted first."""
         return (self.request.priority, self.arrival, self.index)
 
     @property
@@ -124,13 +125,13 @@ class Sequence(Context):
 
     @property
     def num_sequences(self) -> int:
-        """How many sequences it counts for, with the choices that have yet to fork off."""
+        """How many sequences it counts for: all contexts, also of choices that have yet to fork."""
         choices = 1 if self.request.max_tokens == 0 else 1 + len(self.pending_choices)
         return choices * (1 + len(self.other_contexts))
 
     @property
     def decodes(self) -> bool:
-        """Whether one row of each context is all that it needs."""
+        """Whether it needs exactly one row of each context."""
         if len(self.tokens) - self.computed != 1:
             return False
         return not self.other_contexts or all(
@@ -139,10 +140,10 @@ class Sequence(Context):
 
     @property
     def answer_start(self) -> int:
-        """Where the answer begins: before its prompt ends, where that holds a part of it."""
+        """Position of the answer's first token, which may be in the prompt (`Request.answered`)."""
         return self.prompt_length - self.request.answered
 
     @property
     def generated(self) -> int:
-        """Tokens of the answer so far."""
+        """Tokens generated so far."""
         return len(self.tokens) - self.prompt_length

@@ -1,4 +1,4 @@
-"""How a prompt under a `prefill` method is read, for as long as its sequence lives."""
+"""Sparse prefill: how one prompt under a `prefill` method is read, while its sequence lives."""
 
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -15,10 +15,10 @@ from .request import Request
 class SparsePrefillState:
     """How one context's prompt is read: rows at positions `[first, until)` see part of the keys.
 
-    `labellers`: by layer, from the first such row on; they follow from the keys before it, so that
-    they are the same whenever they are made. `rows`, `seen`, `causal`: rows read so, and over their
-    layers and heads the pairs of a query and a key, those that were seen and those that would be;
-    `seen` is a sum on the device, so that it is read once.
+    `labellers`: by layer, once a sparse row was computed; they depend only on the keys before
+    `first`, so they are the same whenever they are made. `rows`: sparse rows computed. `seen`,
+    `causal`: pairs of a query and a key over their layers and heads, those that were seen and those
+    that full causal attention would see; `seen` is summed on the device, so that it is read once.
     """
 
     choice: Choice[Prefill[Any]]
@@ -31,7 +31,7 @@ class SparsePrefillState:
 
     @classmethod
     def of(cls, request: Request, prompt: tuple[int, ...]) -> "SparsePrefillState | None":
-        """Of one of the request's contexts; None: all its rows see every key."""
+        """The state of one of the request's contexts; None: all its rows see every key."""
         choice = cast("Choice[Prefill[Any]] | None", request.decoding.get("prefill"))
         if choice is None:
             return None
@@ -44,15 +44,15 @@ class SparsePrefillState:
 
     @property
     def salt(self) -> str:
-        """Tells pages that were computed so from all others."""
+        """Separates pages of sparse prefills from all others in the prefix cache."""
         return f"{self.choice.method.name} {self.choice.parameters.model_dump_json()}"
 
     def covers(self, begin: int, count: int) -> bool:
-        """Whether any of these rows sees only a part."""
+        """Whether any of `count` rows from position `begin` on sees only part of the keys."""
         return begin < self.until and begin + count > self.first
 
     def labeller(self, layer: int, k_KLD: Tensor) -> Labeller | None:
-        """What chooses the keys in a layer; None: rows see all of them there too."""
+        """What chooses the keys in a layer; None: in this layer rows see all of them."""
         if layer not in self.labellers:
             choice, beginning_KPD = self.choice, k_KLD[:, : self.first]
             found = choice.method.labeller(choice.parameters, layer, beginning_KPD)
@@ -60,7 +60,7 @@ class SparsePrefillState:
         return self.labellers[layer]
 
     def restart(self) -> None:
-        """All rows will be read again."""
+        """Reset the counts, since all rows will be computed again."""
         self.rows = self.causal = self.seen = 0
 
     def counted(self) -> tuple[int, int, int]:
@@ -69,7 +69,7 @@ class SparsePrefillState:
 
 
 def salt_of(request: Request, sparse_prefill: SparsePrefillState | None) -> Salt:
-    """Requests of equal salts share prefixes; what was read sparsely never mixes with the rest."""
+    """Prefixes are shared within a salt; each way of sparse prefill has salts of its own."""
     return (
         request.cache_salt if sparse_prefill is None else (request.cache_salt, sparse_prefill.salt)
     )

@@ -14,11 +14,11 @@ from .sequence import Context, Sequence
 class Chunk:
     """`count` rows of one context of a sequence: its tokens from `context.computed` on.
 
-    `decodes`: its newest token is among the rows, and those of the sequence's other contexts too,
-    so that the sequence gets its next token. `draft`: the last rows are its draft tokens. `copy`: a
-    page to copy before the rows are written. `attention_record`: what the rows attended to, where
-    the cache policy asks. `finite`: whether the keys and values of a prompt's rows are; known when
-    they have been computed."""
+    `decodes`: the step has the newest token of this and all other contexts of the sequence, so that
+    the sequence gets its next token. `draft`: the last rows are its draft tokens. `copy`: a page to
+    copy before the rows are written. `attention_record`: what the rows attended to, if the cache
+    policy needs it. `finite`: whether the keys and values of a prompt's rows are finite; known
+    once they have been computed."""
 
     sequence: Sequence
     context: Context
@@ -31,7 +31,7 @@ class Chunk:
 
     @property
     def reads(self) -> bool:
-        """Whether some of its rows are of a prompt, or of what was preempted."""
+        """Whether some of its rows are of a prompt, or computed again after preemption."""
         return self.count > 1 + self.drafted or not self.decodes
 
     @property
@@ -49,9 +49,9 @@ class Chunk:
 
     @property
     def apart(self) -> bool:
-        """Whether its attention is not that of all others.
+        """Whether its rows need an attention function of their own.
 
-        Keys are in slots, or are credited, or rows of a prompt see only a part of them.
+        Its keys are in slots, or their attention is scored, or rows of its prompt see part of them.
         """
         eviction_state = self.context.eviction_state
         if eviction_state is None:
@@ -62,15 +62,15 @@ class Chunk:
 
     @property
     def in_line(self) -> bool:
-        """Whether each row is the newest token, or a draft token that continues the row before
-        it."""
+        """Whether each row is the newest token or a draft token that continues the row before it,
+        with ordinary attention."""
         contexts = self.draft is not None and self.draft.parents is not None
         rows = 1 + self.drafted
         return self.decodes and self.count == rows and not contexts and not self.apart
 
     @property
     def sparse(self) -> bool:
-        """Whether rows of a prompt see only a part of the keys."""
+        """Whether some rows of a sparse prefill see only part of the keys."""
         sparse_prefill = self.context.sparse_prefill
         return sparse_prefill is not None and sparse_prefill.covers(
             self.context.computed, self.count
@@ -92,13 +92,13 @@ class Step:
 
     @property
     def only_decodes(self) -> bool:
-        """Whether no row reads a prompt."""
+        """Whether each context has one row beside its draft tokens."""
         return all(chunk.count == 1 + chunk.drafted for chunk in self.chunks)
 
     @property
     def in_lines(self) -> bool:
-        """Whether each row sees all of a context up to its own place: the newest token, a draft
-        token."""
+        """Whether each row is the newest token or a draft token, and sees its whole context so
+        far."""
         return all(chunk.in_line for chunk in self.chunks)
 
     @property
@@ -121,9 +121,9 @@ class Step:
 class Decoded:
     """A sequence's next tokens, and their logprobs if asked for.
 
-    `accepted`: draft tokens of `draft` that were right; the tokens are those and one more, or those
-    alone where `ending` says why there is none. `predictions`: what followed the newest token and
-    each draft token.
+    `accepted`: indices of the draft tokens that were accepted; `tokens` are these and one more, or
+    these alone where `ending` says why there is no next one. `predictions`: what followed the
+    newest token and each draft token.
     """
 
     sequence: Sequence

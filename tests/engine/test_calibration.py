@@ -1,4 +1,4 @@
-"""What a drafter's promises are worth."""
+"""Calibration of a drafter's acceptance probabilities."""
 
 import pytest
 

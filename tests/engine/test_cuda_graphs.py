@@ -95,8 +95,7 @@ def on_triton(folder: Path, **settings: Any) -> Built:
     [("llama", "auto", APART), ("llama", "int8", JOBS), ("gpt_oss", "auto", JOBS)],
 )
 def test_the_same_tokens(kind: str, cache: str, jobs: list[Job], tiny_model: TinyModel) -> None:
-    """Company that changes, guidance, forks, draft tokens; trees and evicting contexts go
-    without."""
+    """Changing batches, guidance, forks, drafts; trees and evicting contexts run without graphs."""
     folder = tiny_model(kind)
     expected = run(on_triton(folder, kv_cache_dtype=cache), jobs)
     built = on_triton(folder, kv_cache_dtype=cache)
@@ -136,8 +135,7 @@ def test_guesses_in_lines_run_in_graphs(kind: str, tiny_model: TinyModel) -> Non
 def test_guesses_behind_long_contexts_go_without(
     most: int, replays: int, tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Three draft tokens behind eight tokens: as rows of their own they read eleven keys each
-    again."""
+    """Three draft tokens after eight tokens: as separate rows each reads eleven keys again."""
     monkeypatch.setattr("penstock.engine.model.cuda_graphs.MOST_AGAIN", most)
     built = on_triton(tiny_model("llama"))
     executor = Counting()

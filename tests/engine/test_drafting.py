@@ -23,7 +23,7 @@ from tests.engine.jobs import Answer, Job, build, prepare, run
 NEW_TOKENS = 40
 INITIALISERS = ("pad", "repeat-last", "random", "prompt-sample", "ngram")
 FEW: dict[str, Any] = {"allowed_token_ids": [7, 8, 9]}
-"""So few that draft tokens are often right, also where tokens are drawn at random."""
+"""So few tokens that drafts are often accepted, even when tokens are sampled at random."""
 
 
 def jobs() -> list[Job]:
@@ -111,7 +111,7 @@ def test_methods_mix_in_one_batch_with_chunks_and_preemption(tiny_model: TinyMod
 
 
 class _Told(Drafting):
-    """Draft tokens what it was told, all of it at once, or as the last of several wrong paths."""
+    """Drafts the answer that it was given: as a line, or as the last path, after wrong ones."""
 
     def __init__(self, row: Row, answer: Sequence[int], window: int, wrong_paths: int) -> None:
         self._row = row

@@ -252,8 +252,7 @@ def test_drafts_and_guidance_compose(name: str, tiny_model: TinyModel) -> None:
 def test_nothing_is_drafted_on_a_sparse_row(
     name: str, guidance: bool, tiny_model: TinyModel
 ) -> None:
-    """The last row of a prompt, read alone, decodes; draft tokens beside it would not see every
-    key."""
+    """The last row of a prompt, read alone, decodes; its draft tokens would not see every key."""
     negative = {"cfg": {"scale": 2.0, "negative_prompt": "".join(map(chr, range(33, 113))) * 2}}
     others: dict[str, Any] = negative if guidance else {}
     drafter = {"lookahead": {"window": 2, "ngram": 4, "candidates": 6, "adaptive": False}}
@@ -265,7 +264,7 @@ def test_nothing_is_drafted_on_a_sparse_row(
         states.extend((s.computed, s.generated) for s in built.engine.scheduler.running)
 
     for seed in range(6):
-        # So few different tokens that draft tokens are often right, on any branch of the tree.
+        # So few different tokens that drafts are often accepted, on any path of the tree.
         params = SamplingParams(
             max_tokens=6, temperature=1.0, seed=seed, allowed_token_ids=[7, 8, 9], ignore_eos=True
         )

@@ -1,4 +1,4 @@
-"""What rows cost, and how many draft tokens they are worth."""
+"""What rows cost in a step, and how many draft tokens are worth their rows."""
 
 from dataclasses import replace
 from math import inf
@@ -24,7 +24,7 @@ from tests.engine.jobs import Job, build, prepare
 
 
 def paced(seconds: dict[int, float], rows: int = 1) -> StepCostModel:
-    """What so many sequences cost with draft tokens up to so many rows in all."""
+    """A model that has learned what `rows` cost, with draft tokens up to each number of rows."""
     step_cost = StepCostModel(lambda: 0.0)
     for _ in range(200):
         for size, cost in seconds.items():
@@ -34,7 +34,7 @@ def paced(seconds: dict[int, float], rows: int = 1) -> StepCostModel:
 
 
 def plain(seconds: dict[int, float]) -> StepCostModel:
-    """What sequences cost without draft tokens."""
+    """A model that has learned what each number of rows costs without draft tokens."""
     step_cost = StepCostModel(lambda: 0.0)
     for _ in range(100):
         for rows, cost in seconds.items():
@@ -114,7 +114,7 @@ def test_what_is_not_measured_seems_no_cheaper_than_less_and_no_dearer_than_it_w
         step_cost.observe(64, 12, 1, 1.24)
         step_cost.observe(64, 64, 1, 1.6)
     before = step_cost.seconds(64, 64, 1)
-    for _ in range(5000):  # of few draft tokens alone
+    for _ in range(5000):  # only with few draft tokens
         step_cost.observe(64, 12, 1, 1.24)
     after = step_cost.seconds(64, 64, 1)
     assert step_cost.seconds(64, 12, 1) == pytest.approx(after, rel=0.02)
@@ -127,8 +127,8 @@ def test_what_many_sequences_cost_says_nothing_of_guesses() -> None:
 
 
 def test_a_slower_machine_is_not_taken_for_dear_guesses() -> None:
-    """All steps draft, and everything takes half as long again: a step without draft tokens is
-    asked for within a few, and another one as long as there are surprises."""
+    """All steps draft, and everything becomes 1.5 times as slow: within a few steps the model asks
+    for one without draft tokens, and for more as long as its estimates are off."""
     step_cost = paced({1: 1.0, 5: 1.1})
     without: list[int] = []
     for step in range(100):
@@ -179,7 +179,8 @@ def test_where_every_step_drafts_a_step_without_tells_what_drafts_cost() -> None
 
 
 def planned(built: Built, step_cost: StepCostModel, count: int, rights: float) -> list[int]:
-    """Draft tokens planned for `count` Jacobi sequences whose draft tokens are right that often."""
+    """Draft tokens planned for each of `count` Jacobi sequences; `rights`: their acceptance
+    probability."""
     params = SamplingParams(max_tokens=400, temperature=0, ignore_eos=True)
     job = Job(prompt=[1, 2], params=params, decoding={"jacobi": {"window": 16, "init": "pad"}})
     requests = [prepare(built, str(i), job) for i in range(count)]
@@ -327,8 +328,7 @@ def test_who_is_not_worth_asking_is_not_told_of_every_end(tiny_model: TinyModel)
 
 
 def test_asking_has_its_price(tiny_model: TinyModel) -> None:
-    """Draft tokens that bring 7% if asking is free; it takes 6% of a step, which could be
-    afforded."""
+    """Drafts would gain 7% if asking were free, but asking takes 6% of a step."""
     built = build(tiny_model("llama"))
     for asking_s, least, most in ((0.0, 100, 100), (0.06, 0, 60)):
         drafting, planner = asking(built, 0.6)
@@ -342,8 +342,8 @@ def test_asking_has_its_price(tiny_model: TinyModel) -> None:
 
 
 def test_who_promises_more_than_comes_is_believed_less(tiny_model: TinyModel) -> None:
-    """Two right draft tokens pay, and are promised; one is right, which does not. Kept promises
-    do."""
+    """Two accepted draft tokens pay, and two are expected; drafting stops if only one is accepted,
+    and goes on if both are."""
     built = build(tiny_model("llama"))
     for right, least, most in ((1, 0, 30), (2, 100, 100)):
         _, planner = asking(built, 2.0)
