@@ -25,8 +25,6 @@ from typing import Any
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 import torch
-from penstock.engine.attention.interface.interface import PagedStep
-from penstock.engine.core.step_outputs.output_state import OutputState
 from transformers import AutoModelForCausalLM
 
 from benchmarks.limits import (
@@ -43,8 +41,10 @@ from benchmarks.stopwatch import Stopwatch
 from penstock.bench.report import plain_table
 from penstock.bench.statistics import percentile
 from penstock.decoding.sampling_params import SamplingParams
+from penstock.engine.attention.interface import PagedStep
 from penstock.engine.build import Built, build_engine
 from penstock.engine.config import EngineConfig
+from penstock.engine.outputs.output_state import OutputState
 
 OUTPUT = Path(__file__).resolve().parent / "results" / "engine_step.csv"
 STEP, STEP_TIMED = "step", "step, timed"

@@ -21,7 +21,6 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from matplotlib import rcParams
 from matplotlib.figure import Figure
-from penstock.engine.core.step_outputs.output_state import OutputState
 from tqdm import tqdm
 
 from benchmarks import results
@@ -29,6 +28,7 @@ from benchmarks.provenance import ROOT, Provenance
 from penstock import SamplingParams
 from penstock.engine.build import Built, build_engine
 from penstock.engine.config import EngineConfig
+from penstock.engine.outputs.output_state import OutputState
 from penstock.models.nano.abilities import storytelling
 from penstock.models.nano.abilities.example import Example
 

@@ -252,8 +252,8 @@ class Engine:
             "tokens": list(prompt),
             "prompt_length": len(prompt),
             "table": PageTable(self.pool, self.prefix, self._store.page_size, salt),
-            "keeping": self._eviction.eviction_state_for(request, prompt),
-            "reading": sparse_prefill,
+            "eviction_state": self._eviction.eviction_state_for(request, prompt),
+            "sparse_prefill": sparse_prefill,
         }
 
     def _choice(

@@ -140,11 +140,9 @@ class NativeLayers:
             qkv[:, q_size + k_size :].unflatten(1, (layer.kv_heads, -1)),
         )
 
-    def after_attention(self, step: "LayerStep", index: int, attention_record: Tensor) -> None:
+    def after_attention(self, step: "LayerStep", index: int, attended: Tensor) -> None:
         """The rest of a layer, from what attention returned, `[T, H, Dv]`."""
-        self._room["attended"][: attention_record.numel()].view(attention_record.shape).copy_(
-            attention_record
-        )
+        self._room["attended"][: attended.numel()].view(attended.shape).copy_(attended)
         self._call.after_attention(self._structs[index], byref(step.struct), self._threads)
 
     def logits(self, step: "LayerStep", wanted: Tensor) -> Tensor:
@@ -169,14 +167,14 @@ class NativeLayers:
         self._capacity = rows = max(rows, 2 * self._capacity, _LEAST_ROWS)
         layers = self._layers
         width = layers[0].qkv.inputs
-        attention_record = max(layer.heads * layer.value_size for layer in layers)
+        attended = max(layer.heads * layer.value_size for layer in layers)
         gates = max(layer.gates for layer in layers)
         self._room = {
             "normed": torch.empty(rows * width),
             "qkv": torch.empty(rows * max(layer.qkv.outputs for layer in layers)),
-            "attended": torch.empty(rows * attention_record),
+            "attended": torch.empty(rows * attended),
             "gated": torch.empty(rows * gates),
-            "bytes": torch.empty(rows * max(width, attention_record, gates), dtype=torch.uint8),
+            "bytes": torch.empty(rows * max(width, attended, gates), dtype=torch.uint8),
             "scales": torch.empty(rows),
         }
 

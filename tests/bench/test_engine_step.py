@@ -5,7 +5,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from penstock.engine.attention.interface.interface import PagedStep
 
 from benchmarks.engine_step import (
     PARTS,
@@ -16,6 +15,7 @@ from benchmarks.engine_step import (
     summarise,
     watched,
 )
+from penstock.engine.attention.interface import PagedStep
 
 
 def test_parts_add_up_to_the_step() -> None:

@@ -4,9 +4,9 @@ import json
 import re
 from pathlib import Path
 
-from penstock.engine.core.step_outputs.metrics import EngineCollector, RequestMetrics
 from prometheus_client import CollectorRegistry
 
+from penstock.engine.outputs.metrics import EngineCollector, RequestMetrics
 from penstock.engine.state.stats import EngineStats
 from penstock.server.metrics import HttpMetrics
 

@@ -6,11 +6,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from penstock.engine.core.step_outputs.output_state import OutputState
-
 from penstock import SamplingParams
 from penstock.engine.build import Built, build_engine
 from penstock.engine.config import EngineConfig
+from penstock.engine.outputs.output_state import OutputState
 from penstock.engine.state.request import Request, TokenLogprobs, Usage
 from penstock.registry import Spec
 

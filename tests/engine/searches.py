@@ -4,7 +4,6 @@ from collections.abc import Callable, Generator
 from dataclasses import replace
 from typing import Any
 
-from penstock.engine.search.driver.sync_search import SyncSearch
 from pydantic import BaseModel
 
 from penstock import SamplingParams
@@ -12,6 +11,7 @@ from penstock.decoding.base import Controller, DecodingMethod, SearchContext, Se
 from penstock.decoding.search.budget import Budget
 from penstock.decoding.search.operations import Operation, Outcome
 from penstock.engine.build import Built
+from penstock.engine.search.sync_search import SyncSearch
 from penstock.engine.state.request import ChoiceDelta, Request, StepOutput
 from penstock.registry import NoParameters, Registry, Spec
 

@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from penstock.engine.search.driver.evaluators import Evaluator
 from prometheus_client import CollectorRegistry
 
 from penstock import LLM, SamplingParams
@@ -16,6 +15,7 @@ from penstock.decoding.base import SearchContext
 from penstock.decoding.search.operations import Answer, Evaluate, Free, Generate, Outcome
 from penstock.engine.async_engine import AsyncEngine
 from penstock.engine.config import EngineConfig
+from penstock.engine.search.evaluators import Evaluator
 from penstock.engine.state.request import Request
 from penstock.errors import EvaluatorError, OverloadedError, PenstockError, UnavailableError
 from penstock.registry import Registry

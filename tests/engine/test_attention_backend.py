@@ -3,9 +3,9 @@
 from typing import Any
 
 import pytest
-from penstock.engine.attention.interface.interface import PagedStep
 
 from penstock import SamplingParams
+from penstock.engine.attention.interface import PagedStep
 from tests.conftest import TinyModel
 from tests.engine.jobs import Job, build, run
 from tests.engine.test_drafting import tokens

@@ -11,11 +11,11 @@ from collections.abc import Callable
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from penstock.engine.core.step_outputs.detokenizer import Detokenizer, spell
 from tokenizers import Tokenizer as Rust
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
+from penstock.engine.outputs.detokenizer import Detokenizer, spell
 from penstock.engine.requests.prompt import TargetPrompt
 from penstock.engine.requests.tokenizer import Tokenizer
 from tests.server.scripted import Script, ScriptedEngine
@@ -156,6 +156,6 @@ def test_targets_see_the_whole_prompt() -> None:
     """They derive further prompts from its text, in which a chat's control tokens must remain."""
     input_processor = ScriptedEngine(Script()).input_processor
     ids = tuple(byte_tokenizer().encode("a<eos>b"))
-    prompt = TargetPrompt(ids, input_processor)
+    prompt = TargetPrompt(ids, input_processor.tokenizer, input_processor.encode)
     assert prompt.text == "a<eos>b"
     assert prompt.encode(prompt.text, param="p", add_special_tokens=False) == ids

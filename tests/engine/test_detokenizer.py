@@ -4,12 +4,12 @@ import random
 from collections.abc import Callable
 
 import pytest
-from penstock.engine.core.step_outputs.detokenizer import Detokenizer
 from tokenizers import Tokenizer as Rust
 from tokenizers import decoders, models
 from transformers import PreTrainedTokenizerFast
 
 from penstock.decoding.sampling_params import TextOptions
+from penstock.engine.outputs.detokenizer import Detokenizer
 from penstock.engine.requests.tokenizer import Tokenizer
 from tests.tiny import byte_tokenizer
 

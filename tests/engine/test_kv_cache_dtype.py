@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 import torch
-from penstock.engine.core.step_outputs.metrics import EngineCollector
 
 from penstock import LLM, SamplingParams
 from penstock.engine.model.cache_dtype import NAMED, cache_dtype, works
+from penstock.engine.outputs.metrics import EngineCollector
 from penstock.errors import ConfigurationError
 from tests.conftest import TinyModel
 from tests.engine.jobs import Job, build, run

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from penstock.engine.loading.loader.folder import EMBEDDED_MODEL
-from penstock.engine.loading.loader.loader import load_model
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from penstock.engine.config import EngineConfig
+from penstock.engine.loading.folder import EMBEDDED_MODEL
+from penstock.engine.loading.loader import load_model
 from penstock.engine.model.fused.compiled import CompiledDecoder
 from penstock.errors import ConfigurationError, UnsupportedModelError
 from penstock.kernels.linear.int8 import Int8Linear

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from penstock.engine.search.driver.subrequests import Context
 
 from penstock import SamplingParams
 from penstock.engine.build import Built
 from penstock.engine.requests.tokenizer import Tokenizer
+from penstock.engine.search.subrequests import Context
 from penstock.engine.state.request import Conversation
 from penstock.errors import RequestError
 from tests.conftest import TinyModel

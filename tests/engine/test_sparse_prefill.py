@@ -132,7 +132,7 @@ def test_equals_a_naive_model(
     name: str, tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # A rewritten model has the elements of its keys in another order: other buckets, as good.
-    monkeypatch.setattr("penstock.engine.loading.loader.make_lean", _as_it_is)
+    monkeypatch.setattr("penstock.engine.loading.loader.make_fused", _as_it_is)
     folder = tiny_model("llama")
     prompt = PROMPT[:170]
     found = answer(build(folder), job(SPECS[name], prompt))
@@ -300,7 +300,7 @@ def test_pairs_are_read_once(tiny_model: TinyModel) -> None:
     built.engine.add(prepare(built, "0", job(QK)))
     while not (running := built.engine.scheduler.running) or not running[0].generated:
         built.engine.step()
-    reading = running[0].reading
+    reading = running[0].sparse_prefill
     built.engine.abort("0")
     assert reading is not None
     with Reads() as reads:

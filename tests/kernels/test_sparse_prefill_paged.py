@@ -115,16 +115,16 @@ def test_few_logits_of_the_newest_keys_exist_at_a_time(
     data = make(Case(sizes=((case.rows, case.keys),)), torch.float32)
     labels = labels_of(case, data.q_THD, data.keys[0].transpose(0, 1))
 
-    def attention_record() -> tuple[Tensor, int]:
+    def attended() -> tuple[Tensor, int]:
         with Weights() as weights:
             out = reference.paged_sparse_prefill(
                 data.q_THD, data.k_cache, data.v_cache, data.batch, labels, scale=SCALE
             )
         return out, weights.most
 
-    whole, most = attention_record()
+    whole, most = attended()
     monkeypatch.setattr(reference, "_TILE_ELEMENTS", tile)
-    parts, fewest = attention_record()
+    parts, fewest = attended()
     torch.testing.assert_close(parts, whole, rtol=2e-5, atol=2e-5)
     one_row = data.q_THD.shape[1] * recent
     assert most > max(tile, one_row)

@@ -5,10 +5,10 @@ from typing import cast
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from penstock.engine.loading.loader.folder import EMBEDDED_MODEL as WEIGHTS
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from penstock.engine.loading.folder import EMBEDDED_MODEL as WEIGHTS
 from penstock.models.nano.training.corpus import documents
 from penstock.models.nano.training.plan import TrainingPlan
 from penstock.models.nano.training.tokenizer import VOCAB_SIZE, sample_text, train_tokenizer

@@ -7,7 +7,6 @@ from typing import cast
 
 import pytest
 import torch
-from penstock.engine.loading.loader.folder import EMBEDDED_MODEL as WEIGHTS
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -16,6 +15,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from penstock.engine.loading.folder import EMBEDDED_MODEL as WEIGHTS
 from penstock.models.nano.training import train, trainer
 from penstock.models.nano.training.batches import Encoded, Encoder, batch, collate, in_order, rows
 from penstock.models.nano.training.corpus import MIXES

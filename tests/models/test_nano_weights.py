@@ -6,7 +6,6 @@ from typing import Any, cast
 
 import pytest
 import torch
-from penstock.engine.loading.loader.folder import EMBEDDED_MODEL as WEIGHTS
 from safetensors.torch import load_file
 from transformers import (
     AutoModelForCausalLM,
@@ -16,6 +15,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from penstock.engine.loading.folder import EMBEDDED_MODEL as WEIGHTS
 from penstock.models.nano.training.batches import Encoder, collate, rows
 from penstock.models.nano.training.plan import TrainingPlan
 from penstock.models.nano.training.trainer import token_loss

@@ -87,7 +87,7 @@ def test_panic_in_one_answers_text_is_its_own(
     real: Callable[[], Backend], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Detokenising is done on the loop, for all that a step has brought."""
-    from penstock.engine.core.step_outputs.detokenizer import Detokenizer
+    from penstock.engine.outputs.detokenizer import Detokenizer
 
     push = Detokenizer.push
     marked: list[Detokenizer] = []

@@ -10,9 +10,9 @@ from typing import Any
 
 import httpx
 import pytest
-from penstock.engine.core.step_outputs.metrics import token_buckets
 from prometheus_client import CollectorRegistry
 
+from penstock.engine.outputs.metrics import token_buckets
 from tests.server.scripted import ScriptedServer, real_engine, scripted, until
 
 COMPLETIONS = "/v1/completions"

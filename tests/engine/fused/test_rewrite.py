@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 import torch
-from penstock.engine.attention.interface.interface import NAME, register
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 from transformers.pytorch_utils import Conv1D
 
+from penstock.engine.attention.interface import NAME, register
 from penstock.engine.model.fused import compiled
 from penstock.engine.model.fused.attention import FusedAttention, FusedRotary, rotary_factors
 from penstock.engine.model.fused.compiled import CompiledDecoder

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from penstock.engine.loading.loader.loader import load_model
 from transformers import PreTrainedTokenizerFast
 
 from penstock import LLM, SamplingParams
 from penstock.engine.config import EngineConfig
+from penstock.engine.loading.loader import load_model
 from tests.tiny import EOS, VOCAB, byte_tokenizer, save_tiny
 from tests.twists import config, generation, json_file, twisted
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 import torch
-from penstock.engine.loading.loader.loader import load_model
 from transformers import AutoModelForCausalLM
 
 from penstock import LLM, SamplingParams
 from penstock.engine.config import EngineConfig
+from penstock.engine.loading.loader import load_model
 from penstock.errors import ConfigurationError
 from tests.engine.reference import greedy
 from tests.tiny import save_tiny

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 import torch
-from penstock.engine.loading.loader.loader import load_model
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from penstock.engine.config import EngineConfig
-from penstock.engine.loading.loader import selfcheck
+from penstock.engine.loading import selfcheck
+from penstock.engine.loading.loader import load_model
 from penstock.errors import UnsupportedModelError
 from tests.conftest import TinyModel
 from tests.tiny import COMMON, byte_tokenizer, enlarge_weights

@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
-from penstock.engine.loading.loader.tokenizer_files import read_tokenizer
 
 from penstock.engine.config import EngineConfig
+from penstock.engine.loading.tokenizer_files import read_tokenizer
 from tests.tiny import byte_tokenizer
 
 TEMPLATE = "{% for m in messages %}({{ m.content }}){% endfor %}"
