@@ -114,7 +114,7 @@ class Infilling:
         opening: tuple[int, ...] = (),
         keep: int | None = None,
     ) -> InfillPrompt:
-        """The prompt of a prefix (`before`) and a suffix (`behind`). `opening`: begins every prompt.
+        """The prompt for prefix and suffix. `opening`: the tokens that begin every prompt.
 
         `keep`: at most this many tokens in all. What is nearest to the middle is kept; where both
         texts are long, the prefix gets three quarters.

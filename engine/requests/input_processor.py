@@ -254,7 +254,7 @@ class InputProcessor:
     def contexts(
         self, chosen: Mapping[str, Choice[DecodingMethod[Any]]], ids: tuple[int, ...]
     ) -> tuple[tuple[int, ...], ...] | None:
-        """Prompts of the target's further contexts; None: there is no target, or it has no effect."""
+        """Prompts of the target's further contexts; None: no target, or one without effect."""
         choice = chosen.get("target")
         if choice is None:
             return None
