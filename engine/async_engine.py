@@ -78,7 +78,7 @@ class AsyncEngine:
         clock: Callable[[], float],
         evaluators: Mapping[str, Evaluator] | None = None,
     ) -> "AsyncEngine":
-        """Load model and engine; blocks for as long as that takes, needs no event loop.
+        """Load the model and build the engine; blocks until done, and needs no event loop.
 
         Raises:
             ConfigurationError: settings or model cannot be served.
@@ -106,7 +106,7 @@ class AsyncEngine:
         )
 
     def start(self) -> None:
-        """Start the engine; call it on the event loop that will consume."""
+        """Start the engine; call it on the event loop that will consume its outputs."""
         self._host.start(self._stepped, self._fail)
 
     async def stop(self, drain_s: float = 0.0) -> None:

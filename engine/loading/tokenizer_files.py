@@ -15,7 +15,7 @@ from .stages import one_line, printable, stage
 logger = logging.getLogger(__name__)
 
 _FILES: Final = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
-_PROCESSOR_TEMPLATE: Final = "chat_template.json"  # of models with a processor, in older folders
+_PROCESSOR_TEMPLATE: Final = "chat_template.json"  # older folders of models with a processor
 _TRIED: Final = "Hello, world! 12 345\n\n\tÄß 你好 🙂"
 
 

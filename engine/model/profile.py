@@ -43,7 +43,7 @@ class Meter(Protocol):
 
 
 class CudaMeter:
-    """Torch's own count of a device's memory."""
+    """Reads torch's own memory statistics of a CUDA device."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device

@@ -81,7 +81,7 @@ class Tokenizer:
             spelled = self.token_text(token)
             at = start
             if not text.startswith(spelled, start):
-                # Some tokenizers count spaces around a token as its own, or leave its own out.
+                # Some tokenizers include spaces around a token, or leave out a token's own.
                 found = text.find(spelled, covered, end)
                 at = start if found < 0 else found
             places.append(at)
@@ -222,7 +222,7 @@ class Tokenizer:
 
     @cached_property
     def _a_word(self) -> int:
-        """Some token of letters."""
+        """The first token that is only ASCII letters; 0 without one."""
         names = self.hf.get_vocab()
         letters = (i for name, i in names.items() if name.isascii() and name.isalpha())
         return int(min(letters, default=0))

@@ -156,5 +156,5 @@ class AsyncSearch(Generation):
 def _current_task() -> "asyncio.Task[None] | None":
     try:
         return asyncio.current_task()
-    except RuntimeError:  # called from no event loop
+    except RuntimeError:  # not called from an event loop
         return None

@@ -11,7 +11,7 @@ from .observe import Call, matches
 
 
 class FusedLayer(BoundModule):
-    """x + attention(norm(x)), then x + feed_forward(norm(x)) of that."""
+    """A pre-norm layer: x + attention(norm(x)), then x + feed_forward(after(x)) of the result."""
 
     def __init__(
         self, norm: nn.Module, attention: FusedAttention, after: nn.Module, feed_forward: nn.Module

@@ -141,7 +141,7 @@ class ChatTemplate:
 
 
 class _NoAnswerError(Exception):
-    """A trial ended the process that rendered it."""
+    """The process that rendered a trial has ended."""
 
 
 class _Trial:
