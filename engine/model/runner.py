@@ -98,7 +98,7 @@ class ModelRunner:
             first += chunk.count
 
     def _in_graph(self, graphs: DecodeGraphs, rows: "_Rows") -> Tensor | None:
-        """Run the step in a graph, as contexts of one row each; None: it does not fit."""
+        """Run the step in a graph, as contexts of one row each; None: no graph can."""
         counts = [stop - start for start, stop in pairwise(rows.starts)]
         again = sum(n * (count - 1) for n, count in zip(rows.lengths, counts, strict=True))
         if not graphs.fits(len(rows.ids), again):

@@ -327,7 +327,7 @@ class Search:
         return fits and self._live + part.sequences <= sequences
 
     def _left(self) -> int:
-        """Tokens of the budget that are not used yet, without what is reserved."""
+        """Tokens of the budget that are not used yet; reserved ones count as left."""
         assert self._budget.tokens is not None
         return self._budget.tokens - self.usage.prompt_tokens - self.usage.completion_tokens
 

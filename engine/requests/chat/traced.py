@@ -272,7 +272,7 @@ def holds_said(value: Any) -> bool:
 
 
 def as_text(value: Any) -> str:
-    """`value` as a template prints it; all a caller's if it holds a caller's text or is not plain."""
+    """`value` as a template prints it; a caller's if it holds caller's text or is not plain."""
     if isinstance(value, str):
         return value
     if value is None or isinstance(value, int | float):
