@@ -1,10 +1,10 @@
-"""The engine behind `submit`, `abort` and `stats`, wherever it runs (`host.py`).
+"""The served engine: `submit`, `abort` and `stats`, wherever it runs (`transport/host.py`).
 
     event loop                                   engine thread or process
     submit, abort   ------- messages --------->  Engine.add, Engine.abort
     Generation      <-- one callback a step ----  Engine.step
 
-The loop side does text, admission and metrics; the other side does nothing but steps.
+The event loop does text, admission and metrics; the other side only runs steps.
 """
 
 import asyncio
@@ -38,7 +38,7 @@ class AsyncEngine:
     """Serves one model to many concurrent callers on one event loop.
 
     `clock` gives seconds from any fixed point; metrics go to the injected `registry`. `evaluators`:
-    that searches may name, beside those that packages register.
+    those that searches may name, besides the ones that packages register.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class AsyncEngine:
         clock: Callable[[], float],
         evaluators: Mapping[str, Evaluator] | None = None,
     ) -> "AsyncEngine":
-        """Load model and engine; blocks for as long as that takes, needs no event loop.
+        """Load the model and build the engine; blocks until done, and needs no event loop.
 
         Raises:
             ConfigurationError: settings or model cannot be served.
@@ -106,11 +106,11 @@ class AsyncEngine:
         )
 
     def start(self) -> None:
-        """Start the engine; call it on the event loop that will consume."""
+        """Start the engine; call it on the event loop that will consume its outputs."""
         self._host.start(self._stepped, self._fail)
 
     async def stop(self, drain_s: float = 0.0) -> None:
-        """Refuse new requests, let running ones finish for `drain_s`, end the rest, stop."""
+        """Refuse new requests, give live ones `drain_s` to finish, end the rest, stop."""
         self._draining = True
         if self._live and drain_s > 0:
             try:
@@ -140,7 +140,7 @@ class AsyncEngine:
             generation.metrics.guidance_requests.inc()
         generation.metrics.max_tokens.observe(request.max_tokens)
         if not isinstance(generation, AsyncSearch):
-            self._host.send(request)  # first: what cannot be sent must not count as live
+            self._host.send(request)  # first: a request that cannot be sent must not count as live
         self._live[request.id] = generation
         self._idle.clear()
         if isinstance(generation, AsyncSearch):
@@ -194,8 +194,8 @@ class AsyncEngine:
         return self._draining
 
     def _check_queue(self, request: Request) -> None:
-        """Refuse what would wait too long. Nobody can fill the queue for others: who holds no more
-        than an equal part of it gets in, until twice the bound is there."""
+        """Refuse a request that would wait too long. One owner cannot fill the queue for all: an
+        owner with at most an equal part of the limit is admitted up to twice the limit."""
         config, owner = self.config, request.owner
         owners = {generation.request.owner for generation in self._live.values()} | {owner}
         waits = [g for g in self._live.values() if g.first_token_s is None]
@@ -226,12 +226,12 @@ class AsyncEngine:
             )
 
     def _retry_after_s(self, live: int) -> int:
-        """Time until about one running batch has ended, from how long requests took lately."""
+        """Seconds (1 to 60) until the live sequences have ended, from how long requests took."""
         rounds = live / self.config.max_running
         return min(60, max(1, math.ceil(self._mean_request_s * rounds)))
 
     def _stepped(self, outputs: list[StepOutput], rows: int) -> None:
-        """What a step brought."""
+        """Deliver the outputs of one step to their requests."""
         if rows:
             self.metrics.iteration_tokens.observe(rows)
         now_s = self._clock()
@@ -245,7 +245,7 @@ class AsyncEngine:
                 self._cancel(generation, error)
             except EXITS:
                 raise
-            except BaseException:  # one request's text must not take the step's others with it
+            except BaseException:  # one request's text must not fail the step's other requests
                 logger.exception(
                     "the output of request %s could not be read", generation.request.id
                 )
@@ -312,7 +312,7 @@ class AsyncEngine:
             metrics.guidance_tokens.inc(output.guidance_tokens)
 
     def _end(self, generation: Generation, error: PenstockError | None = None) -> None:
-        """The one place where a request leaves; metrics are written once, here."""
+        """End a request: every request ends here, once, and its metrics are written here."""
         if self._live.pop(generation.request.id, None) is None:
             return
         if not self._live:
@@ -343,5 +343,5 @@ class AsyncEngine:
 
 
 def _label(request: Request) -> str:
-    """Names of the decoding methods used: a closed set, since the registry knows them all."""
+    """Names of the decoding methods used: a bounded set of labels, those of the registry."""
     return "+".join(sorted(c.method.name for c in request.decoding.values())) or "plain"

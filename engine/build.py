@@ -1,4 +1,4 @@
-"""Puts an engine together from settings: sizes, pool, scheduler, intake."""
+"""Builds an engine from settings: sizes, page pool, model runner, input processor."""
 
 import logging
 from collections.abc import Callable
@@ -40,7 +40,7 @@ _BATCH_TOKENS_GPU = 8192
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Built:
-    """An engine with everything that stands around it."""
+    """An engine, its input processor and the loaded model."""
 
     engine: Engine
     input_processor: InputProcessor
@@ -87,7 +87,7 @@ def build_engine(config: EngineConfig, clock: Callable[[], float]) -> Built:
     )
     if kernels.backend == "native":
         compiled = isinstance(loaded.model, CompiledDecoder)
-        # Of a single long row torch adds up a part in each thread, of several rows it does not.
+        # torch splits the sum over a single long row among threads, but not over several rows.
         if config.deterministic or (compiled and torch_gets_one(info.vocab_size)):
             torch.set_num_threads(1)
     engine = Engine(
@@ -155,7 +155,7 @@ def make_input_processor(
     eos_token_ids: frozenset[int],
     sampling_defaults: dict[str, Any],
 ) -> InputProcessor:
-    """What stands between requests and an engine with these limits."""
+    """The input processor for an engine with these limits."""
     decoding = Registry[DecodingMethod[Any]].from_entry_points("decoding", "penstock.decoding")
     return InputProcessor(
         tokenizer=tokenizer,
@@ -188,7 +188,7 @@ def make_input_processor(
 def _prefill(
     config: EngineConfig, decoding: Registry[DecodingMethod[Any]], info: ModelInfo
 ) -> Choice[DecodingMethod[Any]] | None:
-    """How prompts are read where requests do not say.
+    """The prefill method for requests that do not name one; None: dense prefill.
 
     Raises:
         ConfigurationError: the model or another setting does not allow it.
@@ -214,7 +214,7 @@ def _prefill(
 
 
 def _search_sequences(config: EngineConfig) -> int:
-    """Sequences of one search: all of one part must be able to run at once."""
+    """Sequences that one search may run at once; the default is a quarter of `max_running`."""
     if config.search_sequences is None:
         return -(-config.max_running // 4)
     if config.search_sequences > config.max_running:
@@ -226,13 +226,13 @@ def _search_sequences(config: EngineConfig) -> int:
 
 
 def _pad_id(tokenizer: Tokenizer, vocab_size: int) -> int:
-    """The id that means nothing, where the model has an embedding for it; else the first."""
+    """The padding token, where the model has an embedding for it; else token 0."""
     pad_id = tokenizer.hf.pad_token_id
     return pad_id if isinstance(pad_id, int) and 0 <= pad_id < vocab_size else 0
 
 
 def _fit_context(config: EngineConfig, info: ModelInfo, pages: int) -> ModelInfo:
-    """One sequence alone must always fit, or it could neither run nor be preempted."""
+    """Cut the context to the KV cache: one that does not fit whole could never finish."""
     tokens = pages * config.page_size
     if tokens >= info.max_length_tokens:
         return info
@@ -254,7 +254,7 @@ def _fit_context(config: EngineConfig, info: ModelInfo, pages: int) -> ModelInfo
 def _step_bytes(
     loaded: LoadedModel, kernels: Kernels, dtype: torch.dtype, page_size: int, batch_tokens: int
 ) -> int:
-    """What the largest step takes on CUDA; on a CPU the fraction is all that is known."""
+    """Memory of the largest step, measured on CUDA; 0 on a CPU, where it is not measured."""
     if loaded.device.type != "cuda":
         return 0
     rows = min(batch_tokens, loaded.info.context_tokens)
@@ -262,7 +262,7 @@ def _step_bytes(
     attention = None
     if loaded.info.sparse_unsupported_reason is None:
         per_token = sum(layer.bytes_per_token(dtype) for layer in loaded.layers)
-        room = free_bytes(loaded.device) // per_token  # a prompt has to lie in pages
+        room = free_bytes(loaded.device) // per_token  # a prompt must fit in the pages
         attention = longest_prompt(
             loaded.layers,
             kernels,
@@ -272,7 +272,7 @@ def _step_bytes(
             page_size=page_size,
             dtype=dtype,
         )
-    # Prompt logprobs may want the logits of every row.
+    # Prompt logprobs may need the logits of every row.
     return step_bytes(
         loaded.model, loaded.device, meter, rows=rows, wanted=rows, attention=attention
     )

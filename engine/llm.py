@@ -1,4 +1,4 @@
-"""Offline batches in Python, on the same engine and with the same vocabulary as the server."""
+"""Offline inference in Python: batches on the same engine and options as the server."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -44,7 +44,7 @@ class Completion:
     stop_reason: int | str | None = None
 
     def add(self, delta: ChoiceDelta) -> None:
-        """Take in what came."""
+        """Append a delta."""
         self.text += delta.text
         self.token_ids += delta.token_ids
         self.logprobs += delta.logprobs
@@ -54,9 +54,9 @@ class Completion:
 
 @dataclass(slots=True, kw_only=True)
 class RequestOutput:
-    """The answer to one prompt: `choices` by index. `trace`: the tree, where it was searched.
+    """The answer to one prompt: `choices` by index. `trace`: the tree of a search, if any.
 
-    `error`: why this request has failed, and it alone; its choices have what came before.
+    `error`: why this request failed; its choices hold what was generated before.
     """
 
     prompt_token_ids: tuple[int, ...]
@@ -104,13 +104,13 @@ class LLM:
     ) -> list[RequestOutput]:
         """Answer prompts (texts or lists of token ids) together; results in the order given.
 
-        `params`: one for all, or one for each prompt. `suffix`: what comes behind every answer, for
-        models that fill in the middle.
+        `params`: one for all, or one for each prompt. `suffix`: the text that follows every
+        answer, for models that fill in the middle.
 
-        A request that fails while it runs has its `error` in the result; the others are answered.
+        A request that fails while it runs has its `error` in the result; the others still finish.
 
         Raises:
-            RequestError: a prompt or parameter is refused; nothing has run then.
+            RequestError: a prompt or parameter is refused, before anything has run.
         """
         batch = _as_batch(prompts)
         each = _spread(params, len(batch))
@@ -163,7 +163,7 @@ class LLM:
 
     @property
     def kv_cache_bytes_per_token(self) -> int:
-        """Memory that one token's keys and values take, all layers together."""
+        """Bytes of one token's keys and values, all layers together."""
         return self._engine.bytes_per_token
 
     def _next_id(self) -> str:

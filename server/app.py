@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from .settings import ServeSettings
 
 EXPOSED_HEADERS = ["X-Request-Id", "X-Penstock-Ignored", "Retry-After", "Allow", "WWW-Authenticate"]
-"""What web pages of other origins may read besides the body."""
+"""Response headers that web pages of other origins may read."""
 
 
 def create_app(
@@ -54,7 +54,7 @@ def create_app(
 ) -> FastAPI:
     """The ASGI application; its lifespan loads the engine with `load_engine` in a thread.
 
-    `clock` gives seconds from any fixed point. `app.state.services` holds what was made here.
+    `clock` gives seconds from any fixed point. `app.state.services` holds the `Services` made here.
 
     Raises:
         ConfigurationError: the key file cannot be used.
@@ -93,7 +93,7 @@ def create_app(
             task.cancel()
         services.offload.close()
 
-    # The interactive pages of FastAPI load scripts from elsewhere, hence none.
+    # FastAPI's interactive pages load scripts from other hosts, so they are off.
     app = FastAPI(
         title="Penstock",
         version=__version__,
@@ -115,7 +115,7 @@ def create_app(
 
     keys = ApiKeys(settings.read_api_keys())
     app.openapi = cache(partial(describe, app, has_keys=bool(keys)))
-    # The last one added is the outermost.
+    # The middleware added last is the outermost.
     if keys:
         app.add_middleware(AuthMiddleware, keys=keys)
     app.add_middleware(HeadMiddleware, max_bytes=settings.max_header_bytes)
@@ -124,7 +124,7 @@ def create_app(
         app.add_middleware(
             CORSMiddleware,
             allow_origins=settings.cors_origin,
-            # The origin is the protection; client libraries send many headers of their own.
+            # The origin check protects; client libraries send many headers of their own.
             allow_methods=["*"],
             allow_headers=["*"],
             allow_private_network=True,

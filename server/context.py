@@ -1,4 +1,4 @@
-"""What surrounds every request: its id, its line in the log, its count."""
+"""Request ids, the access log and the request counter."""
 
 import logging
 import re
@@ -15,7 +15,7 @@ from .metrics import HttpMetrics
 logger = logging.getLogger(__name__)
 access_logger = logging.getLogger("penstock.access")
 
-LEFT = 499  # nginx's number for a caller who did not wait
+LEFT = 499  # nginx's status for a caller that closed the connection
 NO_ROUTE = "other"
 _POLLED = frozenset({"/health", "/metrics"})
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
@@ -23,10 +23,10 @@ _SHOWN_BYTES = 200
 
 
 class ContextMiddleware:
-    """Outermost of ours. Pure ASGI: it sees every message and delays none.
+    """The outermost of our middleware. Pure ASGI: it sees every message and delays none.
 
-    `closing`: whether connections end with their present answer. HEAD is served as GET, without
-    its body, which the connection leaves out.
+    `closing`: whether connections are to be closed after the current answer. HEAD is served as
+    GET; the connection leaves the body out.
     """
 
     def __init__(
@@ -85,19 +85,19 @@ class ContextMiddleware:
 
 
 def record_refusal(metrics: HttpMetrics, status: int, line: bytes, reason: str) -> None:
-    """Log and count what the connection has refused: `line` is where the request began."""
+    """Log and count a request that the connection refused. `line`: how the request began."""
     metrics.requests.labels(NO_ROUTE, str(status)).inc()
     access_logger.info("%s %d refused: %s", shown(line), status, reason)
 
 
 def shown(sent: bytes) -> str:
-    """What a stranger sent, for the log and for messages: escaped and cut."""
+    """Untrusted bytes as text for logs and error messages: escaped and cut."""
     text = sent[:_SHOWN_BYTES].decode("latin-1").encode("unicode_escape").decode()
     return text + "..." if len(sent) > _SHOWN_BYTES else text
 
 
 def _request_id(headers: Headers) -> str:
-    """The caller's, where it is harmless in headers and logs."""
+    """The caller's id where it is safe in headers and logs; else a new one."""
     given = headers.get("x-request-id", "")
     return given if _REQUEST_ID.fullmatch(given) else f"req-{secrets.token_hex(12)}"
 

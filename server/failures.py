@@ -1,4 +1,4 @@
-"""What no route has answered: refusals of the middleware, and exceptions that nobody expected."""
+"""Turns exceptions that no route has answered into error responses, unexpected ones included."""
 
 import logging
 
@@ -13,7 +13,7 @@ logger = logging.getLogger(__name__)
 
 
 class FailureMiddleware:
-    """Answers whatever is raised further in; inside of CORS, so that web pages can read it."""
+    """Answers exceptions raised further in. Inside CORS, so that web pages can read the answers."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -38,5 +38,5 @@ class FailureMiddleware:
             if not isinstance(error, PenstockError):
                 logger.exception("request %s failed", scope["state"]["request_id"])
             if begun:
-                raise  # closing the connection is all that is left
+                raise  # the response has begun: only closing the connection is left
             await error_response(error)(scope, receive, send)

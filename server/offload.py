@@ -1,8 +1,8 @@
-"""Threads for templates and tokenisation: a few at work, and a bound on what waits for them.
+"""A thread pool for chat templates and tokenisation: few threads at work, a bounded queue.
 
-A thread that waits for a process to render a chat gives its place to the next piece of work, so
-that a template that takes its time delays nobody who does not need it. Whoever leaves is
-forgotten: what has not begun never does, and a rendering is ended.
+A thread that waits for a process to render a chat gives its place to the next job, so that a slow
+template delays only the requests that use it. When a caller leaves, its job is not started if it
+has not begun, and a rendering in progress is ended.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ class Offload:
     """Runs functions off the event loop, at most `threads` at once and `max_pending` in all."""
 
     def __init__(self, *, threads: int, max_pending: int) -> None:
-        # Threads that wait for a rendering have no place; there are as many as it takes.
+        # Threads that wait for a rendering hold no place, so the pool has more threads than places.
         self._pool = ThreadPoolExecutor(max_pending, thread_name_prefix="intake")
         self._places = _Places(threads)
         self._max_pending = max_pending
@@ -36,7 +36,7 @@ class Offload:
         """The function's result.
 
         Raises:
-            OverloadedError: too many wait already.
+            OverloadedError: `max_pending` jobs are live already.
         """
         if len(self._live) >= self._max_pending:
             raise OverloadedError(
@@ -48,7 +48,7 @@ class Offload:
         future: Future[T] = Future()
         caller = Caller(release=self._places.release, acquire=self._places.acquire)
         self._live[future] = caller
-        # Not in a finally: a caller who leaves does not end a job that has begun.
+        # Not in a `finally`: a job that has begun stays live when its caller leaves.
         future.add_done_callback(lambda done: self._ended(loop, done))
         work = partial(self._work, future, caller, partial(function, *args, **kwargs))
         self._places.ask(partial(self._pool.submit, work))
@@ -59,7 +59,7 @@ class Offload:
             raise
 
     def close(self) -> None:
-        """Let go of the threads: nobody waits for what they do any more."""
+        """Cancel all jobs and shut the pool down without waiting for its threads."""
         for future, caller in list(self._live.items()):
             future.cancel()
             caller.leave()
@@ -87,7 +87,7 @@ class Offload:
 
 
 class _Places:
-    """So many may work at once; first come, first served."""
+    """A first-come, first-served semaphore of `count` places."""
 
     def __init__(self, count: int) -> None:
         self._lock = threading.Lock()
@@ -95,7 +95,7 @@ class _Places:
         self._waiting: deque[Callable[[], object]] = deque()
 
     def ask(self, go: Callable[[], object]) -> None:
-        """Call `go` when there is a place, which it then has."""
+        """Call `go` once a place is free; it then holds that place."""
         with self._lock:
             if self._free == 0:
                 self._waiting.append(go)

@@ -1,8 +1,8 @@
 """config.json, checked before transformers builds anything from it.
 
-Types of fields are declared by the configuration classes of transformers, which check them. Here is
-what they do not: that numbers are in bounds, so that nothing is allocated for a slip, and that they
-fit each other.
+The configuration classes of transformers declare the types of fields and check them. This module
+checks what they do not: that numbers are in bounds, so that a wrong one does not allocate huge
+memory, and that they fit each other.
 """
 
 import math
@@ -59,7 +59,7 @@ def read_config(folder: Path) -> dict[str, Any]:
             f"{path}: model_type is {printable(repr(kind))}, and a name is expected"
         )
     for name, value in _numbers("", fields):
-        # Lists are bounds, which may be open.
+        # Numbers in lists are bounds, which may be infinite.
         if isinstance(value, float) and (
             math.isnan(value) or (math.isinf(value) and name[-1] != "]")
         ):
@@ -78,7 +78,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 def _check_part(path: Path, prefix: str, fields: dict[str, Any]) -> None:
     for name, value in fields.items():
-        # transformers makes lists and dictionaries of such a size.
+        # transformers makes lists and dictionaries of that size.
         if type(value) is int and name.startswith(_COUNTS) and value > _MOST_COUNT:
             raise ConfigurationError(
                 f"{path}: {prefix}{name} is {value}, and at most {_MOST_COUNT} is expected"
@@ -94,7 +94,7 @@ def _check_part(path: Path, prefix: str, fields: dict[str, Any]) -> None:
 
 
 def _check_bounds(path: Path, name: str, value: Any, least: int, most: int) -> None:
-    """Numbers for each layer come as lists."""
+    """Check an integer, or a list of them: one for each layer."""
     if value is None:
         return
     for each in cast(list[Any], value) if isinstance(value, list) else [value]:
@@ -106,7 +106,7 @@ def _check_bounds(path: Path, name: str, value: Any, least: int, most: int) -> N
 
 
 def _check_rope(path: Path, prefix: str, rope: dict[str, Any]) -> None:
-    """Of all layers, or of kinds of them by name."""
+    """Check rotary parameters, of all layers or by kind of layer."""
     for name, value in rope.items():
         if isinstance(value, dict):
             _check_rope(path, f"{prefix}{name}.", cast(dict[str, Any], value))
@@ -144,7 +144,7 @@ def _check_theta(path: Path, prefix: str, fields: dict[str, Any]) -> None:
 
 
 def _check_heads(path: Path, prefix: str, fields: dict[str, Any]) -> None:
-    """Only where the fields are plain: some architectures have heads of another kind."""
+    """Check only the usual fields: some architectures define heads in other ways."""
     heads, kv_heads, width = (_first(fields, names) for names in (HEADS, KV_HEADS, WIDTHS))
     latent = fields.get("kv_lora_rank") is not None
     if heads and kv_heads and not latent and heads[1] % kv_heads[1]:

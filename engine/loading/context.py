@@ -1,8 +1,8 @@
-"""How long a sequence may be: everything that a model says about it, and what is asked for.
+"""The context length: what the model's files say about it, and what `--max-model-len` asks for.
 
-The tokenizer's `model_max_length` and the generation config's `max_length` do not count: the one
-says where a tokenizer would truncate, the other how long transformers' own generate would go on,
-and both are often left from another model.
+The tokenizer's `model_max_length` and the generation config's `max_length` do not count. The first
+says where a tokenizer truncates, the second where transformers' own `generate` stops, and both are
+often left over from another model.
 """
 
 import logging
@@ -17,14 +17,14 @@ from .rotary import Reach, rotary_reach
 logger = logging.getLogger(__name__)
 
 _UNDECLARED: Final = 2048
-"""Positions of no kind, as with ALiBi."""
+"""Context of a model that declares none, as with ALiBi."""
 
 
 def context_tokens(config: EngineConfig, text_config: Any, found: Findings) -> int:
-    """Prompt plus answer of one sequence.
+    """The context in tokens: prompt plus answer of one sequence.
 
     Raises:
-        ConfigurationError: more is asked for than the model can number or attend to.
+        ConfigurationError: `--max-model-len` is more than its positions or attention allow.
     """
     declared = (getattr(text_config, name, None) for name in CONTEXTS)
     own = next((int(each) for each in declared if each), _UNDECLARED)
@@ -49,14 +49,14 @@ def context_tokens(config: EngineConfig, text_config: Any, found: Findings) -> i
 
 
 def _bounded(reach: Reach, text_config: Any, found: Findings) -> Reach:
-    """Attention that is as ours only up to a length."""
+    """Limit `reach` where the model's attention equals ours only up to a length."""
     kinds = getattr(text_config, "layer_types", None)
     bounds: list[tuple[int, str]] = []
     # Chunked attention (Llama 4) equals plain causal attention up to the chunk size.
     chunk = getattr(text_config, "attention_chunk_size", None)
     if chunk and "chunked_attention" in (kinds or ()):
         bounds.append((int(chunk), "its attention comes in chunks of that size"))
-    # A window that a model builds into its mask, and does not tell, is right up to its length.
+    # A window that a model builds into its mask without passing it on holds up to its length.
     window = getattr(text_config, "sliding_window", None)
     if window and not found.passes_window and (kinds is None or "sliding_attention" in kinds):
         bounds.append((int(window), "its window is hidden in its mask"))

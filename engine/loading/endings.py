@@ -1,7 +1,7 @@
-"""What ends an answer: the union of what config, generation config, tokenizer and template say.
+"""End-of-sequence (EOS) tokens: the union of config, generation config, tokenizer and template.
 
-Fine-tuning moves the end of a turn in one of these files and forgets the others, and an answer that
-runs past it goes on with the next turn. An end that a model never writes costs nothing.
+Fine-tuned models often change the end of a turn in only one of these files. An answer that runs
+past its end continues with the next turn; an end token that the model never writes does no harm.
 """
 
 import logging
@@ -29,13 +29,13 @@ def eos_token_ids(
     tokenizer: Tokenizer,
     vocab_size: int,
 ) -> frozenset[int]:
-    """Ids that end an answer; those that the model cannot write are left out.
+    """Ids that end an answer; ids outside the model's vocabulary are left out.
 
-    `config`, `generation`: fields of the files. `model_config`: the whole configuration, whose
-    class may have an end of its own, which counts where nothing else says one.
+    `config`, `generation`: fields of the files. `model_config`: the configuration object, whose
+    class may have a default, which counts only if nothing else names one.
 
     Raises:
-        ConfigurationError: a field holds something else than ids.
+        ConfigurationError: a field holds something other than ids.
     """
     found: set[int] = set()
     found.update(_ids(folder / CONFIG, _FIELD, config.get(_FIELD)))
@@ -52,7 +52,7 @@ def eos_token_ids(
 
 
 def turn_end(tokenizer: Tokenizer) -> Iterator[int]:
-    """The special token that the chat template writes right behind an answer, if any."""
+    """The special token that the chat template writes directly after an answer, if any."""
     if tokenizer.hf.chat_template is None:
         return
     chat = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": _ANSWER}]

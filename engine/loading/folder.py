@@ -1,4 +1,4 @@
-"""Where a model's files lie, and reading the small ones."""
+"""Finds a model's folder, locally or on the Hub, and reads its small JSON files."""
 
 import json
 import logging
@@ -21,15 +21,15 @@ INDEX: Final = "model.safetensors.index.json"
 
 _SMALL_FILES: Final = ["*.json", "*.txt", "*.model", "*.jinja", "*.py", "*.tiktoken"]
 _ELSEWHERE: Final = ["*/*", "consolidated*"]
-"""Other formats of the same weights, and their folders."""
+"""Files in subfolders, and other formats of the same weights."""
 _MOST_BYTES: Final = 64 << 20
 
 
 def model_folder(config: EngineConfig) -> Path:
-    """The folder that holds the model; one on the Hub is downloaded, or found in the cache.
+    """The folder that holds the model; a model on the Hub is downloaded, or found in the cache.
 
     Raises:
-        ConfigurationError: there is no such folder, or the Hub does not give it.
+        ConfigurationError: there is no such folder, or it cannot be had from the Hub.
     """
     if config.model is None:
         if not (EMBEDDED_MODEL / CONFIG).is_file():
@@ -48,7 +48,7 @@ def model_folder(config: EngineConfig) -> Path:
 
 
 def _from_hub(name: str) -> Path:
-    """Small files first: they say which of the large ones are the weights."""
+    """Download the small files first: they tell which large files are the weights."""
     folder = Path(snapshot_download(name, allow_patterns=_SMALL_FILES, ignore_patterns=_ELSEWHERE))
     wanted = [WEIGHTS]
     if (folder / INDEX).is_file():
@@ -62,7 +62,7 @@ def read_object(path: Path) -> dict[str, Any]:
     """The JSON object in a small file.
 
     Raises:
-        ConfigurationError: it cannot be read, or is none.
+        ConfigurationError: it cannot be read, or is not a JSON object.
     """
     try:
         size = path.stat().st_size
@@ -84,10 +84,10 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def parse(text: str, path: Path) -> Any:
-    """JSON in which no key stands twice: readers would disagree about the one that counts.
+    """Parse JSON without duplicate keys, on which parsers would disagree.
 
     Raises:
-        ConfigurationError: it is not.
+        ConfigurationError: it is not JSON, or a key is duplicated.
     """
     try:
         return json.loads(text, object_pairs_hook=_once)

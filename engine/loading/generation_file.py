@@ -1,4 +1,4 @@
-"""generation_config.json: sampling defaults and what ends an answer, checked field by field."""
+"""generation_config.json: sampling defaults, checked field by field, and EOS tokens."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ SAMPLING: Final = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationFile:
-    """`fields`: what the file says. `parsed`: what transformers makes of it."""
+    """`fields`: the file's JSON object. `parsed`: transformers' object made from it."""
 
     fields: Mapping[str, Any]
     parsed: GenerationConfig
@@ -41,7 +41,7 @@ def read_generation(folder: Path) -> GenerationFile | None:
 
 
 def sampling_defaults(folder: Path, file: GenerationFile | None, model: Any) -> dict[str, Any]:
-    """What applies where a request does not say; older models have it in config.json.
+    """Defaults for sampling fields of requests; older models have them in config.json.
 
     Raises:
         ConfigurationError: a value is out of bounds.
@@ -54,7 +54,7 @@ def sampling_defaults(folder: Path, file: GenerationFile | None, model: Any) -> 
 
 
 def _check_sampling(path: Path, fields: Mapping[str, Any]) -> None:
-    """Bounds are those of requests, which these values stand in for."""
+    """Check against the bounds of request fields, whose defaults these values are."""
     for name in SAMPLING:
         value = fields.get(name)
         if value is None:

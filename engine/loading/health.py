@@ -1,4 +1,4 @@
-"""Whether a model computes numbers: weights that are none, and values too large for the dtype."""
+"""Checks for NaN and infinity: in weights, and in values too large for the dtype."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -21,10 +21,10 @@ _HALF: Final = (torch.float16, torch.bfloat16)
 
 
 def check_weights(folder: Path, model: nn.Module, stored: Mapping[str, StoredTensor]) -> None:
-    """Find weights that are not finite, or never were numbers with a fraction.
+    """Find weights that are not finite, or not stored as floating-point numbers.
 
-    One that is stored as a number but too large for the dtype is a warning: it may belong to a
-    token that nobody uses, and what it spoils is found where it is computed.
+    A weight that is finite in the file but too large for the dtype is only a warning: it may belong
+    to an unused token, and its effects are found when it is used.
 
     Raises:
         ConfigurationError: a stored tensor holds NaN, infinity or integers.
@@ -55,7 +55,7 @@ def check_weights(folder: Path, model: nn.Module, stored: Mapping[str, StoredTen
 
 
 def computable_tokens(model: nn.Module, vocab_size: int) -> list[int]:
-    """Tokens, spread over the vocabulary, whose logits are finite: those that checks may use.
+    """Tokens, spread over the vocabulary, with finite logits; further checks use these.
 
     Raises:
         ConfigurationError: there are too few; the message says what overflows and what helps.
@@ -81,7 +81,7 @@ def computable_tokens(model: nn.Module, vocab_size: int) -> list[int]:
 
 
 def overflow(model: nn.Module) -> ConfigurationError:
-    """The refusal of a model whose logits are finite for single tokens and not for texts."""
+    """The error for a model whose logits are finite for single tokens but not for a prompt."""
     parameter = next(model.parameters())
     return ConfigurationError(
         f"the model's logits are not finite: values overflow {_dtype(parameter)} in a prompt; use "
@@ -90,7 +90,7 @@ def overflow(model: nn.Module) -> ConfigurationError:
 
 
 def _logits_alone(model: Any, ids: Sequence[int]) -> tuple[Tensor, str | None]:
-    """Logits of tokens that do not see each other, and the first module that leaves the numbers."""
+    """Logits of tokens that do not see each other, and the first module with non-finite output."""
     found: list[str] = []
 
     def watch(name: str) -> Any:

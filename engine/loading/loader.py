@@ -1,7 +1,7 @@
-"""Loading: a model folder becomes a model, a tokenizer and what the engine must know of them.
+"""Loads a model folder: the model, its tokenizer, and what the engine must know of them.
 
-The order of stages; each is a file of `model/`. Whatever is wrong with a folder is one
-ConfigurationError, whose message names the file, and the field or tensor in it.
+This module sets the order of stages; most are files of this folder. Whatever is wrong with a model
+folder raises one ConfigurationError, whose message names the file, and the field or tensor in it.
 """
 
 import logging
@@ -42,10 +42,9 @@ class ModelInfo:
     """What callers may know of the served model. `created`: Unix time in seconds.
 
     `max_length_tokens`: prompt plus answer of a request that keeps every key. `context_tokens`: of
-    one that evicts, which no pool limits: the positions that the model was made for. `can_evict`:
-    all layers have as many KV heads, so that a policy can evict keys of all alike.
-    `sparse_unsupported_reason`: why rows of prompts cannot see a part of their keys; None: they
-    can."""
+    one that evicts, which the page pool does not limit: the positions that the model was made for.
+    `can_evict`: all layers have the same number of KV heads, which eviction needs.
+    `sparse_unsupported_reason`: why sparse prefill cannot serve this model; None: it can."""
 
     id: str
     created: int
@@ -75,10 +74,10 @@ class LoadedModel:
 
 
 def load_model(config: EngineConfig) -> LoadedModel:
-    """Load weights, tokenizer and generation config; nothing is fetched for a local folder.
+    """Load weights, tokenizer and generation config; a local folder needs no network.
 
     Raises:
-        ConfigurationError: not a model, or settings that do not fit it.
+        ConfigurationError: the folder is not a model, or settings do not fit it.
         UnsupportedModelError: its attention bypasses the interface.
     """
     with quiet_transformers(), stage(f"{config.model or 'the embedded model'}: cannot be loaded"):
@@ -113,7 +112,7 @@ def _load(
     architecture = type(model).__name__
     lean = make_fused(model, config.quantization)
     if lean is None:
-        del model  # before it is loaded once more
+        del model  # before it is loaded again
         lean = load()
         fix_rotary(lean, text_config, context)
         if config.quantization != "none":
@@ -152,7 +151,7 @@ def _load(
 
 
 def load_tokenizer(config: EngineConfig, eos_token_ids: frozenset[int]) -> Tokenizer:
-    """The tokenizer alone, for a process that runs no model."""
+    """Load only the tokenizer, for a process that runs no model."""
     with quiet_transformers():
         loaded = read_tokenizer(model_folder(config), config)
     return _tokenizer(loaded, eos_token_ids, config)
@@ -194,7 +193,7 @@ def _set_threads(config: EngineConfig, model: nn.Module, device: torch.device) -
 def _probe(
     model: Any, text_config: Any, config: EngineConfig, embeddings: int
 ) -> tuple[Findings, int]:
-    """What a probe learns of the model, and its context; refuses what would run wrongly."""
+    """Findings of a probe of the model, and its context; refuses a model that would run wrongly."""
     kind = text_config.model_type
     try:
         tokens = computable_tokens(model, embeddings)

@@ -1,6 +1,6 @@
-"""Rotary embeddings that reach beyond the length that a model was trained with.
+"""Rotary embeddings (RoPE) scaled beyond the length that a model was trained with.
 
-| kind | served without asking | with --max-model-len up to |
+| kind | served by default | with --max-model-len up to |
 | --- | --- | --- |
 | default, llama3 | max_position_embeddings | the same |
 | yarn | factor x original, or max_position_embeddings where that is more | the same |
@@ -8,9 +8,9 @@
 | dynamic | max_position_embeddings | factor x max_position_embeddings |
 | longrope (su) | original | max_position_embeddings, factor x original |
 
-Angles of dynamic and longrope depend on how long a sequence is. In a batch that would be the
-longest one, so a sequence's text would depend on its batch mates, and keys read earlier would have
-been rotated by other angles. So they are fixed when the model is loaded, to those of the longest
+Angles of dynamic and longrope depend on the length of a sequence, in a batch that of the longest
+one. A sequence's text would then depend on the rest of its batch, and earlier keys would have been
+rotated by other angles. So the angles are fixed when the model is loaded, to those of the longest
 sequence served: transformers' own for a sequence of that length.
 """
 
@@ -25,14 +25,14 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from ...errors import UnsupportedModelError
 
 _FIXED: Final = "default"
-"""The kind that transformers computes nothing anew for."""
+"""The kind whose angles transformers never recomputes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reach:
-    """Tokens that positions can number: `usual` without asking, `most` on request.
+    """Context lengths in tokens: `usual` by default, `most` with --max-model-len.
 
-    `why`: what `most` follows from.
+    `why`: where `most` comes from.
     """
 
     usual: int
@@ -41,7 +41,7 @@ class Reach:
 
 
 def rotary_reach(text_config: Any, own: int) -> Reach:
-    """How far the model's positions reach. `own`: what it declares as its context."""
+    """How far the model's positions reach. `own`: the context that it declares."""
     reaches = [_reach(text_config, parameters, own) for parameters in _parameters(text_config)]
     if not reaches:
         return Reach(usual=own, most=own, why="its declared context")
@@ -50,7 +50,7 @@ def rotary_reach(text_config: Any, own: int) -> Reach:
 
 
 def _parameters(text_config: Any) -> Iterator[Mapping[str, Any]]:
-    """One set for all layers, or one for each kind of layers."""
+    """Rotary parameters: one set for all layers, or one for each kind of layer."""
     found = getattr(text_config, "rope_parameters", None)
     if not isinstance(found, dict):
         return
@@ -83,10 +83,10 @@ def _reach(text_config: Any, parameters: Mapping[str, Any], own: int) -> Reach:
 
 
 def fix_rotary(model: nn.Module, text_config: Any, tokens: int) -> None:
-    """Fix angles that depend on a sequence's length to those of `tokens`.
+    """Fix angles that depend on a sequence's length to those for `tokens`.
 
     Raises:
-        UnsupportedModelError: they still depend on it.
+        UnsupportedModelError: the angles still depend on the length.
     """
     modules: list[tuple[str, Any]] = list(model.named_modules())
     for name, module in modules:
@@ -122,7 +122,7 @@ def _fix(module: Any, kind: str, tokens: int, *, layer_type: str | None) -> None
 
 
 def _check(name: str, module: Any, text_config: Any, tokens: int) -> None:
-    """Some architectures look at the length themselves."""
+    """Check that angles are fixed: some architectures compute them from the length themselves."""
     kinds: Any = module.rope_type
     options = [{"layer_type": kind} for kind in kinds] if isinstance(kinds, dict) else [{}]  # pyright: ignore[reportUnknownVariableType]
     buffer = next(module.buffers())

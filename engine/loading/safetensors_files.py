@@ -1,4 +1,4 @@
-"""Headers of safetensors files, checked before anything maps the tensors they promise.
+"""Headers of safetensors files, checked before the tensors that they describe are mapped.
 
     8 bytes  length n of the header, little endian
     n bytes  {"name": {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}, ...}
@@ -20,7 +20,7 @@ from .stages import printable
 _LONGEST_HEADER: Final = 100_000_000
 _LFS: Final = b"version https://git-lfs"
 _BITS: Final = {
-    **dict.fromkeys(("F4", "F6_E2M3", "F6_E3M2"), 0),  # not whole bytes each; left to the library
+    **dict.fromkeys(("F4", "F6_E2M3", "F6_E3M2"), 0),  # not whole bytes; left to the library
     **dict.fromkeys(("BOOL", "U8", "I8", "F8_E4M3", "F8_E5M2", "F8_E8M0"), 8),
     **dict.fromkeys(("F8_E4M3FNUZ", "F8_E5M2FNUZ"), 8),
     **dict.fromkeys(("I16", "U16", "F16", "BF16"), 16),
@@ -122,7 +122,7 @@ def _header(path: Path) -> dict[str, StoredTensor]:
 
 
 def _tensors(path: Path, described: Mapping[str, Any], room: int) -> dict[str, StoredTensor]:
-    """Check that the tensors described fill `room` bytes, one after the other."""
+    """Check that the described tensors fill `room` bytes without gaps or overlaps."""
     found: dict[str, StoredTensor] = {}
     spans: list[tuple[int, int, str]] = []
     for name, entry in described.items():

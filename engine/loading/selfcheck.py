@@ -1,9 +1,9 @@
-"""A model's logits through our attention, held against transformers' own attention.
+"""Self-check: compares a model's logits through our attention with transformers' own attention.
 
-What a probe cannot see (a mask of the model's own, attention to both sides, two attentions in one
-layer, keys that are compressed or chosen once there are enough of them) shows here, before anything
-is served. So the prompt is longer than the numbers in the model's config that may matter: windows,
-blocks, rates of compression, how many keys are chosen.
+It finds what a probe cannot see: a mask of the model's own, bidirectional attention, two attentions
+in one layer, keys that are compressed or selected once there are enough of them. So the prompt is
+longer than the numbers in the model's config that may matter: windows, blocks, compression rates,
+how many keys are selected.
 """
 
 import logging
@@ -25,9 +25,9 @@ _LEAST: Final = 40
 _BEYOND: Final = 9
 _LONGEST: Final = 4096
 _WORK: Final = {"cpu": 2e11, "cuda": 2e13}
-"""Weights times tokens: seconds at most."""
+"""Limit of weights times tokens: takes seconds at most."""
 _SCORES: Final = 2**28
-"""Heads times tokens squared: what eager attention may hold at once, 1 GiB in float32."""
+"""Limit of heads times tokens squared, which eager attention holds: 1 GiB in float32."""
 _LENGTHS: Final = ("window", "chunk", "block", "stride", "compress", "topk", "index", "sparse")
 _NO_LENGTHS: Final = (
     "feed_forward",
@@ -48,13 +48,13 @@ KNOWN_LAYERS: Final = frozenset({"full_attention", "sliding_attention", "chunked
 
 
 def unknown_layers(text_config: Any) -> list[str]:
-    """Kinds of layers that the model names and no cache of ours serves."""
+    """Kinds of layers that the model names and our caches do not support."""
     kinds = getattr(text_config, "layer_types", None) or ()
     return sorted({str(kind) for kind in kinds} - KNOWN_LAYERS)
 
 
 def prompt_tokens(model: Any, text_config: Any, context: int) -> int:
-    """Length of the prompt to check: beyond the config's lengths, in bounded time."""
+    """Length of the prompt to check: beyond the config's lengths, in bounded time and memory."""
     lengths = [n for n in _lengths(text_config.to_dict()) if n + _BEYOND > _LEAST]
     parameters = sum(p.numel() for p in model.parameters())
     device = next(model.parameters()).device.type
@@ -84,8 +84,8 @@ def difference(
 ) -> str | None:
     """Why the logits of a prompt are not those of `eager` attention; None: they are.
 
-    None too, with a warning, where the model has no reference to hold against. `tokens`: to make
-    the prompt of.
+    Also None, with a warning, where the model's eager attention fails, so that there is no
+    reference. `tokens`: those to build the prompt from.
 
     Raises:
         OverflowError: transformers' own logits are not finite in any row.
@@ -113,7 +113,7 @@ def difference(
 def _in_chunks(
     model: Any, layers: Sequence[LayerShape], ids: Tensor, positions: Tensor, dtype: torch.dtype
 ) -> Tensor:
-    """Logits of all rows, read in pieces, so that what an earlier piece left is used."""
+    """Logits of all rows, computed in chunks, so that cached keys of earlier chunks are read."""
     device, length = ids.device, ids.shape[1]
     pages = -(-length // _PAGE)
     table = [*range(1, pages), 0]
@@ -144,8 +144,8 @@ def _in_chunks(
 def _disagreement(ours: Tensor, theirs: Tensor) -> str | None:
     """How the rows disagree, in the relative Euclidean norm; None: they do not.
 
-    In 16 bits most of them must agree: rounding grows over the layers, and experts may be chosen
-    differently after the smallest of it; another attention changes most of every row.
+    In 16 bits only most rows must agree: rounding grows over the layers, and a tiny difference may
+    select other experts. A different attention changes most rows.
     """
     exact = ours.dtype == torch.float32
     ours, theirs = ours.float(), theirs.float()

@@ -1,4 +1,4 @@
-"""Stages of loading: whatever one raises becomes a refusal of one line that names it."""
+"""Stages of loading: any exception in one becomes a one-line error that names it."""
 
 import logging
 from collections.abc import Generator
@@ -16,10 +16,10 @@ _LONGEST: Final = 400
 
 @contextmanager
 def stage(what: str) -> Generator[None]:
-    """Name the stage in what it raises; the traceback is in the log at level debug.
+    """Turn exceptions into a ConfigurationError that names the stage; debug logs the traceback.
 
-    Libraries read files of strangers here, and compiled ones raise what is no Exception when they
-    panic; only what ends the process passes.
+    Libraries read untrusted files here, and compiled ones may panic, which is not an `Exception`.
+    Only exceptions that end the process, and our own errors, pass unchanged.
     """
     try:
         yield
@@ -32,7 +32,7 @@ def stage(what: str) -> Generator[None]:
 
 @contextmanager
 def quiet_transformers() -> Generator[None]:
-    """What transformers logs about a model becomes ours to say, except at level debug."""
+    """Silence transformers' logging, except at level debug: our own messages replace it."""
     if logger.isEnabledFor(logging.DEBUG):
         yield
         return
@@ -45,7 +45,7 @@ def quiet_transformers() -> Generator[None]:
 
 
 def one_line(error: BaseException) -> str:
-    """What an exception says, with its kind where the text alone would not tell."""
+    """An exception's message, with its type where the text alone is not clear."""
     said = printable(str(error))
     name = type(error).__name__
     if not said:
@@ -54,6 +54,6 @@ def one_line(error: BaseException) -> str:
 
 
 def printable(text: str) -> str:
-    """`text` on one line, cut where it is long: files of strangers may say anything."""
+    """`text` on one line, cut where it is long: untrusted files may hold anything."""
     words = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     return words if len(words) <= _LONGEST else words[: _LONGEST - 3] + "..."

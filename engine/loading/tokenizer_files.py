@@ -1,4 +1,4 @@
-"""The tokenizer of a model folder, tried once before anybody sends text."""
+"""Loads the tokenizer of a model folder and tries it once."""
 
 import logging
 from pathlib import Path
@@ -15,16 +15,16 @@ from .stages import one_line, printable, stage
 logger = logging.getLogger(__name__)
 
 _FILES: Final = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
-_PROCESSOR_TEMPLATE: Final = "chat_template.json"  # of models with a processor, in older folders
+_PROCESSOR_TEMPLATE: Final = "chat_template.json"  # older folders of models with a processor
 _TRIED: Final = "Hello, world! 12 345\n\n\tÄß 你好 🙂"
 
 
 def read_tokenizer(folder: Path, config: EngineConfig) -> Any:
-    """transformers' tokenizer.
+    """The transformers tokenizer of the folder.
 
     Raises:
-        ConfigurationError: a file is damaged, the tokenizer does not work, or its chat template
-            does not compile.
+        ConfigurationError: a file is damaged, the tokenizer does not work, or a chat template
+            cannot be parsed.
     """
     for name in _FILES:
         if (folder / name).exists():
@@ -36,7 +36,7 @@ def read_tokenizer(folder: Path, config: EngineConfig) -> Any:
             )
     except ConfigurationError:
         if (folder / "tokenizer.json").exists():
-            read_object(folder / "tokenizer.json")  # which may have a better reason
+            read_object(folder / "tokenizer.json")  # may raise a more precise error
         raise
     with stage(f"{folder}: the tokenizer cannot read text"):
         ids = cast(list[int], tokenizer.encode(_TRIED))
@@ -49,9 +49,9 @@ def read_tokenizer(folder: Path, config: EngineConfig) -> Any:
 
 
 def check_vocabulary(folder: Path, tokenizer: Any, embeddings: int) -> None:
-    """Hold the ids that text becomes against the rows of the model's embedding.
+    """Check that every token has a row in the model's embedding.
 
-    Tokens that were added and never trained are only a warning: a prompt with one is refused.
+    Added tokens without one are only a warning: a prompt that contains one is refused.
 
     Raises:
         ConfigurationError: the vocabulary is another model's.
@@ -91,7 +91,7 @@ def _check_templates(folder: Path, tokenizer: Any) -> None:
                 f"{folder / file}: the chat template {name} is no text".replace("  ", " ")
             )
         try:
-            # Not compiled: that evaluates constants, which may be of any size.
+            # Parsed, not compiled: compiling evaluates constants, which may be huge.
             TracingEnvironment().parse(template)
         except Exception as error:
             line = getattr(error, "lineno", None)

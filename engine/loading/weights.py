@@ -1,4 +1,4 @@
-"""Building a model and filling it: every tensor has its place, every place its tensor."""
+"""Builds a model and loads its weights: stored tensors and parameters must match exactly."""
 
 import logging
 from collections.abc import Generator, Iterable, Mapping
@@ -21,11 +21,11 @@ logger = logging.getLogger(__name__)
 
 _SHOWN: Final = 3
 _SLACK: Final = 1 << 20
-"""Numbers that a model may have beyond those stored, before a size in its config is wrong."""
+"""Parameters that a config may describe beyond twice those stored before it is refused."""
 
 
 def unsupported(kind: str, reason: str) -> UnsupportedModelError:
-    """The refusal of an architecture."""
+    """The error for an architecture that cannot be served."""
     return UnsupportedModelError(
         f"the architecture {kind!r} is not supported: {reason}. Penstock runs decoders that "
         "compute all attention through transformers' attention interface"
@@ -45,10 +45,10 @@ def build_config(folder: Path, config: EngineConfig) -> Any:
 def check_sizes(
     folder: Path, model_config: Any, stored: Mapping[str, StoredTensor], config: EngineConfig
 ) -> None:
-    """Build the model without memory, and hold its size against what is stored.
+    """Build the model on the meta device and compare its size with the stored tensors.
 
     Raises:
-        ConfigurationError: the configuration makes no model, or one of another size.
+        ConfigurationError: no model can be built, or the weights do not have its size.
         UnsupportedModelError: its attention bypasses the interface.
     """
     path = folder / CONFIG
@@ -129,7 +129,7 @@ def _tell_untied(model: Any) -> None:
 def _check_report(
     folder: Path, model: Any, report: Mapping[str, Any], stored: Mapping[str, StoredTensor]
 ) -> None:
-    """Refuse what transformers would fill with random numbers, or leave out."""
+    """Refuse weights where transformers would initialise parameters at random or skip tensors."""
     mismatched = sorted(report["mismatched_keys"])
     if mismatched:
         name, found, expected = mismatched[0]
@@ -153,7 +153,7 @@ def _check_report(
 
 
 def _layers_hint(model: Any, missing: list[str], unused: list[str]) -> str:
-    """Which field to look at where whole layers differ."""
+    """A hint at the config's number of layers, where whole layers are missing or unused."""
     if any(".0." in name or ".1." in name for name in (*missing, *unused)):
         return ""
     if not any(".layers." in f".{name}" or ".h." in f".{name}" for name in (*missing, *unused)):
@@ -163,7 +163,7 @@ def _layers_hint(model: Any, missing: list[str], unused: list[str]) -> str:
 
 
 def _spelled(model_config: Any) -> str:
-    """The name under which this architecture keeps its number of layers."""
+    """The field in which this architecture stores its number of layers."""
     own = type(model_config.get_text_config()).attribute_map.get("num_hidden_layers")
     return own if own in LAYERS else "num_hidden_layers"
 
@@ -179,7 +179,7 @@ def _others(count: int) -> str:
 
 
 def stored_as(name: str, stored: Mapping[str, StoredTensor]) -> str | None:
-    """The stored name of a parameter, where it differs by no more than a prefix."""
+    """The stored name of a parameter, the same up to a prefix; None: there is not just one."""
     if name in stored:
         return name
     near = [each for each in stored if each.endswith(f".{name}") or name.endswith(f".{each}")]
@@ -207,7 +207,7 @@ def _refuse_bypassing(kind: str, error: BaseException | None) -> None:
 
 @contextmanager
 def _listening() -> Generator[list[str]]:
-    """What transformers reports about the weights, in place of its log."""
+    """Collect what transformers logs about the weights; passed on only at level debug."""
     said: list[str] = []
 
     class Listener(logging.Handler):
@@ -230,7 +230,7 @@ def _listening() -> Generator[list[str]]:
 
 
 def _conversion(said: Iterable[str]) -> str | None:
-    """The tensor that could not be put together from several, as the report says it."""
+    """The report's line about a tensor that could not be assembled from several, if any."""
     lines = [line for each in said for line in each.splitlines() if "CONVERSION" in line]
     cells = [cell.strip() for cell in lines[0].split("|")] if lines else []
     return printable(" ".join(cell for cell in cells if cell)) or None

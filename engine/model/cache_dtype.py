@@ -1,4 +1,4 @@
-"""What keys and values are kept in: `--kv-cache-dtype`."""
+"""The dtype of keys and values in the cache: `--kv-cache-dtype`."""
 
 from typing import Final
 
@@ -11,10 +11,10 @@ NAMED: Final = {"bf16": torch.bfloat16, "fp8": torch.float8_e4m3fn, "int8": torc
 
 
 def cache_dtype(name: str, model: torch.dtype, device: torch.device) -> torch.dtype:
-    """The type that `name` says: `auto` or one of `NAMED`. `model`: what the model computes in.
+    """The dtype for `name`: `auto` or one of `NAMED`. `model`: what the model computes in.
 
     Raises:
-        ConfigurationError: this torch cannot convert to it on that device.
+        ConfigurationError: this torch cannot convert to that dtype on the device.
     """
     if name == "auto":
         return model
@@ -28,10 +28,10 @@ def cache_dtype(name: str, model: torch.dtype, device: torch.device) -> torch.dt
 
 
 def works(dtype: torch.dtype, device: torch.device) -> bool:
-    """Whether numbers survive being written and read in that type, found by trying."""
+    """Whether numbers survive a round trip through that dtype, found by trying."""
     try:
         rows = torch.tensor([[1.0, -0.5, 0.0]], device=device)
         stored = quantise(rows, dtype) if dtype in LARGEST else (rows.to(dtype), None)
         return torch.allclose(dequantise(*stored, rows.dtype), rows, rtol=2**-4)
-    except RuntimeError:  # NotImplementedError, where an operation is missing, is one
+    except RuntimeError:  # includes NotImplementedError, for a missing operation
         return False

@@ -1,16 +1,16 @@
-"""Decoding steps that are launched as a whole: one graph for so many rows and so long contexts.
+"""CUDA graphs of decoding steps: one graph for each number of rows and range of context lengths.
 
-A step of a small batch is hundreds of launches that take the host longer than the device. A CUDA
+A step of a small batch is hundreds of launches, which take the host longer than the device. A CUDA
 graph records them once and launches them with one call, on the same memory. So a step is padded to
-one of a few sizes, and its numbers are copied to where the graph reads them:
+one of a few sizes, and its inputs are copied to where the graph reads them:
 
     rows      [ a b c . ]         3 sequences in a graph of 4
     ids       [ 7 9 2 0 ]         slots [ 35 12 80 -1 ]     lengths [ 20 13 1 0 ]
 
-A padding row has no keys and writes none; its result is thrown away. The draft tokens of a line are
-rows of the same pages, each one key longer: a layer writes all keys before it reads any. Capturing
-and replaying sit behind `Executor`: on a CPU `Rerun` calls what was captured again, on the same
-memory."""
+A padding row has no keys and writes none; its result is discarded. Draft tokens in one line become
+rows with the same pages, each one key longer than the last: a layer writes all keys before it reads
+any. `Executor` hides capture and replay; on a CPU, `Rerun` calls the captured function again on the
+same memory."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -31,36 +31,36 @@ from ..attention.interface import PagedStep
 logger = logging.getLogger(__name__)
 
 LARGEST: Final = 256
-"""Rows of the largest graph; above it launches take less time than what they do."""
+"""Rows of the largest graph; above it, launches take less time than the work they launch."""
 MOST_AGAIN: Final = 1 << 15
-"""Keys that the draft tokens of a step may read again: a pass without a graph reads them once for
-all draft tokens of a context. At 32 KB a key that is a gigabyte, 0.3 ms at 3.3 TB/s. Not
+"""Keys that the draft tokens of a step may read again: without a graph, a pass reads them once
+for all draft tokens of a context. At 32 KB a key that is a gigabyte, 0.3 ms at 3.3 TB/s. Not
 measured."""
 _GROWTH: Final = 4
-"""Between the context lengths, in splits, of one graph and the next."""
+"""Factor between the context lengths, in splits, of one graph and the next."""
 
 
 def sizes_up_to(rows: int) -> list[int]:
-    """How many rows graphs have: 1, 2, 4, 8, and multiples of 16 from there on."""
+    """Rows of the graphs: 1, 2, 4, 8, multiples of 16, and the largest size needed."""
     sizes = [1, 2, 4, 8, *range(16, min(rows, LARGEST) + 1, 16)]
     found = [size for size in sizes if size <= rows]
     return found if found[-1] >= min(rows, LARGEST) else [*found, min(rows, LARGEST)]
 
 
 class Executor(Protocol):
-    """Records what a function launches, to launch it again."""
+    """Records the launches of a function, to replay them."""
 
     def capture(self, call: Callable[[], Tensor]) -> Callable[[], Tensor]:
-        """What computes the same again from what its memory holds by then, into the same tensor.
+        """A function that replays `call` on what its memory then holds, into the same tensor.
 
-        `call` may be called several times, and its tensors live as long as what is returned is
-        used. Raises RuntimeError where it cannot be recorded.
+        `call` may be called several times; its tensors must live as long as the result is used.
+        Raises RuntimeError if `call` cannot be recorded.
         """
         ...
 
 
 class CudaExecutor:
-    """Graphs of CUDA, which share the memory of what they compute in between."""
+    """CUDA graphs, which share one memory pool for intermediate results."""
 
     def __init__(self) -> None:
         self._pool: Any = None
@@ -70,9 +70,9 @@ class CudaExecutor:
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         try:
-            with torch.cuda.stream(stream):  # whatever happens at the first call happens here
+            with torch.cuda.stream(stream):  # lazy initialisation happens in this first call
                 call()
-        finally:  # also what a failure leaves running reads memory that is about to be free
+        finally:  # after a failure, too: running kernels read memory that is about to be freed
             torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self._pool):
@@ -87,7 +87,7 @@ class CudaExecutor:
 
 
 class Rerun:
-    """The same without CUDA: calls again, on the same memory."""
+    """An executor without CUDA: calls the function again, on the same memory."""
 
     def capture(self, call: Callable[[], Tensor]) -> Callable[[], Tensor]:
         """See `Executor`."""
@@ -99,8 +99,8 @@ class Rerun:
 class _Captured:
     """One graph and its memory: ids, positions, slots, lengths and tables of the rows.
 
-    `call`: what was captured. It holds the other tensors that the graph reads, which a graph of
-    CUDA knows by their addresses alone.
+    `call`: the captured function. It keeps alive the other tensors that the graph reads, which a
+    CUDA graph knows only by address.
     """
 
     staging: Staging
@@ -109,11 +109,11 @@ class _Captured:
 
 
 class DecodeGraphs:
-    """Steps of rows that each see all of a context up to a place, over ordinary pages.
+    """Graphs of steps whose rows each see a whole context up to their own place, in pages.
 
-    `sizes`: rows of the graphs, ascending. Graphs are captured when they are first needed, which
-    takes longer than two steps without them. One that cannot be is not tried again. All write their
-    logits into one memory, as long as the largest has rows.
+    `sizes`: rows of the graphs, ascending. A graph is captured when it is first needed, which takes
+    longer than two steps without it. If capture fails, it is not tried again. All graphs write
+    their logits into one buffer with as many rows as the largest graph.
     """
 
     def __init__(
@@ -137,7 +137,7 @@ class DecodeGraphs:
 
     @property
     def captured(self) -> list[tuple[int, int]]:
-        """Rows, and pages of the longest context, of the graphs so far."""
+        """(rows, pages of the longest context) of the graphs captured so far."""
         return sorted(key for key, graph in self._captured.items() if graph is not None)
 
     @property
@@ -146,11 +146,11 @@ class DecodeGraphs:
         return self._sizes[-1]
 
     def fits(self, rows: int, again: int = 0) -> bool:
-        """Whether there can be a graph for so many, which read so many keys `again`."""
+        """Whether a graph may run `rows` rows, of which draft tokens read `again` keys again."""
         return 0 < rows <= self.largest and again <= MOST_AGAIN
 
     def prepare(self) -> None:
-        """Capture the smallest. Raises RuntimeError where the model cannot be captured."""
+        """Capture the smallest graph. Raises RuntimeError if the model cannot be captured."""
         key = self._sizes[0], self._pages_for(1)
         self._captured[key] = self._capture(*key)
 
@@ -163,10 +163,10 @@ class DecodeGraphs:
         lengths: Sequence[int],
         tables: Sequence[Sequence[int]],
     ) -> Tensor | None:
-        """Logits `[rows, V]`, which the next run overwrites. Arguments have one entry a row.
+        """Logits `[rows, V]`, which the next run overwrites. Arguments have one entry per row.
 
         `ids` may be on the device already, int64. None: the graph for them could not be captured,
-        so the step has to run without.
+        so the step must run without one.
         """
         rows = len(ids)
         size = next(size for size in self._sizes if size >= rows)
@@ -191,7 +191,7 @@ class DecodeGraphs:
         return graph.replay()[:rows]
 
     def _pages_for(self, pages: int) -> int:
-        """Pages of the tables of a graph for contexts of so many."""
+        """Pages in the tables of the graph that serves contexts of `pages` pages."""
         splits = 1
         while splits * SPLIT_TOKENS < pages * self._store.page_size:
             splits *= _GROWTH
@@ -202,7 +202,7 @@ class DecodeGraphs:
         if key not in self._captured:
             try:
                 self._captured[key] = self._capture(size, pages)
-            except RuntimeError as error:  # of memory, mostly: a step without needs less of it
+            except RuntimeError as error:  # mostly out of memory: a step without a graph needs less
                 self._captured[key] = None
                 logger.warning(
                     "no CUDA graph for %d rows with up to %d tokens: it cannot be captured (%s)",
@@ -214,7 +214,7 @@ class DecodeGraphs:
 
     @torch.inference_mode()
     def _capture(self, size: int, pages: int) -> _Captured:
-        """All rows are padding while it is captured: nothing is written."""
+        """Capture a graph. All rows are padding then, so nothing is written to the cache."""
         zeros = np.zeros(size, dtype=np.int64)
         numbers = [zeros, zeros, zeros - 1, zeros.astype(np.int32)]
         staging = Staging([*numbers, np.zeros((size, pages), dtype=np.int32)], self._device)
@@ -243,7 +243,7 @@ class DecodeGraphs:
                     tables=tables,
                     parts=parts,
                     part_count=size * splits,
-                    keys=firsts,  # of scores, which such steps do not have
+                    keys=firsts,  # for scores, which such steps do not have
                     key_count=0,
                     cells=firsts,
                     cell_count=0,
@@ -268,7 +268,7 @@ class DecodeGraphs:
         return _Captured(staging=staging, call=call, replay=self._executor.capture(call))
 
     def _into(self, logits: Tensor) -> Tensor:
-        """A copy, in the memory of all graphs: their own is free for what the next one computes."""
+        """A copy in the shared buffer: a graph's own memory is reused by the next graph."""
         if self._logits is None:
             self._logits = logits.new_empty(self.largest, logits.shape[1])
         return self._logits[: len(logits)].copy_(logits)
@@ -277,7 +277,7 @@ class DecodeGraphs:
 def decode_graphs(
     model: nn.Module, store: KVStore, kernels: Kernels, device: torch.device, *, rows: int
 ) -> DecodeGraphs | None:
-    """Graphs for up to so many rows, where there can be any: on CUDA, with Triton's kernels."""
+    """Graphs for up to `rows` rows; None unless on CUDA with the Triton kernels."""
     if device.type != "cuda" or kernels.backend != "triton":
         return None
     executor, sizes = CudaExecutor(), sizes_up_to(rows)
@@ -285,9 +285,9 @@ def decode_graphs(
 
 
 def usable(graphs: DecodeGraphs) -> DecodeGraphs | None:
-    """The graphs, if one can be captured.
+    """The graphs; None if none can be captured.
 
-    Not that of a model that waits for the device within its pass, as some with experts do.
+    A model that waits for the device within its forward pass cannot, as some with experts do.
     """
     try:
         graphs.prepare()

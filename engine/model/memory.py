@@ -1,4 +1,4 @@
-"""How much memory there is, and how large the page pool may be."""
+"""Free memory, and the size of the page pool."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,9 +12,10 @@ from ...kvcache.store import LayerShape
 from ..config import EngineConfig
 
 SHARE: Final = 0.5
-"""Of the free memory, on a CPU, where others live too."""
+"""Default share of the free memory on a CPU, where other programs need some."""
 SHARE_OF_CUDA: Final = 0.9
-"""Of what a step leaves free on CUDA. The rest is for partial results and fragments."""
+"""Default share of what a step leaves free on CUDA; the rest is for partial results and
+fragmentation."""
 
 
 def free_bytes(device: torch.device) -> int:
@@ -40,9 +41,9 @@ def pool_pages(
     max_length_tokens: int,
     step_bytes: int = 0,
 ) -> int:
-    """Pages of the pool: what `kv_cache_memory` allows, but not more than could ever be used.
+    """Pages of the pool: what `kv_cache_memory` allows; a fraction stops at what can be used.
 
-    `step_bytes`: what a step takes beside weights and cache, where that has been measured.
+    `step_bytes`: memory of a step besides weights and cache, if measured; else 0.
 
     Raises:
         ConfigurationError: not even one page fits.
@@ -62,10 +63,10 @@ def pool_pages(
 def pages_of(
     budget: float, *, free_bytes: int, step_bytes: int, page_bytes: int, useful_pages: int
 ) -> int:
-    """Pages for a budget: bytes above 1, which are taken as they are, or a fraction.
+    """Pages for a budget: a number of bytes (above 1), or a fraction (up to 1).
 
-    A fraction is of what a step leaves free, and no more than `useful_pages`. `step_bytes` is 0
-    where nobody measured it.
+    A fraction counts from what a step leaves free, up to `useful_pages`; bytes have no such limit.
+    `step_bytes` is 0 where it was not measured.
 
     Raises:
         ConfigurationError: not even one page fits.

@@ -1,7 +1,7 @@
 """`--deterministic`: a row's results have the same bits whatever else is computed beside it.
 
-Compiled kernels on a CPU do so by themselves; on a GPU the model runs in `RowInvariant`. Drafts are
-single lines then: of a tree's path the keys stand in other places, and are added in another order.
+Compiled CPU kernels are batch-invariant already; on a GPU the model runs in `RowInvariant`. Draft
+trees are off: a path's keys lie in other places of the cache and are summed in another order.
 """
 
 from collections.abc import Callable
@@ -15,12 +15,12 @@ from ...kernels.backend import Choice
 from .fused.compiled import CompiledDecoder
 
 Numerics = Callable[[], AbstractContextManager[Any]]
-"""Makes what operations on a step's rows run in."""
+"""Makes the context manager in which operations on a step's rows run."""
 AS_THEY_ARE: Numerics = nullcontext
 
 
 class _InMode(nn.Module):
-    """A model whose passes run in a mode."""
+    """A model whose forward passes run in a context manager."""
 
     def __init__(self, model: nn.Module, numerics: Numerics) -> None:
         super().__init__()
@@ -28,13 +28,13 @@ class _InMode(nn.Module):
         self._numerics = numerics
 
     def forward(self, **inputs: Any) -> Any:
-        """One pass."""
+        """One forward pass."""
         with self._numerics():
             return self.model(**inputs)
 
 
 def _multiplies_otherwise(model: nn.Module) -> bool:
-    """Whether a model has weights that no compiled product holds: linear layers, experts."""
+    """Whether a model has weights that torch multiplies: plain linear layers or experts."""
     return any(
         isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
         for module in model.modules()
@@ -42,10 +42,10 @@ def _multiplies_otherwise(model: nn.Module) -> bool:
 
 
 def deterministic(model: nn.Module, backend: Choice) -> tuple[nn.Module, Numerics]:
-    """The model, and what the steps around it run in, so that sums have one order.
+    """The model and the context of its steps, so that sums have a fixed order.
 
     Raises:
-        ConfigurationError: the backend's kernels cannot, or not for this model.
+        ConfigurationError: the backend's kernels cannot do that, or not for this model.
     """
     if backend.backend == "native":
         if not isinstance(model, CompiledDecoder) and _multiplies_otherwise(model):

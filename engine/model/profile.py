@@ -1,4 +1,4 @@
-"""What a step takes beside weights and cache: measured once at start-up, on CUDA."""
+"""Memory of a step besides weights and cache, measured once at start-up on CUDA."""
 
 import logging
 from collections.abc import Sequence
@@ -27,23 +27,23 @@ logger = logging.getLogger(__name__)
 
 
 DEAREST = SparsePrefillParameters(method="hash", buckets=MAX_BUCKETS, recent=LEAST_RECENT)
-"""Of the forms of sparse prompts, what takes most memory."""
+"""The sparse-prefill parameters that take the most memory."""
 
 
 class Meter(Protocol):
-    """Says how much memory was in use at most."""
+    """Measures the peak of memory in use."""
 
     def start(self) -> None:
-        """What is in use now is where to count from."""
+        """Count from the memory in use now."""
         ...
 
     def peak_bytes(self) -> int:
-        """The most that came on top since."""
+        """The most memory in use since `start`, beyond what was in use then."""
         ...
 
 
 class CudaMeter:
-    """Torch's own count of a device's memory."""
+    """Reads torch's own memory statistics of a CUDA device."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -57,7 +57,7 @@ class CudaMeter:
         self._before = torch.cuda.memory_allocated(self._device)
 
     def peak_bytes(self) -> int:
-        """See `Meter`. Gives back what torch holds in reserve, so that it counts as free."""
+        """See `Meter`. Releases torch's cached memory, so that it counts as free."""
         torch.cuda.synchronize(self._device)
         peak = torch.cuda.max_memory_allocated(self._device) - self._before
         torch.cuda.empty_cache()
@@ -65,12 +65,12 @@ class CudaMeter:
 
 
 class _Nothing:
-    """In a step's place: no caches yet, and attention's results are zeros."""
+    """A stand-in for a step: there are no caches yet, and attention returns zeros."""
 
     def __call__(
         self, layer: int, q_THD: Tensor, k_THD: Tensor, v_THD: Tensor, **how: Any
     ) -> Tensor:
-        """One layer."""
+        """Attention of one layer: zeros `[T, H, Dv]`."""
         return q_THD.new_zeros(*q_THD.shape[:2], v_THD.shape[2])
 
 
@@ -85,9 +85,9 @@ def longest_prompt(
     dtype: torch.dtype,
     form: SparsePrefillParameters = DEAREST,
 ) -> AttentionStep:
-    """Attention of the last rows of a prompt of so many keys, each of which sees a part of them.
+    """Sparse attention of the last `rows` rows of a prompt of `keys` keys.
 
-    That takes copies of a layer's keys, and lists of who sees whom. All keys lie in one page.
+    It takes copies of a layer's keys, and lists of what rows see. All keys lie in one page.
     """
     beginning = [torch.randn(s.kv_heads, LEAST_TOKENS, s.key_size, device=device) for s in layers]
     choice: Choice[Prefill[Any]] = Choice(method=SPARSE_PREFILL, parameters=form)
@@ -121,12 +121,12 @@ def step_bytes(
     wanted: int,
     attention: AttentionStep | None = None,
 ) -> int:
-    """The most that a step of so many rows takes, `wanted` of which produce logits.
+    """Peak memory of a step of `rows` rows, `wanted` of which produce logits.
 
-    `attention`: what takes something besides; none by default. Beside the model's pass these are
-    two copies of the logits in float32, for targets and sampler. A layer's own keys and values
-    count as activations. Drafts' partial results of attention do not: they are bounded by the pool,
-    and a few percent of it.
+    `attention`: attention that takes memory of its own; none by default. Besides the forward pass,
+    two copies of the logits in float32 count, for targets and sampler. A layer's own keys and
+    values count as activations. Partial attention results of draft tokens do not count: they are
+    at most a few percent of the pool.
     """
     meter.start()
     ids = torch.zeros(1, rows, dtype=torch.int64, device=device)

@@ -24,7 +24,7 @@ from .cuda_graphs import DecodeGraphs
 class ModelRunner:
     """Runs any transformers decoder over the paged cache, all rows of a step in one pass.
 
-    `graphs`: for steps that only decode, if they run in graphs.
+    `graphs`: CUDA graphs for steps that only decode; None: run without.
     """
 
     def __init__(
@@ -44,9 +44,9 @@ class ModelRunner:
         self._nowhere = torch.empty(0, dtype=torch.int64, device=device)
 
     def run(self, step: Step) -> Tensor:
-        """Compute a step; writes its keys and values into the cache.
+        """Compute a step and write its keys and values into the cache.
 
-        Returns logits `[R, V]` of the rows that `wanted_rows` names, in that order.
+        Returns logits `[R, V]` of the rows of `wanted_rows`, in that order.
         """
         if step.copies:
             self._store.copy_pages(step.copies)
@@ -80,10 +80,10 @@ class ModelRunner:
         return logits
 
     def _check(self, sparse_prefill: list[Chunk]) -> None:
-        """Find prompts whose keys or values are not finite, before anybody shares them.
+        """Find prompts whose keys or values are not finite, before the prefix cache shares them.
 
-        The last layer tells: what overflows before it stays in what it computes them from. Of rows
-        that decode the logits tell.
+        Checks the last layer: an overflow in an earlier layer carries on to it. Rows that decode
+        are checked by their logits instead. `sparse_prefill`: the chunks with prompt rows.
         """
         found = [chunk for chunk in sparse_prefill if isinstance(chunk.context.table, PageTable)]
         if not found:
@@ -98,7 +98,7 @@ class ModelRunner:
             first += chunk.count
 
     def _in_graph(self, graphs: DecodeGraphs, rows: "_Rows") -> Tensor | None:
-        """A graph's rows are contexts of one row: that of a draft token ends with it."""
+        """Run the step in a graph, as contexts of one row each; None: no graph can."""
         counts = [stop - start for start, stop in pairwise(rows.starts)]
         again = sum(n * (count - 1) for n, count in zip(rows.lengths, counts, strict=True))
         if not graphs.fits(len(rows.ids), again):
@@ -110,7 +110,7 @@ class ModelRunner:
     def _sent(
         self, rows: "_Rows", batch: PagedBatch, wanted: list[int]
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Ids, positions and wanted rows on the device, and the batch's own numbers: one copy."""
+        """Ids, positions, wanted rows and the batch's arrays, sent to the device in one copy."""
         kernels = self.kernels
         triton = kernels.backend == "triton"
         found = plans(batch, split=kernels.splits_keys) if triton else []
@@ -124,7 +124,7 @@ class ModelRunner:
         return ids, positions, at
 
     def _apart(self, found: list[tuple[int, Chunk]]) -> list[Apart]:
-        """The rows of contexts that are apart, each with the first row's number."""
+        """Attention of chunks that are computed apart. `found`: chunks with their first row."""
         apart: list[Apart] = []
         slotted: dict[bool, list[tuple[int, Chunk]]] = {}
         for row, chunk in found:
@@ -141,7 +141,7 @@ class ModelRunner:
         return [*apart, *(self._slotted(rows, scored) for scored, rows in slotted.items())]
 
     def _sparse(self, row: int, chunk: Chunk) -> Apart:
-        """Rows of a prompt of which some see only a part of the keys."""
+        """Rows of a prompt with sparse prefill: some see only a part of the keys."""
         context = chunk.context
         assert context.sparse_prefill is not None
         return SparseRows(
@@ -155,14 +155,14 @@ class ModelRunner:
         )
 
     def _slots(self, pages: list[int], begin: int, count: int) -> Tensor:
-        """Where the keys of tokens `[begin, begin + count)` go."""
+        """KV cache slots of tokens `[begin, begin + count)`: int64 `[count]`."""
         size = self._store.page_size
         return self._tensor(
             [pages[at // size] * size + at % size for at in range(begin, begin + count)]
         )
 
     def _slotted(self, found: list[tuple[int, Chunk]], scored: bool) -> SlottedRows:
-        """Newest tokens of contexts in slots."""
+        """The newest tokens of contexts whose keys are in slots (after eviction)."""
         contexts: list[tuple[EvictionState, AttentionRecord]] = []
         taken: list[Tensor] = []
         tables: list[list[int]] = []
@@ -193,15 +193,15 @@ class ModelRunner:
         )
 
     def _taken(self, eviction_state: EvictionState, table: SlotTable) -> Tensor:
-        """Where the next token's key goes, in the victims' places: int64 `[layers, K, 1]`."""
-        # On torch ranking takes less time: 275 us against 370 for 12 layers of 4 heads, 400 slots.
+        """Slots of the next token's keys, those of the evicted keys: int64 `[layers, K, 1]`."""
+        # With torch, ranking is faster: 275 us against 370 for 12 layers of 4 heads, 400 slots.
         if self.kernels.backend == "triton" and eviction_state.one_at_a_time:
             pages = table.page_ids(self._device)
             return eviction_state.begin_row_by(self.kernels.evict, pages, self._store.page_size)
         return table.index(eviction_state.retention.slots, self._device)[eviction_state.begin_row()]
 
     def _alone(self, row: int, chunk: Chunk) -> Apart:
-        """The rows of one context: of a prompt, or with draft tokens."""
+        """Rows of one context with eviction: rows of a prompt, or draft tokens."""
         context, draft = chunk.context, chunk.draft
         eviction_state = context.eviction_state
         assert eviction_state is not None
@@ -267,7 +267,7 @@ class ModelRunner:
 
 
 class _Rows:
-    """The rows of a step, flattened: ids and positions of all, geometry of the ordinary ones."""
+    """The rows of a step, flattened: ids and positions of all, layout of those not apart."""
 
     def __init__(self, page_size: int) -> None:
         self.page_size = page_size
@@ -282,7 +282,7 @@ class _Rows:
         self.apart: list[tuple[int, Chunk]] = []
 
     def add(self, chunk: Chunk) -> None:
-        """The rows of one context."""
+        """Add the rows of one context's chunk."""
         context, draft, page_size = chunk.context, chunk.draft, self.page_size
         row, first = len(self.ids), context.computed
         last = first + chunk.count
@@ -319,9 +319,10 @@ class _Rows:
 
 
 def wanted_rows(step: Step) -> list[int]:
-    """Rows of a step whose logits are needed, those of a chunk one after the other.
+    """Rows of a step whose logits are needed, in the order of its chunks.
 
-    Of a chunk that decodes the newest token's and the draft tokens', or all for prompt logprobs.
+    Those of a chunk are its last `wanted` rows: newest token and draft tokens, or all for prompt
+    logprobs.
     """
     rows: list[int] = []
     start = 0

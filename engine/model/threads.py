@@ -1,4 +1,4 @@
-"""How many threads one step of a model is worth, on the cores that this process may use."""
+"""How many CPU threads a model should use, of the cores that this process may use."""
 
 import math
 import os
@@ -8,31 +8,31 @@ from typing import Final
 import psutil
 
 _WEIGHTS_PER_THREAD_BYTES: Final = 8 << 20
-"""A thread with less to read of all weights would mostly wait for the others; an estimate."""
+"""A thread with fewer bytes of weights to read would mostly wait for the others; an estimate."""
 _ALONE_UP_TO: Final = 3
-"""With more cores than this, one is left to HTTP, tokenizers and the system."""
+"""With more cores than this, one core is left for HTTP, tokenizers and the system."""
 _SMALL_VOCABULARY: Final = 1 << 15
-"""16 rows of logits are half a million numbers then: an operation on them takes 0.1 ms or so."""
+"""16 rows of logits are then half a million numbers: an operation on them takes about 0.1 ms."""
 _QUOTA: Final = Path("/sys/fs/cgroup/cpu.max")
 
 
 def torch_threads(weights_bytes: int, cores: int) -> int:
-    """Threads for the model: what the weights keep busy, and a core left over if there are some."""
+    """Threads for the model: as many as its weights keep busy, minus a core if there are enough."""
     most = cores if cores <= _ALONE_UP_TO else cores - 1
     return max(1, min(most, math.ceil(weights_bytes / _WEIGHTS_PER_THREAD_BYTES)))
 
 
 def torch_gets_one(vocab_size: int) -> bool:
-    """Whether torch is faster alone, where compiled code with threads of its own does the rest.
+    """Whether torch should use one thread, where compiled code has threads of its own.
 
-    Between two steps its threads fall asleep, and waking them takes longer than what is left to
-    it: rules, filters and logprobs over some rows of logits.
+    torch's threads fall asleep between two steps, and waking them takes longer than the work left
+    to torch: rules, filters and logprobs over some rows of logits.
     """
     return vocab_size <= _SMALL_VOCABULARY
 
 
 def usable_cores(quota: Path = _QUOTA) -> int:
-    """Physical cores that this process may use: affinity and a container's quota count."""
+    """Physical cores that this process may use: CPU affinity and a container's quota count."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     physical = psutil.cpu_count(logical=False)
     bounds = [allowed, physical, _quota_cores(quota)]

@@ -1,8 +1,8 @@
-"""Every kernel that a model needs is launched once at start-up: compiling takes seconds each.
+"""Warm-up: launch every kernel that a model needs at start-up, since compiling takes seconds each.
 
-Kernels are compiled once more for each kind of step: one token over few keys or over many, a draft
-that is a tree, a chunk of a prompt, each with and without scores. What else makes a difference, as
-windows, softcap, sinks, head sizes and dtypes, comes from passes of the model itself.
+Kernels are compiled separately for each kind of step: one token over few or many keys, a draft
+tree, a chunk of a prompt (chunked prefill), each with and without scores. All other variants, such
+as windows, softcap, sinks, head sizes and dtypes, come from forward passes of the model itself.
 """
 
 import logging
@@ -22,7 +22,7 @@ from ...kvcache.store import KVStore
 logger = logging.getLogger(__name__)
 
 _SLOTS: Final = 8
-"""Of the context in which a victim is chosen."""
+"""Slots of the context in which the eviction kernel chooses a victim."""
 
 
 def warm_up(
@@ -35,10 +35,10 @@ def warm_up(
     evicts: bool,
     sparse: bool,
 ) -> None:
-    """Compile what has to be, on CUDA with Triton; nothing elsewhere. The store is empty yet.
+    """Compile the Triton kernels on CUDA; nothing elsewhere. The store must still be empty.
 
-    evicts: requests may ask for a cache policy that evicts. sparse: rows of their prompts may see a
-    part of their keys.
+    `evicts`: requests may ask for a cache policy that evicts. `sparse`: requests may ask for sparse
+    prefill.
     """
     if device.type != "cuda" or kernels.backend != "triton":
         return
@@ -58,7 +58,7 @@ def launch_all(
     evicts: bool,
     sparse: bool,
 ) -> None:
-    """Three passes of the model, in which each layer launches all that steps of a kind need."""
+    """Run three forward passes, in which each layer launches all kernels of one kind of step."""
     wanted = torch.tensor([0], device=device)
     for rows, tree in ((1, False), (2, True), (WINDOW_ROWS + 1, False)):
         zeros = torch.zeros(1, rows, dtype=torch.int64, device=device)
@@ -82,7 +82,7 @@ def launch_all(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Launches:
-    """In a step's place: launches every kernel for each batch of these rows; attends to nothing."""
+    """A stand-in for a step: launches every kernel for each batch, and returns zeros."""
 
     store: KVStore
     kernels: Kernels
@@ -107,7 +107,7 @@ class _Launches:
                 continue
             apart = batch.slots[:, None].expand(-1, k_THD.shape[1])
             kernels.kv_write(k_THD, v_THD, *caches, apart, **scales)
-            # Draft tokens are scored row by row, rows of a prompt by their votes.
+            # Scores of draft tokens are kept row by row, those of a prompt are summed by votes.
             if q_THD.shape[0] <= WINDOW_ROWS:
                 kernels.scored_attention(q_THD, *caches, batch, **how, **scales)
             if not batch.trees:
@@ -116,7 +116,7 @@ class _Launches:
 
 
 def _batch(rows: int, keys: int, tree: bool, store: KVStore, device: torch.device) -> PagedBatch:
-    """The last `rows` of so many keys, in the first pages of the store."""
+    """The last `rows` rows of a context of `keys` keys, in the first pages of the store."""
     return PagedBatch(
         page_size=store.page_size,
         query_starts=[0, rows],

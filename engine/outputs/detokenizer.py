@@ -1,8 +1,8 @@
-"""From tokens to text while they come: UTF-8 never split, stop strings never shown.
+"""Incremental detokenisation: UTF-8 is never split, stop strings are hidden unless asked for.
 
-Two ways to text. Byte-level tokenizers: a token is its bytes, an incremental UTF-8 decoder holds
-back what is unfinished. All others: decode a growing window and take what is new in it, because
-spaces depend on neighbours there (the two offsets that TGI and vLLM use).
+There are two methods. With a byte-level tokenizer a token is its bytes, and an incremental UTF-8
+decoder holds back unfinished characters. With all others a growing window is decoded and its new
+end is taken, because spaces depend on neighbouring tokens (the two offsets of TGI and vLLM).
 """
 
 import codecs
@@ -15,7 +15,7 @@ from ..requests.tokenizer import Tokenizer
 _CONTEXT_TOKENS = 8
 """Prompt tokens that a windowed decoding starts with, so that the first space is right."""
 _MAX_PENDING_TOKENS = 16
-"""A window that ends in U+FFFD for longer than any UTF-8 sequence takes really contains it."""
+"""A window that still ends in U+FFFD after more tokens than a character takes contains it."""
 
 
 class TextStream(Protocol):
@@ -26,7 +26,7 @@ class TextStream(Protocol):
         ...
 
     def flush(self) -> str:
-        """What was held back; nothing comes after."""
+        """The text that was held back; no token follows."""
         ...
 
 
@@ -56,7 +56,7 @@ class _WindowStream:
         self._window = list(prompt_ids[-_CONTEXT_TOKENS:])
         self._known = self._decode()
         while self._known.endswith("\ufffd"):
-            # A character that ends in the answer would change the length of what is known.
+            # A character that the answer completes would change the length of the known text.
             del self._window[-1]
             self._known = self._decode()
         self._read = len(self._window)
@@ -88,10 +88,10 @@ class _WindowStream:
 
 
 class Detokenizer:
-    """Text of one choice, cut at the first stop string, or behind it.
+    """Text of one choice, cut before the first stop string, or after it if it is to be shown.
 
-    `stop_strings` are not looked for before `min_tokens` tokens. `places`: whether to note where in
-    the text each token begins.
+    `stop_strings`: not searched for before `min_tokens` tokens. `places`: whether to record where
+    in the text each token begins.
     """
 
     def __init__(
@@ -121,11 +121,11 @@ class Detokenizer:
         self.stopped_by: str | None = None
 
     def push(self, token_id: int) -> str:
-        """Text that may be shown now; after a stop string was met, `stopped_by` names it."""
+        """Text that may be shown now; once a stop string is found, `stopped_by` names it."""
         self._tokens += 1
         new = self._stream.push(token_id)
         if self._places is not None:
-            # What was held back before this token is in front of it.
+            # `new` may begin with text that was held back before this token.
             ahead = len(new) - len(spelled := self._tokenizer.token_text(token_id))
             begins = self._written + (ahead if new.endswith(spelled) else 0)
             self._places.append(begins)
@@ -133,7 +133,7 @@ class Detokenizer:
         return self._show(new)
 
     def flush(self) -> str:
-        """The rest, when the choice ended for another reason."""
+        """The rest of the text, when the choice ended without a stop string."""
         new = self._stream.flush()
         self._written += len(new)
         text = self._show(new)
@@ -143,20 +143,20 @@ class Detokenizer:
     def take_places(self, tokens: int) -> tuple[int, ...]:
         """Where each of the last `tokens` tokens begins, in characters of the whole text.
 
-        A token that begins inside a character has the place of that character, one that is no text
-        that of what comes next. Empty where nothing was noted.
+        A token that begins inside a character has the place of that character; a token without text
+        has the place of the next text. Empty where places are not recorded.
         """
         if self._places is None:
             return ()
         taken, self._places = self._places, []
-        # The token that ends a choice is not pushed.
+        # A stop token that is hidden was not pushed.
         return (*taken, *(self._written for _ in range(tokens - len(taken))))
 
     def _show(self, new: str) -> str:
         if not self._stops or self.stopped_by is not None:
             return new if self.stopped_by is None else ""
         text = self._held + new
-        # Where stop strings are shown, nothing has to wait: what is held has been shown.
+        # Where stop strings are shown, text is not delayed: the held text has been shown.
         shown = len(self._held) if self._shows_stop else 0
         if self._tokens > self._min_tokens or self._min_tokens == 0:
             found = [(text.find(stop), stop) for stop in self._stops]
@@ -171,9 +171,9 @@ class Detokenizer:
 
 
 def _begun(text: str, stops: list[str]) -> int:
-    """Length of the longest end of `text` with which a stop string begins, short of all of it.
+    """Length of the longest suffix of `text` that is a proper prefix of a stop string.
 
-    `stops`: in order, so that those which begin with an end of the text stand right behind it.
+    `stops`: sorted, so that those that begin with a suffix follow directly after it.
     """
     for size in range(min(len(text), max(map(len, stops)) - 1), 0, -1):
         end = text[-size:]

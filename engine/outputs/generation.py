@@ -1,4 +1,4 @@
-"""One request as its caller has it while it runs."""
+"""A running request as its caller sees it: an asynchronous iterator of deltas."""
 
 import asyncio
 from collections import deque
@@ -13,10 +13,10 @@ from .output_state import OutputState
 
 
 class Generation(AsyncIterator[ChoiceDelta]):
-    """One running request: iterate it for deltas of all choices, in the order they come.
+    """One running request; iterate over it for the deltas of all choices, in order of arrival.
 
-    Iteration raises GenerationError where the request has failed, and EngineDeadError or
-    UnavailableError where it cannot be finished.
+    Iteration raises GenerationError if the request has failed, and EngineDeadError or
+    UnavailableError if it cannot be finished.
     """
 
     def __init__(
@@ -49,17 +49,17 @@ class Generation(AsyncIterator[ChoiceDelta]):
 
     @property
     def prompt_logprobs(self) -> tuple[TokenLogprobs, ...] | None:
-        """Known from the first delta on, where they were asked for."""
+        """Available from the first delta on, if they were asked for."""
         return self.output_state.prompt_logprobs
 
     @property
     def trace(self) -> Trace | None:
-        """The tree of a search; None: it is no search."""
+        """The tree of a search; None: this is not a search."""
         return None
 
     @property
     def sequences(self) -> int:
-        """How many it runs, or may yet run, at once."""
+        """Sequences that it runs, or may still run, at once."""
         return self.output_state.open_choices * (1 + len(self.request.contexts))
 
     def __aiter__(self) -> Self:
@@ -76,22 +76,22 @@ class Generation(AsyncIterator[ChoiceDelta]):
         return self._deltas.popleft()
 
     def ready(self) -> list[ChoiceDelta]:
-        """Further deltas that are there already; never waits."""
+        """Take the deltas that have arrived; never waits."""
         deltas = list(self._deltas)
         self._deltas.clear()
         return deltas
 
     def abort(self) -> None:
-        """End it now and free everything; harmless when it has ended."""
+        """End the request now and free its resources; no effect once it has ended."""
         self._abort(self.request.id)
 
     def push(self, delta: ChoiceDelta) -> None:
-        """A delta from the engine."""
+        """Add a delta from the engine."""
         self._deltas.append(delta)
         self._wake.set()
 
     def close(self, error: PenstockError | None = None) -> None:
-        """Nothing comes any more; `error` is raised once the deltas are consumed."""
+        """No delta follows; `error` is raised once the deltas are consumed."""
         self._closed = True
         self._error = error
         self._wake.set()

@@ -23,19 +23,19 @@ _TOKENS = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 65536
 
 
 def token_buckets(longest: int) -> tuple[int, ...]:
-    """vLLM's for tokens of a request: 1, 2, 5, 10, 20, 50... up to the longest."""
+    """vLLM's buckets for tokens of a request: 1, 2, 5, 10, 20, 50... up to `longest`."""
     steps = (digit * 10**power for power in range(len(str(longest))) for digit in (1, 2, 5))
     return tuple(step for step in steps if step <= longest)
 
 
 class EngineCollector(Collector):
-    """What `Engine.stats()` knows, as metrics."""
+    """Exports `EngineStats` as gauges and counters."""
 
     def __init__(self, stats: Callable[[], EngineStats]) -> None:
         self._stats = stats
 
     def collect(self) -> Iterator[Metric]:
-        """One consistent snapshot a scrape."""
+        """Metrics of one consistent snapshot per scrape."""
         s = self._stats()
         gauges = (
             ("num_requests_running", "Sequences that run.", s.running),
@@ -69,7 +69,7 @@ class EngineCollector(Collector):
 
 
 class RequestMetrics:
-    """Counters and histograms that requests fill. `max_length_tokens`: of prompt plus answer."""
+    """Counters and histograms of requests. `max_length_tokens`: limit of prompt plus answer."""
 
     def __init__(self, registry: CollectorRegistry, *, max_length_tokens: int) -> None:
         def histogram(name: str, text: str, buckets: tuple[float, ...] = _SECONDS) -> Histogram:
@@ -135,7 +135,7 @@ class RequestMetrics:
         self._of: dict[str, DecodingMetrics] = {}
 
     def of(self, decoding: str) -> "DecodingMetrics":
-        """The metrics with that label, looked up once: some are written for every token."""
+        """The metrics with that label, cached: some are written for every token."""
         found = self._of.get(decoding)
         if found is None:
             metrics: dict[str, Any] = {**self._counters, **self._histograms}
@@ -151,7 +151,7 @@ class RequestMetrics:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecodingMetrics:
-    """The metrics of requests whose decoding methods are the same."""
+    """The metrics of all requests with the same decoding methods."""
 
     prompt_tokens: Counter
     generation_tokens: Counter

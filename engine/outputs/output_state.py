@@ -1,4 +1,4 @@
-"""From step outputs to what a caller sees: one place for text, stop strings and usage."""
+"""From step outputs to the deltas that a caller sees: text, stop strings and usage."""
 
 from dataclasses import replace
 
@@ -18,8 +18,8 @@ from .detokenizer import Detokenizer
 class OutputState:
     """Collects one request's outputs, all choices.
 
-    After a delta with a stop string as its `stop_reason`, the engine still runs the choice:
-    whoever feeds the assembly must abort it there (`ended_by_text`).
+    The engine does not look for stop strings. When one ends a choice, `feed` returns
+    `ended_by_text`, and its caller must abort the choice in the engine.
     """
 
     def __init__(self, request: Request, tokenizer: Tokenizer) -> None:
@@ -50,11 +50,11 @@ class OutputState:
         return len(self._open)
 
     def fails(self, output: StepOutput) -> bool:
-        """Whether `output` ends the request with its failure: not where the choice has ended."""
+        """Whether `output` reports a failure of a choice that has not ended."""
         return output.failure is not None and output.index in self._open
 
     def feed(self, output: StepOutput) -> tuple[ChoiceDelta | None, bool]:
-        """The delta that `output` makes (None after the choice ended), and `ended_by_text`."""
+        """The delta of `output` (None after the choice ended), and `ended_by_text`."""
         detokenizer = self._open.get(output.index)
         if detokenizer is None:
             return None, False
@@ -108,7 +108,7 @@ class OutputState:
 def answer_text(
     request: Request, tokenizer: Tokenizer, ids: tuple[int, ...], reason: FinishReason
 ) -> str:
-    """The text of a whole answer, as an `OutputState` fed with its tokens would have it."""
+    """The text of a whole answer, as an `OutputState` that is fed its tokens gives it."""
     output_state = OutputState(replace(request, n=1), tokenizer)
     ended = reason == "stop" and bool(ids) and ids[-1] in request.stop_token_ids
     output = StepOutput(

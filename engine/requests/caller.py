@@ -1,4 +1,4 @@
-"""Who waits for the work of a thread, and what the thread does while it waits for somebody else."""
+"""Cancels a thread's job when its caller leaves, and frees its place while it waits elsewhere."""
 
 import threading
 from collections.abc import Callable, Generator
@@ -7,13 +7,13 @@ from contextvars import ContextVar
 
 
 class CallerLeftError(Exception):
-    """The work was given up, because nobody waits for it."""
+    """The job was cancelled, because its caller has left."""
 
 
 class Caller:
-    """Waits for a piece of work, and may leave before it is done.
+    """The caller of one job, who may leave before it is done.
 
-    `release`, `acquire`: give the thread's place to another piece of work, and take one again.
+    `release`, `acquire`: free the thread's place for another job, and take a place again.
     """
 
     def __init__(
@@ -30,11 +30,11 @@ class Caller:
 
     @property
     def left(self) -> bool:
-        """Whether nobody waits any more."""
+        """Whether the caller has left."""
         return self._left
 
     def leave(self) -> None:
-        """Nobody waits any more; called from any thread."""
+        """Record that the caller has left; may be called from any thread."""
         with self._lock:
             self._left = True
             if self._on_leave is not None:
@@ -42,7 +42,7 @@ class Caller:
 
     @contextmanager
     def elsewhere(self, on_leave: Callable[[], None]) -> Generator[None]:
-        """The thread waits for work elsewhere; `on_leave` ends that, and must not block."""
+        """Wraps waiting for work outside the thread; `on_leave` cancels it and must not block."""
         with self._lock:
             self._on_leave = on_leave
             if self._left:
@@ -57,4 +57,4 @@ class Caller:
 
 
 CALLER: ContextVar[Caller] = ContextVar("CALLER", default=Caller())  # noqa: B039 - never leaves
-"""Of the current thread's work; without one nobody can leave."""
+"""The caller of the current thread's job; the default one never leaves."""

@@ -1,9 +1,9 @@
-"""Filling in the middle: what belongs between two texts, by models that were trained to write it.
+"""Fill in the middle (FIM): models trained to write the text between a prefix and a suffix.
 
-Such a model has control tokens for where the text before begins, where the text behind begins, and
-where it writes the middle (Bavarian et al. 2022, arXiv:2207.14255). Which a model has tells its
-vocabulary. That a vocabulary has them does not say that the model was trained on them: those of
-Qwen's models that are not for code have them, too.
+Such a model has control tokens for where the prefix begins, where the suffix begins, and where it
+writes the middle (Bavarian et al. 2022, arXiv:2207.14255). Its vocabulary tells which ones it has.
+A vocabulary with these tokens does not prove that the model was trained on them: Qwen's models
+that are not for code have them, too.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ _ANCHOR = "\N{WHITE SMILING FACE}"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Convention:
-    """The control tokens of a family of models, and what ends a middle beside end-of-sequence.
+    """The control tokens of a family of models. `ends`: tokens that end a middle, besides EOS.
 
-    `middle`: None where the text behind comes first, and the text before is what is continued.
+    `middle`: None where the suffix comes first and the model then continues the prefix.
     """
 
     prefix: str
@@ -82,7 +82,7 @@ CONVENTIONS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InfillPrompt:
-    """`ids`: of the whole prompt. `begin`, `end`: of the text before, in them."""
+    """`ids`: of the whole prompt. `begin`, `end`: where the prefix lies in them."""
 
     ids: tuple[int, ...]
     begin: int
@@ -93,7 +93,7 @@ class InfillPrompt:
 class Infilling:
     """The convention of one model, as token ids.
 
-    `ends`: what ends a middle beside the model's own end-of-sequence tokens.
+    `ends`: tokens that end a middle, besides the model's own end-of-sequence tokens.
     """
 
     prefix: int
@@ -103,7 +103,7 @@ class Infilling:
 
     @property
     def controls(self) -> int:
-        """Control tokens of a prompt."""
+        """How many control tokens a prompt has."""
         return 2 if self.middle is None else 3
 
     def prompt(
@@ -114,10 +114,10 @@ class Infilling:
         opening: tuple[int, ...] = (),
         keep: int | None = None,
     ) -> InfillPrompt:
-        """Puts the two texts in their places. `opening`: what begins every prompt.
+        """The prompt for prefix and suffix. `opening`: the tokens that begin every prompt.
 
-        `keep`: at most so many tokens in all. The ends of the texts that are nearest to the middle
-        stay; where both are long, the text before has three quarters.
+        `keep`: at most this many tokens in all. What is nearest to the middle is kept; where both
+        texts are long, the prefix gets three quarters.
         """
         if keep is not None:
             room = keep - self.controls - len(opening)
@@ -134,7 +134,7 @@ class Infilling:
 
 
 def infilling_of(tokenizer: Tokenizer) -> Infilling | None:
-    """The convention of which the vocabulary has all tokens; None: the model has none."""
+    """The first convention whose tokens are all in the vocabulary; None: the model has none."""
     vocabulary = tokenizer.hf.get_vocab()
     for convention in CONVENTIONS:
         names = (convention.prefix, convention.suffix, convention.middle)
@@ -149,7 +149,7 @@ def infilling_of(tokenizer: Tokenizer) -> Infilling | None:
 
 
 def encode_behind(tokenizer: Tokenizer, text: str) -> tuple[int, ...]:
-    """Tokens of a text that goes on from another: none for a space that some put before a text."""
+    """Tokens of a text that follows another: without the space that some put before a text."""
     if tokenizer.is_byte_level or tokenizer.backend is None:
         return tuple(tokenizer.encode(text, add_special_tokens=False))
     ids, places = tokenizer.encode_with_places(_ANCHOR + text, add_special_tokens=False)
@@ -167,13 +167,13 @@ def infill_prompt(
     side: str,
     begins: bool,
 ) -> InfillPrompt:
-    """The prompt of a request for what belongs between `prompt` and `suffix`, which is not empty.
+    """The prompt of a request to fill in between `prompt` and `suffix`, which is not empty.
 
-    `begins`: with the special tokens that begin every text. The texts are tokenised as all raw
-    prompts are: control tokens that they spell are control tokens.
+    `begins`: whether to add the special tokens that begin every text. The texts are tokenised as
+    raw prompts: control tokens that they spell become control tokens.
 
     Raises:
-        RequestError: the model cannot, or the texts do not fit what else was asked for.
+        RequestError: the model cannot fill in the middle, or another field does not allow it.
     """
     if infilling is None:
         raise RequestError(

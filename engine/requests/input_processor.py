@@ -1,6 +1,6 @@
-"""From what a caller said to a `Request` that the engine can run, or a clear refusal.
+"""Turns a caller's input into a `Request` that the engine can run, or refuses it clearly.
 
-Shared by the HTTP server and by `LLM`: whatever depends on the model (context length, vocabulary,
+Shared by the HTTP server and `LLM`: whatever depends on the model (context length, vocabulary,
 generation_config) is checked here; what does not is checked by `SamplingParams`.
 """
 
@@ -34,13 +34,13 @@ class InputProcessor:
     """Checks and completes requests for one model.
 
     `max_length_tokens`: prompt plus answer, where every key is kept. `context_tokens`: the model's
-    own limit, which is that of requests that evict. `max_sequences`: of one request, its choices in
-    all their contexts. `pages`, `page_size`: of the KV cache. `can_evict`: whether the model's
-    layers allow it. `search_limits`: what one search may use, and the evaluators that there are.
+    own limit, which applies to requests that evict. `max_sequences`: of one request: its choices
+    times their contexts. `pages`, `page_size`: of the KV cache. `can_evict`: whether the model's
+    layers allow eviction. `search_limits`: what one search may use, and the known evaluators.
     `defaults`: sampling fields of the model's generation_config. `sparse_unsupported_reason`: why
-    rows of prompts cannot see a part of their keys, if so. `infilling`: how the middle between two
-    texts is asked for; None: the model cannot. `prefill`: how prompts are read where the request
-    does not say."""
+    sparse prefill cannot serve this model; None: it can. `infilling`: the model's convention for
+    filling in the middle; None: it has none. `prefill`: the prefill method of requests that do not
+    name one."""
 
     tokenizer: Tokenizer
     max_length_tokens: int
@@ -67,10 +67,10 @@ class InputProcessor:
         add_special_tokens: bool | None = None,
         behind: bool = False,
     ) -> tuple[int, ...]:
-        """Token ids of a prompt; a text too long for any tokenisation is refused unread.
+        """Token ids of a prompt; a text too long to fit is refused before it is tokenised.
 
-        `add_special_tokens`: which begin a prompt; None: to texts, not to chats, whose template
-        writes them. `behind`: it is a text that goes on from another.
+        `add_special_tokens`: those that begin a prompt; None: for texts but not for chats, whose
+        template writes them. `behind`: the text follows another one.
         """
         if isinstance(prompt, str | RenderedChat):
             text = prompt if isinstance(prompt, str) else prompt.text
@@ -127,13 +127,13 @@ class InputProcessor:
     ) -> Request:
         """Tokenise, check and complete one request.
 
-        `conversation`: what the prompt was made of, where it is a chat. `suffix`: what comes behind
-        the answer, which then fills the middle; empty: nothing in particular.
+        `conversation`: the chat that the prompt was rendered from, if any. `suffix`: the text after
+        the answer, which then fills in the middle; empty: none.
 
         `default_max_tokens`: used when `params.max_tokens` is None; None means all that is left.
 
         Raises:
-            RequestError: a field asks for something that this model or server does not have.
+            RequestError: a field asks for something that this model or server cannot do.
         """
         self._check_sequences(params.n)
         if params.max_tokens == ALL_THAT_IS_LEFT:
@@ -165,7 +165,7 @@ class InputProcessor:
         contexts = None if params.max_tokens == 0 else self.contexts(chosen_decoding, ids)
         prompts = (ids, *(contexts or ()))
         policy = chosen_kv_cache["policy"]
-        # Shares are of the longest prompt, for all contexts: they will hold the same answer.
+        # Fractions count from the longest prompt, for all contexts: they will hold the same answer.
         retention = policy.method.retention(policy.parameters, max(map(len, prompts)))
         chosen_decoding = settled(
             chosen_decoding,
@@ -174,7 +174,7 @@ class InputProcessor:
             policy=policy,
             retention=retention,
         )
-        # What is evicted takes no memory: then positions are the limit, not pages.
+        # With eviction, memory does not grow: positions are the limit, not pages.
         limit = self.max_length_tokens if retention is None else self.context_tokens
         target = ""
         if contexts:
@@ -235,7 +235,7 @@ class InputProcessor:
         )
 
     def room(self, part: Request, ids: tuple[int, ...]) -> int:
-        """Tokens that a part of a search can have behind `ids` and its contexts; may be below 1."""
+        """Tokens that a search's subrequest can generate after `ids`; may be below 1."""
         prompts = (ids, *part.contexts)
         longest = max(map(len, prompts))
         policy = part.kv_cache["policy"]
@@ -254,7 +254,7 @@ class InputProcessor:
     def contexts(
         self, chosen: Mapping[str, Choice[DecodingMethod[Any]]], ids: tuple[int, ...]
     ) -> tuple[tuple[int, ...], ...] | None:
-        """Prompts of the further contexts that the target asks for; None: it changes nothing."""
+        """Prompts of the target's further contexts; None: no target, or one without effect."""
         choice = chosen.get("target")
         if choice is None:
             return None
@@ -278,7 +278,7 @@ class InputProcessor:
         n: int,
         param: str,
     ) -> None:
-        """Beside what is held until the first eviction, the survivors have pages already."""
+        """At the first eviction the keys kept take new pages before the old ones are freed."""
         needed = 0
         for ids in prompts:
             whole = len(ids) + max_tokens
@@ -291,7 +291,7 @@ class InputProcessor:
                         code="unsupported_parameter",
                     )
                 whole = max(len(ids), retention.keep + 1)
-                # Choices of a prompt that is too long evict in the step in which they fork.
+                # If the prompt alone is too long, all choices evict in the step that forks them.
                 at_once = n if len(ids) > retention.keep else 1
                 needed += at_once * -(-retention.slots // self.page_size)
             needed += -(-whole // self.page_size)
@@ -324,7 +324,7 @@ class InputProcessor:
     def _room(
         self, prompts: Sequence[tuple[int, ...]], limit: int, target: str, *, shares_pool: bool
     ) -> int:
-        """Tokens of an answer for which all contexts have room."""
+        """Tokens of the longest answer that fits in all contexts."""
         longest = max(map(len, prompts[1:]))
         room = limit - longest
         if room < 1:
@@ -355,7 +355,7 @@ class InputProcessor:
             )
 
     def _check_pages(self, prompts: Sequence[tuple[int, ...]], max_tokens: int) -> None:
-        """A choice's contexts run together or not at all, so that all of them must fit."""
+        """All contexts of a choice run together, so all of them must fit at once."""
         needed = sum(-(-(len(ids) + max_tokens) // self.page_size) for ids in prompts)
         if needed > self.pages:
             raise ContextLengthError(
@@ -408,7 +408,7 @@ class InputProcessor:
 
         seed = params.seed if params.seed is not None else secrets.randbits(63)
         top_p = float(pick("top_p", 1.0))
-        alone = top_p == 0  # the likeliest token
+        alone = top_p == 0  # greedy: only the likeliest token is left
         return Sampling(
             temperature=0.0 if alone else float(pick("temperature", 1.0)),
             top_k=max(0, int(pick("top_k", 0))),
@@ -421,10 +421,10 @@ class InputProcessor:
     def _rules(
         self, params: SamplingParams, stop_ids: frozenset[int], repetition_penalty: float
     ) -> Rules | None:
-        """The rules; None where all are neutral, so that steps need not look.
+        """The logit rules; None where all are neutral, so that steps can skip them.
 
         Raises:
-            RequestError: they leave no token, whatever the text.
+            RequestError: they allow no token, whatever the text.
         """
         self._check_vocabulary("allowed_token_ids", params.allowed_token_ids)
         self._check_vocabulary("stop_token_ids", params.stop_token_ids)

@@ -1,4 +1,4 @@
-"""Whether a request's prompt may be read as it asks, or as the server does by default."""
+"""The prefill method of a request: its own, or the server's default where that is possible."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -19,10 +19,10 @@ def settled(
     policy: Choice[CachePolicy[Any]],
     retention: Retention | None,
 ) -> Chosen:
-    """The methods, with the default in the `prefill` slot where the request leaves that open.
+    """The methods, with the default in the `prefill` slot where the request names none.
 
-    `unsupported_reason`: why no method of that slot can serve this model. The default gives way to
-    what it cannot be combined with, and what changes nothing is left out.
+    `unsupported_reason`: why no prefill method can serve this model. The default is dropped where
+    it cannot be combined with the rest; a method that changes nothing is dropped too.
 
     Raises:
         RequestError: the request's own choice cannot be served.

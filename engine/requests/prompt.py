@@ -1,4 +1,4 @@
-"""What a prompt is, and as what a target sees it that derives further prompts from it."""
+"""The kinds of prompt, and a prompt as a target sees it to derive further prompts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Prompt = str | list[int] | RenderedChat
 
 
 class Encode(Protocol):
-    """Tokens of a text or of a chat, or a refusal that names `param`."""
+    """Encodes a text or a chat as tokens, or refuses it with an error that names `param`."""
 
     def __call__(
         self,
@@ -28,7 +28,7 @@ class Encode(Protocol):
         add_special_tokens: bool | None = None,
         behind: bool = False,
     ) -> tuple[int, ...]:
-        """Encode."""
+        """Token ids of `prompt`; see `InputProcessor.encode`."""
         ...
 
 
@@ -46,7 +46,7 @@ class TargetPrompt:
         return self._tokenizer.decode(self.ids, skip_special_tokens=False)
 
     def encode(self, text: str, *, param: str, add_special_tokens: bool = True) -> tuple[int, ...]:
-        """Tokens of a further prompt, which begins as prompts of this model do."""
+        """Tokens of a further prompt, by default with the special tokens that begin prompts."""
         return self._encode(text, param=param, add_special_tokens=add_special_tokens)
 
     def render(self, messages: Sequence[Mapping[str, str]], *, param: str) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""What a request with a controller must satisfy before anything of it runs."""
+"""Checks a request with a controller (a search) before any of it runs."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -28,10 +28,10 @@ def search_task(
 ) -> SearchTask:
     """The request as its controller will see it.
 
-    `contexts`: in which each sequence runs. `wants_logprobs`: fields that ask for logprobs.
+    `contexts`: how many each sequence runs in. `wants_logprobs`: the request's fields for logprobs.
 
     Raises:
-        RequestError: names the field that a controller, or this one, cannot work with.
+        RequestError: names the field that controllers, or this controller, cannot work with.
     """
     method = controller.method
     assert isinstance(method, Controller)
@@ -80,7 +80,7 @@ def search_task(
 
 
 def said_last(conversation: Conversation) -> str | None:
-    """What the user of a chat said last, where it is text."""
+    """Text of a chat's last user message; None: there is none, or it is not only text."""
     for message in reversed(conversation.messages):
         if message.get("role") == "user":
             return content_text(message.get("content"))

@@ -1,4 +1,4 @@
-"""The tokenizer as the rest of the house sees it: a thin face on a transformers tokenizer."""
+"""A thin wrapper around a transformers tokenizer, which the rest of the engine uses."""
 
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,7 +16,7 @@ from .chat.template import ChatTemplate, RenderedChat
 class Tokenizer:
     """Encodes, decodes and renders chats. Safe to use from several threads.
 
-    `anyone_writes_control_tokens`: also what a caller says in a chat may become control tokens.
+    `anyone_writes_control_tokens`: text of a caller in a chat may become control tokens, too.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class Tokenizer:
         self.special_ids = frozenset(int(i) for i in (*hf.all_special_ids, *marked))
 
     def prepare(self) -> None:
-        """Do now what the first chat would wait for: try the template, copy the tokenizer."""
+        """Warm up for the first chat: try the template, copy the tokenizer."""
         if self.chat_template is not None:
             _ = self.chat_template.wants
             _ = self._chat_encoder
@@ -69,8 +69,8 @@ class Tokenizer:
     ) -> tuple[list[int], list[int]]:
         """Token ids of `text`, and for each the character of `text` at which it begins.
 
-        A token that begins inside a character has the place of that character, one that is not in
-        the text (a token that begins every prompt, a first space) that of what follows.
+        A token that begins inside a character has the place of that character. A token that is not
+        in the text (one that begins every prompt, a first space) has the place of the next one.
         """
         if self.backend is None:
             raise NotImplementedError("this tokenizer does not tell where its tokens are")
@@ -81,7 +81,7 @@ class Tokenizer:
             spelled = self.token_text(token)
             at = start
             if not text.startswith(spelled, start):
-                # Some tokenizers count spaces around a token as its own, or leave its own out.
+                # Some tokenizers include spaces around a token, or leave out a token's own.
                 found = text.find(spelled, covered, end)
                 at = start if found < 0 else found
             places.append(at)
@@ -89,7 +89,7 @@ class Tokenizer:
         return encoding.ids, places
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
-        """Text of `ids`; bytes that are no UTF-8 become U+FFFD.
+        """Text of `ids`; bytes that are not UTF-8 become U+FFFD.
 
         Raises:
             RequestError: the tokenizer fails on them.
@@ -97,7 +97,7 @@ class Tokenizer:
         if self.backend is None:
             return str(self.hf.decode(list(ids), skip_special_tokens=skip_special_tokens))
         with _panics_are_errors():
-            # `decode` would hold the interpreter's lock all the while.
+            # `decode` would hold the interpreter lock throughout.
             batch = self.backend.decode_batch([list(ids)], skip_special_tokens=skip_special_tokens)
         return batch[0]
 
@@ -143,7 +143,7 @@ class Tokenizer:
 
     @property
     def template_variables(self) -> frozenset[str]:
-        """Names that the chat template reads from its caller, as `enable_thinking`."""
+        """Variables that the chat template reads from its caller, such as `enable_thinking`."""
         return frozenset() if self.chat_template is None else self.chat_template.variables
 
     @cached_property
@@ -153,14 +153,14 @@ class Tokenizer:
 
     @cached_property
     def opening(self) -> tuple[int, ...]:
-        """What begins every text, where special tokens are added."""
+        """The special tokens that begin every text."""
         (alone,) = self.encode("a", add_special_tokens=False)[:1]
         ids = self.encode("a")
         return tuple(ids[: ids.index(alone)])
 
     @cached_property
     def longest_token_chars(self) -> int:
-        """No token stands for more characters than this."""
+        """An upper bound on the characters of one token."""
         longest = max((len(piece) for piece in self.hf.get_vocab()), default=1)
         return max(longest, 4)
 
@@ -171,12 +171,12 @@ class Tokenizer:
         """
         try:
             piece = self.hf.convert_ids_to_tokens(token_id)
-        except IndexError:  # of tokenizers that are not in Rust
+        except IndexError:  # raised by tokenizers that are not in Rust
             return ""
         return piece if isinstance(piece, str) else ""
 
     def token_bytes(self, token_id: int) -> bytes:
-        """The bytes that a token stands for, also where they are no whole UTF-8 character."""
+        """The bytes that a token stands for, even if they are not whole UTF-8 characters."""
         known = self._bytes.get(token_id)
         if known is None:
             known = self._bytes[token_id] = self._spell(token_id)
@@ -198,7 +198,7 @@ class Tokenizer:
     def pieces(self, size: int) -> Pieces:
         """What each of the first `size` tokens adds to a text; special ones add nothing.
 
-        Takes a second for hundreds of thousands of tokens, and nothing when asked again.
+        Takes a second for hundreds of thousands of tokens; cached after that.
         """
         if self._pieces is None or len(self._pieces.of) != size:
             names = self.hf.convert_ids_to_tokens(list(range(size)))
@@ -210,25 +210,25 @@ class Tokenizer:
         return self._pieces
 
     def _adds(self, token_id: int, name: str | None) -> bytes:
-        """The bytes of a token behind others; `name`: how the vocabulary spells it, if it does."""
+        """The bytes that a token adds after others; `name`: its spelling in the vocabulary."""
         if name is None:
             return b""
         if self.is_byte_level or name.startswith(("▁", "<0x")):
             return self.token_bytes(token_id)
-        # Others may depend on what is before them: a space, or none.
+        # Others may depend on the token before: with a space, or without.
         before = self.decode([self._a_word], skip_special_tokens=False)
         both = self.decode([self._a_word, token_id], skip_special_tokens=False)
         return both.removeprefix(before).encode()
 
     @cached_property
     def _a_word(self) -> int:
-        """Some token of letters."""
+        """The first token that is only ASCII letters; 0 without one."""
         names = self.hf.get_vocab()
         letters = (i for name, i in names.items() if name.isascii() and name.isalpha())
         return int(min(letters, default=0))
 
     def token_text(self, token_id: int) -> str:
-        """Readable text of one token; bytes that are no UTF-8 become U+FFFD."""
+        """Readable text of one token; bytes that are not UTF-8 become U+FFFD."""
         return self.token_bytes(token_id).decode("utf-8", errors="replace")
 
     @cached_property
@@ -237,24 +237,24 @@ class Tokenizer:
         return self.backend is not None and repr(self.backend.decoder).startswith("ByteLevel")
 
     def added_text(self, token_id: int) -> str | None:
-        """The spelling of a token beside the trained vocabulary; None: it is within."""
+        """The text of a token added to the trained vocabulary; None: it is not an added one."""
         return self._added.get(token_id)
 
     @cached_property
     def _added(self) -> dict[int, str]:
-        """Tokens added beside the trained vocabulary, which are spelled as they are."""
+        """Texts of the tokens added to the trained vocabulary, by id."""
         return {int(i): token.content for i, token in self.hf.added_tokens_decoder.items()}
 
 
 def _encoded(backend: Any, texts: list[str], add_special_tokens: bool) -> list[Any]:
-    """Encodings of the texts. `encode` would hold the interpreter's lock all the while."""
+    """Encodings of the texts, in a batch: `encode` would hold the interpreter lock throughout."""
     with _panics_are_errors():
         return backend.encode_batch(texts, add_special_tokens=add_special_tokens)
 
 
 @contextmanager
 def _panics_are_errors() -> Generator[None]:
-    """A panic of the Rust tokenizer is no `Exception`, and would pass everything that handles."""
+    """Turn panics of the Rust tokenizer, which are not `Exception`s, into RequestError."""
     try:
         yield
     except BaseException as error:
@@ -267,7 +267,7 @@ def _panics_are_errors() -> Generator[None]:
 
 
 def _byte_stand_ins() -> dict[str, int]:
-    """Printable stand-ins of the 256 bytes in byte-level BPE (Radford et al. 2019, GPT-2)."""
+    """Printable stand-ins for the 256 bytes in byte-level BPE (Radford et al. 2019, GPT-2)."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]
     table = {chr(byte): byte for byte in printable}

@@ -1,4 +1,4 @@
-"""Prompts that are cut to a length: from which end, and to how many tokens."""
+"""Truncation of prompts: to how many tokens, and from which end."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -10,7 +10,7 @@ Side = Literal["left", "right"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Truncation:
-    """Keep `tokens` of a prompt, -1: what leaves room for the answer; `side`: the end that goes."""
+    """Keep `tokens` of a prompt, -1: as many as leave room for the answer. Cuts at `side`."""
 
     tokens: int
     side: Side = "left"
@@ -18,7 +18,7 @@ class Truncation:
     def of_text(
         self, prompt: str | list[int] | RenderedChat, longest: int
     ) -> str | list[int] | RenderedChat:
-        """The prompt without what could not be kept anyway; `longest`: characters, or tokens."""
+        """The prompt cut to `longest` characters or token ids, an upper bound on what is kept."""
         if isinstance(prompt, RenderedChat):
             end = len(prompt.text)
             left = self.side == "left"
@@ -26,10 +26,10 @@ class Truncation:
         return prompt[-longest:] if self.side == "left" else prompt[:longest]
 
     def keep(self, room: int) -> int:
-        """How many tokens are kept at most; `room`: what the context has for a prompt."""
+        """How many tokens to keep at most; `room`: tokens that the context has for a prompt."""
         return max(1, room) if self.tokens < 0 else self.tokens
 
     def of_ids(self, ids: tuple[int, ...], room: int) -> tuple[int, ...]:
-        """What is kept; `room`: tokens that the context has for a prompt."""
+        """The ids to keep; `room`: tokens that the context has for a prompt."""
         keep = self.keep(room)
         return ids[-keep:] if self.side == "left" else ids[:keep]

@@ -1,4 +1,4 @@
-"""A request with a controller on the event loop: its parts run, their outputs come back here."""
+"""A search (a request with a controller) on the event loop, as a `Generation`."""
 
 import asyncio
 import logging
@@ -19,9 +19,9 @@ logger = logging.getLogger(__name__)
 
 
 class AsyncSearch(Generation):
-    """Runs a `Search`. `send`: to the engine. `ended`: told once, with the error if there was one.
+    """Runs a `Search`. `send`: to the engine. `ended`: called once, with the error if any.
 
-    The controller's own work is done in another thread, so that it holds up no other stream.
+    The controller runs in another thread, so that it does not delay other requests.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class AsyncSearch(Generation):
 
     @property
     def usage(self) -> Usage:
-        """Of all its parts."""
+        """Token counts of all its subrequests."""
         return self.search.usage
 
     @property
@@ -66,23 +66,23 @@ class AsyncSearch(Generation):
 
     @property
     def sequences(self) -> int:
-        """How many it may run at once."""
+        """Sequences that it may run at once."""
         return self.request.sequences
 
     def begin(self) -> None:
-        """Start; the event loop must run."""
+        """Start the search; call it on the running event loop."""
         loop = asyncio.get_running_loop()
         if self._seconds is not None:
             self._timer = loop.call_later(self._seconds, self._expire)
         self._task = loop.create_task(self._drive())
 
     def feed(self, output: StepOutput) -> None:
-        """An output of one of its parts."""
+        """Take in an output of one of its subrequests."""
         self._send(self.search.feed(output))
         self._due.set()
 
     def leave(self) -> None:
-        """End all of its parts and let go of everything; harmless when that is done."""
+        """Abort its subrequests and free everything; no effect when called again."""
         if self._timer is not None:
             self._timer.cancel()
         for task in self._asking:
@@ -100,7 +100,7 @@ class AsyncSearch(Generation):
             error = problem
         except EXITS:
             raise
-        except BaseException:  # a controller, or an evaluator, of a stranger
+        except BaseException:  # a controller or an evaluator may come from a plug-in
             logger.exception("the search of request %s has failed", self.request.id)
             error = PenstockError("the search has failed; the server's log has the details")
         self._ended(self, error)
@@ -156,5 +156,5 @@ class AsyncSearch(Generation):
 def _current_task() -> "asyncio.Task[None] | None":
     try:
         return asyncio.current_task()
-    except RuntimeError:  # called from no event loop
+    except RuntimeError:  # not called from an event loop
         return None

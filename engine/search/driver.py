@@ -1,10 +1,10 @@
-"""A search at work: the operations of a controller become requests, their outputs its results.
+"""The search driver: turns a controller's operations into requests, and outputs into results.
 
-    controller  -- operations -->  Search  -- requests, its parts -->  Engine
+    controller  -- operations -->  Search  -- subrequests (parts) -->  Engine
                 <-- results ---            <-- outputs --------------
 
-Knows neither thread nor event loop: whoever runs it sends what `launch` gives, feeds back what
-comes, answers `evaluations`, and calls `advance` when `ready`. The budgets are kept here.
+It knows neither threads nor event loops. Its caller sends the messages of `launch`, feeds outputs
+back, answers `evaluations`, and calls `advance` when `ready`. It enforces the search's budgets.
 """
 
 from collections import deque
@@ -40,7 +40,7 @@ _Part = Generate | Forward | Score
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class _Running:
-    """An operation's requests: those that wait for room and those that run."""
+    """The subrequests of one operation: those that wait for room and those that run."""
 
     operation: _Part
     waiting: deque[Request]
@@ -48,7 +48,7 @@ class _Running:
     results: dict[str, SubrequestResult] = field(default_factory=dict)
 
     def finished(self) -> Any:
-        """What generations have come to an end so far; None of other operations."""
+        """Results of the generations that have finished so far; None for other operations."""
         if not isinstance(self.operation, Generate):
             return None
         waiting = {part.id for part in self.waiting}
@@ -94,27 +94,27 @@ class Search:
 
     @property
     def ready(self) -> bool:
-        """Whether `advance` is due: every result is there, or the search can go no further."""
+        """Whether `advance` is due: nothing that the controller waits for is left."""
         return not self._running and not self.evaluations and self.outcome is None
 
     def advance(self) -> None:
-        """Hand over the results and take the next operations; may take a while.
+        """Give the controller its results and take its next operations; may take long.
 
         Raises:
             RequestError: the controller cannot work with the request's prompt.
-            GenerationError: a part has failed. The controller meets it at its yield, and did not
-                go on without it.
-            Exception: whatever a controller raises that is broken.
+            GenerationError: a subrequest failed. It is raised at the controller's yield, and the
+                controller did not handle it.
+            Exception: any exception of a broken controller.
         """
         with self._lock:
             try:
                 self._advance()
             except StopIteration as end:
                 self.outcome = end.value
-            except BudgetExhausted:  # it had nothing to say
+            except BudgetExhausted:  # the controller has no answer
                 self.outcome = Outcome(answers=())
             except RequestError as error:
-                # Controllers know of one prompt; in a chat the caller has sent messages.
+                # Controllers know only a prompt; the caller of a chat has sent messages.
                 chat = self.request.search is not None and self.request.search.conversation
                 if error.param == "prompt" and chat:
                     error.param = "messages"
@@ -123,12 +123,12 @@ class Search:
             self._close_working()
 
     def launch(self) -> list[Message]:
-        """Whatever can be sent now, in order."""
+        """The messages that can be sent now, in order."""
         messages: list[Message] = []
         if self._to_release:
             messages.append(Release(names=tuple(self._to_release)))
             self._to_release.clear()
-        if self.exhausted is not None:  # while the controller was at work
+        if self.exhausted is not None:  # the time ran out while the controller ran
             self._exhaust(self.exhausted)
             return messages
         for running in self._running.values():
@@ -147,7 +147,7 @@ class Search:
         return messages
 
     def feed(self, output: StepOutput) -> list[Message]:
-        """Take in an output of one of its parts; returns what must be sent."""
+        """Take in an output of a subrequest; returns the messages to send."""
         number = self._by_part.get(output.request_id)
         running = None if number is None else self._running.get(number)
         output_state = None if running is None else running.open.get(output.request_id)
@@ -184,12 +184,12 @@ class Search:
         return messages
 
     def evaluated(self, number: int, scores: tuple[float, ...]) -> None:
-        """The answer to one of `evaluations`."""
+        """Take in the scores of one of `evaluations`."""
         if self.evaluations.pop(number, None) is not None:
             self._results[number] = scores
 
     def expire(self) -> list[Message]:
-        """The time is up."""
+        """The time budget is used up; returns the messages to send."""
         if self.outcome is not None or self.exhausted is not None:
             return []
         self._results = [
@@ -201,10 +201,10 @@ class Search:
         return messages
 
     def close(self) -> list[Message]:
-        """End it, wherever it is, and let go of everything."""
+        """End the search at any point, free everything; returns the messages to send."""
         messages = self._abort_parts()
         self._closed = True
-        if self._lock.acquire(blocking=False):  # else `advance` runs in a thread, and does it then
+        if self._lock.acquire(blocking=False):  # else `advance` runs in a thread, and closes it
             self._working.close()
             self._lock.release()
         names = (*self._to_release, *self._kept)
@@ -215,7 +215,7 @@ class Search:
         return messages
 
     def take_nodes(self) -> list[Node]:
-        """Nodes to show since the last call."""
+        """Take the nodes emitted since the last call."""
         fresh, self._fresh_nodes = self._fresh_nodes, []
         return fresh
 
@@ -225,7 +225,7 @@ class Search:
         return Trace(nodes=tuple(self.nodes.values()), exhausted=self.exhausted)
 
     def answers(self, outcome: Outcome) -> list[ChoiceDelta]:
-        """The choices, each whole; where there are too few of them, the last ones are empty."""
+        """One whole delta per choice; if there are too few answers, the last choices are empty."""
         eos = self._maker.tokenizer.eos_ids
         deltas: list[ChoiceDelta] = []
         for index in range(self.request.n):
@@ -234,7 +234,7 @@ class Search:
                 ids, text, tokenizer = answer.token_ids, answer.text, self._maker.tokenizer
                 if ids is None:
                     ids = tuple(tokenizer.encode(text, add_special_tokens=False))
-                elif self.request.text != PLAIN_TEXT:  # controllers know plain text alone
+                elif self.request.text != PLAIN_TEXT:  # controllers know only plain text
                     text = answer_text(self.request, tokenizer, ids, answer.finish_reason)
                 deltas.append(
                     ChoiceDelta(
@@ -259,7 +259,7 @@ class Search:
             self._failure = None
             results = self._results[0] if self._single and self._results else self._results
             operations = self._working.throw(BudgetExhausted(self.exhausted, results))
-            while True:  # its last words
+            while True:  # what it still emits or frees
                 operations = self._working.send(self._say(operations))
         failure, self._failure = self._failure, None
         operations = self._send() if failure is None else self._working.throw(failure)
@@ -273,7 +273,7 @@ class Search:
         return self._working.send(self._results[0] if self._single else self._results)
 
     def _begin(self, operations: Operation | list[Operation]) -> bool:
-        """Start operations; False: their results are there already."""
+        """Start operations; False: all their results are known already."""
         self._single = not isinstance(operations, list)
         listed = operations if isinstance(operations, list) else [operations]
         self._results = [None] * len(listed)
@@ -299,7 +299,7 @@ class Search:
         self._by_part.update((part.id, number) for part in parts)
 
     def _say(self, operations: Operation | list[Operation]) -> Any:
-        """What needs nothing of the engine."""
+        """Carry out operations that do not need the engine: `Emit` and `Free`."""
         if isinstance(operations, list):
             return [self._say(operation) for operation in operations]
         if isinstance(operations, Emit):
@@ -320,28 +320,28 @@ class Search:
         return f"{self.request.id}{PART}{next(self._numbers)}"
 
     def _fits(self, part: Request) -> bool:
-        """Whether it may run beside those that do."""
+        """Whether a subrequest fits the budgets beside those that run."""
         sequences = self._budget.sequences
         assert sequences is not None
         fits = self._most_tokens(part) <= self._left() - self._reserved
         return fits and self._live + part.sequences <= sequences
 
     def _left(self) -> int:
-        """Tokens that the budget leaves, were nothing running."""
+        """Tokens of the budget that are not used yet; reserved ones count as left."""
         assert self._budget.tokens is not None
         return self._budget.tokens - self.usage.prompt_tokens - self.usage.completion_tokens
 
     def _new_tokens(self, part: Request) -> int:
-        """Of its prompt, those that no generation that it continues has counted."""
+        """Prompt tokens that the generation it continues has not counted."""
         counted = 0 if part.source is None else self._counted.get(part.source, 0)
         return max(0, len(part.prompt_ids) - counted)
 
     def _most_tokens(self, part: Request) -> int:
-        """What a part may add to the usage: its prompt, once, and the whole of its choices."""
+        """The most that a subrequest may use: its new prompt tokens and all its choices."""
         return self._new_tokens(part) + part.n * part.max_tokens
 
     def _count(self, output_state: OutputState) -> None:
-        """Add what a part has used; what was continued is neither a prompt nor shared again."""
+        """Add a subrequest's usage; what it continues counts neither as prompt nor as cached."""
         used = output_state.usage
         again = used.prompt_tokens - self._new_tokens(output_state.request)
         used.prompt_tokens -= again
@@ -349,7 +349,7 @@ class Search:
         self.usage.add(used)
 
     def _exhaust(self, budget: str) -> None:
-        """Nothing runs any more, and nothing more will."""
+        """End all operations because `budget` is used up; finished generations are kept."""
         self.exhausted = budget
         for number, running in self._running.items():
             self._results[number] = running.finished()
@@ -358,7 +358,7 @@ class Search:
         self._by_part.clear()
 
     def _abort_parts(self) -> list[Message]:
-        """End all that run; what they have used counts."""
+        """Abort all running subrequests; their usage counts."""
         messages: list[Message] = []
         for running in list(self._running.values()):
             for name, output_state in running.open.items():

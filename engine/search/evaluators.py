@@ -1,6 +1,6 @@
-"""Evaluators: functions that judge candidates in place of the model, chosen by name.
+"""Evaluators: functions that score candidates in place of the model, chosen by name.
 
-A request can name one, never bring one: packages register them under the entry point
+A request can only name one: packages register them under the entry point
 `penstock.evaluators`, and operators configure addresses (server/evaluators.py).
 """
 
@@ -34,7 +34,7 @@ def registered() -> dict[str, Function]:
 
 
 def in_threads(functions: Mapping[str, Function]) -> dict[str, Evaluator]:
-    """The same for an event loop, which they do not hold up."""
+    """The same functions for an event loop: each call runs in a thread."""
 
     def wrapped(function: Function) -> Evaluator:
         async def evaluate(problem: str, candidates: Sequence[str]) -> Sequence[float]:
@@ -46,7 +46,7 @@ def in_threads(functions: Mapping[str, Function]) -> dict[str, Evaluator]:
 
 
 def checked(operation: Evaluate, scores: Sequence[float]) -> tuple[float, ...]:
-    """The scores, where they are one finite number for each candidate.
+    """The scores, checked to be one finite number for each candidate.
 
     Raises:
         EvaluatorError: they are not.

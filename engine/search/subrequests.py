@@ -1,4 +1,4 @@
-"""The requests that a search is made of: one or several for each operation of its controller."""
+"""The subrequests of a search: one or more for each operation of its controller."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -66,7 +66,7 @@ class Context:
 
 
 def _with_last(task: SearchTask, text: str) -> list[Mapping[str, Any]] | None:
-    """The chat with `text` in place of what its user said last."""
+    """The chat with `text` as its last user message; None: the prompt is no chat."""
     if task.conversation is None:
         return None
     messages = list(task.conversation.messages)
@@ -77,7 +77,7 @@ def _with_last(task: SearchTask, text: str) -> list[Mapping[str, Any]] | None:
 
 
 class SubrequestBuilder:
-    """Makes the parts of one request."""
+    """Builds the subrequests of one request with a controller."""
 
     def __init__(self, request: Request, input_processor: InputProcessor) -> None:
         self.tokenizer: Tokenizer = input_processor.tokenizer
@@ -98,16 +98,16 @@ class SubrequestBuilder:
             contexts=(),
             combines=False,
             stop_strings=(),
-            # A judgement is no part of the answer, which the rules are about.
+            # Rules apply to the answer; a judgement is not part of it.
             sampling=replace(request.sampling, rules=None),
         )
 
     def parts(
         self, operation: Generate | Forward | Score, next_id: Callable[[], str], left: int
     ) -> list[Request]:
-        """The requests that the operation takes; none where the context has no room for it.
+        """The subrequests for the operation; none where the context has no room for it.
 
-        `left`: tokens of the budget.
+        `left`: tokens of the budget that are left.
         """
         state = operation.state
         if isinstance(operation, Score):
@@ -140,7 +140,7 @@ class SubrequestBuilder:
         )
         if n == 1 or (fits and n * (1 + len(base.contexts)) <= self._sequences):
             return [self._part(together, state, next_id, max_tokens=most)]
-        # More choices than may run at once: each for itself, with the seed that it would have.
+        # More choices than may run at once: one subrequest each, with the same seeds as together.
         seeds = [base.sampling.seed, *(derive_seed(base.sampling.seed, i) for i in range(1, n))]
         return [
             self._part(
@@ -153,7 +153,7 @@ class SubrequestBuilder:
         ]
 
     def _contexts(self, base: Request, state: State) -> tuple[tuple[int, ...], ...]:
-        """The target's further contexts: of the prompt, each followed by the same answer."""
+        """The target's further contexts of the prompt, each followed by the answer so far."""
         if not base.combines:
             return ()
         length = len(state.ids) if state.prompt is None else min(state.prompt, len(state.ids))
@@ -194,7 +194,7 @@ class _Choice:
 
 
 class SubrequestResult:
-    """What came of one part."""
+    """The result of one subrequest."""
 
     def __init__(self, part: Request) -> None:
         self.part = part
@@ -202,7 +202,7 @@ class SubrequestResult:
         self.prompt_logprobs: tuple[TokenLogprobs, ...] = ()
 
     def add(self, delta: ChoiceDelta) -> None:
-        """Take in what came."""
+        """Append a delta."""
         choice = self.choices[delta.index]
         choice.text += delta.text
         choice.token_ids += delta.token_ids
@@ -213,7 +213,7 @@ class SubrequestResult:
 
 
 def collect(operation: Generate | Forward | Score, parts: List[SubrequestResult]) -> Any:
-    """The operation's result."""
+    """The operation's result, from the results of its subrequests; none: there was no room."""
     if isinstance(operation, Score):
         if not parts:
             return (-math.inf,) * len(operation.continuations)

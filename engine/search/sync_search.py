@@ -1,4 +1,4 @@
-"""A search in the caller's thread, for `LLM`: on the engine itself, without an event loop."""
+"""A search in the caller's thread, for `LLM`: calls the engine directly, without an event loop."""
 
 import time
 from collections.abc import Iterable, Mapping
@@ -32,7 +32,7 @@ class SyncSearch:
 
     @property
     def usage(self) -> Usage:
-        """Of all its parts."""
+        """Token counts of all its subrequests."""
         return self._search.usage
 
     @property
@@ -42,11 +42,11 @@ class SyncSearch:
 
     @property
     def ended(self) -> bool:
-        """Whether it has its outcome, or has failed."""
+        """Whether it has an outcome or has failed."""
         return self._search.outcome is not None or self.error is not None
 
     def advance(self) -> None:
-        """Go on for as long as no result of the engine is missing.
+        """Go on until the search needs a result of the engine.
 
         Raises:
             PenstockError: an evaluator, or the controller, cannot go on.
@@ -69,24 +69,24 @@ class SyncSearch:
                 search.evaluated(number, checked(operation, scores))
 
     def feed(self, output: StepOutput) -> None:
-        """An output of one of its parts."""
+        """Take in an output of one of its subrequests."""
         self._send(self._search.feed(output))
         self.advance()
 
     def check_time(self) -> None:
-        """End it where its time is up."""
+        """End the search if its time is up."""
         if time.monotonic() > self._until_s and not self.ended:
             self._send(self._search.expire())
             self.advance()
 
     def answers(self) -> list[ChoiceDelta]:
-        """The choices."""
+        """One delta per choice."""
         outcome = self._search.outcome
         assert outcome is not None, "whatever runs ends"
         return self._search.answers(outcome)
 
     def close(self) -> None:
-        """End it, wherever it is, and let go of everything."""
+        """End the search at any point and free everything."""
         self._send(self._search.close())
 
     def _send(self, messages: Iterable[Message]) -> None:

@@ -31,14 +31,14 @@ _GRACE_S = 10.0
 
 
 class _Link:
-    """The socket, for messages of several threads."""
+    """The socket to the server; several threads may send."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
         self._lock = threading.Lock()
 
     def send(self, message: wire.FromEngine) -> None:
-        """Send one message; once nobody listens it is dropped, and the reader ends the process."""
+        """Send one message; dropped if the other end has closed, after which the reader exits."""
         data = wire.frame(message)
         with self._lock, suppress(OSError):
             self._connection.sendall(data)
@@ -59,8 +59,8 @@ class _LogToLink(logging.Handler):
 
 def main() -> int:
     """Serve one engine; returns the exit status."""
-    # Signals to a terminal's or a service's whole group reach this process too. It ends when the
-    # server says so, or when the server's end of the socket closes.
+    # Signals to the whole process group of a terminal or service reach this process, too. It ends
+    # when the server tells it to, or when the server's end of the socket closes.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     connection = socket.socket(fileno=int(sys.argv[1]))
@@ -84,7 +84,7 @@ def main() -> int:
     except ConfigurationError as error:
         link.send(wire.Refused(type(error).__name__, str(error)))
         return 1
-    # What is loaded stays: the collector need not walk torch again and again between tokens.
+    # What is loaded stays: exempt it from garbage collection between tokens.
     gc.collect()
     gc.freeze()
     built.set_result(ready)
@@ -129,7 +129,7 @@ def _first(connection: socket.socket, frames: wire.Frames) -> wire.Start | None:
 def _read(
     connection: socket.socket, frames: wire.Frames, built: Future[Built], inbox: Inbox
 ) -> None:
-    """Hand messages on to the loop. Ends the loop, or the process, when the server ends."""
+    """Pass messages on to the loop. Ends the loop, or the process, when the server ends."""
     try:
         while data := connection.recv(wire.READ_BYTES):
             for body in frames.feed(data):
@@ -150,7 +150,7 @@ def _read(
                     )
     except BaseException:
         logger.exception("the engine's process cannot read what it is told")
-    # Nobody listens any more: finish the step, but do not wait for a model or a step that hangs.
+    # The server is gone: finish the step, but do not wait for loading or for a step that hangs.
     inbox.put(None)
     if built.done():
         time.sleep(_GRACE_S)

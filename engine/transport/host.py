@@ -18,19 +18,19 @@ OnFailure = Callable[[str], None]
 
 
 class EngineHost(Protocol):
-    """Runs one engine. All methods are for the event loop, and none of them waits but `stop`."""
+    """Runs one engine. Call its methods on the event loop; only `stop` waits."""
 
     def start(self, on_step: OnStep, on_failure: OnFailure) -> None:
-        """Begin. Both functions are called on the running event loop: with outputs and rows of
-        each step, and with the reason when the engine has ended by itself."""
+        """Begin. Both functions are called on the running event loop: `on_step` with the outputs
+        and rows of a step, `on_failure` with the reason when the engine has failed."""
         ...
 
     def send(self, message: Message) -> None:
-        """Hand over a message."""
+        """Send a message to the engine."""
         ...
 
     async def stop(self) -> None:
-        """End the engine and wait for that, up to a limit."""
+        """Stop the engine and wait for its end, up to a limit."""
         ...
 
     def stats(self) -> EngineStats:
@@ -38,7 +38,7 @@ class EngineHost(Protocol):
         ...
 
     def busy_since_s(self) -> float | None:
-        """When the step that runs now began; None: none runs."""
+        """Clock time at which the running step began; None: no step is running."""
         ...
 
 
@@ -88,7 +88,7 @@ class ThreadHost:
 
 
 def _call(events: asyncio.AbstractEventLoop, callback: Callable[..., None], *args: object) -> None:
-    """Call on an event loop from another thread; a loop that has closed needs nothing any more."""
+    """Call on an event loop from another thread; ignored if the loop has closed."""
     try:
         events.call_soon_threadsafe(callback, *args)
     except RuntimeError:

@@ -1,7 +1,7 @@
 """An engine in a process of its own, behind the same interface as one in a thread.
 
-Steps then share no interpreter lock with HTTP. The two processes share a socket (`wire.py`); each
-ends when the other does.
+Steps and HTTP then do not share an interpreter lock. The two processes talk over a socket
+(`wire.py`), and the engine's process ends when its socket closes.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 
 class ProcessHost:
-    """Starts the process and talks to it."""
+    """Starts the engine's process and talks to it; an `EngineHost`."""
 
     def __init__(self, config: EngineConfig, clock: Callable[[], float]) -> None:
         """Start the process and wait until its model is loaded.
@@ -40,7 +40,7 @@ class ProcessHost:
         self._clock = clock
         self._frames = wire.Frames()
         self._process = subprocess.Popen(
-            # -P: a folder `kernels` where we are called must not hide the library of that name.
+            # -P: a folder `kernels` in the working directory must not shadow the library.
             [sys.executable, "-P", "-m", "penstock.engine.transport.child", str(theirs.fileno())],
             pass_fds=(theirs.fileno(),),
             stdin=subprocess.DEVNULL,
@@ -66,7 +66,7 @@ class ProcessHost:
         self._gone = asyncio.Event()
 
     def input_processor(self, config: EngineConfig) -> InputProcessor:
-        """The server's half: tokenizer, limits and registries."""
+        """The input processor for the server's process: tokenizer, limits and registries."""
         ready = self.ready
         return make_input_processor(
             config,
@@ -110,16 +110,16 @@ class ProcessHost:
         return self._stats
 
     def busy_since_s(self) -> float | None:
-        """See `EngineHost`: since the last step, or since there was anything to do."""
+        """See `EngineHost`: time of the last step, or of the first message sent while idle."""
         return self._busy_since_s
 
     def received(self, data: bytes) -> None:
-        """Bytes from the process."""
+        """Handle bytes from the process."""
         for body in self._frames.feed(data):
             self._handle(wire.decode_from_engine(body))
 
     def disconnected(self) -> None:
-        """The process has ended."""
+        """Handle the end of the connection: the process has ended."""
         self._gone.set()
         self._process.poll()
         if not self._stopping:
@@ -127,7 +127,7 @@ class ProcessHost:
 
     async def _ended(self) -> None:
         if self._connecting is not None:
-            await self._gone.wait()  # its last message has been read then
+            await self._gone.wait()  # by then its last message has been read
         await asyncio.to_thread(self._process.wait)
 
     def _handle(self, message: wire.FromEngine) -> None:
@@ -140,7 +140,7 @@ class ProcessHost:
                 self._on_step(message.outputs, message.rows)
             except EXITS:
                 raise
-            except BaseException:  # as asyncio does with what a thread calls on its loop
+            except BaseException:  # as asyncio does with callbacks from a thread
                 logger.exception("a step's outputs could not be delivered")
         elif isinstance(message, wire.Failed):
             self._fail(message.error)

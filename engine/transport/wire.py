@@ -1,7 +1,7 @@
-"""What crosses the socket between the server's process and the engine's: framed msgpack, no pickle.
+"""Messages between the server's process and the engine's: framed msgpack on a socket, no pickle.
 
 A frame is four bytes of length, big-endian, and one message. Methods travel by name, with their
-parameters as data, and are looked up in the registry of the other side.
+parameters as data, and the other side looks them up in its registry.
 """
 
 import struct
@@ -20,20 +20,20 @@ from ..state.stats import EngineStats
 READ_BYTES: Final = 1 << 16
 _LENGTH: Final = struct.Struct(">I")
 Methods = dict[str, dict[str, Any]]
-"""Parameters by name of the method."""
+"""Parameters by method name."""
 
 M = TypeVar("M", bound=Method)
 
 
 class Start(msgspec.Struct, frozen=True, tag=True):
-    """The first message. `log_level`: of what is worth sending. `config`: EngineConfig as JSON."""
+    """The first message. `log_level`: lowest to send. `config`: EngineConfig as JSON."""
 
     log_level: int
     config: str
 
 
 class Submitted(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """A `Request`; the fields are its."""
+    """A `Request`: those of its fields that the engine needs."""
 
     id: str
     prompt_ids: tuple[int, ...]
@@ -74,11 +74,11 @@ class Released(msgspec.Struct, frozen=True, tag=True):
 
 
 class Stop(msgspec.Struct, frozen=True, tag=True):
-    """End."""
+    """Stop the engine and end the process."""
 
 
 class Ready(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """The model is loaded; what the server must know of it."""
+    """The model is loaded; what the server needs to know of it."""
 
     info: ModelInfo
     eos_token_ids: frozenset[int]
@@ -94,7 +94,7 @@ class Refused(msgspec.Struct, frozen=True, tag=True):
 
 
 class Stepped(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """One step. `taken`: how many messages the loop has taken since its start."""
+    """The result of one step. `taken`: messages that the loop has taken since its start."""
 
     taken: int
     outputs: list[StepOutput]
@@ -103,13 +103,13 @@ class Stepped(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 
 class Failed(msgspec.Struct, frozen=True, tag=True):
-    """The engine has ended by itself."""
+    """The engine has failed. `error`: name of the exception."""
 
     error: str
 
 
 class Logged(msgspec.Struct, frozen=True, tag=True):
-    """A line for the log."""
+    """A log record."""
 
     level: int
     name: str
@@ -125,19 +125,19 @@ decode_from_engine: Callable[[bytes], FromEngine] = msgspec.msgpack.Decoder(From
 
 
 def frame(message: ToEngine | FromEngine) -> bytes:
-    """One message as it goes over the socket."""
+    """One message as bytes for the socket."""
     body = _encoder.encode(message)
     return _LENGTH.pack(len(body)) + body
 
 
 class Frames:
-    """Cuts a stream of bytes into the messages' bodies."""
+    """Splits a stream of bytes into message bodies."""
 
     def __init__(self) -> None:
         self._buffer = bytearray()
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """The bodies that `data` completes."""
+        """Yield the bodies that `data` completes."""
         self._buffer += data
         while len(self._buffer) >= _LENGTH.size:
             (length,) = _LENGTH.unpack_from(self._buffer)
@@ -150,7 +150,7 @@ class Frames:
 
 
 def pack_message(message: Message) -> ToEngine:
-    """What the engine's process is told."""
+    """Pack a message for the engine's process."""
     if isinstance(message, Abort):
         return Aborted(message.request_id, message.index)
     if isinstance(message, Release):
@@ -167,7 +167,7 @@ def pack_message(message: Message) -> ToEngine:
 
 
 def unpack_request(message: Submitted, decoding: Registry[Any], kv_cache: Registry[Any]) -> Request:
-    """The request that was packed."""
+    """The request that `pack_message` packed."""
     fields = {name: getattr(message, name) for name in Submitted.__struct_fields__}
     fields["decoding"] = _unpack_methods(message.decoding, decoding)
     fields["kv_cache"] = _unpack_methods(message.kv_cache, kv_cache)
@@ -181,7 +181,7 @@ def _pack_methods(chosen: Mapping[str, Choice[M]]) -> Methods:
 
 
 def _unpack_methods(packed: Methods, registry: Registry[M]) -> dict[str, Choice[M]]:
-    """Checked already: parameters only get their types back."""
+    """Parameters were checked when packed; here they only regain their types."""
     found: dict[str, Choice[M]] = {}
     for name, raw in packed.items():
         method = registry.methods[name]

@@ -1,8 +1,8 @@
-"""An attention module with one matrix for queries, keys and values and one product for rotation.
+"""Fused attention: one matrix for queries, keys and values, and one product for rotation.
 
-Rotary embeddings turn pairs of elements by an angle, which is a product of complex numbers. Models
+Rotary embeddings rotate pairs of elements by an angle: a product of complex numbers. Most models
 pair element i with i + n/2; here the rows of the weights are permuted so that pairs are neighbours.
-Queries and keys are permuted alike, so their dot products stay what they were.
+Queries and keys are permuted alike, so their dot products do not change.
 """
 
 import inspect
@@ -21,18 +21,18 @@ from .observe import AttentionShape, Call, DenseStep, Observation, matches
 _KNOWN_PARAMETERS = {"hidden_states", "position_embeddings", "use_cache", "output_attentions"}
 
 _FOLLOWING: Final = ("default", "linear", "llama3", "yarn")
-"""Kinds of rotary embedding whose angles depend on nothing but the position."""
+"""Kinds of rotary embedding whose angles depend only on the position."""
 _TABLED: Final = 1024
 
 Rotation = Literal["none", "halves", "neighbours"]
-"""Which elements of a head are a pair: i and i + n/2 (Llama), or 2i and 2i + 1 (Cohere)."""
+"""Which elements of a head form a pair: i and i + n/2 (Llama), or 2i and 2i + 1 (Cohere)."""
 
 
 class FusedRotary(nn.Module):
     """The model's own rotary embedding, as complex factors `[T, 1, n/2]`.
 
-    Where they follow from positions alone, each is computed once and looked up afterwards.
-    `example`: what it returned once, to see in which order it holds each angle twice.
+    Where they depend only on positions, on a CPU, they are computed once and then looked up.
+    `example`: one of its outputs, which shows in which order it holds each angle twice.
     """
 
     def __init__(self, inner: nn.Module, example: tuple[Tensor, Tensor]) -> None:
@@ -45,7 +45,7 @@ class FusedRotary(nn.Module):
     def forward(
         self, x: Tensor, position_ids: Tensor, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        """The factors, twice, where the model expects cosine and sine."""
+        """The factors, twice, in place of cosine and sine."""
         if self._follows and not args and not kwargs and x.device.type == "cpu":
             last = int(position_ids.max())
             if last >= len(self._table):
@@ -72,14 +72,14 @@ def _factors(cos: Tensor, sin: Tensor, *, in_halves: bool) -> Tensor:
 
 
 def _in_halves(cos: Tensor, sin: Tensor) -> bool:
-    """Whether each angle stands once in each half; else in two neighbouring places."""
+    """Whether each angle stands once in each half; else in two neighbouring elements."""
     half = cos.shape[-1] // 2
     return all(torch.equal(x[..., :half], x[..., half:]) for x in (cos, sin))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Parts:
-    """What an attention module is made of, found by the names that transformers gives them."""
+    """Parts of an attention module, found by the names that transformers gives them."""
 
     weights: list[Tensor]
     biases: list[Tensor | None]
@@ -88,7 +88,7 @@ class _Parts:
 
 
 class FusedAttention(BoundModule):
-    """Projects, rotates, attends and projects back the rows of a step."""
+    """Attention of a step's rows: project, rotate, attend, project back."""
 
     def __init__(
         self, parts: _Parts, shape: AttentionShape, layer: int, rotation: Rotation, rotary_size: int
@@ -145,14 +145,14 @@ class FusedAttention(BoundModule):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recognised:
-    """How an attention module rotates: enough to build its lean twin."""
+    """How an attention module rotates: enough to build its fused version."""
 
     rotation: Rotation
     rotary_size: int
 
 
 def recognise(module: nn.Module, seen: Observation) -> Recognised | None:
-    """How `module` computes, found by trying; None if no candidate gives what it gave."""
+    """How `module` rotates, found by trying; None if no candidate gives the recorded output."""
     call = seen.calls.get(module)
     parts = _parts(module, seen)
     if call is None or parts is None:
@@ -176,13 +176,13 @@ def recognise(module: nn.Module, seen: Observation) -> Recognised | None:
 
 
 def _needs_more(module: nn.Module, call: Call) -> bool:
-    """Whether the module was given, under a name that it asks for, what a twin would ignore."""
+    """Whether the module was given a named argument that the fused version would ignore."""
     named = set(inspect.signature(module.forward).parameters) - _KNOWN_PARAMETERS
     return any(call.kwargs.get(name) is not None for name in named)
 
 
 def fused_attention(module: nn.Module, known: Recognised, seen: Observation) -> FusedAttention:
-    """The twin of a module that was recognised."""
+    """The fused version of a module that was recognised."""
     parts = _parts(module, seen)
     assert parts is not None, "recognised"
     return _build(module, parts, known, seen)
@@ -220,7 +220,7 @@ def _parts(module: Any, seen: Observation) -> _Parts | None:
         biases = [p.bias for p in projections]
     elif type(together) is nn.Linear and together.out_features == sum(sizes):
         weights = list(together.weight.split(sizes))
-        bias: Any = together.bias  # torch types it as never absent
+        bias: Any = together.bias  # torch's type says that it is never None
         biases = [None] * 3 if bias is None else list(bias.split(sizes))
     else:
         return None
@@ -237,7 +237,7 @@ def _parts(module: Any, seen: Observation) -> _Parts | None:
 
 
 def _norms(module: nn.Module, seen: Observation) -> Any:
-    """The norms of queries and keys; empty: it has none; None: it has some of another kind."""
+    """The fused norms of queries and keys; empty: none; None: they are of an unknown kind."""
     found: list[FusedRMSNorm] = []
     for q_name, k_name in (("q_norm", "k_norm"), ("q_layernorm", "k_layernorm")):
         for name in (q_name, k_name):
@@ -252,7 +252,7 @@ def _norms(module: nn.Module, seen: Observation) -> Any:
 
 
 def _order(size: int, rotary_size: int, rotation: Rotation, device: torch.device) -> Tensor | None:
-    """The order of a head's elements in which pairs are neighbours; None: they are."""
+    """The order of a head's elements that makes pairs neighbours; None: they are already."""
     if rotation != "halves":
         return None
     order = torch.arange(size, device=device)

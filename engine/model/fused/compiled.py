@@ -1,4 +1,4 @@
-"""A decoder whose layers are compiled code: the lean decoder's twin, in one call a step."""
+"""A decoder whose layers are compiled code (C++): most steps are one call for all layers."""
 
 import logging
 from typing import Any
@@ -44,7 +44,7 @@ class CompiledDecoder(nn.Module):
         penstock_step: Any,
         **_: Any,
     ) -> Output:
-        """As the model that it stands for."""
+        """As the forward pass of the original model."""
         hidden = self.embedding.forward(input_ids)
         factors, _same = self.rotary.forward(hidden, position_ids=position_ids)
         layers = self._layers
@@ -65,7 +65,7 @@ class CompiledDecoder(nn.Module):
 def compiled_decoder(
     library: Library, model: nn.Module, quantization: Quantization
 ) -> CompiledDecoder | None:
-    """The twin of a lean decoder that the compiled layers can compute; it takes its weights.
+    """The compiled version of a fused decoder, whose weights it takes; None: there is none.
 
     `model` is emptied layer by layer, so that memory for one layer more than the model's is enough.
     """
@@ -135,7 +135,7 @@ def _weights(library: Library, layer: Any, quantization: Quantization) -> LayerW
 
 
 def _in_turns(gate_up: nn.Linear, lanes: int) -> nn.Linear:
-    """The layer whose outputs are gates and ups in turns."""
+    """The layer with its outputs reordered: gates and ups interleaved."""
 
     def parameter(both: Tensor) -> nn.Parameter:
         gate, up = both.chunk(2)

@@ -1,4 +1,4 @@
-"""A decoder of pre-norm layers without what transformers does around them in every call."""
+"""A decoder of pre-norm layers, without transformers' overhead in every call."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +11,7 @@ from .observe import Call, matches
 
 
 class FusedLayer(BoundModule):
-    """x + attention(norm(x)), then x + feed_forward(norm(x)) of that."""
+    """A pre-norm layer: x + attention(norm(x)), then x + feed_forward(after(x)) of the result."""
 
     def __init__(
         self, norm: nn.Module, attention: FusedAttention, after: nn.Module, feed_forward: nn.Module
@@ -40,7 +40,7 @@ class FusedLayer(BoundModule):
 
 
 def fused_layer(module: Any, call: Call | None) -> FusedLayer | None:
-    """The lean twin of a pre-norm layer whose attention is lean already."""
+    """The fused version of a pre-norm layer whose attention is fused already; tried on a call."""
     names = ("input_layernorm", "self_attn", "post_attention_layernorm", "mlp")
     norm, attention, after, feed_forward = (getattr(module, name, None) for name in names)
     if call is None or not isinstance(attention, FusedAttention):
@@ -55,13 +55,13 @@ def fused_layer(module: Any, call: Call | None) -> FusedLayer | None:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """Logits `[1, R, V]` of the wanted rows, under the name that transformers gives them."""
+    """Logits `[1, R, V]` of the wanted rows, named as in transformers."""
 
     logits: Tensor
 
 
 class FusedDecoder(BoundModule):
-    """Embedding, layers, norm and head; the last two for the wanted rows alone."""
+    """Embedding, layers, norm and head; the last two only for the wanted rows."""
 
     def __init__(
         self,
@@ -85,7 +85,7 @@ class FusedDecoder(BoundModule):
         self._layers = [layer.forward for layer in self.layers]
 
     def take(self, index: int) -> nn.Module:
-        """A layer, which the decoder lets go of: it cannot be called any more."""
+        """Remove a layer and return it; the decoder cannot be called after that."""
         layer = self.layers[index]
         self.layers[index] = nn.Identity()
         self._layers = []
@@ -100,7 +100,7 @@ class FusedDecoder(BoundModule):
         penstock_step: Any,
         **_: Any,
     ) -> Output:
-        """As the model that it stands for."""
+        """As the forward pass of the original model."""
         calls = self.calls
         hidden_states = calls["embedding"](input_ids)
         factors = calls["rotary"](hidden_states, position_ids=position_ids)
@@ -110,7 +110,7 @@ class FusedDecoder(BoundModule):
 
 
 def fused_decoder(model: Any) -> FusedDecoder | None:
-    """A decoder of the model's parts, where it has those that are needed; not yet tried."""
+    """A decoder of the model's parts, not yet tried; None: a part is missing."""
     base = getattr(model, "model", None)
     names = ("embed_tokens", "rotary_emb", "layers", "norm")
     embedding, rotary, layers, norm = (getattr(base, name, None) for name in names)

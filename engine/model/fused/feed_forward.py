@@ -28,7 +28,7 @@ class FusedFeedForward(BoundModule):
 
 
 def fused_feed_forward(module: Any, call: Call | None) -> FusedFeedForward | None:
-    """The lean twin of a gated block, where `module` is one; tried on a recorded call."""
+    """The fused version of a gated block, if `module` is one; tried on a recorded call."""
     gate, up, down, together = (
         getattr(module, f"{name}_proj", None) for name in ("gate", "up", "down", "gate_up")
     )

@@ -1,4 +1,4 @@
-"""Linear layers merged, packed for a CPU, or quantised: every `nn.Linear` of a model at once."""
+"""Merges linear layers, packs them for a CPU, or quantises them, for a whole model at once."""
 
 import logging
 from typing import Literal, TypeGuard
@@ -20,7 +20,7 @@ _WORTH_IT = 0.5
 
 
 def merged(weights: list[Tensor], biases: list[Tensor | None]) -> nn.Linear:
-    """One linear layer whose outputs are those of several, one after the other."""
+    """One linear layer whose outputs are those of several, concatenated."""
     weight = torch.cat(weights)
     layer = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
     layer.weight = nn.Parameter(weight, requires_grad=False)
@@ -37,7 +37,7 @@ def pack_linears(model: nn.Module, library: Library) -> None:
     """Replace the float32 linear layers of a model on a CPU by compiled ones."""
 
     def packed(module: nn.Module) -> nn.Module | None:
-        # GPT-2's kind: the same product, weights the other way round.
+        # GPT-2's kind: the same product with transposed weights.
         if type(module) is Conv1D and module.weight.dtype == torch.float32:
             return NativeLinear(library, pack(library, module.weight.t(), module.bias))
         if not _is_plain(module):
@@ -48,7 +48,7 @@ def pack_linears(model: nn.Module, library: Library) -> None:
 
 
 def quantize_linears(model: nn.Module) -> None:
-    """Replace the linear layers of a model by 8-bit ones, where the kernels take their shape."""
+    """Replace the linear layers of a model by 8-bit ones, where the kernels support their shape."""
     all_bytes = sum(p.numel() * p.element_size() for p in model.parameters())
     done_bytes = 0
     parameter = next(model.parameters())
@@ -77,7 +77,7 @@ def quantize_linears(model: nn.Module) -> None:
 
 
 def usable_library() -> Library | None:
-    """The compiled kernels; without them a warning, since that is slow."""
+    """The compiled kernels; None, with a warning, where there are none, which is slower."""
     found = library()
     if isinstance(found, Library):
         return found
@@ -94,7 +94,7 @@ def multiplies_int8() -> bool:
 
 
 def _is_plain(module: nn.Module) -> TypeGuard[nn.Linear]:
-    """Whether a module is a linear layer in float32 and nothing besides."""
+    """Whether a module is a plain float32 linear layer: no subclass, no hooks."""
     own = vars(module)
     return (
         type(module) is nn.Linear

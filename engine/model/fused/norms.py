@@ -12,8 +12,8 @@ from .observe import Call, matches
 class FusedRMSNorm(nn.Module):
     """x / sqrt(mean(x^2) + eps) * weight over the last dimension, in x's own precision.
 
-    Written as x / hypot(|x|, sqrt(eps n)) * (weight sqrt(n)), since a vector's length is one
-    operation and the mean of its squares is two.
+    Written as x / hypot(|x|, sqrt(eps n)) * (weight sqrt(n)), since the length of a vector
+    is one operation, and the mean of its squares is two.
     """
 
     def __init__(self, weight: Tensor, eps: float) -> None:
@@ -35,7 +35,7 @@ class FusedRMSNorm(nn.Module):
 
 
 def fused_norm(module: nn.Module, call: Call | None) -> FusedRMSNorm | None:
-    """An RMS norm's lean twin, where `module` is one; tried on a recorded call."""
+    """The fused version of an RMS norm, if `module` is one; tried on a recorded call."""
     weight = getattr(module, "weight", None)
     eps = getattr(module, "variance_epsilon", getattr(module, "eps", None))
     if call is None or not isinstance(weight, Tensor) or weight.ndim != 1:
@@ -49,7 +49,7 @@ def fused_norm(module: nn.Module, call: Call | None) -> FusedRMSNorm | None:
     x: Any = call.args[0] if call.args else None
     if not isinstance(x, Tensor) or x.shape[-1] != weight.shape[0]:
         return None
-    # Gemma's weights are stored as the difference to one.
+    # Gemma stores its weights minus one.
     for effective in (weight, 1 + weight):
         candidate = FusedRMSNorm(effective, eps)
         if matches(candidate, module, call):

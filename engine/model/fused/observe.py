@@ -1,4 +1,4 @@
-"""One small forward pass, watched: what every module was given and what it returned."""
+"""Records one small forward pass: the arguments and the output of every module."""
 
 import logging
 from collections.abc import Callable
@@ -44,10 +44,10 @@ class AttentionShape:
 
 @dataclass(slots=True)
 class DenseStep:
-    """Stands in for a step: causal attention among the rows given, without a cache.
+    """A stand-in for a step: causal attention among the given rows, without a cache.
 
-    Window, softcap and sinks are recorded but not applied: they change nothing about what a module
-    does before and after attention.
+    Window, softcap and sinks are recorded but not applied: they do not affect what a module does
+    before and after attention.
     """
 
     shapes: dict[int, AttentionShape] = field(default_factory=dict)
@@ -72,7 +72,7 @@ class DenseStep:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observation:
-    """A pass over six tokens. `calls`: the last call of each module that was called."""
+    """A forward pass over six tokens. `calls`: the last call of each module that was called."""
 
     calls: dict[nn.Module, Call]
     shapes: dict[int, AttentionShape]
@@ -83,7 +83,7 @@ class Observation:
 def inputs(model: Any, step: DenseStep) -> dict[str, Any]:
     """Arguments of a model's forward pass for six tokens, some of them at far positions.
 
-    What a model does to queries far from the beginning only (Ministral 3) shows there.
+    They show what a model does only to queries far from the beginning (Ministral 3).
     """
     device = next(model.parameters()).device
     config = model.config.get_text_config()
@@ -108,7 +108,7 @@ def observe(model: Any) -> Observation:
     ) -> None:
         calls[module] = Call(args=args, kwargs=kwargs, output=output)
 
-    # Plain weights are not recorded: a record would keep them when their module is replaced.
+    # Plain weights are not recorded: a record would keep them alive after their replacement.
     handles = [
         module.register_forward_hook(record, with_kwargs=True)
         for module in model.modules()
@@ -127,10 +127,10 @@ def observe(model: Any) -> Observation:
 def matches(
     candidate: nn.Module, module: nn.Module, call: Call, *, translate: Translate | None = None
 ) -> bool:
-    """Whether a candidate returns what the module returned, also for far larger inputs.
+    """Whether a candidate returns what the module returned, also for much larger inputs.
 
-    The large ones show what is cut off at some size (`clip_qkv`). `translate`: arguments as the
-    candidate takes them. A candidate that cannot run does not match, whatever the reason.
+    Large inputs show values that are clipped (`clip_qkv`). `translate`: turns keyword arguments
+    into the candidate's. A candidate that fails to run, for any reason, does not match.
     """
 
     def answer(one: Call) -> Any:
@@ -140,7 +140,7 @@ def matches(
         if not agree(answer(call), call.output, PART_TOLERANCE):
             return False
         loud = _louder(module, call)
-        # Far from each other, scores make rounding visible: rows may differ, but not most of them.
+        # Scores far from each other amplify rounding: some rows may differ, but not most of them.
         return agree(answer(loud), loud.output, _LOUD_TOLERANCE, share=0.5)
     except Exception as error:
         logger.debug("%s: no twin (%s)", type(module).__name__, error)
@@ -148,7 +148,7 @@ def matches(
 
 
 def _louder(module: nn.Module, call: Call) -> Call:
-    """The module's answer to the same call with larger hidden states."""
+    """The same call, and the module's output, with larger hidden states."""
     args, kwargs = call.args, call.kwargs
     if args:
         args = (args[0] * _LOUD, *args[1:])
@@ -158,10 +158,10 @@ def _louder(module: nn.Module, call: Call) -> Call:
 
 
 def agree(ours: Any, theirs: Any, tolerance: float, *, share: float = 1.0) -> bool:
-    """Whether two results are the same but for rounding, in at least this share of their rows.
+    """Whether two results are equal up to rounding in at least this share of their rows.
 
-    The error of a row is relative to its length. Of a tuple, the first element counts, and the
-    others have to be None.
+    The error of a row is relative to its norm. Of a tuple, the first element counts, and the
+    others must be None.
     """
     if isinstance(theirs, tuple | list):
         if not isinstance(ours, tuple) or len(ours) != len(theirs):

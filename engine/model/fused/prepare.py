@@ -1,4 +1,4 @@
-"""What happens to a model between loading and serving: rewritten, quantised, packed, checked."""
+"""Prepares a loaded model for serving: rewrites, quantises, packs and checks it."""
 
 import logging
 from typing import Any
@@ -16,10 +16,10 @@ logger = logging.getLogger(__name__)
 
 
 def make_fused(model: Any, quantization: Quantization) -> nn.Module | None:
-    """The model as it runs fastest here. `model` is changed and must not be used any more.
+    """The model in its fastest form. `model` is changed and must not be used any more.
 
-    None where that failed, for whatever reason a model of strangers may have: load it again and
-    quantise it as it is.
+    None where that failed, which any model may cause: load it again and quantise it without
+    rewriting.
     """
     if quantization == "none" and not _rewritable(model):
         return model
@@ -40,7 +40,7 @@ def make_fused(model: Any, quantization: Quantization) -> nn.Module | None:
 
 
 def _faster(model: nn.Module, quantization: Quantization) -> nn.Module:
-    """Rewritten where it is recognised, then compiled: as a whole, or its linear layers."""
+    """Rewrite what is recognised, then compile the whole decoder or only its linear layers."""
     if not _rewritable(model):
         quantize(model, quantization)
         return model
@@ -56,16 +56,16 @@ def _faster(model: nn.Module, quantization: Quantization) -> nn.Module:
 
 
 def quantize(model: nn.Module, quantization: Quantization) -> None:
-    """Keep the weights of linear layers in as many bits as was asked for."""
+    """Quantise the weights of linear layers, if asked for."""
     if quantization == "int8":
         quantize_linears(model)
 
 
 def check_quantized(model: Any) -> None:
-    """Run a model that was quantised as it is.
+    """Run a model that was quantised without rewriting.
 
     Raises:
-        ConfigurationError: it does not run that way.
+        ConfigurationError: it does not run, or its logits are not finite.
     """
     try:
         _check(model, observe(model), "int8")
@@ -86,7 +86,7 @@ def _rewritable(model: nn.Module) -> bool:
 
 @torch.inference_mode()
 def _check(model: nn.Module, seen: Observation, quantization: Quantization) -> None:
-    """Compare with what was seen before; with 8 bits, only that it runs and gives numbers."""
+    """Compare with the logits recorded before; with 8 bits, only check that they are finite."""
     logits = model(**seen.given).logits[0]
     if not torch.isfinite(logits).all() or logits.shape != seen.logits.shape:
         raise ArithmeticError("its logits are not finite")

@@ -1,4 +1,4 @@
-"""Puts modules into the places of others."""
+"""Replaces modules inside a model."""
 
 from collections.abc import Callable
 from weakref import WeakKeyDictionary
@@ -11,10 +11,10 @@ Twin = Callable[[nn.Module], nn.Module | None]
 
 
 def replace(model: nn.Module, twin: Twin) -> int:
-    """Put twins in the places of the modules that have one; returns how many twins there are.
+    """Replace each module for which `twin` returns a new one; returns how many were made.
 
-    A module that stands in several places has one twin; what is inside a twin is left alone.
-    Nothing here keeps a replaced module: its weights are free before the next one's are copied.
+    A module used in several places gets one replacement; modules inside a replacement are not
+    visited. Replaced modules are not kept: their weights are freed before the next are copied.
     """
     twins: WeakKeyDictionary[nn.Module, nn.Module] = WeakKeyDictionary()
     made = 0

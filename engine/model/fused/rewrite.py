@@ -1,7 +1,7 @@
-"""Makes a loaded transformers model lean, in place: fewer and larger operations, the same logits.
+"""Fuses a loaded transformers model in place: fewer and larger operations, the same logits.
 
-A module is recognised by its parts and then by what it computes: a lean twin takes its place only
-where it returns what the module returned in a recorded call. All else stays as it is.
+A module is recognised by its parts and then by what it computes: a fused version replaces it only
+if it returns what the module returned in a recorded call. Other modules are not changed.
 """
 
 import logging
@@ -23,19 +23,19 @@ logger = logging.getLogger(__name__)
 
 
 class RewriteError(RuntimeError):
-    """The whole model differs although every part agreed."""
+    """The rewritten model's logits differ although every part agreed."""
 
 
 @torch.inference_mode()
 def rewrite(model: Any) -> nn.Module:
-    """Return the lean model. `model` is changed and must not be used any more.
+    """Return the fused model. `model` is changed and must not be used any more.
 
-    Attention must go through our interface, and weights be float32. Replaced weights are let go
-    as soon as their copies stand: memory for one module more than the model's is enough.
+    Attention must go through our interface, and weights must be float32. Replaced weights are freed
+    as soon as they are copied: memory for one module more than the model's is enough.
 
     Raises:
         RewriteError: the result is wrong.
-        Exception: the model does what nobody foresaw. In both cases: load it again, leave it alone.
+        Exception: any unexpected one. In both cases, load the model again and do not rewrite it.
     """
     seen = observe(model)
     attentions = _rewrite_attention(model, seen)
@@ -61,7 +61,7 @@ def rewrite(model: Any) -> nn.Module:
 
 
 def _tried(make: Callable[[nn.Module, Call | None], nn.Module | None], seen: Observation) -> Twin:
-    """Make a twin of a module that was seen, and forget the module."""
+    """A `Twin` for `replace`: makes a module's fused version and forgets its call."""
 
     def twin(module: nn.Module) -> nn.Module | None:
         found = make(module, seen.calls.get(module))
@@ -78,7 +78,7 @@ def _gives(model: nn.Module, seen: Observation) -> bool:
 
 
 def _rewrite_attention(model: nn.Module, seen: Observation) -> int:
-    """All attention modules or none: they share the rotary embedding."""
+    """Fuse all attention modules or none: they share the rotary embedding. Returns how many."""
     known: WeakKeyDictionary[nn.Module, Recognised] = WeakKeyDictionary()
     for module, call in seen.calls.items():
         if getattr(module, "layer_idx", None) is None or not isinstance(call.output, tuple):

@@ -1,8 +1,8 @@
 """From a rendered chat to token ids, with control tokens only where the template wrote them.
 
-As long as every control token in the ids stands in the template's own text, they are what the
-tokenizer makes of the whole text, always. Else the text is encoded once more by a copy of the
-tokenizer which knows no control tokens, with a mark in place of each that the template wrote.
+If every control token in the ids comes from the template's own text, the ids are exactly what the
+tokenizer makes of the whole text. Otherwise the text is encoded again by a copy of the tokenizer
+that knows no control tokens, with a mark in place of each one that the template wrote.
 """
 
 import json
@@ -15,7 +15,7 @@ from tokenizers import AddedToken, Encoding, Tokenizer
 
 from .template import RenderedChat
 
-_BLOT = "\ufdd2"  # Unicode says that no text has it; if it has, it is still no control token
+_BLOT = "\ufdd2"  # a noncharacter of Unicode, and never a control token
 
 
 class Control(NamedTuple):
@@ -27,10 +27,10 @@ class Control(NamedTuple):
 
 
 class ChatEncoder:
-    """Encodes chats for one tokenizer. For any number of threads.
+    """Encodes chats for one tokenizer. Thread-safe.
 
-    `added`: contents of the added tokens by id. Those of white space alone are no markup: models
-    have them to spell runs of spaces.
+    `added`: contents of the added tokens by id. Tokens of white space alone are not control tokens:
+    models use them for runs of spaces.
     """
 
     def __init__(
@@ -63,11 +63,11 @@ class ChatEncoder:
         return [*ids[:before], *apart, *ids[behind:]]
 
     def _controls(self, text: str, encoding: Encoding, ids: list[int]) -> list[Control]:
-        """The control tokens that stand in the text; not what stands for unknown characters."""
+        """The control tokens in the text, but not those that stand for unknown characters."""
         found: list[Control] = []
         for index, token in enumerate(ids):
             place = encoding.token_to_chars(index) if token in self._ids else None
-            if place is None or place[0] == place[1]:  # no text, but a post-processor
+            if place is None or place[0] == place[1]:  # added by a post-processor, not in the text
                 continue
             is_text = text[slice(*place)].strip() == self._markup[token].strip()
             if token != self._unknown or is_text:
@@ -75,7 +75,7 @@ class ChatEncoder:
         return found
 
     def _is_written(self, chat: RenderedChat, control: Control) -> bool:
-        """Whether the template wrote all of it, but for white space that some take along."""
+        """Whether the template wrote all of it, apart from white space that some tokens absorb."""
         start, end, token = control
         length = len(self._markup[token])
         while end - start > length and chat.text[start].isspace():
@@ -92,7 +92,7 @@ class ChatEncoder:
             marked, origin = self._plain.mark(chat.text, written, cuts)
             (encoding,) = self._encode(self._plain.tokenizer, [marked], False)
             ids: list[int] = encoding.ids
-            # A vocabulary may hold the text of a control token as a word, which is cut then.
+            # A vocabulary may hold the text of a control token as a word; cut such words.
             more = {
                 origin(control.start) + 1
                 for control in self._controls(marked, encoding, ids)
@@ -103,7 +103,7 @@ class ChatEncoder:
             cuts |= more
 
     def _written(self, chat: RenderedChat, found: list[Control]) -> list[Control]:
-        """The control tokens that there are once the caller's are blotted out."""
+        """The control tokens that remain once those in the caller's text are overwritten."""
         text = chat.text
         while forged := [control for control in found if not self._is_written(chat, control)]:
             blots = [
@@ -122,14 +122,14 @@ class ChatEncoder:
 
 
 class _Plain:
-    """The copy of a tokenizer that knows no control tokens, and its two marks."""
+    """A copy of a tokenizer that knows no control tokens, and its two marks."""
 
     def __init__(self, backend: Tokenizer, markup: frozenset[str]) -> None:
         data: dict[str, Any] = json.loads(backend.to_str())
         data["added_tokens"] = [t for t in data["added_tokens"] if t["content"] not in markup]
         data["post_processor"] = data["truncation"] = data["padding"] = None
         self.tokenizer = Tokenizer.from_str(json.dumps(data))
-        # A caller cannot predict them.
+        # Random, so that a caller cannot predict them.
         self._control, self._cut = (f"\ufdd0{secrets.token_hex(16)}\ufdd1" for _ in range(2))
         self.tokenizer.add_special_tokens(
             [
@@ -141,13 +141,13 @@ class _Plain:
         self._cut_id = self.tokenizer.token_to_id(self._cut)
 
     def is_mark(self, token: int) -> bool:
-        """Whether it is an id of a mark."""
+        """Whether `token` is one of the two marks."""
         return token in (self._control_id, self._cut_id)
 
     def mark(
         self, text: str, written: Sequence[Control], cuts: set[int]
     ) -> tuple[str, Callable[[int], int]]:
-        """The text with marks for `written` and at `cuts`; and where its places were before."""
+        """The text with marks for `written` and at `cuts`; and a map back to places in `text`."""
         changes = sorted(
             [(c.start, c.end, self._control) for c in written]
             + [(cut, cut, self._cut) for cut in cuts]
@@ -169,7 +169,7 @@ class _Plain:
         return "".join(pieces), origin
 
     def restore(self, ids: list[int], written: Sequence[Control]) -> list[int]:
-        """The ids with control tokens for their marks."""
+        """The ids with control tokens in place of their marks, and without cuts."""
         controls = iter(written)
         restored = [
             next(controls).token if token == self._control_id else token

@@ -1,8 +1,8 @@
-"""The Jinja environment of chat templates: transformers' language, in a sandbox that traces text.
+"""The Jinja environment of chat templates: transformers' dialect, in a sandbox that traces text.
 
-Templates come with model folders and are untrusted: they see plain data only, and what they do to a
-caller's strings keeps the marks of `traced.py`. Time and memory are bounded by the process that
-renders (`worker.py`). Neither torch nor transformers is imported here, so that it starts fast.
+Templates come with model folders and are untrusted. They see plain data only, and operations on a
+caller's strings keep the marks of `traced.py`. The rendering process bounds time and memory
+(`worker.py`). Neither torch nor transformers is imported here, so that it starts fast.
 """
 
 import functools
@@ -25,7 +25,7 @@ from .formatting import fill, percent
 from .traced import Traced, all_said, as_text, concatenate, holds_said
 
 _PRECISE = frozenset({"join", "replace"})
-"""Methods of a template's own strings whose result may hold a caller's."""
+"""Methods of a template's own strings whose results may contain a caller's text."""
 
 
 class Generation(jinja2.ext.Extension):
@@ -59,7 +59,7 @@ class TracedTemplate(jinja2.Template):
         globals: MutableMapping[str, Any],  # noqa: A002 - Jinja's name
         uptodate: Callable[[], bool] | None = None,
     ) -> "TracedTemplate":
-        """See Jinja. Compiled code joins strings by a function of its module."""
+        """See Jinja. Replaces the function with which compiled code joins strings."""
         template = super().from_code(environment, code, globals, uptodate)
         template.root_render_func.__globals__["str_join"] = _join_all
         return template  # pyright: ignore[reportReturnType] - Jinja makes it of `cls`
@@ -97,7 +97,7 @@ class TracingEnvironment(ImmutableSandboxedEnvironment):
         return super().getattr(obj, attribute)
 
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
-        """Bytes of a string would lose its marks."""
+        """Also refuses `str.encode`: bytes would lose the marks."""
         if isinstance(obj, str) and attr == "encode":
             return False
         return super().is_safe_attribute(obj, attr, value)
@@ -125,11 +125,11 @@ class TracingEnvironment(ImmutableSandboxedEnvironment):
         return super().call_binop(context, operator, left, right)
 
     def call(self, context: Context, obj: Any, /, *args: Any, **kwargs: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """See Jinja. What a function made of a caller's text is a caller's."""
+        """See Jinja. A string made by a function from a caller's text counts as the caller's."""
         result = super().call(context, obj, *args, **kwargs)
         if not isinstance(result, str) or isinstance(result, Traced) or isinstance(obj, Macro):
             return result
-        # Their own methods know better, and a mapping gives back what was put in.
+        # Methods of `Traced` set marks themselves; a mapping returns what was put in.
         if isinstance(getattr(obj, "__self__", None), Traced | Mapping):
             return result
         return all_said(result) if holds_said((args, kwargs)) else result
@@ -146,7 +146,7 @@ def template_variables(source: str) -> frozenset[str]:
 
 
 def _tracing(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A filter whose strings are a caller's where anything given to it is."""
+    """A filter whose result counts as a caller's if any of its arguments is."""
 
     @functools.wraps(function)
     def filtered(*args: Any, **kwargs: Any) -> Any:

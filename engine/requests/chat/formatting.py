@@ -1,4 +1,4 @@
-"""`%` and `str.format` that keep the marks of what they put in (`traced.py`)."""
+"""`%` and `str.format` that keep the marks of the values they insert (`traced.py`)."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ _PERCENT = re.compile(r"%(?:\((?P<name>[^()]*)\))?s|%%")
 
 
 def percent(form: str, values: Any) -> str:
-    """`form % values`."""
+    """`form % values`, with marks."""
     result = str.__mod__(form, values)
     if not holds_said((form, values)):
         return result

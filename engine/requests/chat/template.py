@@ -1,4 +1,4 @@
-"""A model's chat template: what it wants, found out by trying, and chats rendered by it."""
+"""A model's chat template: finds out by trial what it accepts, and renders chats with it."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ from .workers import Workers
 logger = logging.getLogger(__name__)
 
 RENDER_CPU_S: Final = 2.0
-"""CPU time of one rendering. Of ordinary templates a hundred messages take a few milliseconds."""
+"""CPU time of one rendering. Ordinary templates render a hundred messages in milliseconds."""
 
 RENDER_MEMORY_BYTES: Final = 256 * 2**20
 _WORKERS: Final = 2
@@ -26,20 +26,20 @@ _WORDS: Final = ("penstockone", "penstocktwo", "penstockthree", "penstockfour")
 class RenderedChat:
     """The text of a chat's prompt. `said`: (start, end) of the characters that a caller wrote.
 
-    Everything else was written by the template, and only there may control tokens stand.
+    The template wrote everything else, and control tokens may stand only there.
     """
 
     text: str
     said: tuple[tuple[int, int], ...] = ()
 
     def part(self, start: int, stop: int) -> "RenderedChat":
-        """Its characters from `start` to `stop`."""
+        """The characters from `start` to `stop`, with their marks."""
         cut = ((max(start, a) - start, min(stop, b) - start) for a, b in self.said)
         return RenderedChat(text=self.text[start:stop], said=tuple(s for s in cut if s[0] < s[1]))
 
 
 class ChatTemplate:
-    """The templates of one tokenizer. For any number of threads.
+    """The chat templates of one tokenizer. Thread-safe.
 
     `templates`: one, or several by name: "default", and "tool_use" for chats with tools.
     `constants`: the tokenizer's special tokens by name.
@@ -59,12 +59,12 @@ class ChatTemplate:
 
     @cached_property
     def variables(self) -> frozenset[str]:
-        """Names that it reads from its caller, as `enable_thinking`."""
+        """Variables that it reads from its caller, such as `enable_thinking`."""
         return template_variables(self._sources[self._index])
 
     @cached_property
     def wants(self) -> Wants:
-        """What it wants of a chat, as a few tiny ones show."""
+        """What it accepts, found out by rendering a few tiny chats."""
         try:
             wants = _Trial(self).wants()
         except _NoAnswerError as error:
@@ -110,7 +110,7 @@ class ChatTemplate:
         self._workers.close()
 
     def trial(self, messages: list[dict[str, Any]]) -> str | None:
-        """The text of messages as they are; None: they are refused."""
+        """The text of the messages, not rearranged; None: they are refused."""
         reply = self._reply(messages, add_generation_prompt=True)
         if isinstance(reply, wire.Rendered):
             return reply.text
@@ -141,11 +141,11 @@ class ChatTemplate:
 
 
 class _NoAnswerError(Exception):
-    """A trial ended the process that rendered it."""
+    """The process that rendered a trial has ended."""
 
 
 class _Trial:
-    """Tries tiny chats, and looks which of their words arrive in the prompt."""
+    """Renders tiny chats and checks which of their words reach the prompt."""
 
     def __init__(self, template: ChatTemplate) -> None:
         self._template = template
@@ -163,7 +163,7 @@ class _Trial:
 
     def _form(self, before: list[dict[str, Any]], role: str, behind: list[dict[str, Any]]) -> Form:
         word, other = _WORDS[1], _WORDS[2]
-        # A template that prints the list itself prints the second word too.
+        # A template that prints the list as such prints the second word, too.
         part = {"type": "text", "text": word, "annotation": other}
         as_string = self._template.trial([*before, {"role": role, "content": word}, *behind])
         as_parts = self._template.trial([*before, {"role": role, "content": [part]}, *behind])
@@ -177,7 +177,7 @@ class _Trial:
 
         user, system = turn("user", 0), turn("system", 1)
         if not self._arrive([user]):
-            return "anywhere"  # it takes not even that: no trial tells anything
+            return "anywhere"  # it refuses even that: trials tell nothing
         later = [user, turn("assistant", 2), turn("system", 1), turn("user", 3)]
         if self._arrive([system, turn("system", 2), user]) and self._arrive(later):
             return "anywhere"

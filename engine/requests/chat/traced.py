@@ -1,9 +1,9 @@
-"""Strings that know which of their characters a caller wrote.
+"""Strings that know which of their characters a caller wrote (taint tracking).
 
-A template works on them as on any string: the characters are the caller's own, so that comparing,
-splitting, trimming and counting give what they always gave. What is made of them keeps its marks.
-Where an operation cannot tell which characters of its result came from whom, all of them count as
-the caller's: markup of the template may then become text, but never text markup.
+A template works on them as on any string: the characters are unchanged, so that comparing,
+splitting, trimming and counting give the usual results. Strings made from them keep the marks.
+Where an operation cannot tell who wrote which characters of its result, all of them count as the
+caller's: the template's markup may then become text, but text never becomes markup.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -52,7 +52,7 @@ class Traced(str):
             start, stop, step = at.indices(len(self))
             return self._cut(start, stop) if step == 1 else all_said(str.__getitem__(self, at))
         position = at.__index__()
-        str.__getitem__(self, position)  # raises where there is none
+        str.__getitem__(self, position)  # raises IndexError where there is none
         position += len(self) if position < 0 else 0
         return self._cut(position, position + 1)
 
@@ -60,7 +60,7 @@ class Traced(str):
         return (self._cut(at, at + 1) for at in range(len(self)))
 
     def join(self, pieces: Iterable[Any], /) -> str:
-        """Precise, as are the methods below that cut or put together."""
+        """Keeps exact marks, as do the methods below that refer here."""
         between: list[str] = []
         for piece in pieces:
             if not isinstance(piece, str):
@@ -119,7 +119,7 @@ class Traced(str):
         return cast("tuple[str, str, str]", self._pieces(str.rpartition(self, sep)))
 
     def upper(self) -> str:
-        """Precise where no letter becomes two, as are the methods below."""
+        """Keeps exact marks if the length does not change, as do the methods that refer here."""
         return self._alike(str.upper(self))
 
     def lower(self) -> str:
@@ -143,7 +143,7 @@ class Traced(str):
         return self._alike(str.swapcase(self))
 
     def translate(self, table: Any, /) -> str:
-        """All of the result is a caller's, as of the methods below."""
+        """Marks the whole result as the caller's, as do the methods that refer here."""
         return all_said(str.translate(self, table))
 
     def center(self, width: SupportsIndex, fillchar: str = " ", /) -> str:
@@ -188,7 +188,7 @@ class Traced(str):
         return tuple(self._cut(at, at + len(p)) for at, p in zip(starts, pieces, strict=True))
 
     def _found(self, pieces: list[str], sep: str | None) -> list[str]:
-        """The pieces where they stand, `sep` or (None) white space between them."""
+        """The pieces cut from this string; `sep` or, if None, white space lies between them."""
         found: list[str] = []
         at = 0
         for piece in pieces:
@@ -203,7 +203,7 @@ class Traced(str):
 
 
 def traced(text: str, said: Spans) -> str:
-    """`text` with marks; an ordinary string where nothing of it is a caller's."""
+    """`text` with marks; a plain string where no character is a caller's."""
     if not said:
         return text
     made = str.__new__(Traced, text)  # what `Traced()` does, in half the time
@@ -217,7 +217,7 @@ def untraced(text: str) -> str:
 
 
 def spans_of(text: str) -> Spans:
-    """Which characters are a caller's."""
+    """The (start, end) of the characters that are a caller's."""
     return text.said if isinstance(text, Traced) else ()
 
 
@@ -272,7 +272,7 @@ def holds_said(value: Any) -> bool:
 
 
 def as_text(value: Any) -> str:
-    """`value` as a template prints it; of lists and mappings everything counts as a caller's."""
+    """`value` as a template prints it; a caller's if it holds caller's text or is not plain."""
     if isinstance(value, str):
         return value
     if value is None or isinstance(value, int | float):

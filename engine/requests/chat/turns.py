@@ -1,4 +1,4 @@
-"""Messages as a template wants them: which roles, in which order, strings or lists of parts."""
+"""Rearranges messages as a chat template wants them: roles, order, strings or lists of parts."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ BETWEEN_PARTS = "\n"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Form:
-    """The forms of content that a template prints, of messages of one role."""
+    """The forms of content that a template prints for messages of one role."""
 
     strings: bool = True
     parts: bool = False
@@ -21,11 +21,11 @@ class Form:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wants:
-    """What a template wants of a chat.
+    """What a template accepts.
 
-    `forms`: by role; of a role that is not there, strings. `systems`: where system messages may
-    stand; with "first" one in front, with "none" nowhere. `repeats`: whether two turns of a user
-    may follow each other.
+    `forms`: by role; strings for a role without an entry. `systems`: where system messages may
+    stand: "first" is one in front, "none" is nowhere. `repeats`: whether two user turns may follow
+    each other.
     """
 
     forms: Mapping[str, Form] = field(default_factory=dict[str, Form])
@@ -34,7 +34,7 @@ class Wants:
 
 
 def arranged(messages: Sequence[Message], wants: Wants) -> list[dict[str, Any]]:
-    """The messages in a shape that the template takes, every text kept and in order."""
+    """The messages in a shape that the template accepts; no text is lost."""
     turns = [dict(message) for message in messages]
     if wants.systems != "anywhere":
         turns = _in_front(turns, wants.systems)
@@ -48,7 +48,7 @@ def arranged(messages: Sequence[Message], wants: Wants) -> list[dict[str, Any]]:
 
 
 def content_text(content: Any) -> str | None:
-    """The text of a content; None: it has other parts."""
+    """The text of a message's content; None: it has parts that are not text."""
     if content is None or isinstance(content, str):
         return content or ""
     if not _is_text_parts(content):
@@ -85,7 +85,7 @@ def _joined_repeats(turns: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _joined(contents: Sequence[Any]) -> Any:
-    """One content of several: a string where all are text."""
+    """Several contents joined into one: a string if all are text, else a list of parts."""
     texts = [content_text(content) for content in contents]
     if all(text is not None for text in texts):
         return BETWEEN_TURNS.join(text for text in texts if text)

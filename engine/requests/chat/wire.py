@@ -1,4 +1,4 @@
-"""What crosses the socket between a process that serves and one that renders: framed msgpack.
+"""Messages between the serving process and a rendering process: framed msgpack on a socket.
 
 A frame is eight bytes of length, big-endian, and one message.
 """
@@ -15,7 +15,7 @@ _LENGTH: Final = struct.Struct(">Q")
 class Start(msgspec.Struct, frozen=True, kw_only=True):
     """The first message. `constants`: the tokenizer's special tokens by name (`bos_token`).
 
-    `cpu_s`: of one rendering. `memory_bytes`: beside what a rendering's own data takes.
+    `cpu_s`: limit of one rendering. `memory_bytes`: limit, plus a share for a rendering's own data.
     """
 
     sources: tuple[str, ...]
@@ -25,7 +25,7 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Render(msgspec.Struct, frozen=True, kw_only=True):
-    """A chat to render with the source number `template`; `variables` are the caller's."""
+    """A chat to render. `template`: index of its source. `variables`: given by the caller."""
 
     template: int
     messages: list[dict[str, Any]]
@@ -42,7 +42,7 @@ class Rendered(msgspec.Struct, frozen=True, tag=True):
 
 
 class Refused(msgspec.Struct, frozen=True, tag=True):
-    """Why there is no text: the template's own words where it has any.
+    """Why there is no text, in the template's own words where it gives a reason.
 
     `ended`: the process that rendered has ended.
     """

@@ -1,7 +1,7 @@
 """A process that renders chat templates: `python -m penstock.engine.requests.chat.worker FD`.
 
-Templates may loop, recurse and grow as they like: the kernel ends the process after a rendering's
-CPU time, and refuses memory beyond its limit. It ends with the other end of its socket.
+Templates may loop, recurse and grow without bound: the kernel ends the process when a rendering's
+CPU time is used up, and refuses memory beyond its limit. The process ends when its socket closes.
 """
 
 import re
@@ -21,7 +21,7 @@ from .environment import TracingEnvironment
 from .traced import concatenate, said, spans_of, untraced
 
 _MAX_CHARACTERS = 2**24
-"""Of a text, beside four times what the caller sent."""
+"""Limit of a rendered text, plus four characters for each byte of the request."""
 
 _MEMORY_PER_BYTE = 64
 _SMALL_BYTES = 2**16
@@ -30,12 +30,12 @@ _REASON_CHARACTERS = 200
 
 
 class _RefusalError(Exception):
-    """The rendering failed for a reason that is worth telling."""
+    """The rendering failed for a reason that the caller may be told."""
 
 
 def main() -> int:
-    """Render until nobody asks any more; returns the exit status."""
-    # Signals to a terminal's or a service's whole group are for the process that serves.
+    """Render chats until the socket closes; returns the exit status."""
+    # Signals to the whole process group of a terminal or service are for the serving process.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
@@ -72,8 +72,8 @@ def main() -> int:
 
 
 def _limit_memory(more_bytes: int) -> None:
-    """From now on, as much beside what is there."""
-    if not _STATM.exists():  # no Linux
+    """Limit the address space to `more_bytes` above the present size."""
+    if not _STATM.exists():  # not Linux
         return
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
@@ -108,13 +108,13 @@ def _render(
     at = text.rfind(end)
     if at < 0 or whole.strip() not in text:
         raise _RefusalError("it changes the final message, which therefore cannot be continued")
-    # A template that keeps the space behind the mark trims nothing.
+    # If the space after the mark is kept, the template does not trim messages.
     kept = text[at : at + len(end) + 1] == end + " "
     return text[:at] if kept else text[:at].rstrip()
 
 
 def _message(message: dict[str, Any]) -> dict[str, Any]:
-    """What a template sees of a message: a role is a word that it knows, the rest was said."""
+    """A message with everything marked as the caller's, except a role that is an identifier."""
     return {
         key: value if key == "role" and str(value).isidentifier() else said(value)
         for key, value in message.items()
@@ -123,7 +123,7 @@ def _message(message: dict[str, Any]) -> dict[str, Any]:
 
 
 def _mark_end(message: dict[str, Any], mark: str) -> str:
-    """Put the mark behind the message's text, which is returned."""
+    """Put the mark after the message's text; returns the text without it."""
     content = message.get("content")
     if isinstance(content, list):
         for part in reversed(content):
@@ -147,7 +147,7 @@ def _bounded(pieces: Iterable[str], most: int) -> Iterator[str]:
 
 
 def _reason(error: Exception) -> str:
-    """What may be told of an error: what the template says, or its kind, never an address."""
+    """A reason safe to show: the template's message or the error's type, never an address."""
     if isinstance(error, MemoryError):
         return "it needs too much memory"
     if isinstance(error, RecursionError):

@@ -1,4 +1,4 @@
-"""The processes that render chat templates: started on demand, ended when a rendering must end."""
+"""A pool of processes that render chat templates, started on demand, killed to end a rendering."""
 
 import signal
 import socket
@@ -14,11 +14,11 @@ from . import wire
 
 _NO_TIME = -int(signal.SIGPROF)
 _WALL_TIMES: Final = 15.0
-"""Its CPU time, within which a rendering must end: a process may also be stopped or starved."""
+"""Wall time of a rendering, in multiples of its CPU time: a process may be stopped or starved."""
 
 
 class Workers:
-    """At most `limit` processes, each rendering one chat at a time. For any number of threads."""
+    """At most `limit` processes, each rendering one chat at a time. Thread-safe."""
 
     def __init__(self, start: wire.Start, *, limit: int) -> None:
         self._start = start
@@ -32,7 +32,7 @@ class Workers:
         """Render in a process.
 
         Raises:
-            CallerLeftError: they left, and the rendering was ended.
+            CallerLeftError: the caller left, and the rendering was ended.
         """
         body = wire.encode(request)
         caller = CALLER.get()
@@ -77,13 +77,13 @@ class Workers:
             self._busy -= 1
             if keep and worker is not None:
                 self._idle.append(worker)
-            if not self.close.alive:  # it was closed meanwhile
+            if not self.close.alive:  # closed in the meantime
                 _end(self._idle)
             self._changed.notify_all()
 
 
 class _Rendering:
-    """Ends one rendering, and nothing else, whether it has begun or not."""
+    """Lets one rendering be stopped, without touching the next one in the same process."""
 
     def __init__(self, changed: threading.Condition) -> None:
         self._changed = changed
@@ -91,14 +91,14 @@ class _Rendering:
         self._stopped = False
 
     def begin(self, worker: "_Worker", *, stopped: bool) -> None:
-        """It runs there from now on."""
+        """The rendering now runs in `worker`."""
         with self._changed:
             self._worker = worker
         if stopped:
             self.stop()
 
     def stop(self) -> None:
-        """End it."""
+        """Kill the process if it renders, and wake a waiting `_take`."""
         with self._changed:
             if self._worker is not None:
                 self._stopped = True
@@ -106,7 +106,7 @@ class _Rendering:
             self._changed.notify_all()
 
     def end(self) -> bool:
-        """It has ended; whether by `stop`."""
+        """The rendering has ended; returns whether `stop` ended it."""
         with self._changed:
             self._worker = None
             return self._stopped
@@ -119,7 +119,7 @@ class _Worker:
         ours, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(
-                # -P: a folder `kernels` where we are called must not hide a library of that name.
+                # -P: a folder `kernels` in the working directory must not shadow a library.
                 [
                     sys.executable,
                     "-P",
@@ -133,11 +133,11 @@ class _Worker:
         self._connection = ours
         self.timed_out = False
         ours.settimeout(_WALL_TIMES * start.cpu_s)
-        with suppress(OSError):  # a process that cannot start is noticed when it should answer
+        with suppress(OSError):  # a process that failed to start is noticed when it should answer
             wire.send(ours, wire.encode(start))
 
     def render(self, body: bytes) -> bytes | None:
-        """The reply; None: the process has ended, if only because it took too long."""
+        """The reply; None: the process has ended, perhaps because it took too long."""
         try:
             wire.send(self._connection, body)
             return wire.receive(self._connection)
@@ -154,16 +154,16 @@ class _Worker:
         return self._process.poll() is None
 
     def status(self) -> int:
-        """Wait for its end, and how it came."""
+        """Close the socket and wait for the exit status."""
         self._connection.close()
         return self._process.wait()
 
     def kill(self) -> None:
-        """End it now."""
+        """Kill the process."""
         self._process.kill()
 
     def end(self) -> None:
-        """End it."""
+        """Kill the process and wait for its end."""
         self._process.kill()
         self.status()
 
