@@ -83,7 +83,7 @@ class Labeller(Protocol):
 
 
 class Prefill(DecodingMethod[P]):
-    """Sparse prefill: a prompt's rows see a part of its keys; rows of the answer and drafts see all.
+    """Sparse prefill: a prompt's rows see some of its keys; rows of answers and drafts see all.
 
     Keys and values of later layers differ from exact ones. So a request shares cached prefixes
     only with requests of the same method and parameters.
@@ -268,7 +268,7 @@ class SearchContext(Protocol):
 
     @property
     def min_tokens(self) -> int:
-        """Tokens before which nothing ends an answer. Rules hold back stop tokens, but not `stop`."""
+        """Tokens before which nothing ends an answer; rules enforce it, except for `stop`."""
         ...
 
     def ask(self, text: str) -> State:

@@ -69,7 +69,7 @@ class Words:
         return state
 
     def forbidden(self, state: int) -> Ids:
-        """Tokens that would complete a word that the text has begun; they add to `always`."""
+        """Tokens that would complete a word that the text has begun, in addition to `always`."""
         shorter: list[int] = []
         while state and state not in self._forbidden:
             shorter.append(state)
