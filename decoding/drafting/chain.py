@@ -39,8 +39,8 @@ class ChainDrafting(Drafting):
 
     @abstractmethod
     def moved(self, predictions: Sequence[int]) -> None:
-        """The text has grown. `predictions`: for the places behind it, what the last pass predicted
-        after wrong draft tokens."""
+        """The text has grown. `predictions`: for the places after it, what the last pass predicted
+        from wrong draft tokens."""
 
     def sizes(self, limit: int, worth: float) -> list[tuple[int, float]]:
         """See `Drafting`."""

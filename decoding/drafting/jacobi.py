@@ -75,7 +75,7 @@ class _Window:
 
 
 def _behind(draft: Draft, predictions: Sequence[int], accepted: Sequence[int]) -> list[int]:
-    """Predictions for the places behind the accepted text, by the first draft token of each depth.
+    """Predictions for the places after the accepted text, by the first draft token of each depth.
 
     The draft tokens before those places were wrong, or they would have been accepted.
     """

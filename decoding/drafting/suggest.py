@@ -114,7 +114,7 @@ class _Node:
         self.children: dict[int, _Node] = {}
 
     def child(self, token: int, chance: float, number: int) -> "_Node":
-        """The draft token `token` behind this one, which is draft token `number`."""
+        """The draft token `token` after this one, which is draft token `number`."""
         follows, carried = self.follows, self.carried
         return _Node(
             token,

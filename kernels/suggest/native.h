@@ -81,7 +81,7 @@ class Suggester {
         known->grounds += grounds;
     }
 
-    // Adds to `waiting` the candidates behind node `number` of at least probability `worth`.
+    // Adds to `waiting` the candidates after node `number` of at least probability `worth`.
     void expand(int64_t number, double worth, int64_t& made) {
         Node& node = nodes[number];
         evidence.clear();
