@@ -111,7 +111,7 @@ class EvictionState:
         return twin
 
     def reset(self, cached: int) -> None:
-        """Start again after `cached` tokens, whose keys exist but have received no attention yet."""
+        """Start again after `cached` tokens, whose keys exist but got no attention yet."""
         layers, kv_heads, _ = self.mass.shape
         self.length = self.held = cached
         self.mass = torch.zeros(layers, kv_heads, cached, device=self.mass.device)
