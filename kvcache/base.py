@@ -31,7 +31,7 @@ Score = Literal["sum", "mean", "decay"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retention:
-    """What an evicting policy keeps of a sequence, in tokens.
+    """What an evicting policy keeps of a sequence, in tokens, once its prompt has been read.
 
     Each head keeps heavy + recent keys. Among those that are neither the newest `recent` nor the
     first `sink`, the keys of lowest score are evicted. `interval`: tokens between two evictions;
