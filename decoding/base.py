@@ -1,4 +1,4 @@
-"""The seams of decoding: what a method is, and which slot it fills.
+"""The interfaces of decoding methods, and the slots that they fill.
 
 A request combines at most one method per slot. The methods know neither pages nor the model.
 """
@@ -49,7 +49,7 @@ class DecodingMethod(ABC, Generic[P]):
 
 
 class Prompt(Protocol):
-    """A request's prompt, for targets that derive further prompts from it."""
+    """A request's prompt, for targets that derive the prompts of further contexts from it."""
 
     @property
     def ids(self) -> tuple[int, ...]:
@@ -62,53 +62,52 @@ class Prompt(Protocol):
         ...
 
     def encode(self, text: str, *, param: str, add_special_tokens: bool = True) -> tuple[int, ...]:
-        """Tokens of a further prompt; RequestError names `param` where it is empty or too long."""
+        """Tokens of a further prompt; a RequestError names `param` if it is empty or too long."""
         ...
 
     def render(self, messages: Sequence[Mapping[str, str]], *, param: str) -> tuple[int, ...]:
-        """Tokens of a chat, through the model's template, ready for the assistant's answer."""
+        """Tokens of a chat, formatted by the model's template, ready for the assistant's answer."""
         ...
 
 
 class Labeller(Protocol):
-    """Says which keys rows see in one layer of one context, as labels."""
+    """Labels which keys each row sees, in one layer of one context."""
 
     def __call__(self, q_THD: Tensor, k_KLD: Tensor) -> Labels:
-        """The labels of the rows `[T, H, D]` and of the keys `[K, L, D]`; the last T are theirs.
+        """Labels of query rows `[T, H, D]` and keys `[K, L, D]`; the last T keys are the rows' own.
 
-        The newest `recent` keys are seen by every row. What else it sees follows from its query,
-        and from keys and positions up to its own: not from how many rows there are, nor from keys
-        that come later.
+        Every row sees the newest `recent` keys. What else it sees depends on its query and on keys
+        and positions up to its own, never on the number of rows or on later keys.
         """
         ...
 
 
 class Prefill(DecodingMethod[P]):
-    """Rows of a prompt see a part of its keys; rows of the answer, drafts among them, see all.
+    """Sparse prefill: a prompt's rows see some of its keys; rows of answers and drafts see all.
 
-    Keys and values of the layers behind differ from exact ones. So requests share cached prefixes
-    only with those of the same method and parameters.
+    Keys and values of later layers differ from exact ones. So a request shares cached prefixes
+    only with requests of the same method and parameters.
     """
 
     slot: Slot = "prefill"
 
     @abstractmethod
     def first(self, parameters: P) -> int | None:
-        """Position of the first row that sees a part; None: all see every key."""
+        """Position of the first row that sees only a part of the keys; None: there is none."""
 
     @abstractmethod
     def labeller(self, parameters: P, layer: int, beginning_KPD: Tensor) -> Labeller | None:
-        """For one layer of a context with these keys `[K, P, D]` before the first such row.
+        """The labeller of one layer of a context whose keys before that row are `[K, P, D]`.
 
-        None: it does not pay there, and rows see every key. Follows from the arguments alone, for
-        it may be asked again. May wait for the device.
+        None: it does not pay in this layer, and rows see every key. A function of the arguments
+        alone, because it may be called again. May wait for the device.
         """
 
 
 class Target(DecodingMethod[P]):
     """Makes a row's distribution from the model's logits in one or several contexts.
 
-    Every token that is accepted is appended to all contexts, so that they end alike.
+    Every accepted token is appended to all contexts, so they all end with the same answer.
     """
 
     slot: Slot = "target"
@@ -122,7 +121,7 @@ class Target(DecodingMethod[P]):
         """
 
     def prompt_field(self, parameters: P) -> str | None:
-        """The parameter that further prompts come from, for errors that are about them."""
+        """The parameter that further prompts come from; errors about them name it."""
         return None
 
     @abstractmethod
@@ -131,13 +130,14 @@ class Target(DecodingMethod[P]):
 
         `logits_BRV`: float32; context 0 is the request's own. `parameters`: one for each row.
         All rows have the same number of contexts. A row's result depends on that row alone. NaN in
-        a row's logits stays NaN, and minus infinity, what a model rules out, is no NaN.
+        a row's logits must stay NaN; minus infinity (a token that the model rules out) must not
+        become NaN.
         """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Vocabulary:
-    """What drafters know of the tokens: ids below `size`; `pad_id` means nothing."""
+    """The token ids that drafters may use: those below `size`. `pad_id`: the padding token."""
 
     size: int
     pad_id: int = 0
@@ -145,11 +145,11 @@ class Vocabulary:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DraftContext:
-    """What a drafter finds around it.
+    """What a drafter is given beside the sequence.
 
-    `memory`: for whatever drafters want to keep across requests, by a name of theirs; shared by the
-    requests that may share cached prefixes, and by no others. `trees`: whether drafts may branch;
-    otherwise they are cut to their first line. `lines`: those that do not branch cost less.
+    `memory`: what drafters keep across requests, by a name of their own; shared only by requests
+    that may share cached prefixes. `trees`: whether drafts may branch; otherwise they are cut to
+    their first path. `lines`: drafts that do not branch cost less.
     """
 
     vocabulary: Vocabulary
@@ -159,28 +159,30 @@ class DraftContext:
 
 
 class Drafter(DecodingMethod[P]):
-    """Drafts tokens ahead; one pass verifies them, and what is wrong costs rows, never
-    tokens."""
+    """Drafts tokens for speculative decoding; one forward pass verifies them.
+
+    A wrong draft token costs a row of the pass; it never changes the answer.
+    """
 
     slot: Slot = "drafter"
 
     @abstractmethod
     def start(self, parameters: P, row: Row, context: DraftContext) -> Drafting:
-        """A drafter at work on the sequence `row`, whose tokens grow while it runs."""
+        """Begin drafting for the sequence `row`, whose tokens grow while it runs."""
 
 
 class Drafting(ABC):
-    """What a drafter knows of one sequence."""
+    """A drafter's state for one sequence."""
 
     @abstractmethod
     def sizes(self, limit: int, worth: float) -> Sequence[tuple[int, float]]:
-        """Drafts worth a thought: (draft tokens, how many of them are expected to be right).
+        """Sizes worth considering: (draft tokens, how many of them are expected to be accepted).
 
-        `limit`: tokens of the answer that could still be accepted. `worth`: about how likely a
-        guess has to be right to pay for its row; less likely ones may be left out. Ascending in
-        both numbers; the engine takes one of them, or none, whichever makes most tokens a second.
-        A `fixed` drafter offers one. Infinitely many right ones ask for a trial, which is granted
-        now and then. The row may have grown since by tokens that no draft brought.
+        `limit`: tokens of the answer that could still be accepted. `worth`: about the acceptance
+        probability at which a draft token pays for its row; less likely ones may be left out.
+        Ascending in both numbers. The engine takes the one, or none, that makes the most tokens a
+        second. A `fixed` drafter offers one. An expectation of infinity asks for a trial, which is
+        granted now and then. The row may have grown by tokens that were not drafted.
         """
 
     @property
@@ -192,22 +194,22 @@ class Drafting(ABC):
     def propose(self, size: int, limit: int) -> Draft:
         """At most `size` draft tokens, none of them more than `limit` tokens ahead."""
 
-    def learn(  # noqa: B027 -- nothing, for drafters to whom the row's tokens say enough
+    def learn(  # noqa: B027 -- nothing, for drafters that learn from the row's tokens alone
         self, draft: Draft, predictions: Sequence[int], accepted: Sequence[int]
     ) -> None:
-        """What a pass showed that verified a draft; the row's tokens are the longer ones already.
+        """Learn from the pass that verified `draft`; the row's tokens have already grown.
 
-        `predictions[0]` followed the newest token, `predictions[1 + i]` guess i of the draft.
-        `accepted`: draft tokens that were right, along one path.
+        `predictions[0]` followed the newest token, `predictions[1 + i]` draft token i.
+        `accepted`: indices of the draft tokens that were right, along one path.
         """
 
     def finish(self) -> None:  # noqa: B027 -- as above
-        """The sequence has ended, by itself or not: remember what is worth it for later ones."""
+        """The sequence has ended, for any reason: keep what is useful to later ones."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchLimits:
-    """What controllers may count on. `budget`: the server's own, every field set.
+    """The server's limits for searches. `budget`: the server's own, every field set.
 
     `evaluators`: names that `Evaluate` may use.
     """
@@ -221,7 +223,7 @@ class SearchContext(Protocol):
 
     @property
     def problem(self) -> str:
-        """The prompt's text; of a chat, what the user said last."""
+        """The prompt's text; in a chat, the user's last message."""
         ...
 
     @property
@@ -231,17 +233,17 @@ class SearchContext(Protocol):
 
     @property
     def n(self) -> int:
-        """How many answers are wanted."""
+        """How many answers the request asks for."""
         ...
 
     @property
     def seed(self) -> int:
-        """For choices that the controller makes itself."""
+        """Seed for random choices that the controller makes itself."""
         ...
 
     @property
     def max_tokens(self) -> int | None:
-        """Of one generation, where the caller has set it."""
+        """The limit of one generation, if the caller has set it."""
         ...
 
     @property
@@ -256,23 +258,23 @@ class SearchContext(Protocol):
 
     @property
     def budget(self) -> Budget:
-        """Every field set. Controllers mind `thoughts`, and the engine the rest."""
+        """Every field set. Controllers keep to `thoughts`; the engine enforces the rest."""
         ...
 
     @property
     def stop_ids(self) -> frozenset[int]:
-        """Tokens that end an answer, the end of the text among them."""
+        """Tokens that end an answer, end-of-text tokens included."""
         ...
 
     @property
     def min_tokens(self) -> int:
-        """Tokens of an answer before which nothing ends it; rules see to tokens, not to `stop`."""
+        """Tokens before which nothing ends an answer; rules enforce it, except for `stop`."""
         ...
 
     def ask(self, text: str) -> State:
-        """A prompt that puts `text` to the model in place of the problem.
+        """A prompt that asks the model `text` in place of the problem.
 
-        Through the chat template where the model has one; in a chat behind what was said before.
+        The chat template formats it if the model has one; in a chat it follows the earlier turns.
         """
         ...
 
@@ -286,10 +288,10 @@ class SearchContext(Protocol):
 
 
 class Controller(DecodingMethod[P]):
-    """Decides which sequences live; a request without one is a single run.
+    """Runs a search: decides which sequences are continued. Without one a request only generates.
 
     `evicts`: whether it works with cache policies that evict. Each generation then evicts for
-    itself, and what continues it reads its tokens again.
+    itself, and a continuation computes the keys of its tokens again.
     """
 
     slot: Slot = "controller"
@@ -297,7 +299,7 @@ class Controller(DecodingMethod[P]):
 
     @abstractmethod
     def check(self, parameters: P, n: int, limits: SearchLimits) -> None:
-        """Refuse, before anything runs, what cannot work.
+        """Refuse parameters that cannot work, before anything runs.
 
         Raises:
             RequestError: names the field under `decoding.NAME`.
@@ -305,10 +307,10 @@ class Controller(DecodingMethod[P]):
 
     @abstractmethod
     def budget(self, parameters: P) -> Budget:
-        """What the request allows; fields left out are the server's limits."""
+        """The request's budget; fields left out are the server's limits."""
 
     def composes(self, parameters: P) -> bool:
-        """Whether it puts answers together itself: then rules of tokens say nothing of them."""
+        """Whether it composes answer texts itself, so that token rules do not bind them."""
         return False
 
     def trace(self, parameters: P) -> TraceLevel:
@@ -319,8 +321,8 @@ class Controller(DecodingMethod[P]):
     def run(
         self, parameters: P, context: SearchContext
     ) -> Generator[Operation | list[Operation], Any, Outcome]:
-        """The search. Deterministic: whatever it does follows from its arguments and results.
+        """The search: yields operations, receives results. A function of its arguments and results.
 
-        At its yields it may meet `BudgetExhausted`, once, and returns what it has; and a
-        `GenerationError` in place of results, where one of its parts has failed.
+        A yield may raise `BudgetExhausted`, once: return what was found so far. It may raise
+        `GenerationError` in place of results: one of the operation's requests has failed.
         """

@@ -1,4 +1,4 @@
-"""A request's rules, worked out once for all of its choices and steps."""
+"""A request's rules as tensors, compiled once for all of its choices and steps."""
 
 from typing import Any
 
@@ -13,9 +13,9 @@ from .words import Words
 
 
 class CompiledRules:
-    """The rules of one request for a vocabulary and a device. `of`: those that they were made of.
+    """The rules of one request for a vocabulary and a device. `of`: the rules they are made from.
 
-    What forbids a token for good, and every bias, is one vector that is added to the logits.
+    Permanent bans and biases are one vector that is added to the logits.
     """
 
     def __init__(self, rules: Rules, pieces: Pieces, size: int, device: torch.device) -> None:
@@ -32,7 +32,7 @@ class CompiledRules:
             self._early = to_device(early, np.float32, device)
 
     def addend(self, generated: int) -> Tensor | None:
-        """What is added to the logits behind that many tokens of the answer; None: nothing."""
+        """What to add to the logits after `generated` tokens of the answer; None: nothing."""
         early = self._early is not None and generated < self.of.min_tokens
         return self._early if early else self.added
 
@@ -45,7 +45,7 @@ def words_of(rules: Rules, pieces: Pieces) -> Words | None:
 
 
 def standing(rules: Rules, words: Words | None, size: int) -> np.ndarray[Any, Any]:
-    """Float32 `[size]`: minus infinity for tokens that no row may have, 0 for others."""
+    """Float32 `[size]`: minus infinity for tokens that are always forbidden, 0 for others."""
     found = np.zeros(size, dtype=np.float32)
     if rules.allowed_token_ids is not None:
         found.fill(-np.inf)

@@ -3,8 +3,8 @@
     s = u + scale (c - u)
 
 c and u are the log-probabilities of the next token after the request's own prompt and after a
-negative one, both followed by the same answer. It comes before temperature, filters and penalties,
-as in transformers, whose `guidance_scale` gives the same tokens.
+negative one, both followed by the same answer. It is applied before temperature, filters and
+penalties, as in transformers, whose `guidance_scale` gives the same tokens.
 """
 
 from collections.abc import Sequence
@@ -34,10 +34,10 @@ class NegativeMessage(BaseModel):
 
 
 class CfgParameters(BaseModel):
-    """`scale`: 1 is plain decoding, above it the prompt counts for more, 0 is the negative prompt.
+    """`scale`: 1 is plain decoding, more gives the prompt more weight, 0 is the negative prompt.
 
     `negative_prompt`: a whole prompt in place of the request's own. `negative_messages`: the same
-    as a chat. With neither it is the prompt's last token alone.
+    as a chat. With neither, the negative prompt is the last token of the request's own.
     `plausibility`: keep only tokens at least this many times as likely as the likeliest one after
     the request's own prompt (Li et al. 2022, arXiv:2210.15097); 0 keeps all.
     `allow_negative`: let `scale` be below 0, which steers away from the prompt.
@@ -79,7 +79,7 @@ class Cfg(Target[CfgParameters]):
     def contexts(
         self, parameters: CfgParameters, prompt: Prompt
     ) -> tuple[tuple[int, ...], ...] | None:
-        """See `Target`. Without a scale there is no second sequence."""
+        """See `Target`. At scale 1 there is no second context."""
         where = f"decoding.{self.name}"
         negative = prompt.ids[-1:]
         if parameters.negative_prompt is not None:
@@ -103,13 +103,13 @@ class Cfg(Target[CfgParameters]):
         if logits_BRV.shape[0] > 1:
             scale = _column(parameters, "scale", own)
             guided = log_probs[1] + scale * (own - log_probs[1])
-            # What one of the two rules out altogether has no difference to be guided by.
+            # A token that one of the two rules out has no finite difference to scale.
             out = (own == float("-inf")) | (log_probs[1] == float("-inf"))
             guided = torch.where(out, own, guided)
         if any(one.plausibility > 0 for one in parameters):
             share = _column(parameters, "plausibility", own)
             floor = own.amax(dim=-1, keepdim=True) + share.log()
-            # Behind all others and still in order: a rule may yet forbid those that are plausible.
+            # Ranked below all others, in order: a rule may still forbid every plausible token.
             guided = torch.where(own < floor, guided - _IMPLAUSIBLE, guided)
         return guided
 

@@ -1,8 +1,8 @@
-"""What the noise of a row is a function of: its seed and position (and each token's id).
+"""Keys of the counter-based Gumbel noise of a row: functions of its seed and position.
 
-With Gumbel noise that is a pure function of its coordinates (`kernels/gumbel_argmax`), the token
-drawn is a pure function of the prefix: batch mates, chunking, caching, preemption and drafting
-cannot change it.
+The noise of a token is a pure function of the row's keys and the token's id
+(`kernels/gumbel_argmax`). So the token drawn is a pure function of the prefix: the rest of the
+batch, chunked prefill, caching, preemption and speculative decoding cannot change it.
 """
 
 import numpy as np

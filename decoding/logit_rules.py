@@ -1,6 +1,6 @@
-"""Edits of the logits that depend on a row's own history: masks, bias, bad words, penalties.
+"""Logits processors: masks, biases, bad words and penalties, by a row's own history.
 
-A request's rules are worked out once, for all of its choices and steps. Each row's result is a
+A request's rules are compiled once, for all of its choices and steps. Each row's result is a
 function of its prefix alone, so it is the same in any batch.
 """
 
@@ -21,11 +21,11 @@ from .rules import Rules
 from .sampling import Row
 
 _REMEMBERED: Final = 64
-"""Requests whose compiled rules are kept for those that come again with the same."""
+"""Compiled rules that are kept, for requests with the same rules."""
 
 
 class RuleBook:
-    """Applies the rules of rows. `pieces`: the vocabulary's, for bad words."""
+    """Applies each row's rules to its logits. `pieces`: those of the vocabulary, for bad words."""
 
     def __init__(self, pieces: Pieces) -> None:
         self._pieces = pieces
@@ -41,7 +41,7 @@ class RuleBook:
     def _states(
         self, logits: Tensor, rows: Sequence[Row], indices: Sequence[int]
     ) -> list[RuleState]:
-        """Those of `rows[indices]`; rows of a draft go on from the row before them."""
+        """The states of `rows[indices]`; a draft token's row continues the state of its parent."""
         found: list[RuleState] = []
         for i in indices:
             row = rows[i]
@@ -75,7 +75,7 @@ class RuleBook:
 def _add(
     logits: Tensor, rows: Sequence[Row], indices: Sequence[int], states: Sequence[RuleState]
 ) -> None:
-    """Masks and biases: one addition for neighbours that share them."""
+    """Add masks and biases: one addition for adjacent rows that share them."""
 
     def addends() -> Iterator[tuple[int, Tensor | None]]:
         for i, state in zip(indices, states, strict=True):

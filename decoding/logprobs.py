@@ -43,8 +43,8 @@ def gather_logprobs(
 def log_total(scores: Tensor) -> Tensor:
     """`log sum_v exp(scores_v)` of float32 `[R, V]`, as `[R, 1]`.
 
-    Added up in float64: torch's log_softmax adds up in float32, one element after the other, which
-    shifts all logprobs of 49,152 tokens by 2e-5; and a single long row in parts, one a thread.
+    Summed in float64. torch's log_softmax sums in float32, one element after the other, which
+    shifts all logprobs of 49,152 tokens by 2e-5; a single long row it sums in one part a thread.
     """
     most = scores.amax(dim=-1, keepdim=True)
     total = (scores - most).exp_().sum(dim=-1, keepdim=True, dtype=torch.float64)

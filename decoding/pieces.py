@@ -1,4 +1,4 @@
-"""What tokens add to a text, as bytes, and which of them begin with or contain some bytes."""
+"""The bytes that tokens add to a text, and lookups by prefix and by substring."""
 
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
@@ -14,10 +14,10 @@ _NONE: Ids = np.empty(0, dtype=np.int64)
 class Pieces:
     """The bytes that each token adds to a text; empty for those that add none.
 
-    `special`: what tokens that add none are where they are shown.
+    `special`: the bytes of special tokens in texts that show them.
 
-    Built once for a vocabulary. Tokens that begin alike lie side by side in an order, so that they
-    are found by two bisections, whatever the vocabulary's size.
+    Built once for a vocabulary. Tokens are sorted by their bytes, so that those with a common
+    prefix are adjacent and two bisections find them.
     """
 
     def __init__(self, of: Sequence[bytes], special: Mapping[int, bytes] | None = None) -> None:
@@ -31,7 +31,7 @@ class Pieces:
 
     @cached_property
     def with_special(self) -> "Pieces":
-        """The same of texts that show special tokens."""
+        """The pieces for texts that show special tokens."""
         return Pieces([self._special.get(token, piece) for token, piece in enumerate(self.of)])
 
     def beginning_with(self, head: bytes) -> Ids:
@@ -42,11 +42,11 @@ class Pieces:
         return self._order[first:last]
 
     def containing(self, word: bytes) -> Ids:
-        """Tokens in whose bytes the whole of `word` occurs, some of them more than once."""
+        """Tokens whose bytes contain the whole of `word`; some are listed more than once."""
         if len(word) > self.longest:
             return _NONE
         text, owners, ends, places = self._joined
-        # The rarest of its bytes leaves fewest places to look at.
+        # Its rarest byte leaves the fewest places to look at.
         rarest = min(range(len(word)), key=lambda i: places[word[i]].size)
         at = places[word[rarest]] - rarest
         at = at[(at >= 0) & (at + len(word) <= text.size)]
@@ -58,7 +58,7 @@ class Pieces:
 
     @cached_property
     def _joined(self) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], Ids, list[Ids]]:
-        """All bytes in order, whose each is, where each token's end, and where each byte occurs."""
+        """All bytes in order, the owner of each, each token's end, and the places of each value."""
         text = np.frombuffer(b"".join(self._ordered), dtype=np.uint8)
         lengths = np.array([len(piece) for piece in self._ordered], dtype=np.int64)
         owners = np.repeat(np.arange(lengths.size, dtype=np.int32), lengths)
@@ -69,6 +69,6 @@ class Pieces:
 
 
 def successor(head: bytes) -> bytes | None:
-    """The first bytes, in order, behind all that begin with `head`; None: there are none."""
+    """The least bytes that sort after everything that begins with `head`; None: there are none."""
     rest = head.rstrip(b"\xff")
     return rest[:-1] + bytes([rest[-1] + 1]) if rest else None

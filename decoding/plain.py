@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Plain(Target[NoParameters]):
-    """Changes nothing; there so that a request can say so."""
+    """Changes nothing; it exists so that a request can name it."""
 
     name = "plain"
     parameters = NoParameters

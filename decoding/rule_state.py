@@ -1,4 +1,4 @@
-"""What rules remember of a row's tokens, so that a step reads the newest alone."""
+"""The state of a row's rules, so that a step reads only the newest tokens."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -14,9 +14,9 @@ _FEW = 8
 
 
 class RuleState:
-    """The tokens of one row under its rules: how many were read, and what became of them.
+    """The state of one row's rules. `read`: how many of its tokens the state covers.
 
-    `word_state`: that of `Words`, behind these tokens. `ids`, `counts`: int64 and float32 `[M]`,
+    `word_state`: the state of `Words` after these tokens. `ids`, `counts`: int64 and float32 `[M]`,
     the tokens that penalties look at and how often each is in the answer. Arrays are replaced and
     never changed, so that rows of a draft, and choices that fork off, share them.
     """
@@ -33,21 +33,21 @@ class RuleState:
         self.counts: np.ndarray[Any, Any] = np.zeros(self.ids.size, dtype=np.float32)
 
     def catch_up(self, tokens: Sequence[int]) -> "RuleState":
-        """Read what has been appended since."""
+        """Read the tokens that were appended since."""
         if len(tokens) > self.read:
             self._append(tokens[self.read :])
             self.read = len(tokens)
         return self
 
     def fork(self) -> "RuleState":
-        """The same for another row, which may go on otherwise."""
+        """A copy for another row, which may continue differently."""
         twin = object.__new__(RuleState)
         for name in self.__slots__:
             setattr(twin, name, getattr(self, name))
         return twin
 
     def followed_by(self, token: int) -> "RuleState":
-        """That of a row one token longer."""
+        """The state of a row one token longer."""
         longer = self.fork()
         longer._append((token,))
         longer.read += 1

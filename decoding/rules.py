@@ -1,14 +1,14 @@
-"""What a request says about which tokens may come."""
+"""A request's rules on logits: which tokens may come, biases and penalties."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
-    """What decides which tokens may come, whatever is drawn; neutral values switch a rule off.
+    """Edits of the logits that come before any sampling filter; neutral values switch a rule off.
 
     `allowed_token_ids`: all others are forbidden. `bad_words`: UTF-8 that must not occur in the
-    text, however it is spelled in tokens; `shows_special`: whether special ones are part of it.
+    text, however it is tokenised; `shows_special`: whether the text shows special tokens.
     `suppressed_until_min`: stop tokens, forbidden until `min_tokens` are generated.
     """
 
@@ -24,7 +24,7 @@ class Rules:
 
     @property
     def penalises(self) -> bool:
-        """Whether tokens count that have been there already."""
+        """Whether a penalty depends on the tokens so far."""
         return bool(
             self.repetition_penalty != 1.0 or self.presence_penalty or self.frequency_penalty
         )

@@ -1,4 +1,4 @@
-"""From rows of logits to tokens: greedy, or seeded sampling with the usual filters.
+"""The sampler: rows of logits to tokens, greedy or seeded, with the usual filters.
 
 Everything is vectorised over the rows of a step, and every row's token is a function of its own
 logits, parameters, history and position alone.
@@ -24,7 +24,7 @@ GREEDY_BELOW = 1e-5
 """Temperatures below this are greedy: dividing by them would overflow."""
 
 _CANDIDATES = 1024
-"""Top-p first looks among so many best tokens, which nearly always suffices."""
+"""Best tokens among which top-p looks first; they nearly always suffice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +43,13 @@ class _Packed:
 
     @property
     def has_filters(self) -> bool:
-        """Whether some row drops tokens."""
+        """Whether some row has top-k, top-p or min-p."""
         return any(each is not None for each in (self.top_k, self.top_p, self.min_p))
 
     def repeated(self, counts: list[int]) -> "_Packed":
         """The same with row i `counts[i]` times.
 
-        As it is where all rows are greedy and none has rules: nobody reads more of it then.
+        Unchanged if all rows are greedy and none has rules: then only `all_greedy` is read.
         """
         if self.all_greedy and not self.with_rules:
             return self
@@ -78,9 +78,9 @@ class _Packed:
 class Drawn:
     """What was chosen for each row.
 
-    `ids`: int64 `[R]`; `NOTHING` where a row leaves no token, because all are forbidden or because
-    its logits are not finite. `logits`: float32 `[R, V]`, after the rules, before filters.
-    `with_rules`: rows that have rules; `largest`: the largest logit of each of them before.
+    `ids`: int64 `[R]`; `NOTHING` where no token is left, because all are forbidden or because the
+    row's logits are not finite. `logits`: float32 `[R, V]`, after the rules, before filters.
+    `with_rules`: rows that have rules. `largest`: the largest logit of each of them before these.
     """
 
     ids: Tensor
@@ -89,7 +89,7 @@ class Drawn:
     largest: Tensor | None
 
     def forbidden(self, rows: list[int]) -> list[int]:
-        """Of `rows`, all `NOTHING`, those that rules left nothing of; waits for the device."""
+        """Of `rows`, all `NOTHING`, those whose rules forbid every token; waits for the device."""
         if self.largest is None:
             return []
         finite = self.largest.isfinite().tolist()
@@ -98,12 +98,12 @@ class Drawn:
 
 
 class Sampler:
-    """Chooses one token per row. Keeps only what it can recompute: packed parameters, token ids."""
+    """Chooses one token per row. Keeps only what it can recompute: packed parameters and rules."""
 
     def __init__(self, kernels: Kernels = TORCH, pieces: Pieces | None = None) -> None:
         self._kernels = kernels
         self._rules = RuleBook(pieces or Pieces([]))
-        # Of the sequences of the last step; they mostly stay while their drafts change.
+        # The last step's parameters: sequences mostly stay the same while their drafts change.
         self._samplings: list[Sampling] = []
         self._packed: _Packed | None = None
 
@@ -136,7 +136,7 @@ class Sampler:
         return self._kernels.gumbel_argmax(logits, temperature, keys, packed.greedy)
 
     def drop_filtered(self, scores: Tensor, rows: Sequence[Row]) -> Tensor:
-        """Float32 `scores [R, V]` with minus infinity for what could not be drawn.
+        """Float32 `scores [R, V]` with minus infinity for tokens that the filters drop.
 
         Rows at temperature 0 are filtered as at 1.
         """
@@ -163,7 +163,7 @@ class Sampler:
 
 
 def _filtered(scores: Tensor, packed: _Packed) -> Tensor:
-    """Scores with what the filters drop at minus infinity; the best of a row is never dropped."""
+    """Scores with dropped tokens at minus infinity; a row's best token is never dropped."""
     if packed.min_p is not None:
         floor = scores.amax(dim=-1, keepdim=True) + packed.min_p.log()
         scores.masked_fill_(scores < floor, float("-inf"))
@@ -200,7 +200,7 @@ def _pack(samplings: list[Sampling], device: torch.device) -> _Packed:
 
 
 def _keep_top_k(scores: Tensor, top_k: Tensor, max_top_k: int) -> None:
-    """Drop what is below the k-th best score; ties with it stay. top_k 0 keeps all."""
+    """Drop scores below the k-th best; ties with it stay. top_k 0 keeps all."""
     best = scores.topk(min(max_top_k, scores.shape[1]), dim=-1).values
     kth = best.gather(1, (top_k - 1).clamp(0, best.shape[1] - 1))
     kth.masked_fill_(top_k == 0, float("-inf"))
@@ -208,7 +208,7 @@ def _keep_top_k(scores: Tensor, top_k: Tensor, max_top_k: int) -> None:
 
 
 def _keep_top_p(scores: Tensor, top_p: Tensor) -> None:
-    """Keep the best tokens whose probabilities reach top_p together (Holtzman et al. 2020).
+    """Keep the best tokens whose probabilities sum to top_p (Holtzman et al. 2020).
 
     The token that crosses the threshold stays, and so do ties with it.
     """
@@ -218,7 +218,7 @@ def _keep_top_p(scores: Tensor, top_p: Tensor) -> None:
     reached = (best - total).exp().cumsum(dim=-1)
     short = active & (reached[:, -1] < top_p[:, 0])
     if best.shape[1] < scores.shape[1] and bool(short.any()):
-        # Flat distributions need the whole order; each row decides for itself which way it goes.
+        # Flat distributions need a full sort; each row is decided by itself.
         for i in short.nonzero()[:, 0].tolist():
             _cut(scores[i : i + 1], total[i : i + 1], top_p[i : i + 1])
         active &= ~short

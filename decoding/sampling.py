@@ -1,4 +1,4 @@
-"""What sampling knows of a row: its resolved parameters and its history."""
+"""What the sampler reads of a row: its resolved parameters and its history."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,9 +31,9 @@ class Sampling:
 
 
 class Row(Protocol):
-    """What the sampler needs to know of a sequence whose next token it chooses.
+    """A sequence whose next token the sampler chooses.
 
-    `rule_state`: what the rules remember of its tokens; kept by the sampler, None at first.
+    `rule_state`: the state of its rules; set by the sampler, None at first.
     """
 
     rule_state: "RuleState | None"
@@ -50,10 +50,10 @@ class Row(Protocol):
 
     @property
     def prompt_length(self) -> int:
-        """How many of `tokens` were there when it began."""
+        """How many of `tokens` were there when the sequence began."""
         ...
 
     @property
     def answer_start(self) -> int:
-        """Where the answer begins: the part of a search continues one that has begun before it."""
+        """Where the answer begins; below `prompt_length` if a search continues an answer."""
         ...

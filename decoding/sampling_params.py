@@ -39,7 +39,7 @@ def _seed(value: int | None) -> int | None:
 
 
 def _stops(value: Any) -> Any:
-    """One string as a list of it; what is empty asks for nothing."""
+    """One string becomes a list of it; empty strings ask for nothing."""
     if value is None:
         return None
     if isinstance(value, str):
@@ -57,9 +57,9 @@ def _biases(value: Any) -> Any:
 class TextOptions:
     """How an answer's tokens become its text.
 
-    `skip_special_tokens`: leave them out. `spaces_between_special_tokens`: where they are shown,
-    as the tokenizer's decoder puts them; false: right behind one another.
-    `include_stop`: what ended the answer, a stop string or a stop token, is part of it.
+    `skip_special_tokens`: leave them out. `spaces_between_special_tokens`: space shown ones as the
+    tokenizer's decoder does; false: no space between them.
+    `include_stop`: the text includes the stop string or stop token that ended it.
     """
 
     skip_special_tokens: bool = True
@@ -71,11 +71,11 @@ PLAIN_TEXT = TextOptions()
 
 
 class SamplingParams(BaseModel):
-    """How tokens are chosen, when to stop and what of it is shown, with vLLM's names and meanings.
+    """How tokens are chosen, when to stop and what is shown, with vLLM's names and meanings.
 
     `seed`: same seed, prompt and parameters give the same tokens, whatever else the server does; -1
-    is none. `max_tokens`: -1 is all that the context leaves. `top_p`: 0 keeps the likeliest token
-    alone. `logit_bias`: token id (JSON turns it into a string) -> value added to its logit.
+    is none. `max_tokens`: -1 is all that the context leaves. `top_p`: 0 keeps only the most likely
+    token. `logit_bias`: token id (JSON turns it into a string) -> value added to its logit.
     `skip_special_tokens`, `spaces_between_special_tokens`, `include_stop_str_in_output`: see
     `TextOptions`.
     """
@@ -119,7 +119,7 @@ class SamplingParams(BaseModel):
 
     @property
     def text_options(self) -> TextOptions:
-        """What of the answer's tokens is shown."""
+        """How the answer's tokens become its text."""
         return TextOptions(
             skip_special_tokens=self.skip_special_tokens,
             spaces_between_special_tokens=self.spaces_between_special_tokens,

@@ -1,4 +1,4 @@
-"""What a request may say about `sparse_prefill`, and its bounds. Imports no torch."""
+"""The parameters of `sparse_prefill` and their bounds. Imports no torch."""
 
 from typing import Literal
 
@@ -11,7 +11,7 @@ LEAST_TOKENS = 128
 LEAST_RECENT = 64
 MAX_RECENT = 2**16
 MAX_BUCKETS = 64
-"""Without a GPU each bucket of each head is a product of its own."""
+"""Without a GPU each bucket of each head is a matrix product of its own."""
 MAX_SINK = 1024
 KEEP, BUCKETS, SINK, RECENT, MIN_TOKENS = 0.25, 16, 4, 512, 16_384
 
@@ -19,11 +19,11 @@ Form = Literal["qk", "hash", "off"]
 
 
 class SparsePrefillParameters(BaseModel):
-    """`method`: qk keeps keys of small norm, hash those in a query's bucket; off sees every key.
+    """`method`: qk keeps keys of small norm, hash those in a query's bucket; off keeps every key.
 
     `min_tokens`: rows before this position see every key. `recent`: newest keys that all rows see.
-    `keep`: share of the older keys, with qk; 0.25. `sink`: first keys that stay in any case, with
-    qk; 4. `buckets`: how many there are, an even number, with hash; 16.
+    `keep`: with qk, the share of the older keys that is kept; 0.25. `sink`: with qk, first keys
+    that are always kept; 4. `buckets`: with hash, their number, which is even; 16.
     """
 
     model_config = STRICT

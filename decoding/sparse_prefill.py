@@ -1,8 +1,8 @@
 """Sparse attention for long prompts: `sparse_prefill` (Pagliardini et al. 2023, arXiv:2306.01160).
 
-Of a prompt's rows, those from `min_tokens` on see the newest `recent` keys, and of the ones before
-those only some. Which, follows from positions and from the keys themselves: neither chunks nor
-cached prefixes change it.
+Rows of a prompt from `min_tokens` on see the newest `recent` keys and only some of the older ones.
+The choice depends on positions and on the queries and keys themselves: chunked prefill and prefix
+cache hits do not change it.
 """
 
 from dataclasses import dataclass
@@ -19,9 +19,9 @@ from .sparse_parameters import BUCKETS, KEEP, LEAST_RECENT, SINK, SparsePrefillP
 
 assert LEAST_RECENT >= BLOCK, "a block is whole before rows see a part of it"
 _SAMPLE: Final = 4096
-"""Keys before `min_tokens` that say how even the buckets are."""
+"""Keys before `min_tokens` that serve to measure how even the buckets are."""
 _FINE: Final = Tiles(block_m=16, block_n=16, warps=4, stages=2)
-"""Tiles so small that a sample's density is about that of a long prompt in larger ones."""
+"""So small that a sample is about as dense in these tiles as a long prompt in larger ones."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +49,7 @@ class _ByBucket:
         )
 
     def uneven(self, k_KLD: Tensor) -> bool:
-        """Whether rows that are spread over the buckets as these keys are would see too much."""
+        """Whether rows would see too many keys if they fell into the buckets as these keys do."""
         q_LKD = k_KLD.transpose(0, 1)[:0]
         buckets_KL = self(q_LKD, k_KLD).keys_KL[:, -_SAMPLE:]
         labels = Labels(queries_TH=buckets_KL.T.contiguous(), keys_KL=buckets_KL, own=False)
@@ -57,7 +57,7 @@ class _ByBucket:
 
 
 class SparsePrefill(Prefill[SparsePrefillParameters]):
-    """Keys of small norm, or of one bucket."""
+    """Sees older keys of small norm, or those in the query's bucket."""
 
     name = "sparse_prefill"
     parameters = SparsePrefillParameters
@@ -88,7 +88,7 @@ class SparsePrefill(Prefill[SparsePrefillParameters]):
 
 
 def _rotations(layer: int, like_KPD: Tensor, buckets: int) -> Tensor:
-    """The same of a layer for all requests: their pages may be shared."""
+    """Random rotations of a layer, the same for all requests, because they may share pages."""
     random = torch.Generator().manual_seed(layer)
     kv_heads, _, size = like_KPD.shape
     return torch.randn(kv_heads, size, buckets // 2, generator=random).to(like_KPD.device)

@@ -1,8 +1,8 @@
-"""Words that a text must not contain: which tokens would complete one.
+"""Bad words: which tokens would complete a word that a text must not contain.
 
-An automaton of Aho and Corasick (1975) over bytes. A state is the longest end of the text with
-which one of the words begins; its `fail` is the next shorter such end. Nothing is built before a
-text gets there, so that hundreds of long words cost what is read of them.
+An automaton of Aho and Corasick (1975) over bytes. A state is the longest suffix of the text that
+is a prefix of a word; its `fail` state is the next shorter such suffix. States are built when a
+text first reaches them, so that hundreds of long words cost only what is read of them.
 """
 
 from bisect import bisect_left
@@ -15,14 +15,14 @@ import numpy as np
 from .pieces import Ids, Pieces, successor
 
 _MOST_STEPS: Final = 1 << 18
-"""Steps and forbidden ids that are remembered; beyond them all are found anew."""
+"""Steps and forbidden ids that are cached; beyond these numbers the cache is cleared."""
 _MOST_IDS: Final = 1 << 21
 
 
 class Words:
-    """The words of one request, shared by all of its choices. State 0 is the beginning.
+    """The bad words of one request, shared by all of its choices. State 0 is the beginning.
 
-    Not for several threads at once.
+    Not thread-safe.
     """
 
     def __init__(self, words: Sequence[bytes], pieces: Pieces) -> None:
@@ -30,7 +30,7 @@ class Words:
         self._pieces = pieces
         self._words = sorted(set(words))
         self._lengths = np.array([len(word) for word in self._words])
-        # Of each state: its length, the words that begin with it, and the state that it fails to.
+        # Of each state: its length, the range of words that begin with it, and its fail state.
         self._depth = [0]
         self._range = [(0, len(self._words))]
         self._fail = [0]
@@ -41,14 +41,14 @@ class Words:
 
     @cached_property
     def always(self) -> Ids:
-        """Tokens that contain a word by themselves, wherever they stand."""
+        """Tokens that contain a whole word themselves."""
         found = np.zeros(len(self._pieces.of), dtype=np.bool_)
         for word in self._words:
             found[self._pieces.containing(word)] = True
         return np.flatnonzero(found)
 
     def after(self, state: int, token: int) -> int:
-        """The state behind a further token."""
+        """The state after a further token."""
         pieces = self._pieces.of
         if token >= len(pieces):
             return state
@@ -58,7 +58,7 @@ class Words:
         return state
 
     def at_end_of(self, tokens: Sequence[int]) -> int:
-        """The state behind a text."""
+        """The state after a text."""
         pieces, length, first = self._pieces.of, 0, len(tokens)
         while first > 0 and length < self.longest:
             first -= 1
@@ -69,7 +69,7 @@ class Words:
         return state
 
     def forbidden(self, state: int) -> Ids:
-        """Tokens that would complete a word whose beginning is there; beside those of `always`."""
+        """Tokens that would complete a word that the text has begun, in addition to `always`."""
         shorter: list[int] = []
         while state and state not in self._forbidden:
             shorter.append(state)
@@ -86,7 +86,7 @@ class Words:
         return ids
 
     def _completing(self, state: int) -> list[Ids]:
-        """Tokens that begin with what is missing of a word that begins like this state."""
+        """Tokens that begin with the missing rest of a word whose prefix is this state."""
         depth, (first, last) = self._depth[state], self._range[state]
         missing = self._lengths[first:last] - depth
         near = np.flatnonzero((missing > 0) & (missing <= self._pieces.longest))
@@ -95,7 +95,7 @@ class Words:
         return [ids for ids in found if ids.size]
 
     def _step(self, state: int, byte: int) -> int:
-        """The state behind a further byte: the first that has it, on the way of its fails."""
+        """The state after a further byte: that of the first fail state which can take the byte."""
         passed: list[tuple[int, int | None]] = []
         while True:
             known = self._steps.get(state << 8 | byte)
@@ -117,7 +117,7 @@ class Words:
         return found
 
     def _child(self, state: int, byte: int) -> int | None:
-        """The state one byte longer; None: no word begins like that."""
+        """The state one byte longer; None: no word begins with it."""
         depth, (first, last) = self._depth[state], self._range[state]
         head = self._words[first][:depth] + bytes([byte])
         first = bisect_left(self._words, head, first, last)

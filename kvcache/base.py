@@ -1,4 +1,4 @@
-"""The seam of cache policies: what a request may ask the KV cache to keep."""
+"""The interface of KV cache policies: which keys and values of a sequence are kept."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -24,22 +24,22 @@ def _checked(value: Any) -> object:
 
 
 Amount = Annotated[int | float, BeforeValidator(_checked)]
-"""So many tokens (an integer), or that share of the prompt (a number with a point, up to 1.0)."""
+"""A number of tokens (an integer), or a share of the prompt (a float, up to 1.0)."""
 
 Score = Literal["sum", "mean", "decay"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retention:
-    """What is kept of a sequence, in tokens, once its prompt has been read.
+    """What an evicting policy keeps of a sequence, in tokens, once its prompt has been read.
 
-    heavy + recent keys of each head stay; of those that are neither among the newest `recent` nor
-    the first `sink`, the ones of lowest score go. `interval`: tokens between two evictions; so many
-    further slots hold what was written since.
+    Each head keeps heavy + recent keys. Among those that are neither the newest `recent` nor the
+    first `sink`, the keys of lowest score are evicted. `interval`: tokens between two evictions;
+    each head has that many further slots for keys written in between.
 
-    `score`: how attention received so far ranks keys; None ranks by age. `half_life`: tokens after
-    which attention counts half, with "decay". `score_window`: how many last tokens of the prompt
-    have a say; None is all of them.
+    `score`: how the attention that keys have received ranks them; None ranks by age. `half_life`:
+    with "decay", tokens after which attention counts half. `score_window`: only the attention of
+    that many last tokens of the prompt counts, and that of the answer; None: all of it.
     """
 
     heavy: int
@@ -52,12 +52,12 @@ class Retention:
 
     @property
     def keep(self) -> int:
-        """Keys of a head that survive an eviction."""
+        """Keys that each head has after an eviction."""
         return self.heavy + self.recent
 
     @property
     def slots(self) -> int:
-        """Places for keys of a head."""
+        """Slots for keys of each head."""
         return self.keep + self.interval
 
     def evicts(self, prompt_tokens: int, max_tokens: int) -> bool:
@@ -69,9 +69,9 @@ P = TypeVar("P", bound=BaseModel)
 
 
 class CachePolicy(ABC, Generic[P]):
-    """A cache policy as requests see it; a request has exactly one (`slot` is the same for all).
+    """A cache policy as requests see it; a request has exactly one, so all have the same `slot`.
 
-    `scores`: whether it counts what attention keys receive.
+    `scores`: whether it ranks keys by the attention that they receive.
     """
 
     name: str
@@ -82,11 +82,11 @@ class CachePolicy(ABC, Generic[P]):
 
     @abstractmethod
     def retention(self, parameters: P, prompt_tokens: int) -> Retention | None:
-        """What is kept of a sequence with a prompt of that length; None: everything."""
+        """What is kept of a sequence with a prompt of `prompt_tokens`; None: everything."""
 
 
 def tokens_of(amount: int | float, prompt_tokens: int) -> int:
-    """An `Amount` in tokens; a fraction is rounded up, so that it is never nothing."""
+    """An `Amount` in tokens; a share is rounded up, so that it is never 0."""
     if isinstance(amount, int):
         return amount
     return -int(-amount * prompt_tokens // 1)

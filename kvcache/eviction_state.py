@@ -1,14 +1,14 @@
-"""Which keys of a context each head holds, and how much attention each of them has received.
+"""KV cache eviction: which keys each head of a context holds, and the attention they received.
 
-Until more keys are held than the policy keeps, key i is token i and lies where the page table says.
-Then the survivors move to slots of their own, and from there on a new key overwrites a victim:
+Until a context has more keys than the policy keeps, key i is token i, where the page table says.
+Then the survivors move to slots of their own, and from then on each new key overwrites a victim:
 
     slot        0    1    2    3    4    5            of one layer and head; S = keep + interval
     position    0    1   17   40   33   41            not in order, and another one in each head
     victims     2    4                                the next token takes slot 2, the one after 4
 
-A victim is attended until it is overwritten. When all victims are, the next ones are chosen: by
-ranks, or by a kernel of `kernels/evict` where the caller has one that knows the rule.
+A victim is attended to until it is overwritten. When all victims are, the next ones are chosen: by
+ranking the keys, or by a kernel of `kernels/evict` (see `EvictionState.one_at_a_time`).
 """
 
 from collections.abc import Callable
@@ -30,15 +30,15 @@ Evict = Callable[..., None]
 
 @dataclass(slots=True, kw_only=True)
 class AttentionRecord:
-    """What one step's attention said of one context's rows, layer by layer.
+    """The attention weights of one context's rows in one step, layer by layer.
 
-    `depths`: how far behind row 0 each row is. `votes`: float32 `[R]`, what a row's attention
-    counts, where all rows are certain to stay (a chunk of a prompt); None where some are draft
+    `depths`: how many tokens each row is after row 0. `votes`: float32 `[R]`, the weight of each
+    row's attention, if all rows are certain to stay (a chunk of a prompt); None if some are draft
     tokens.
 
     `weights`: by layer, `[K, keys]` with votes, `[K, R, keys]` without; the rows' own keys are the
-    last R. `stored`: by layer, `[K, R, D]`, of draft tokens of a context in slots, which are
-    written when it is known which stay."""
+    last R. `stored`: by layer, `[K, R, D]`, keys and values of draft tokens of a context in slots;
+    they are written once it is known which are accepted."""
 
     depths: list[int]
     votes: Tensor | None
@@ -47,10 +47,10 @@ class AttentionRecord:
 
 
 class EvictionState:
-    """The state of one context under an evicting policy. Tensors over `[layers, K, keys]`.
+    """The state of one context under an evicting policy. Its tensors are `[layers, K, keys]`.
 
-    `length`: tokens whose keys have been computed, evicted ones included. `held`: keys that a head
-    has, those included that the next ones will overwrite.
+    `length`: tokens whose keys have been computed, evicted ones included. `held`: keys that each
+    head has, victims included.
     """
 
     def __init__(
@@ -69,9 +69,9 @@ class EvictionState:
 
     @property
     def one_at_a_time(self) -> bool:
-        """Whether `kernels/evict` has the rule: a victim a token, of the least sum or the oldest.
+        """Whether `kernels/evict` can choose: one victim a token, by least sum or by age.
 
-        It knows no mean, no decay and no sliding window of the model's own.
+        The kernel knows no mean, no decay, and no sums in a model with sliding windows.
         """
         retention = self.retention
         return retention.interval == 1 and (
@@ -85,22 +85,22 @@ class EvictionState:
 
     @property
     def room(self) -> int:
-        """Tokens that one step may add at most: victims are chosen between steps."""
+        """Most tokens that one step may add: victims are chosen between steps."""
         if self.in_slots:
             return self.retention.interval - self._used
         return max(1, self.retention.keep - self.length)
 
     @property
     def must_move(self) -> bool:
-        """Whether more keys are held than are kept, for the first time."""
+        """Whether the context has outgrown what is kept, so that survivors must move to slots."""
         return not self.in_slots and self.length > self.retention.keep
 
     def outgrows(self, count: int) -> bool:
-        """Whether the survivors move for the first time once `count` more tokens are there."""
+        """Whether `count` more tokens will make the survivors move to slots."""
         return not self.in_slots and self.length + count > self.retention.keep
 
     def fork(self) -> "EvictionState":
-        """A second one in the same state; only before the survivors have moved."""
+        """A copy; allowed only before the survivors have moved."""
         assert not self.in_slots, "choices fork before anything is evicted"
         layers, kv_heads, _ = self.mass.shape
         twin = EvictionState(self.retention, layers, kv_heads, self.mass.device)
@@ -111,13 +111,13 @@ class EvictionState:
         return twin
 
     def reset(self, cached: int) -> None:
-        """Begin anew behind `cached` tokens whose keys are there and have received nothing yet."""
+        """Start again after `cached` tokens, whose keys exist but got no attention yet."""
         layers, kv_heads, _ = self.mass.shape
         self.length = self.held = cached
         self.mass = torch.zeros(layers, kv_heads, cached, device=self.mass.device)
 
     def counts(self, prompt_length: int, count: int) -> bool:
-        """Whether the attention of any of the next `count` tokens counts."""
+        """Whether the attention of any of the next `count` tokens counts towards scores."""
         retention = self.retention
         if retention.score is None:
             return False
@@ -125,7 +125,7 @@ class EvictionState:
         return window is None or self.length + count > prompt_length - window
 
     def votes(self, prompt_length: int, count: int) -> Tensor:
-        """What the attention of the next `count` tokens counts: float32 `[count]`."""
+        """How much the attention of each of the next `count` tokens counts: float32 `[count]`."""
         retention, device = self.retention, self.mass.device
         at = torch.arange(self.length, self.length + count, device=device)
         votes = torch.ones(count, device=device)
@@ -137,15 +137,15 @@ class EvictionState:
         return votes
 
     def note_window(self, layer: int, window: int | None) -> None:
-        """The model's own sliding window of a layer: what is behind it is never seen again."""
+        """Record a layer's own sliding window: keys outside it are never seen again."""
         if window is not None:
             self._windows[layer] = window
             self._windowed = True
 
     def seen(self, depths: list[int], window: int | None, layer: int) -> Tensor:
-        """Boolean `[K, R, held]`: which slots each row sees; the rows' own keys are not among them.
+        """Boolean `[K, R, held]`: the slots that each row sees; the rows' own keys are not in them.
 
-        A row takes a victim's slot, and so do those before it on its path.
+        A row does not see the victims whose slots it and the rows before it on its path will take.
         """
         assert self.positions is not None
         positions = self.positions[layer, :, : self.held]
@@ -160,9 +160,9 @@ class EvictionState:
         return seen
 
     def begin_row(self) -> Tensor:
-        """The next token is certain to stay: it takes its victims' slots, int64 `[layers, K, 1]`.
+        """Give the next token, which is certain to stay, its slots: int64 `[layers, K, 1]`.
 
-        Its key is written there before it attends; what that counts goes to `end_row`.
+        Its key is written there before it attends; `end_row` takes its attention weights.
         """
         assert self.positions is not None
         slots = self._chosen()[..., self._used : self._used + 1]
@@ -175,15 +175,15 @@ class EvictionState:
         return slots
 
     def begin_row_by(self, evict: Evict, pages_1W: Tensor, page_size: int) -> Tensor:
-        """`begin_row` by a kernel, where they go `one_at_a_time`: int64 `[layers, K, 1]`.
+        """`begin_row` by a kernel, where `one_at_a_time`: int64 `[layers, K, 1]`.
 
-        pages_1W: int32, of this context. Returns page x page_size + offset.
+        `pages_1W`: int32, the context's pages. Returns page x page_size + offset.
         """
         assert self.positions is not None
         layers, heads, slots = self.mass.shape
-        # By age: all have the same mass, and of those the oldest goes.
+        # By age: with equal masses the oldest is evicted.
         mass = self.mass if self.retention.score is not None else torch.zeros_like(self.mass)
-        # Each number at a multiple of 16 bytes, or kernels are compiled once more.
+        # Each number is 16-byte aligned; else Triton would compile the kernel once more.
         numbers = [self.length, self.retention.recent, self.retention.sink]
         of_all = torch.tensor(
             [[number, 0, 0, 0] for number in numbers], dtype=torch.int32, device=mass.device
@@ -203,27 +203,26 @@ class EvictionState:
         return taken.view(layers, heads, 1)
 
     def visible(self, layer: int, window: int | None) -> Tensor | None:
-        """Boolean `[K, 1, held]`: which keys the newest token sees, itself included; None: all."""
+        """Boolean `[K, 1, held]`: the keys that the newest token sees, its own too; None: all."""
         assert self.positions is not None
         if window is None:
             return None
         return (self.length - 1 - self.positions[layer, :, None, : self.held]) < window
 
     def end_row(self, attention_record: AttentionRecord) -> None:
-        """All layers have attended; `attention_record.weights` are of the keys held, where they
-        count."""
+        """After all layers: add `attention_record.weights`, of the keys held, if there are any."""
         if attention_record.weights:
             self.mass[..., : self.held] += torch.stack(attention_record.weights)
         self._forget_used_victims()
 
     def add_unscored(self, count: int) -> None:
-        """`count` tokens were read whose attention counts nothing."""
+        """Add `count` tokens whose attention does not count."""
         self.mass = pad(self._decayed(self.mass, count), (0, count))
         self.length += count
         self.held = self.length
 
     def add_prompt(self, attention_record: AttentionRecord, count: int) -> None:
-        """`count` tokens were read, as one chunk."""
+        """Add `count` tokens of the prompt, computed as one chunk."""
         weights = torch.stack(attention_record.weights)
         grown = weights.new_zeros(*weights.shape[:2], self.length + count)
         if self.length:
@@ -234,10 +233,10 @@ class EvictionState:
         self.held = self.length
 
     def add_rows(self, attention_record: AttentionRecord, rows: list[int]) -> Tensor | None:
-        """The rows that stay, in order: the newest token's, and those of right draft tokens.
+        """Add the rows that stay, in order: the newest token's and those of accepted draft tokens.
 
-        Returns the slots that their keys are to be written to, int64 `[layers, K, rows]`; None
-        where the page table says it.
+        Returns the slots to write their keys to, int64 `[layers, K, rows]`; None while the page
+        table says where they are.
         """
         weights = torch.stack(attention_record.weights)[:, :, rows]
         count, held = len(rows), weights.shape[-1] - len(attention_record.depths)
@@ -266,7 +265,7 @@ class EvictionState:
     def move_to_slots(self) -> Tensor:
         """Choose the first survivors: int64 `[layers, K, keep]`, their positions, ascending.
 
-        They belong into slots 0 to keep - 1 of their head; the slots behind are empty.
+        They move to slots 0 to keep - 1 of their head; the slots after these are empty.
         """
         retention, device = self.retention, self.mass.device
         layers, heads, _ = self.mass.shape
@@ -289,7 +288,7 @@ class EvictionState:
             self._victims, self._used = None, 0
 
     def _chosen(self) -> Tensor:
-        """The victims' slots, int64 `[layers, K, interval]`; nothing changes until all are used."""
+        """The victims' slots, int64 `[layers, K, interval]`; they stay until all are used."""
         if self._victims is None:
             assert self.positions is not None
             ranks = _ranks(self._scores(self.positions), self.positions)
@@ -297,7 +296,7 @@ class EvictionState:
         return self._victims
 
     def _scores(self, positions: Tensor) -> Tensor:
-        """What keys are ranked by; infinite for those that must stay."""
+        """Scores that rank the keys; infinite for those that must stay."""
         retention = self.retention
         match retention.score:
             case None:
@@ -319,6 +318,7 @@ class EvictionState:
 def _ranks(scores: Tensor, positions: Tensor) -> Tensor:
     """Distinct int64 in the order of float32 scores; of equal scores the older position is lower.
 
-    The bits of floats that are not negative ascend as the floats do; a negative one is below them.
+    The bits of non-negative floats, as integers, have the order of the floats; the negative score
+    (-1) is below them.
     """
     return (scores.view(torch.int32).long() << 32) + positions

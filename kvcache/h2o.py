@@ -1,6 +1,6 @@
 """Heavy-hitter eviction (Zhang et al. 2023, arXiv:2306.14048): `h2o`.
 
-A few keys receive most of the attention. Each head keeps those, and the newest ones.
+A few keys receive most of the attention. Each head keeps these keys and the newest ones.
 """
 
 from pydantic import BaseModel, Field, model_validator
@@ -15,8 +15,8 @@ class H2OParameters(BaseModel):
     `sink`: first tokens that are never evicted; they count as heavy ones. `interval`: tokens
     between two evictions; 1 is the paper's rule. `score`: the sum of attention received, its mean
     over the tokens that could see the key, or a sum that halves every `half_life` tokens.
-    `score_window`: only that many last tokens of the prompt have a say, as in SnapKV (Li et al.
-    2024, arXiv:2404.14469), so that cached prefixes can be used; null: all of them.
+    `score_window`: of the prompt, only the attention of that many last tokens counts, as in SnapKV
+    (Li et al. 2024, arXiv:2404.14469), so that cached prefixes can be used; null: of all tokens.
     """
 
     model_config = STRICT

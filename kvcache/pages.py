@@ -1,8 +1,8 @@
 """The page pool: which pages are in use, by how many holders, and which may be reclaimed.
 
-free       nobody holds it, nothing in it is worth keeping
+free       no holder, and the prefix cache does not know it
 held       one or more page tables hold it (reference count > 0)
-cached     nobody holds it, but the prefix cache can still find it; reclaimed oldest first
+cached     no holder, but the prefix cache can still find it; reclaimed oldest first
 """
 
 from collections import OrderedDict
@@ -43,7 +43,7 @@ class PagePool:
 
     @property
     def cached(self) -> int:
-        """Pages that only the prefix cache knows."""
+        """Pages without a holder that the prefix cache can find."""
         return len(self._cached)
 
     def references(self, page: int) -> int:
@@ -51,7 +51,7 @@ class PagePool:
         return self._references[page]
 
     def allocate(self, count: int, after: int | None = None) -> list[int]:
-        """Take `count` pages, each with one reference, if possible right behind page `after`.
+        """Take `count` pages, each with one reference, if possible right after page `after`.
 
         Raises:
             OutOfPages: fewer are available; the pool is unchanged.
@@ -68,9 +68,9 @@ class PagePool:
         return pages
 
     def allocate_run(self, count: int) -> list[int]:
-        """Take `count` pages that nothing will follow, in a row if there are such.
+        """Take `count` pages for a table that will not grow, consecutive if possible.
 
-        They go where they fit best: among free pages, or else among those that nobody holds.
+        Takes the smallest run that fits: of free pages, or else of free and cached ones.
 
         Raises:
             OutOfPages: fewer are available; the pool is unchanged.
@@ -102,7 +102,7 @@ class PagePool:
             self._references[page] += 1
 
     def release(self, pages: Iterable[int]) -> None:
-        """Drop a reference of each page; those without holders become cached or free.
+        """Drop a reference to each page; those without holders become cached or free.
 
         Pages released first are reclaimed first: release a sequence's last page first.
         """
@@ -117,7 +117,7 @@ class PagePool:
                     self._make_free(page)
 
     def keep(self, page: int) -> None:
-        """The prefix cache can find this (held) page from now on."""
+        """Mark this (held) page as one that the prefix cache can find."""
         self._kept.add(page)
 
     def is_kept(self, page: int) -> bool:
@@ -125,7 +125,7 @@ class PagePool:
         return page in self._kept
 
     def forget(self, page: int) -> None:
-        """The prefix cache has dropped `page`; without holders it becomes free."""
+        """Note that the prefix cache has dropped `page`; without holders it becomes free."""
         self._kept.discard(page)
         if page in self._cached:
             del self._cached[page]

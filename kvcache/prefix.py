@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from .pages import PagePool
 
 Salt = str | tuple[str, str]
-"""Prefixes are shared within one: a caller's own, or that and how the keys were computed."""
+"""Prefixes are shared within one salt: the caller's, or that and how the keys were computed."""
 Chain = int | Salt
 """Identifies a prefix of whole pages: a node's number, or the salt for the empty prefix."""
 
@@ -26,7 +26,7 @@ class _Node:
 class PrefixCache:
     """Finds pages that already hold the keys and values of a prompt's beginning.
 
-    Holds no references: a page in use by nobody stays findable until the pool reclaims it.
+    Holds no references: a page without holders stays findable until the pool reclaims it.
     Leaves are reclaimed before the pages that lead to them, because tables release from the end.
     """
 
@@ -45,7 +45,7 @@ class PrefixCache:
         return len(self._nodes)
 
     def match(self, tokens: Sequence[int], salt: Salt) -> tuple[list[int], Chain]:
-        """Longest run of cached pages that begins `tokens`, and its chain. Takes no reference."""
+        """The cached pages of the longest prefix of `tokens`, and its chain. Takes no reference."""
         pages: list[int] = []
         chain: Chain = salt
         if not self.enabled:
@@ -59,11 +59,11 @@ class PrefixCache:
         return pages, chain
 
     def cached(self, tokens: Sequence[int], salt: Salt) -> int:
-        """How many of the first tokens are in cached pages."""
+        """How many of the first `tokens` are in cached pages."""
         return len(self.match(tokens, salt)[0]) * self._page_size
 
     def shared(self, some: Sequence[int], others: Sequence[int]) -> int:
-        """How many tokens both begin with, in whole pages."""
+        """Length of the common prefix of both, in tokens, in whole pages."""
         size = self._page_size
         for start in range(0, min(len(some), len(others)) - size + 1, size):
             if some[start : start + size] != others[start : start + size]:
@@ -71,9 +71,9 @@ class PrefixCache:
         return min(len(some), len(others)) // size * size
 
     def publish(self, page: int, tokens: Sequence[int], chain: Chain) -> Chain:
-        """Make a full, final page findable behind `chain`; returns the chain that it ends.
+        """Make a full, final page findable after `chain`; returns the chain that ends with it.
 
-        Where an equal prefix is published already, that one stays and `page` remains private.
+        If an equal prefix is published already, that one stays and `page` remains private.
         """
         if not self.enabled:
             return chain

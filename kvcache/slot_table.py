@@ -1,4 +1,7 @@
-"""Pages of a context whose heads hold keys of different tokens: private, all of them at once."""
+"""The pages of a context under eviction, whose heads hold keys of different tokens.
+
+They are private, and all are reserved at once.
+"""
 
 from collections.abc import Sequence
 
@@ -9,7 +12,7 @@ from .pages import PagePool
 
 
 class SlotTable:
-    """Has `PageTable`'s face, and nothing to do: no page comes, goes, is shared or is published."""
+    """Has `PageTable`'s interface, but a fixed set of pages: none is added, shared or published."""
 
     def __init__(self, pool: PagePool, pages: list[int], page_size: int) -> None:
         self._pool = pool
@@ -20,7 +23,7 @@ class SlotTable:
         self._page_ids: Tensor | None = None
 
     def pages_missing(self, length: int) -> int:
-        """None: they were reserved in full."""
+        """0: all pages are reserved."""
         return 0
 
     def reserve(self, count: int) -> None:
@@ -33,13 +36,13 @@ class SlotTable:
         self._index = self._page_ids = None
 
     def extend(self, length: int) -> None:
-        """Nothing to make room for."""
+        """Does nothing: all pages are reserved."""
 
     def truncate(self, length: int) -> None:
-        """Nothing to forget: what is not accepted was never written."""
+        """Does nothing: keys of rejected draft tokens were never written."""
 
     def publish(self, tokens: Sequence[int], length: int) -> None:
-        """Nothing that others could use."""
+        """Does nothing: other sequences could not use these pages."""
 
     def free(self) -> None:
         """Release all pages."""

@@ -3,7 +3,8 @@
 logical   [pages, Hkv, page, D]      what kernels see; a (page, head) tile is contiguous
 stored    [Hkv, pages, page, D]      consecutive pages of a head are one run of memory
 
-In 8 bits (`kernels/quantise.py`) each pair has another one with its scales, where D is 1.
+In 8 bits (`kernels/quantise.py`) each pair has a second pair with its scales, of the same shape
+but D = 1.
 """
 
 from collections.abc import Sequence
@@ -17,8 +18,8 @@ from ..kernels.quantise import LARGEST, SCALE_DTYPE, as_bits, dequantise, quanti
 from .table import PageCopy
 
 Stored = tuple[Tensor, ...]
-"""Keys and values of some tokens of one layer, as they lie in the store: keys, values, and in 8
-bits the scales of both. All are `[..., D]`, alike but for D."""
+"""Keys and values of some tokens of one layer, as stored: keys, values, and in 8 bits the scales of
+both. All are `[..., D]`, equal in shape but for D."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +37,7 @@ class LayerShape:
 
 
 class Scales(TypedDict, total=False):
-    """What kernels are told of a layer in 8 bits, `[pages, Hkv, page, 1]`; else it is empty."""
+    """Keyword arguments of kernels for a layer in 8 bits, `[pages, Hkv, page, 1]`; else empty."""
 
     k_scales: Tensor
     v_scales: Tensor
@@ -75,7 +76,7 @@ class KVStore:
         self.bytes = sum(t.numel() * t.element_size() for t in self._everything())
 
     def encode(self, k: Tensor, v: Tensor) -> Stored:
-        """Keys and values `[..., D]` as they are stored."""
+        """Convert keys and values `[..., D]` to what is stored."""
         if self.dtype not in LARGEST:
             return k.to(self.dtype), v.to(self.dtype)
         keys, key_scales = quantise(k, self.dtype)
@@ -83,15 +84,15 @@ class KVStore:
         return keys, values, key_scales, value_scales
 
     def decode(self, stored: Stored, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Keys and values `[..., D]` of what is stored, in `dtype`."""
+        """Convert what is stored to keys and values `[..., D]` in `dtype`."""
         keys, values, *scales = stored
         of_keys, of_values = scales or (None, None)
         return dequantise(keys, of_keys, dtype), dequantise(values, of_values, dtype)
 
     def finite(self, layer: int, slots_R: Tensor) -> Tensor:
-        """Whether what one layer holds of each token is finite: bool `[R]`.
+        """Whether each token's key and value in one layer are finite: bool `[R]`.
 
-        Rows of 8 bits are what their scales are.
+        In 8 bits the scales tell.
         """
         found = torch.ones(slots_R.shape[0], dtype=torch.bool, device=slots_R.device)
         of_layer = self._of(layer)
@@ -122,7 +123,7 @@ class KVStore:
             _flat(cache).scatter_(1, index, as_bits(rows))
 
     def read_slots(self, layer: int, slots_KR: Tensor) -> Stored:
-        """What is stored `[K, R, D]` of one layer, in slots that differ from head to head."""
+        """Read `[K, R, D]` of one layer from slots that differ from head to head."""
         return tuple(
             _flat(cache)
             .gather(1, slots_KR[..., None].expand(-1, -1, cache.shape[3]))
@@ -143,12 +144,12 @@ class KVStore:
 def _new_cache(
     heads: int, pages: int, page_size: int, size: int, dtype: torch.dtype, device: torch.device
 ) -> Tensor:
-    # Left as it comes: a slot is written before it is read, and memory not touched costs nothing.
+    # Not initialised: a slot is written before it is read, and untouched memory costs nothing.
     stored = torch.empty(heads, pages, page_size, size, dtype=dtype, device=device)
     return stored.transpose(0, 1)
 
 
 def _flat(cache: Tensor) -> Tensor:
-    """`[Hkv, slots, D]`, the same memory."""
+    """View of a cache as `[Hkv, slots, D]`; 8-bit values as bits."""
     heads = as_bits(cache).transpose(0, 1)
     return heads.view(heads.shape[0], -1, heads.shape[3])

@@ -40,11 +40,11 @@ class PageTable:
 
     @property
     def reserved(self) -> int:
-        """Pages held back."""
+        """Pages held back by `reserve`."""
         return len(self._reserve)
 
     def adopt_prefix(self, tokens: Sequence[int]) -> int:
-        """Start an empty table with the cached pages that begin `tokens`; returns their tokens."""
+        """Start an empty table with the cached prefix of `tokens`; returns its length in tokens."""
         assert not self.pages
         pages, _ = self._prefix.match(tokens, self._salt)
         self._pool.retain(pages)
@@ -83,15 +83,15 @@ class PageTable:
     def publish(self, tokens: Sequence[int], length: int) -> None:
         """Offer the full pages among the first `length` tokens to the prefix cache.
 
-        Only tokens that are final may be counted: nothing evicted, nothing unaccepted.
+        Only final tokens may be counted: none evicted, no draft token that may yet be rejected.
         """
         for index in range(self._published, length // self.page_size):
             self._publish_page(index, self.pages[index], tokens)
 
     def fork(self, reserve: int = 0) -> "PageTable":
-        """A second table over the same pages; whoever writes the last partial page copies it.
+        """A second table over the same pages; the first to write the last partial page copies it.
 
-        `reserve`: how many of the pages held back go with it.
+        `reserve`: how many of the pages held back move to it.
         """
         twin = PageTable(self._pool, self._prefix, self.page_size, self._salt)
         self._pool.retain(self.pages)
@@ -103,7 +103,7 @@ class PageTable:
         return twin
 
     def reserve(self, count: int) -> None:
-        """Hold `count` further pages, for whatever this context becomes.
+        """Hold back `count` further pages, for the slots that this context may move to.
 
         Raises:
             OutOfPages: nothing has changed.
@@ -111,7 +111,7 @@ class PageTable:
         self._reserve += self._pool.allocate_run(count)
 
     def take_reserve(self, count: int) -> list[int]:
-        """Give `count` of the pages held back to the caller, who owns them now."""
+        """Give `count` of the pages held back to the caller, which then owns them."""
         assert count <= len(self._reserve), "what is taken was reserved"
         taken, self._reserve = self._reserve[:count], self._reserve[count:]
         return taken
@@ -127,12 +127,12 @@ class PageTable:
         del self._chains[self._published + 1 :]
 
     def free(self) -> None:
-        """Release everything; the table is empty and can start again."""
+        """Release all pages; the table is then empty and can be used again."""
         self.truncate(0)
         self._pool.release(self.take_reserve(len(self._reserve)))
 
     def _must_copy_last(self) -> int:
-        """1 where the next write would hit a page that others can see."""
+        """1 if the next write would hit a page that is shared or published, else 0."""
         if self.length % self.page_size == 0:
             return 0
         last = self.pages[-1]

@@ -7,7 +7,7 @@ from .base import Amount, CachePolicy, Retention, tokens_of
 
 
 class WindowParameters(BaseModel):
-    """`recent`: newest tokens that stay, or a share of the prompt. `sink`: first ones that do.
+    """`recent`: newest tokens that are kept, or a share of the prompt. `sink`: first ones kept.
 
     `interval`: tokens between two evictions.
     """

@@ -1,23 +1,23 @@
-"""How often draft tokens have been right lately, and what that promises for the next ones."""
+"""Acceptance probability: how often draft tokens were right lately, and so how many will be."""
 
 from typing import Final
 
 from ..base import DraftContext
 
 _MEMORY: Final = 0.9
-"""What a pass weighs after one more; the last ten or so count."""
+"""Weight of a pass after one more; about the last ten count."""
 _PRIOR_RATE, _PRIOR_TRIALS = 0.7, 4.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 32, 512
 _TRIAL_PASSES: Final = 3
 
 
 class Acceptance:
-    """Estimates the chance that a draft token is right where those before it were.
+    """Estimates the probability that a draft token is accepted if those before it were.
 
-    It begins where `earlier` is, what earlier sequences have shown, and `earlier` learns with it.
-    Where the chance is low nothing is drafted and nothing would be learned: now and then a few
-    passes are tried nevertheless, ever more seldom while they bring nothing. The passes of all
-    sequences count towards the next trial, and one of them makes it.
+    It begins at the estimate of `earlier`, from earlier sequences, and `earlier` learns with it.
+    At a low probability nothing is drafted, so nothing would be learned. So now and then a trial of
+    a few passes drafts all the same, more and more rarely while it gains nothing. The passes of all
+    sequences count towards the next trial, which one sequence makes.
     """
 
     def __init__(self, earlier: "Acceptance | None" = None) -> None:
@@ -35,16 +35,16 @@ class Acceptance:
         return self._hits / self._trials
 
     def expected(self, size: int) -> float:
-        """How many of `size` draft tokens in a row will be right."""
+        """How many of `size` draft tokens in a chain will be right, on average."""
         rate = min(self.rate, 0.99)
         return rate * (1 - rate**size) / (1 - rate)
 
     def skip(self, passes: int) -> None:
-        """So many passes had no draft tokens."""
+        """Count `passes` without draft tokens."""
         (self._earlier or self)._without += passes
 
     def take_trial(self) -> bool:
-        """Whether the next pass should draft whatever it seems to promise."""
+        """Whether the next pass should draft whatever the estimate says."""
         shared = self._earlier or self
         if self._trial == 0 and shared._without >= shared._pause:
             shared._without = 0
@@ -53,8 +53,8 @@ class Acceptance:
         return self._trial > 0
 
     def observe(self, drafted: int, right: int) -> None:
-        """Learn from a pass with draft tokens."""
-        if self._trial == _TRIAL_PASSES:  # the first pass of a trial forgets the old bad ones
+        """Learn from a pass with `drafted` draft tokens, of which the first `right` were right."""
+        if self._trial == _TRIAL_PASSES:  # the first pass of a trial forgets the old estimate
             self._hits = self._trials = 0.0
         self._trial = max(0, self._trial - 1)
         self._hits = self._hits * _MEMORY + right
@@ -68,6 +68,6 @@ class Acceptance:
 
 
 def acceptance_of(context: DraftContext, name: str) -> Acceptance:
-    """For a new sequence, beginning with what those before it showed of the drafts called that."""
+    """An estimate for a new sequence; it begins at that of earlier sequences under `name`."""
     earlier = context.memory.setdefault(f"acceptance: {name}", Acceptance())
     return Acceptance(earlier)

@@ -1,4 +1,4 @@
-"""What drafters of a single line of draft tokens share: how long a line pays."""
+"""Base of drafters whose drafts are a single chain: how many draft tokens pay."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ _TRIAL_SIZE: Final = 4
 
 
 class ChainDrafting(Drafting):
-    """Drafts one line, as long as it has lately paid, or always as long as it can."""
+    """Drafts one chain: as long as lately paid if `adaptive`, else always as long as possible."""
 
     def __init__(self, row: Row, acceptance: Acceptance, *, adaptive: bool) -> None:
         self.row = row
@@ -31,16 +31,16 @@ class ChainDrafting(Drafting):
 
     @abstractmethod
     def available(self, limit: int) -> int:
-        """How many draft tokens there are, `limit` at most."""
+        """How many draft tokens can be made, `limit` at most."""
 
     @abstractmethod
     def draft_tokens(self, count: int) -> list[int]:
-        """That many of them."""
+        """Make `count` draft tokens."""
 
     @abstractmethod
     def moved(self, predictions: Sequence[int]) -> None:
-        """The text has grown; `predictions` were made for the places behind it, by a pass over
-        draft tokens that turned out wrong."""
+        """The text has grown. `predictions`: for the places after it, what the last pass predicted
+        from wrong draft tokens."""
 
     def sizes(self, limit: int, worth: float) -> list[tuple[int, float]]:
         """See `Drafting`."""

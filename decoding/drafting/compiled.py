@@ -1,6 +1,6 @@
 """Draft tokens from compiled code (`kernels/suggest`): those of suggest.py, in less time.
 
-What a look takes decides whether many sequences can be asked before each step: decision 0027.
+The time of one call decides whether many sequences can draft before each step: decision 0027.
 """
 
 from array import array
@@ -15,7 +15,7 @@ from .suggest import LEAST_CHANCE
 
 
 def new_memory() -> "suggest.Memory | Memory":
-    """A memory for suggesters, of the compiled ones where there are any."""
+    """A memory for suggesters, compiled if the library is available."""
     found = library()
     return suggest.Memory() if isinstance(found, Unavailable) else Memory(found)
 
@@ -56,7 +56,7 @@ class Suggester:
         shared: bool,
         trees: bool,
     ) -> None:
-        self._memory = memory  # lives as long as whoever uses it
+        self._memory = memory  # keeps it alive: the compiled suggester points to it
         self._call = memory.call
         self._known = len(prompt)
         place, size = _tokens(prompt)

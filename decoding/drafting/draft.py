@@ -1,8 +1,8 @@
-"""Guessed tokens that one pass verifies, and the rows in which it does.
+"""Draft tokens of speculative decoding, and the rows of the pass that verifies them.
 
 A pass over [newest token, draft tokens] predicts what follows each of them. The draft tokens that
 agree with the predictions, from the newest token on, are what sequential decoding would have
-chosen, and the prediction after the last of them is one token more (see README.md)."""
+chosen, and the prediction after the last of them is one more token (docs/decoding/README.md)."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -26,7 +26,7 @@ class Draft:
     tokens: list[int]
     parents: list[int] | None = None
     depths: list[int] = field(init=False)
-    """How many tokens ahead each draft token is; 1 follows the newest token."""
+    """How many tokens ahead each draft token is; those at 1 follow the newest token."""
 
     def __post_init__(self) -> None:
         if self.parents is None:
@@ -38,7 +38,7 @@ class Draft:
         object.__setattr__(self, "depths", depths)
 
     def path(self, index: int) -> list[int]:
-        """The draft tokens from the newest token to guess `index`, that one included."""
+        """The draft tokens on the path to number `index`, that one included."""
         if self.parents is None:
             return self.tokens[: index + 1]
         found: list[int] = []
@@ -48,7 +48,7 @@ class Draft:
         return found[::-1]
 
     def line(self) -> "Draft":
-        """Its first path, alone."""
+        """The first path of the tree, as a chain."""
         if self.parents is None:
             return self
         at, tokens = -1, list[int]()
@@ -59,9 +59,9 @@ class Draft:
         return Draft(tokens)
 
     def right(self, predictions: Sequence[int]) -> list[int]:
-        """The draft tokens that are right, along one path.
+        """Indices of the draft tokens that are right, along one path.
 
-        `predictions[0]` follows the newest token, `predictions[1 + i]` guess i.
+        `predictions[0]` follows the newest token, `predictions[1 + i]` draft token i.
         """
         if self.parents is None:
             count = 0
@@ -81,7 +81,7 @@ class Draft:
 
 
 class Continued(Sequence[int]):
-    """A sequence's `tokens` and a `path` of draft tokens; joined only where somebody reads them."""
+    """A sequence's `tokens` and a `path` of draft tokens; joined only when they are read."""
 
     __slots__ = ("path", "tokens")
 
@@ -112,9 +112,9 @@ class Continued(Sequence[int]):
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class DraftedRow:
-    """The row of one draft token, as the sampler sees it: its history holds the tokens before it.
+    """The row of one draft token, as the sampler sees it: its history ends with that token.
 
-    `parent`: the row that its newest token follows; None where nothing asks for it.
+    `parent`: the row of the token before it; None where nothing reads it.
     """
 
     sampling: Sampling
@@ -126,7 +126,7 @@ class DraftedRow:
 
 
 def drafted_rows(row: Row, draft: Draft) -> list[Row]:
-    """The rows that predict what follows the newest token and each draft token, in this order."""
+    """The rows that predict what follows the newest token and each draft token, in that order."""
     rows = [row]
     for i in range(len(draft.tokens)):
         before = i - 1 if draft.parents is None else draft.parents[i]

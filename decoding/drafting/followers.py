@@ -1,4 +1,4 @@
-"""What followed short contexts, over many answers."""
+"""N-gram statistics over many answers: which tokens followed the last few."""
 
 from collections.abc import Sequence
 from itertools import islice
@@ -12,18 +12,18 @@ _SEEN_OFTEN: Final = 4
 
 
 class Followers:
-    """What follows short contexts, over many answers; the oldest contexts are forgotten first."""
+    """Counts what follows contexts of 1 to 4 tokens; the oldest contexts are forgotten first."""
 
     def __init__(self, most: int = _MAX_CONTEXTS) -> None:
         self._most = most
-        # How often each token came after a context; the tokens that came least are forgotten.
+        # How often each token came after a context; the rarest tokens are forgotten.
         self._of: dict[tuple[int, ...], dict[int, float]] = {}
 
     def __len__(self) -> int:
         return len(self._of)
 
     def learn(self, tokens: Sequence[int], first: int) -> None:
-        """Take in `tokens[first:]`, each with the tokens before it."""
+        """Count each of `tokens[first:]` after the tokens before it."""
         known = self._of
         for at in range(max(1, first), len(tokens)):
             token = tokens[at]
@@ -39,11 +39,11 @@ class Followers:
                     _count(counts, token)
 
     def after(self, tail: tuple[int, ...]) -> dict[int, tuple[float, int]]:
-        """Tokens that may follow `tail`: their share where they did, and how much that rests on.
+        """Tokens that may follow `tail`: each one's share of the counts, and the evidence for it.
 
-        The longest context counts; where it has hardly been seen, shorter ones add what it lacks.
-        The second number stands for the length of the context, how often the token followed it and
-        how often anything did.
+        The longest known context counts; if it has been seen rarely, shorter ones add further
+        tokens. The evidence is a number that packs the length of the context, how often the token
+        followed it and how often any did.
         """
         found: dict[int, tuple[float, int]] = {}
         known = self._of
@@ -78,5 +78,5 @@ def _count(counts: dict[int, float], token: int) -> None:
 
 
 def _size(count: float) -> int:
-    """Its order of magnitude in 3 bits."""
+    """Order of magnitude of a count, in 3 bits."""
     return min(int(count).bit_length(), 7)

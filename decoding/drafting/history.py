@@ -1,4 +1,4 @@
-"""Where a sequence's last tokens stood before, and what followed them then."""
+"""Prompt lookup: where a sequence's last tokens occurred before, and what followed them there."""
 
 from array import array
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ _ITEM = 4
 
 
 class History:
-    """The tokens of a sequence as one run of memory, which is searched at the speed of memory."""
+    """The tokens of a sequence as contiguous bytes, which `bytearray.rfind` searches quickly."""
 
     def __init__(self, tokens: Sequence[int]) -> None:
         self._bytes = bytearray(array("i", tokens).tobytes())
@@ -20,15 +20,15 @@ class History:
         self._bytes += array("i", tokens).tobytes()
 
     def match(self, count: int, *, longest: int, shortest: int) -> tuple[int, list[int]]:
-        """How many last tokens have stood together before, and what came after them then.
+        """How many of the last tokens occurred before, and the tokens that followed them there.
 
-        `longest` of them are looked for, or fewer, down to `shortest`; of several places the latest
-        counts. At most `count` tokens follow; (0, none) where nothing was found.
+        Tries `longest` last tokens, then fewer, down to `shortest`; of several places the latest
+        counts. Returns at most `count` following tokens; (0, []) if nothing was found.
         """
         known = len(self)
         for length in range(min(longest, known - 1), shortest - 1, -1):
             needle = bytes(self._bytes[-length * _ITEM :])
-            # Something has to follow: what ends with the history is the tail itself.
+            # A token has to follow: a match at the very end is the last tokens themselves.
             at = self._find(needle, len(self._bytes) - _ITEM)
             if at is not None:
                 start = at + length * _ITEM
@@ -38,7 +38,7 @@ class History:
         return 0, []
 
     def _find(self, needle: bytes, end: int) -> int | None:
-        """Offset of the last occurrence that ends at `end` or before, on a whole token."""
+        """Byte offset of the last occurrence that ends by `end` and begins at a whole token."""
         at = self._bytes.rfind(needle, 0, max(0, end))
         while at >= 0 and at % _ITEM:
             at = self._bytes.rfind(needle, 0, at + len(needle) - 1)

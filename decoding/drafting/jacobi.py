@@ -1,8 +1,8 @@
 """Jacobi parallel decoding (Santilli et al. 2023, arXiv:2305.10427): `jacobi`.
 
-Guess the next W tokens, let one pass predict all of them, keep what is right, and guess again with
-the predictions. The fixed point is the sequential text. Schemes: `sliding` moves the window past
-all that is right and fills it up behind; the paper's own are `block` (PGJ: a block of W + 1 tokens
+Draft the next W tokens, let one pass predict all of them, keep those that are right, and draft the
+predictions next. The fixed point is the sequential text. Schemes: `sliding` moves the window past
+the accepted tokens and refills its end; the paper's own are `block` (PGJ: a block of W + 1 tokens
 is finished before the next begins) and `hybrid` (HGJ: blocks first, then one token at a time).
 """
 
@@ -24,11 +24,11 @@ Initialiser = Literal["pad", "repeat-last", "random", "prompt-sample", "ngram"]
 
 
 class JacobiParameters(BaseModel):
-    """`window`: draft tokens of a pass at most. `init`: where draft tokens come from that no pass
-    has made; with `ngram` they replace a pass's draft tokens too where they are the likelier ones.
-    `shared`: with `ngram`, guess from earlier answers too, and let later ones guess from this.
-    `adaptive`: draft as many as promise to pay, down to none; otherwise always `window`.
-    `parallel_tokens`: of the answer, in blocks, with scheme `hybrid`."""
+    """`window`: most draft tokens of a pass. `init`: source of draft tokens that no pass has
+    predicted; with `ngram` they also replace predicted ones that are less likely.
+    `shared`: with `ngram`, draft from earlier answers too, and let later requests draft from this.
+    `adaptive`: draft as many as are expected to pay, down to none; otherwise always `window`.
+    `parallel_tokens`: with scheme `hybrid`, tokens of the answer that are decoded in blocks."""
 
     model_config = STRICT
 
@@ -41,7 +41,7 @@ class JacobiParameters(BaseModel):
 
 
 class _Window:
-    """How far ahead a pass draft tokens, by the scheme."""
+    """How many tokens ahead a pass drafts, by the scheme."""
 
     def __init__(self, parameters: JacobiParameters, row: Row) -> None:
         self._parameters = parameters
@@ -51,11 +51,11 @@ class _Window:
 
     @property
     def has_moved(self) -> bool:
-        """Whether the text has grown since the window moved."""
+        """Whether the text has grown since the window last moved."""
         return len(self._row.tokens) != self._known
 
     def size(self, limit: int) -> int:
-        """Draft tokens of the next pass, `limit` at most."""
+        """Number of draft tokens of the next pass, `limit` at most."""
         most = min(self._parameters.window, limit)
         if self._parameters.scheme == "sliding":
             return most
@@ -65,7 +65,7 @@ class _Window:
         return min(most, self._block_left - 1)
 
     def carry(self, predicted: list[int]) -> list[int]:
-        """Move with the text; what was predicted behind it is the next pass's guess, or nothing."""
+        """Move with the text; returns `predicted` if the next pass drafts it, else nothing."""
         self._block_left -= len(self._row.tokens) - self._known
         self._known = len(self._row.tokens)
         if self._block_left > 0:
@@ -75,10 +75,9 @@ class _Window:
 
 
 def _behind(draft: Draft, predictions: Sequence[int], accepted: Sequence[int]) -> list[int]:
-    """Predictions for the places behind the accepted text: of the first draft tokens that are that
-    deep.
+    """Predictions for the places after the accepted text, by the first draft token of each depth.
 
-    The draft tokens before them were wrong, or the text would have gone on.
+    The draft tokens before those places were wrong, or they would have been accepted.
     """
     found: dict[int, int] = {}
     for index, depth in enumerate(draft.depths):
@@ -88,7 +87,7 @@ def _behind(draft: Draft, predictions: Sequence[int], accepted: Sequence[int]) -
 
 
 class _Filled(ChainDrafting):
-    """Carries predictions over, and fills the window up behind them."""
+    """Drafts the last pass's predictions, and fills the rest of the window by `init`."""
 
     def __init__(self, parameters: JacobiParameters, row: Row, context: DraftContext) -> None:
         name = f"jacobi from {parameters.init}"
@@ -123,7 +122,7 @@ class _Filled(ChainDrafting):
 
 
 class _Suggested(SuggestedDrafting):
-    """At each place the likeliest of what a pass predicted there and what n-grams suggest."""
+    """Drafts, at each place, the likelier of the last pass's prediction and the n-grams' tokens."""
 
     def __init__(self, parameters: JacobiParameters, row: Row, context: DraftContext) -> None:
         super().__init__(
@@ -140,7 +139,7 @@ class _Suggested(SuggestedDrafting):
         self._carried: list[int] = []
 
     def suggest(self, limit: int, worth: float) -> int:
-        if self._limits.has_moved:  # by tokens that no draft brought
+        if self._limits.has_moved:  # by tokens that were not drafted
             self._carried = self._limits.carry([])
         most = self._limits.size(limit)
         return self.suggester.suggest(most, most, self._carried, worth)

@@ -1,8 +1,8 @@
 """Which tokens of an answer come with which tokens of its prompt, over many requests.
 
-A word list that nobody wrote: where "tiger" is asked about, "povo" is likelier than elsewhere.
-Counting how often two words meet, beyond chance, is the first step of aligning translations (Gale
-and Church 1991, "Identifying word correspondences in parallel texts").
+A word list learned from requests: where "tiger" is asked about, "povo" is likelier than elsewhere.
+Counting how often two words co-occur, beyond chance, is the first step of aligning translations
+(Gale and Church 1991, "Identifying word correspondences in parallel texts").
 """
 
 from collections.abc import Sequence
@@ -21,9 +21,9 @@ _MOST_SURE: Final = 4
 
 
 class Lexicon:
-    """Counts the requests in which two tokens met, one in the prompt, the other in the answer.
+    """Counts the requests with one token in the prompt and another in the answer.
 
-    `most`: tokens of prompts that are kept; the oldest are forgotten first.
+    `most`: prompt tokens that are kept; the oldest are forgotten first.
     """
 
     def __init__(self, most: int = _MAX_WORDS) -> None:
@@ -37,7 +37,7 @@ class Lexicon:
         return len(self._companions)
 
     def learn(self, prompt: Sequence[int], answer: Sequence[int]) -> None:
-        """Take in one request."""
+        """Count the tokens of one request."""
         self._requests += 1
         said = dict.fromkeys(answer[:_MOST_ANSWER_TOKENS])
         for token in said:
@@ -58,9 +58,9 @@ class Lexicon:
             del self._companions[oldest], self._prompts[oldest]
 
     def expected(self, prompt: Sequence[int]) -> dict[int, int]:
-        """Tokens that the answer to `prompt` is likelier to hold than others, and how sure that is.
+        """Tokens that an answer to `prompt` is more likely to contain, and how certain that is.
 
-        1: one earlier request says so, up to 4: many.
+        From 1 (one earlier request had the prompt token) to 4 (eight or more).
         """
         found: dict[int, int] = {}
         for asked in set(prompt[-_MOST_PROMPT_TOKENS:]):

@@ -6,8 +6,8 @@ A window of W columns runs Jacobi iterations ahead of the text and keeps the las
                      |     |            |
                      b1    b2           bW       each later one hangs below it, column by column
 
-What a column and its next prediction spell is an n-gram of the model's own making. N-grams that
-begin with the newest token are verified beside the window, several in one pass.
+A column and its next prediction form an n-gram of the model's own trajectory. N-grams that begin
+with the newest token are draft tokens, verified beside the window, several in one pass.
 """
 
 from collections import OrderedDict
@@ -26,7 +26,7 @@ from .draft import Draft
 _SEED_TOKENS: Final = 4096
 _FIRST_WORTH: Final = 1.0
 _WEIGHT: Final = 0.05
-"""Of a new observation of what draft tokens are worth."""
+"""Weight of a new observation in `Worth`."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 64, 4096
 _TRIAL_PASSES: Final = 4
 
@@ -35,7 +35,7 @@ class LookaheadParameters(BaseModel):
     """`window`: columns that iterate ahead. `ngram`: tokens of an n-gram (N).
 
     `candidates`: n-grams verified in a pass. A pass has (window + candidates) x (ngram - 1) rows
-    beside the newest token's. `adaptive`: leave the window, or all of it, out where it does not
+    beside the newest token's. `adaptive`: leave out the window, or n-grams too, where they do not
     pay.
     """
 
@@ -48,14 +48,14 @@ class LookaheadParameters(BaseModel):
 
 
 class NgramPool:
-    """N-grams by their first token; of each the newest `most` are kept."""
+    """N-grams by their first token; the newest `most` are kept for each token."""
 
     def __init__(self, most: int) -> None:
         self._most = most
         self._of: dict[int, OrderedDict[tuple[int, ...], bool]] = {}
 
     def add(self, ngram: Sequence[int], *, is_text: bool) -> None:
-        """Keep an n-gram, as the newest of its kind. `is_text`: the text has it, not a pass."""
+        """Add an n-gram as the newest of its first token. `is_text`: it is from the text itself."""
         first, rest = ngram[0], tuple(ngram[1:])
         kept = self._of.setdefault(first, OrderedDict())
         kept[rest] = is_text or kept.get(rest, False)
@@ -64,19 +64,19 @@ class NgramPool:
             kept.popitem(last=False)
 
     def after(self, token: int) -> list[tuple[tuple[int, ...], bool]]:
-        """What may follow `token`, newest first, and whether the text has it."""
+        """N-grams after `token`, newest first, and whether each is from the text."""
         return list(reversed(self._of.get(token, {}).items()))
 
 
 class Worth:
-    """What the pool and the window have lately been worth, in tokens that draft tokens got right.
+    """What the pool and the window have lately been worth, in accepted tokens at each position.
 
-    It learns from all that is written, drafted or not: what the pool would have drafted behind a
-    token is known when the tokens behind it are.
+    It learns from all new text, drafted or not: once the tokens after a position are known, so is
+    what the pool's draft there would have got right.
 
-    `of_rank`: of the newest n-gram that begins with a token, of the second newest beyond the first,
-    and so on. `of_window`: of n-grams that no text had, beyond those that it had, a token of the
-    text; followed only where a window has run lately. `since_window`: tokens written since.
+    `of_rank`: tokens that the newest n-gram of a token gets right, those that the second newest
+    adds, and so on; n-grams of the text only. `of_window`: tokens that the window's n-grams add to
+    those; updated only where a window has run lately. `since_window`: tokens since it last ran.
     """
 
     def __init__(self, candidates: int) -> None:
@@ -88,7 +88,7 @@ class Worth:
     def observe(
         self, paths: Sequence[tuple[tuple[int, ...], bool]], came: Sequence[int], *, windowed: bool
     ) -> None:
-        """`paths`: what the pool has behind a token, behind which `came` came."""
+        """Learn from one position: the pool has `paths` after its token, and `came` followed it."""
         reached = from_text = 0
         for rank, (path, is_text) in enumerate(paths):
             right = _common(path, came)
@@ -100,7 +100,7 @@ class Worth:
             self.of_window += _WEIGHT * (reached - from_text - self.of_window)
 
     def take_trial(self) -> bool:
-        """Whether the window should run for a while, whatever it promises; ever more seldom."""
+        """Whether the window should run for a while whatever its worth; more and more rarely."""
         if self.since_window < self._pause:
             return False
         self.since_window = 0
@@ -109,7 +109,7 @@ class Worth:
 
 
 def _common(path: Sequence[int], came: Sequence[int]) -> int:
-    """How many tokens they begin with alike."""
+    """Length of the common prefix."""
     for at, (draft_token, token) in enumerate(zip(path, came, strict=False)):
         if draft_token != token:
             return at
@@ -117,7 +117,7 @@ def _common(path: Sequence[int], came: Sequence[int]) -> int:
 
 
 class _Tree:
-    """Draft tokens and their parents; paths that begin alike share them."""
+    """Draft tokens and their parents; paths share their common prefix."""
 
     def __init__(self) -> None:
         self.tokens: list[int] = []
@@ -125,7 +125,7 @@ class _Tree:
         self._children: dict[tuple[int, int], int] = {}
 
     def add(self, parent: int, token: int) -> int:
-        """The guess `token` below `parent`, a new one where there is none."""
+        """Index of the draft token `token` below `parent`; added if there is none."""
         found = self._children.get((parent, token))
         if found is None:
             found = self._children[parent, token] = len(self.tokens)
@@ -134,13 +134,13 @@ class _Tree:
         return found
 
     def add_path(self, tokens: Iterable[int]) -> None:
-        """A path from the newest token."""
+        """Add a path that follows the newest token."""
         at = -1
         for token in tokens:
             at = self.add(at, token)
 
     def add_apart(self, parent: int, token: int) -> int:
-        """A draft token of its own, also where there is one like it."""
+        """Add a draft token, even if `parent` has an equal one; returns its index."""
         self.tokens.append(token)
         self.parents.append(parent)
         return len(self.tokens) - 1
@@ -157,13 +157,13 @@ class _Lookahead(Drafting):
         self._random = Random(row.sampling.seed)
         self._pool = NgramPool(max(1, parameters.candidates))
         self._known = 0
-        # levels[l][j]: what iteration l says in column j; level 0 is the oldest.
+        # levels[l][j]: the token of iteration l in column j; level 0 is the oldest.
         self._levels: list[list[int]] = [
             self._fresh(parameters.window) for _ in range(parameters.ngram - 1)
         ]
-        self._top: list[int] = []  # of the last draft: the draft tokens of the newest level
+        self._top: list[int] = []  # indices in the last draft of the newest level's tokens
         self._trial_passes = 0
-        self._windowed_until = 0  # up to where the text may owe something to the window
+        self._windowed_until = 0  # positions up to here may have n-grams from the window
 
     @property
     def fixed(self) -> bool:
@@ -222,7 +222,7 @@ class _Lookahead(Drafting):
         return tree
 
     def _window_rows(self, limit: int) -> int:
-        """Near the end of the answer there is nothing to look ahead to; a window is a tree."""
+        """Rows of the window; 0 near the end of the answer, and where drafts may not branch."""
         if not self._trees:
             return 0
         depth = self._parameters.window + self._parameters.ngram - 2
@@ -242,13 +242,13 @@ class _Lookahead(Drafting):
         self._top = column_ends
 
     def _iterate(self, predictions: Sequence[int], advanced: int) -> None:
-        """One Jacobi iteration: harvest the columns, drop the oldest level, move with the text."""
+        """One Jacobi iteration: pool the columns, drop the oldest level, move with the text."""
         newest = [predictions[1 + index] for index in self._top]
         for column in zip(*self._levels, newest, strict=True):
             self._pool.add(column, is_text=False)
         self._top = []
-        # A token of level l > 0 stands one further ahead than the one above it, so the levels that
-        # remain have moved by one token already.
+        # A token of level l > 0 is one position further ahead than the one above it, so the levels
+        # that remain have moved by one token already.
         moved = advanced - 1
         fresh = min(moved, self._parameters.window)
         self._levels = [
@@ -256,8 +256,8 @@ class _Lookahead(Drafting):
         ]
 
     def _harvest_text(self, *, judge: bool) -> None:
-        """What the prompt and the answer say is worth a draft token too; so is what was worth
-        one."""
+        """Add the new text's n-grams to the pool. `judge`: first observe what the pool would have
+        drafted at each position."""
         tokens, n = self._row.tokens, self._parameters.ngram
         first = max(0, self._known - n + 1, len(tokens) - _SEED_TOKENS)
         for start in range(first, len(tokens) - n + 1):
@@ -275,7 +275,7 @@ class _Lookahead(Drafting):
 
 
 class Lookahead(Drafter[LookaheadParameters]):
-    """Draft tokens come from a pool that the model's own iterations fill."""
+    """Drafts n-grams from a pool that the model's own Jacobi iterations fill."""
 
     name = "lookahead"
     parameters = LookaheadParameters

@@ -1,8 +1,8 @@
 """Prompt lookup (Saxena 2023, apoorvumang/prompt-lookup-decoding), with a memory: `ngram`.
 
-Where the last tokens stood before, in the prompt or in the answer, what followed them then is
-drafted to follow again; so is what most often followed them in earlier answers. It pays where
-answers repeat their prompt or one another: extraction, editing, code, forms.
+Where the last tokens occurred before, in the prompt or in the answer, it drafts what followed them
+there; it also drafts what most often followed them in earlier answers. It pays where answers repeat
+their prompt or one another: extraction, editing, code, forms.
 """
 
 from functools import cached_property
@@ -23,12 +23,12 @@ _MEMORY: Final = "suggestions"
 
 
 class NgramParameters(BaseModel):
-    """`window`: draft tokens of a pass at most. `max_ngram`, `min_ngram`: how many last tokens must
+    """`window`: most draft tokens of a pass. `max_ngram`, `min_ngram`: how many last tokens must
     have occurred before; more are tried first.
 
-    `shared`: guess from earlier answers too, and let later ones guess from this; only among
+    `shared`: draft from earlier answers too, and let later requests draft from this one; only among
     requests that may share cached prefixes.
-    `adaptive`: draft as many as promise to pay, down to none; otherwise all that were found.
+    `adaptive`: draft as many as are expected to pay, down to none; otherwise all that were found.
     """
 
     model_config = STRICT
@@ -49,7 +49,7 @@ class NgramParameters(BaseModel):
 
 
 class SuggestedDrafting(Drafting):
-    """Drafts what a suggester says, as far as it promises to pay, or all that it says."""
+    """Drafts a suggester's tokens: as many as are expected to pay if `adaptive`, else all."""
 
     def __init__(
         self,
@@ -73,7 +73,7 @@ class SuggestedDrafting(Drafting):
 
     @cached_property
     def suggester(self) -> "suggest.Suggester | compiled.Suggester":
-        """Made when it is first asked: where drafts do not pay, many sequences never do."""
+        """Made on first use: where drafts do not pay, many sequences never use theirs."""
         longest, shortest = self._matches
         return self._memory.suggester(
             self.row.tokens[: self.row.prompt_length],
@@ -112,7 +112,7 @@ class SuggestedDrafting(Drafting):
 
 
 class Ngram(Drafter[NgramParameters]):
-    """Draft tokens come from the sequence's own past."""
+    """Drafts from n-grams of the sequence itself and of earlier answers."""
 
     name = "ngram"
     parameters = NgramParameters
@@ -133,7 +133,7 @@ class Ngram(Drafter[NgramParameters]):
 
 
 def memory_of(context: DraftContext) -> "suggest.Memory | compiled.Memory":
-    """What requests before this one have taught."""
+    """The suggesters' memory of earlier requests, made on first use."""
     if _MEMORY not in context.memory:
         context.memory[_MEMORY] = compiled.new_memory()
     return context.memory[_MEMORY]

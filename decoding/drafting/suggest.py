@@ -1,24 +1,23 @@
-"""Draft tokens with a chance each: what followed the last tokens before, here and in earlier
-answers.
+"""Draft tokens with acceptance probabilities: what followed the last tokens before, in this
+sequence and in earlier answers.
 
-Statistics of n-grams draft as well as a small model does where text repeats itself (SuffixDecoding,
-Oliaro et al. 2024, arXiv:2411.04975, shares them among requests). Three sources say what may come
-next:
+N-gram statistics draft as well as a small draft model where text repeats itself (SuffixDecoding,
+Oliaro et al. 2024, arXiv:2411.04975, shares them among requests). There are three sources:
 
     followers    what followed the last 1 to 4 tokens in earlier answers
-    history      what followed the longest run of last tokens that this sequence has had before
-    carried      what a pass has predicted for that place
+    history      what followed the longest run of last tokens that occurred earlier in this sequence
+    carried      what the last pass predicted for that place
 
-How likely a draft token is was counted where draft tokens rested on the same: how often it followed
-how long a context, how long the run is, whether earlier requests with such a prompt led to that
-token. (Text compression does the same for symbols never seen in a context: Bloom 1998, "Solving the
-problems of context modeling".) All draft tokens teach, drafted or not, for the next token is known
-in any case.
+A draft token's acceptance probability is the measured share of right ones among draft tokens with
+the same evidence: the length of the context, how often the token followed it, the length of the
+run, whether earlier requests with such a prompt led to that token. (Text compression does the same
+for symbols never seen in a context: Bloom 1998, "Solving the problems of context modeling".) Every
+candidate is counted, drafted or not, because the next token becomes known in any case.
 
-The draft tokens are a tree: the likeliest paths, grown where another guess is likeliest to be
-right.
+The draft is a tree of the likeliest paths: it grows by the token that is likeliest to be accepted.
 
-`compiled.py` does the same in compiled code; this serves where there is none, and says how.
+`compiled.py` does the same in compiled code. This is the reference, and the fallback where the
+library is not available.
 """
 
 import heapq
@@ -32,15 +31,15 @@ from .history import History
 from .lexicon import Lexicon
 
 _MANY: Final = 128
-"""Observations after which a trust counts the old ones half."""
+"""Observations after which a trust halves the weight of the old ones."""
 LEAST_CHANCE: Final = 0.02
-"""A draft token less likely than this is none."""
+"""Tokens of a lower acceptance probability are not drafted."""
 _LONGEST_MATCH: Final = 8
 _CARRIED_DEPTHS: Final = 8
 
 
 class Trust:
-    """How often draft tokens of one kind are right: a share that follows the last hundred or so."""
+    """How often candidates with equal evidence are right, over about the last hundred."""
 
     __slots__ = ("right", "seen")
 
@@ -53,7 +52,7 @@ class Trust:
         return self.right / self.seen
 
     def observe(self, *, right: bool) -> None:
-        """Learn from one draft token."""
+        """Count one candidate."""
         self.right += right
         self.seen += 1
         if self.seen > _MANY:
@@ -62,12 +61,12 @@ class Trust:
 
 
 class Memory:
-    """What the requests that may share it have taught: what follows what, and whom to trust."""
+    """What suggesters share across requests: n-grams, a lexicon, and trust in kinds of evidence."""
 
     def __init__(self) -> None:
         self.followers = Followers()
         self.lexicon = Lexicon()
-        # By what the draft tokens rest on: see `Suggester._next`.
+        # By evidence, packed into a number: see `Suggester._next`.
         self.trusts: dict[int, Trust] = {}
 
     def suggester(
@@ -79,10 +78,10 @@ class Memory:
         shared: bool,
         trees: bool = True,
     ) -> "Suggester":
-        """One for a sequence with this prompt.
+        """A suggester for a sequence with this prompt.
 
-        `longest`, `shortest`: runs of last tokens that are looked for in its past. `shared`: guess
-        from what this memory holds, and add to it. `trees`: draft tokens may branch.
+        `longest`, `shortest`: lengths of the runs of last tokens that are looked up in its history.
+        `shared`: draft from this memory, and add to it. `trees`: drafts may branch.
         """
         return Suggester(self, prompt, longest, shortest, shared=shared, trees=trees)
 
@@ -91,8 +90,8 @@ class _Node:
     """A draft token, or the newest token.
 
     `chance`: that all draft tokens up to here are right. `parent`: the draft token before it, -1
-    the newest token. `follows`, `carried`: what the history and the last pass say comes behind it.
-    `asked`: how far each token was trusted to come next. `children`: the draft tokens among them.
+    the newest token. `follows`, `carried`: what comes next by the history and by the last pass.
+    `asked`: the trust in each candidate for the next token. `children`: those that were drafted.
     """
 
     __slots__ = (
@@ -115,7 +114,7 @@ class _Node:
         self.children: dict[int, _Node] = {}
 
     def child(self, token: int, chance: float, number: int) -> "_Node":
-        """The guess `token` behind this one, which is guess `number`."""
+        """The draft token `token` after this one, which is draft token `number`."""
         follows, carried = self.follows, self.carried
         return _Node(
             token,
@@ -129,7 +128,7 @@ class _Node:
 
 
 class Suggester:
-    """Makes trees of draft tokens for one sequence, and learns from what came instead."""
+    """Makes trees of draft tokens for one sequence, and learns from the tokens that came."""
 
     def __init__(
         self,
@@ -163,16 +162,15 @@ class Suggester:
     ) -> int:
         """Make at most `count` draft tokens, none more than `limit` tokens ahead; returns how many.
 
-        `carried`: tokens that a pass has predicted for the next places. `worth`: the least chance
-        of a draft token.
+        `carried`: tokens that the last pass predicted for the next places. `worth`: the least
+        probability of a draft token.
         """
         self._match, follows = self._history.match(
             min(count, limit), longest=self._longest, shortest=self._shortest
         )
         node = self._root = _Node(-1, 1.0, 0, -1, self._tail, follows, carried)
         nodes = self._nodes = []
-        # (minus the chance, a number that breaks ties, the draft token before, its number, the
-        # token)
+        # (minus the chance, tie-breaker, parent, the parent's number, token)
         waiting: list[tuple[float, int, _Node, int, int]] = []
         made = 0
         while True:
@@ -188,13 +186,13 @@ class Suggester:
             nodes.append(node)
 
     def expected(self) -> list[float]:
-        """How many of the first 1, 2, 3 and so on draft tokens will be right."""
+        """How many of the first 1, 2, 3, ... draft tokens will be right, on average."""
         return list(accumulate(node.chance for node in self._nodes))
 
     def draft(self, size: int) -> Draft:
-        """The first `size` draft tokens, each before those behind it, the likelier branches first.
+        """The first `size` draft tokens in depth-first order, the likelier branches first.
 
-        So the likeliest path stands together, and its keys need not be moved when it is right.
+        So the likeliest path is contiguous, and its keys need not be moved when it is accepted.
         """
         nodes = self._nodes[:size]
         behind: list[list[int]] = [[] for _ in range(len(nodes) + 1)]
@@ -213,7 +211,7 @@ class Suggester:
         return Draft(tokens, None if is_chain else parents)
 
     def learn(self, tokens: Sequence[int]) -> None:
-        """The sequence's tokens are these now: as drafted, or not."""
+        """Learn from the new ones of the sequence's `tokens`, drafted or not."""
         new = tokens[len(self._history) :]
         if not new:
             return
@@ -233,14 +231,14 @@ class Suggester:
         self._tail = tuple(tokens[-LONGEST_CONTEXT:])
 
     def finish(self, tokens: Sequence[int]) -> None:
-        """The sequence has ended with these tokens."""
+        """Learn from the whole sequence, which has ended with these tokens."""
         self.learn(tokens)
         if self._shared:
             self._memory.lexicon.learn(self._prompt, tokens[len(self._prompt) :])
 
     def _next(self, node: _Node, worth: float) -> list[tuple[int, float]]:
-        """The draft tokens that may follow a draft token, and how likely it is that they are
-        reached."""
+        """Draft tokens that may follow `node`, each with the probability that the path to it is
+        right."""
         memory = self._memory
         evidence = memory.followers.after(node.tail) if self._shared else {}
         if node.follows:
@@ -269,7 +267,7 @@ class Suggester:
         found: list[tuple[int, float]] = []
         left = 1.0
         for token, trust in ordered:
-            # Together they cannot be likelier than certain.
+            # The shares of all candidates may not exceed 1.
             sure = min(trust.share, left)
             left -= sure
             sure *= node.chance

@@ -1,8 +1,8 @@
-"""Exact arithmetic of number puzzles: is this expression, or this step, right?
+"""Exact arithmetic for number puzzles: checks expressions and steps.
 
-What models write is never evaluated by Python: an expression is parsed, its tree may hold nothing
-but + - * / and whole numbers, and all of it is computed in exact fractions. Texts have a longest
-length, so that neither the parser nor a product can be made to work for long.
+What models write is never evaluated by Python: an expression is parsed, its tree may hold only
++ - * / and whole numbers, and all of it is computed in exact fractions. The length of texts is
+limited, so that neither the parser nor a product can be made to work for long.
 """
 
 import ast
@@ -36,7 +36,7 @@ _SIGNS: Final[dict[type[ast.operator], str]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """`first sign second = result`, and the numbers that are left then, ascending."""
+    """`first sign second = result`, and the numbers that are left after it, ascending."""
 
     first: Fraction
     sign: str
@@ -48,7 +48,7 @@ class Step:
 def parse_step(line: str, numbers: Sequence[Fraction]) -> Step | None:
     """A line such as "4 + 5 = 9 (left: 6 9 10)", if it is an exact step from `numbers`.
 
-    Fractions ("2/3"), decimals ("1.5") and negatives, in parentheses or not, are numbers too; a
+    Fractions ("2/3"), decimals ("1.5") and negative numbers may be used, in parentheses or not; a
     rounded result is not exact.
     """
     match = _STEP.fullmatch(line.strip()) if len(line) <= MAX_STEP else None
@@ -73,7 +73,7 @@ def parse_step(line: str, numbers: Sequence[Fraction]) -> Step | None:
 def compose(numbers: Sequence[int], path: Iterable[Step]) -> str:
     """A path of steps from `numbers` as one expression, without parentheses around the whole.
 
-    Of two equal numbers the one that has been there for longer is used.
+    Of two equal numbers the older one is used.
     """
     parts = [(Fraction(number), str(number)) for number in numbers]
     text = parts[0][1]
@@ -88,7 +88,7 @@ def compose(numbers: Sequence[int], path: Iterable[Step]) -> str:
 
 
 def makes(expression: str, numbers: Iterable[int], target: int) -> bool:
-    """Whether an expression makes `target` of exactly these numbers, each used once."""
+    """Whether an expression gives `target` and uses exactly these numbers, each once."""
     if len(expression) > MAX_EXPRESSION or not _EXPRESSION.fullmatch(expression):
         return False
     try:
@@ -105,7 +105,7 @@ def spell(numbers: Iterable[Fraction]) -> str:
 
 
 def _value(node: ast.expr, used: list[int]) -> Fraction | None:
-    """The exact value; the numbers met are added to `used`. None for all but plain arithmetic."""
+    """The exact value, or None if it is not plain arithmetic; adds the numbers to `used`."""
     if isinstance(node, ast.Constant) and type(node.value) is int:
         used.append(node.value)
         return Fraction(node.value)

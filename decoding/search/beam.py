@@ -2,7 +2,7 @@
 
 Scores are sums of logprobs, after the request's rules, over length ** length_penalty. Rules, which
 candidates finish, and when the search may stop are as in transformers' `generate(num_beams=width)`,
-so that answers are equal.
+so that the answers are the same.
 """
 
 from collections.abc import Generator
@@ -36,10 +36,10 @@ MAX_LENGTH_PENALTY = 10.0
 class BeamParameters(BaseModel):
     """`width`: answers that are continued at once.
 
-    `length_penalty`: power of the length that sums of logprobs are divided by: above 0 favours
-    long answers, 0 is the plain sum. `early_stop`: true ends as soon as `width` answers have ended;
-    false when the best open one, were it to end now, could no longer be among them; "never" when
-    it could not be at any length.
+    `length_penalty`: sums of logprobs are divided by the length to this power: above 0 favours
+    long answers, 0 is the plain sum. `early_stop`: true stops as soon as `width` answers have
+    ended; false once the best open one, if it ended now, would not be among them; "never" once it
+    could not be among them at any length.
     """
 
     model_config = STRICT
@@ -54,7 +54,7 @@ class BeamParameters(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class _Beam:
-    """`total`: sum of logprobs of what is behind the prompt."""
+    """An open answer. `total`: sum of the logprobs of its tokens."""
 
     state: State
     total: float
@@ -78,11 +78,11 @@ class _Search:
         self._length = 0
         self._open = [_Beam(context.prompt, 0.0)]
         self._ended: list[_Ended] = []
-        # So many that `width` are left, should all others end here.
+        # Enough candidates that `width` are left even if all others end in this step.
         self._wanted = max(2, 1 + len(context.stop_ids)) * parameters.width
 
     def run(self) -> Generator[Operation | list[Operation], Any, None]:
-        """Until nothing can be gained, or there is no room."""
+        """Continue the beams until nothing can be gained or the context is full."""
         while self._open and self._length < self._most and self._can_gain():
             states = [beam.state for beam in self._open]
             found = yield [Forward(state=state, top=self._wanted) for state in states]
@@ -94,7 +94,7 @@ class _Search:
                 yield Free(states=old)
 
     def best(self, count: int) -> tuple[Answer, ...]:
-        """The best answers; where too few have ended, open ones as they are."""
+        """The best answers that have ended; if these are too few, open ones as they are, too."""
         answers = [ended.answer for ended in self._ended]
         answers += [
             self._answer(beam.state, None)
@@ -114,7 +114,7 @@ class _Search:
         return self._score(self._open[0].total, length) > self._ended[-1].score
 
     def _step(self, states: list[State], found: list[Any]) -> None:
-        """One more token for the best candidates of all beams."""
+        """Continue the best candidates of all beams by one token."""
         width = self._parameters.width
         candidates = [
             (beam.total + logprob, state, token)
@@ -122,7 +122,7 @@ class _Search:
             for token, logprob in forwarded.next
         ]
         candidates.sort(key=lambda candidate: -candidate[0])
-        # Where rules leave nothing an answer ends as it is.
+        # Where rules leave no token, the answer ends as it is.
         for beam, forwarded in zip(self._open, found, strict=True):
             if not forwarded.next:
                 self._end(self._score(beam.total, max(1, self._length)), self._stuck(beam.state))
@@ -143,7 +143,7 @@ class _Search:
         return "length" if self._length == self._most else None
 
     def _cut(self, state: State) -> tuple[str, str] | None:
-        """The text before the earliest stop text, and that one; None: there is none."""
+        """The text before the earliest stop text, and that stop text; None: there is none."""
         stops = self._context.stop
         if not stops:
             return None
@@ -156,7 +156,7 @@ class _Search:
         return text[:at], stop
 
     def _early(self, state: State) -> int:
-        """Characters of the answer's first `min_tokens` tokens: nothing ends in them."""
+        """Characters of the answer's first `min_tokens` tokens; no stop text counts within them."""
         if not self._context.min_tokens:
             return 0
         start = len(self._context.prompt.ids)

@@ -1,4 +1,4 @@
-"""Best of n: several answers to one prompt, of which the best by some measure are given."""
+"""Best of n: generates several answers to one prompt and returns the best by some measure."""
 
 import math
 from collections.abc import Generator
@@ -32,10 +32,10 @@ VOTE_TOKENS = 128
 
 
 class BestOfParameters(BaseModel):
-    """`n`: answers that are generated; `rank`: what they are ordered by.
+    """`n`: answers that are generated; `rank`: what orders them.
 
     logprob: the mean logprob of an answer's tokens. vote: the model is shown all answers and asked
-    `votes` times for the best. evaluator: scores by the evaluator named `evaluator`.
+    `votes` times for the best. evaluator: the scores of the evaluator named `evaluator`.
     """
 
     model_config = STRICT
@@ -115,7 +115,7 @@ class BestOf(Controller[BestOfParameters]):
             exhausted = True
             generated = generated or error.results or ()
             values = [_mean_logprob(one) for one in generated]
-        except ContextLengthError:  # so many answers make no ballot
+        except ContextLengthError:  # the voting prompt with all answers is too long
             exhausted = True
             values = [0.0] * len(generated)
         order = sorted(range(len(generated)), key=lambda i: -values[i])
@@ -157,7 +157,7 @@ class BestOf(Controller[BestOfParameters]):
 
 
 def _mean_logprob(one: Generated) -> float:
-    """The worst where there is no token: rules have left none."""
+    """Mean logprob; minus infinity for an answer without tokens, where rules left none."""
     return sum(one.logprobs) / len(one.logprobs) if one.logprobs else -math.inf
 
 

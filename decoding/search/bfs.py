@@ -1,9 +1,9 @@
-"""Breadth first: a step for all kept states at once, of which the best are kept.
+"""Breadth-first search: each step expands all kept states at once, and keeps the best results.
 
-Yao et al. 2023 (arXiv:2305.10601), algorithm 1. The rules of ties, duplicates and caches are those
-of the paper's own runs, so that those can be replayed. What it leaves open: a state drawn twice is
-asked for twice as many thoughts; a solution that has ended leaves the search; and one that is known
-to be right is an answer, whatever its judges say.
+Yao et al. 2023 (arXiv:2305.10601), algorithm 1. Ties, duplicates and caches are handled as in the
+paper's own runs, so that those can be replayed. What the paper leaves open: a state drawn twice is
+asked for twice as many thoughts; a solution that has ended leaves the search; and a solution known
+to be right is an answer whatever its value.
 """
 
 from random import Random

@@ -1,4 +1,4 @@
-"""What one search may use."""
+"""The budget of a search: limits on nodes, sequences, tokens and time."""
 
 from pydantic import BaseModel, Field
 
@@ -11,10 +11,10 @@ MAX_SECONDS = 86_400.0
 
 
 class Budget(BaseModel):
-    """Bounds of a search; what it leaves out is as much as the server allows.
+    """Limits of one search; a field left out is the server's limit.
 
-    `thoughts`: nodes of the tree. `sequences`: that run at once, in all their contexts. `tokens`:
-    of all prompts and answers of all branches, shared ones included, as `usage.total_tokens` counts
+    `thoughts`: nodes of the tree. `sequences`: those that run at once, each context counted.
+    `tokens`: those of all prompts and answers, cached ones included, as `usage.total_tokens` counts
     them. `seconds`: from submission.
     """
 
@@ -27,6 +27,6 @@ class Budget(BaseModel):
 
 
 def filled(budget: Budget, limits: Budget) -> Budget:
-    """The budget, with the limits where it says nothing."""
+    """The budget, with `limits` for the fields that it leaves out."""
     said = budget.model_dump(exclude_none=True)
     return Budget(**{**limits.model_dump(), **said})

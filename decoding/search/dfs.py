@@ -1,10 +1,10 @@
-"""Depth first: the best child first, back where a branch is hopeless.
+"""Depth-first search: the best child first, with backtracking where a state is hopeless.
 
-Yao et al. 2023 (arXiv:2305.10601), algorithm 2, with the bounds of the paper's crosswords: some
-children of each state, some thoughts deep, some nodes in all. Where proposals carry a confidence it
-orders the children, and only those looked into are judged; otherwise all are, and their values
-order them. Children are judged together, before the first is looked into, so that they share a
-batch; this changes no result.
+Yao et al. 2023 (arXiv:2305.10601), algorithm 2, with the bounds of the paper's crosswords: children
+of a state, depth, and nodes in all are limited. If proposals carry a confidence, it orders the
+children, and only those that may be visited are judged; otherwise all are judged, and their values
+order them. Children are judged together, before the first is visited, so that they share a batch;
+this changes no result.
 """
 
 from collections import deque
@@ -24,14 +24,15 @@ _Judged = tuple[Branch, float]
 
 @dataclass(slots=True, kw_only=True)
 class _Frame:
-    """A state on the way from the root, and its children that were not looked into yet."""
+    """A state on the current path, and its children that were not visited yet."""
 
     thought: Thought
     children: deque[_Judged]
 
 
 def depth_first(tree: Tree) -> Asking[FinishReason]:
-    """Grow the tree until nothing is left, or as many solutions are found as are wanted."""
+    """Grow the tree until nothing is left ("stop"), enough solutions are found ("stop"), or its
+    budget is used up ("length")."""
     judge, threshold = Judge(tree), tree.plan.prune_below
     wanted = tree.context.n
     frames = [_Frame(thought=tree.root, children=(yield from _children(tree, judge, tree.root)))]
@@ -63,7 +64,7 @@ def depth_first(tree: Tree) -> Asking[FinishReason]:
 
 
 def _children(tree: Tree, judge: Judge, thought: Thought) -> Asking[deque[_Judged]]:
-    """The children that are looked into, in that order."""
+    """The children to visit with their values, in that order."""
     most = tree.plan.parameters.max_children
     found = yield from expand(tree, [(thought, 1)])
     distinct: dict[Thoughts, Branch] = {}

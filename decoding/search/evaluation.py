@@ -1,4 +1,4 @@
-"""Asks how good candidates are: labels, probabilities of labels, votes, or an evaluator."""
+"""Values candidates: by labels, probabilities of labels, votes, or an evaluator."""
 
 import math
 from collections.abc import Sequence
@@ -10,18 +10,18 @@ from .tasks.base import Thoughts, read_label, read_vote
 from .tree import Asking, Branch, Tree
 
 LARGEST: Final = 1e9
-"""What evaluators say beyond it, in either direction, counts as this much."""
+"""Bound on an evaluator's scores, in both directions."""
 
 
 class Judge:
-    """Values the candidates of one search; what a prompt was worth is not asked twice."""
+    """Values the candidates of one search; the value of a prompt is asked for only once."""
 
     def __init__(self, tree: Tree) -> None:
         self.tree = tree
         self._known: dict[str, float] = {}
 
     def judge(self, branches: Sequence[Branch]) -> Asking[list[float]]:
-        """A value for each; of several alike, all but the first get 0."""
+        """A value for each candidate; of equal ones all but the first get 0."""
         distinct = list(dict.fromkeys(branch.path for branch in branches))
         if not distinct:
             return []
@@ -66,7 +66,7 @@ class Judge:
         return times * plan.labels[label]
 
     def _labels(self, prompts: Sequence[str]) -> Asking[dict[str, float]]:
-        """What the labels count that were answered, added up; other answers count nothing."""
+        """For each prompt, the sum of the values of the labels answered; other answers add 0."""
         plan = self.tree.plan
         results = yield from self._answers(prompts)
         values: dict[str, float] = {}
@@ -77,7 +77,7 @@ class Judge:
         return values
 
     def _logprobs(self, prompts: Sequence[str]) -> Asking[dict[str, float]]:
-        """What the labels count, each by its share of the probability of all of them."""
+        """For each prompt, the mean of the labels' values, weighted by their probabilities."""
         context, labels = self.tree.context, self.tree.plan.labels
         texts = tuple(context.encode(label) for label in labels)
         results: list[tuple[float, ...]] = yield [
@@ -90,7 +90,7 @@ class Judge:
         }
 
     def _vote(self, paths: Sequence[Thoughts]) -> Asking[list[float]]:
-        """How many votes each of them gets."""
+        """The number of votes for each candidate."""
         tree, template = self.tree, self.tree.plan.prompts.vote
         assert template is not None
         numbered = [f"{i}. " + "\n".join(path) for i, path in enumerate(paths, start=1)]

@@ -1,4 +1,4 @@
-"""Asks for the thoughts that may come next."""
+"""Generates the thoughts that may come next."""
 
 from collections.abc import Sequence
 
@@ -8,10 +8,10 @@ from .tree import Asking, Branch, Thought, Tree
 
 
 def expand(tree: Tree, parents: Sequence[tuple[Thought, int]]) -> Asking[list[Branch]]:
-    """What may follow each parent, in their order; (parent, how many times over it is asked).
+    """What may follow each parent, in the order of `parents`: (parent, multiple of the samples).
 
-    All is asked for at once. Candidates that the task knows to be wrong are left out; duplicates
-    are not.
+    All parents are expanded at once. Candidates that the task knows to be wrong are left out;
+    duplicates are not.
     """
     if tree.plan.parameters.generate == "sample":
         return (yield from _sample(tree, parents))

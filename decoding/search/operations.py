@@ -1,11 +1,11 @@
-"""What a controller asks for, and what it gets back.
+"""Operations that a controller yields, and the results that it receives.
 
 A controller is a generator: it yields an operation, or a list of operations that may run at the
-same time, and receives the result, or the list of results in the order asked for. It never sees a
-page, a batch or another request, so that it can be tested with scripted results alone.
+same time, and receives the result, or the list of results in the same order. It never sees a page,
+a batch or another request, so that tests can run it with scripted results alone.
 
-A `State` is a value: forking, appending and truncating make new ones and can neither fail nor leak.
-Where its keys and values are is the engine's business (docs/decisions/0018-search.md).
+A `State` is a value: appending and truncating make new states and can neither fail nor leak. The
+engine decides where its keys and values are (docs/decisions/0018-search.md).
 """
 
 from dataclasses import dataclass, field, replace
@@ -19,10 +19,10 @@ NodeStatus = Literal["open", "kept", "dropped", "answer"]
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """A text as tokens: a prompt, and whatever was generated or appended behind it.
+    """A text as tokens: a prompt, and what was generated or appended after it.
 
-    `source`: of the generation that it came from, for the engine; never compared. `prompt`: how
-    many of the tokens are the prompt, and not an answer to it; None: all of them.
+    `source`: id of the generation that it came from, for the engine; never compared. `prompt`: how
+    many of the tokens are the prompt and not an answer to it; None: all of them.
     """
 
     ids: tuple[int, ...]
@@ -30,7 +30,7 @@ class State:
     prompt: int | None = field(default=None, compare=False)
 
     def append(self, ids: tuple[int, ...]) -> "State":
-        """The state with tokens behind it, as if they were generated."""
+        """The state with `ids` appended, as if they were generated."""
         length = len(self.ids) if self.prompt is None else self.prompt
         return replace(self, ids=self.ids + ids, prompt=length)
 
@@ -43,9 +43,9 @@ class State:
 class Generate:
     """`count` continuations of a state, choice i under the request's seed for choice i.
 
-    `max_tokens`: of each. `stop`: texts that end one, beside those of the request. `guided`:
-    whether the request's target (such as cfg) applies; for thoughts, not for judgements of them.
-    `logprobs`: whether the results have them. `keep`: whether their states will be continued.
+    `max_tokens`: of each. `stop`: texts that end one, in addition to the request's. `guided`:
+    whether the request's target (such as cfg) applies: it does to thoughts, not to judgements of
+    them. `logprobs`: whether the results have them. `keep`: whether their states will be continued.
 
     Result: a tuple of `Generated`.
     """
@@ -61,11 +61,11 @@ class Generate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Generated:
-    """One continuation. `state`: with the new tokens, but the one that ends a text.
+    """One continuation. `state`: with the new tokens, except one that ends the text.
 
     `text` is without the stop string. `stop_reason`: the stop string or token that ended it; None
-    with "stop" is the end of the text, and with "length" nothing did. `logprobs`: of `token_ids`,
-    natural log, empty where not asked for.
+    if the model ended the text ("stop") or a limit was reached ("length"). `logprobs`: of
+    `token_ids`, natural log; empty if not asked for.
     """
 
     state: State
@@ -97,8 +97,8 @@ class Forward:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Forwarded:
-    """`next`: (token id, logprob), best first; fewer than asked for, or none, where rules leave no
-    more. `state`: the same, its keys kept. `room`: whether the context has room for a token.
+    """`next`: (token id, logprob), best first; fewer than asked for, or none, if rules leave no
+    more. `state`: the same, with its keys kept. `room`: whether the context has room for a token.
     """
 
     state: State
@@ -108,10 +108,10 @@ class Forwarded:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Score:
-    """How probable each of some continuations of a state is; nothing is sampled.
+    """The probability of each of some continuations of a state; nothing is sampled.
 
-    Result: a tuple of floats, the sum of its tokens' logprobs (natural log) for each; for all minus
-    infinity where the context has no room for one of them.
+    Result: a tuple of floats, for each the sum of its tokens' logprobs (natural log); all are minus
+    infinity if the context has no room for one of them.
     """
 
     state: State
@@ -139,9 +139,9 @@ class Free:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Node:
-    """One thought of a tree, as the caller sees it; one id may come again with a new status.
+    """One thought of a tree, as the caller sees it; an id may come again with a new status.
 
-    `parent`: None for those of the first level (`depth` 1). `value`: None before it was judged.
+    `parent`: None for thoughts of the first level (`depth` 1). `value`: None if not judged.
     """
 
     id: int
@@ -164,9 +164,9 @@ Operation = Generate | Forward | Score | Evaluate | Free | Emit
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """One choice of the final answer; `value`: what it was ranked by, higher is better.
+    """One choice of the final answer. `value`: what it was ranked by, higher is better.
 
-    `token_ids`: where the model wrote it word for word; None where it was put together.
+    `token_ids`: those that the model wrote; None if the controller composed the text.
     """
 
     text: str
@@ -184,12 +184,12 @@ class Outcome:
 
 
 class BudgetExhausted(Exception):  # noqa: N818 -- a signal, like StopIteration
-    """Thrown into a controller at its yield: an operation would exceed a budget, and did not run.
+    """Thrown into a controller at its yield: an operation would exceed the budget.
 
-    `results`: of what was asked for last, as far as it came: of each `Generate` the choices that
-    have ended, None of what else has not. `budget`: the name of the field that is used up. The
-    controller returns the best that it has, with "length", and can ask for nothing but `Emit` and
-    `Free` any more.
+    `results`: partial results of the last operations: of each `Generate` the choices that have
+    ended, None for others that have not ended. `budget`: the name of the field that is used up. The
+    controller returns the best that it has, with "length"; from then on it may yield only `Emit`
+    and `Free`.
     """
 
     def __init__(self, budget: str, results: Any = None) -> None:

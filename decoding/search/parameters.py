@@ -1,4 +1,4 @@
-"""What a request may say of its tree of thoughts, and what that comes to."""
+"""The parameters of a tree of thoughts, and the plan that they make with the task's defaults."""
 
 from collections.abc import Mapping
 from typing import Annotated, Final, Literal
@@ -19,7 +19,7 @@ MAX_LABELS: Final = 32
 MAX_LABEL: Final = 64
 MAX_VALUE: Final = 1e6
 DFS_THOUGHTS: Final = 100
-"""Nodes of a depth-first search that sets no budget of thoughts: the paper's."""
+"""The paper's limit on nodes, for a depth-first search without a budget of thoughts."""
 
 Generation = Literal["sample", "propose"]
 Evaluation = Literal["value", "vote", "logprob", "external", "registered"]
@@ -31,19 +31,19 @@ Labels = Annotated[dict[Label, LabelValue], Field(min_length=1, max_length=MAX_L
 
 
 class TotParameters(BaseModel):
-    """Null, where it is allowed, is what the task does by itself.
+    """Null, where it is allowed, means the task's default.
 
     `task`: supplies prompts, parsers and defaults. `algorithm`: breadth or depth first.
     `generate`: `sample` continues each state `generate_samples` times; `propose` asks that many
     times for a list of next thoughts. `evaluate`: `value` asks `evaluate_samples` times for one of
-    the `labels` and adds up what they count; `logprob` weighs them by their probabilities; `vote`
-    asks that often which candidate is best; `external` and `registered` use the `evaluator` of that
-    name.
-    Breadth first: `breadth` states are kept of each step, the best (`greedy`) or drawn with chances
-    in proportion (`sample`). Depth first: at most `max_children` of each state are looked into,
-    unless their value is under `prune_below`; `budget.thoughts` is 100 where it is not set.
-    `depth`: thoughts of a solution. `thought_tokens`: of one thought, or of one list of proposals;
-    the request's own `max_tokens` goes first. `judge_tokens`: of one judgement or vote.
+    the `labels` and adds up their values; `logprob` weighs the values by the labels' probabilities;
+    `vote` asks that many times which candidate is best; `external` and `registered` use the
+    evaluator named `evaluator`.
+    Breadth first: each step keeps `breadth` states, the best (`greedy`) or drawn with probabilities
+    in proportion to their values (`sample`). Depth first: at most `max_children` of each state are
+    visited; those of a value under `prune_below` are not expanded; `budget.thoughts` is 100 if not
+    set. `depth`: thoughts of a solution. `thought_tokens`: most tokens of a thought, or of a list
+    of proposals, unless the request sets `max_tokens`. `judge_tokens`: of a judgement or vote.
     """
 
     model_config = STRICT
@@ -91,7 +91,7 @@ class TotParameters(BaseModel):
 
 
 class Plan:
-    """A request's parameters with the task's where it says nothing."""
+    """A request's parameters, with the task's defaults for those left out."""
 
     def __init__(self, parameters: TotParameters) -> None:
         self.parameters = parameters
@@ -112,13 +112,13 @@ class Plan:
 
     @property
     def thoughts(self) -> int | None:
-        """Nodes of the tree at most, by the request alone."""
+        """Most nodes of the tree, by the request alone; None: no limit."""
         if self.parameters.budget.thoughts is None and self.algorithm == "dfs":
             return DFS_THOUGHTS
         return self.parameters.budget.thoughts
 
     def _prune_below(self) -> float | None:
-        """The task's bound is one of its labels' values, and says nothing of other evaluators."""
+        """The task's bound is on its own labels' values, and does not apply to other values."""
         own = self.parameters.evaluate in ("value", "logprob") and self.parameters.labels is None
         if self.parameters.prune_below is not None or not own:
             return self.parameters.prune_below

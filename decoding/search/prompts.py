@@ -1,13 +1,13 @@
-"""Prompts as data: texts with named fields, filled in without any of Python's formatting.
+"""Prompt templates: texts with named fields, filled in without Python's formatting.
 
-`{problem}`   the request's prompt; of a chat, what the user said last
+`{problem}`   the request's prompt; in a chat, the user's last message
 `{thoughts}`  the thoughts so far, one a line; nothing at first
 `{state}`     where the thoughts lead, as the task writes it: the numbers left (game24), the board
               (crosswords; one clue with its letters in `value`), the thoughts themselves (generic)
 `{candidates}`  what is voted on, numbered from 1
 
-`{{` and `}}` are the braces themselves. Nothing else may stand in braces, so that a prompt can
-neither reach into an object nor ask for padding.
+`{{` and `}}` are literal braces. Nothing else may stand in braces, so that a prompt can neither
+reach into an object nor ask for padding.
 """
 
 import re
@@ -20,7 +20,7 @@ from ...registry import STRICT
 
 MAX_PROMPT: Final = 16_384
 MAX_FIELDS: Final = 32
-"""In one prompt: each may bring as much text as the problem has."""
+"""Fields of one prompt; each may add as much text as the problem has."""
 
 STATE_FIELDS: Final = ("problem", "thoughts", "state")
 VOTE_FIELDS: Final = ("problem", "candidates")
@@ -29,7 +29,7 @@ _PIECE: Final = re.compile(r"\{\{|\}\}|\{([a-z]{1,16})\}|[{}]")
 
 
 def fill(prompt: str, fields: Mapping[str, str]) -> str:
-    """The prompt with its fields in place; texts put in are not looked at again."""
+    """The prompt with its fields filled in; fields inside the inserted texts are not."""
 
     def piece(match: re.Match[str]) -> str:
         name = match[1]
@@ -69,10 +69,10 @@ VotePrompt = Annotated[_Text, AfterValidator(_of_vote)]
 
 
 class Prompts(BaseModel):
-    """Prompts in place of the task's own; what is left out stays the task's.
+    """Prompts in place of the task's; those left out stay the task's.
 
-    `propose`: asks for next thoughts, one a line. `sample`: what thoughts continue; without one it
-    is the request's own prompt. `value`: asks for one of the labels. `vote`: asks for the number of
+    `propose`: asks for next thoughts, one a line. `sample`: the prompt that thoughts continue; by
+    default the request's own. `value`: asks for one of the labels. `vote`: asks for the number of
     the best candidate.
     """
 
@@ -84,7 +84,7 @@ class Prompts(BaseModel):
     vote: VotePrompt | None = None
 
     def over(self, other: "Prompts") -> "Prompts":
-        """These, and the other's where these say nothing."""
+        """These prompts, with `other`'s for those left out."""
         return Prompts(
             propose=self.propose or other.propose,
             sample=self.sample or other.sample,

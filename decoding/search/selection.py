@@ -8,11 +8,11 @@ from .parameters import Selection
 
 
 def select(values: Sequence[float], count: int, how: Selection, rng: Random) -> dict[int, int]:
-    """The places that are kept, and how many times each, in the order of the choice.
+    """The indices that are kept and how many times each, in the order of the choice.
 
     `greedy`: the `count` highest, of equal ones the earliest. `sample`: `count` draws with
-    replacement, each with a chance in proportion to its value; values under 0 have none, and where
-    all are so, all are as likely.
+    replacement, with probabilities in proportion to the values; values under 0 count as 0, and if
+    all are 0, all are equally likely.
     """
     places = range(len(values))
     if not places:

@@ -1,6 +1,6 @@
 """Tree of thoughts (Yao et al. 2023, arXiv:2305.10601): `tot`.
 
-Partial solutions are continued, judged and chosen among, as TotParameters says; breadth first in
+Partial solutions are generated, judged and selected as `TotParameters` says: breadth first in
 bfs.py, depth first in dfs.py. A sampled thought continues the tokens of the one before it; nothing
 is tokenised again.
 """
@@ -66,7 +66,7 @@ class Tot(Controller[TotParameters]):
         """See `Controller`.
 
         Raises:
-            RequestError: the prompt is none that the task can work on.
+            RequestError: the task cannot work on this prompt.
         """
         plan = Plan(parameters)
         tree = Tree(plan, context, plan.task.start(context.problem))
@@ -87,7 +87,7 @@ class Tot(Controller[TotParameters]):
 
 
 def _conclude(tree: Tree, reason: FinishReason) -> Asking[Outcome]:
-    """Show the nodes of the answers, and answer."""
+    """Show the nodes of the answers, and return the answers."""
     answers = tree.conclude(reason)
     nothing = tree.puzzle.answer(())
     path: dict[int, Thought] = {}

@@ -1,4 +1,4 @@
-"""The tree that a search grows, and what of it is the answer."""
+"""The tree that a search grows, and the choice of answers from it."""
 
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
@@ -26,10 +26,10 @@ Asking = Generator[Operation | list[Operation], Any, R]
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Thought:
-    """A node. `path`: its text and those before it; the root's is empty, its id 0.
+    """A node. `path`: the texts from the first level to its own; the root's is empty, its id 0.
 
-    `generated`: how the model wrote it, where it was sampled. `ended`: no thought is to follow.
-    `pruned`: not worth looking into.
+    `generated`: the generation that it came from, if it was sampled. `ended`: no thought may
+    follow. `pruned`: its value is too low to expand it.
     """
 
     id: int
@@ -46,7 +46,7 @@ class Thought:
         return len(self.path)
 
     def node(self, status: NodeStatus) -> Node:
-        """As the caller sees it."""
+        """The node as the caller sees it."""
         return Node(
             id=self.id,
             parent=self.parent.id if self.parent is not None and self.parent.id else None,
@@ -59,7 +59,7 @@ class Thought:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Branch:
-    """A candidate that may become a node: `parent` and what may follow it."""
+    """A candidate that may become a child of `parent`."""
 
     parent: Thought
     path: Thoughts
@@ -68,9 +68,9 @@ class Branch:
 
 
 class Tree:
-    """What one search knows. `leaves`: those that may be the answer, in the order found.
+    """The state of one search. `leaves`: thoughts that may be the answer, in the order found.
 
-    `origin`: what sampled thoughts continue.
+    `origin`: the prompt that sampled thoughts continue.
     """
 
     def __init__(self, plan: Plan, context: SearchContext, puzzle: Puzzle) -> None:
@@ -91,7 +91,7 @@ class Tree:
         return wanted if self._most is None else min(wanted, self._most - self._made)
 
     def prompt(self, template: str, path: Thoughts, state: str | None = None) -> str:
-        """A prompt about a path. `state`: in place of where it leads."""
+        """A prompt about a path. `state`: text for that field; None: the state of the path."""
         return fill(
             template,
             {
@@ -102,7 +102,7 @@ class Tree:
         )
 
     def add(self, branch: Branch, value: float) -> Thought:
-        """Make a node of a candidate."""
+        """Turn a candidate into a node."""
         assert self.room(1) == 1
         self._made += 1
         return Thought(
@@ -115,15 +115,15 @@ class Tree:
         )
 
     def verified(self, leaf: Thought) -> bool:
-        """Whether it is known to be right."""
+        """Whether a leaf is known to be right."""
         return leaf.ended and self.puzzle.right(leaf.path) is True
 
     def solves(self, leaf: Thought) -> bool:
-        """Whether it ends by itself and is not known to be wrong."""
+        """Whether a leaf has ended, is not pruned and is not known to be wrong."""
         return leaf.ended and not leaf.pruned and self.puzzle.right(leaf.path) is not False
 
     def conclude(self, reason: FinishReason) -> list[tuple[Thought, Answer]]:
-        """The best leaves, best first; where there is none, the root."""
+        """The best leaves and their answers, best first; if there is no leaf, the root."""
         verified = [leaf for leaf in self.leaves if self.verified(leaf)]
         sound = [leaf for leaf in self.leaves if not leaf.pruned]
         pool = verified or sound or self.leaves or [self.root]
@@ -168,7 +168,7 @@ class Tree:
 
 
 def show(nodes: Sequence[Node], dead: Iterable[Thought | Branch]) -> Asking[None]:
-    """Emit nodes, and free what was kept of sampled thoughts that will not be continued."""
+    """Emit nodes, and free the states of sampled thoughts that will not be continued."""
     states = tuple(one.generated.state for one in dead if one.generated is not None)
     operations: list[Operation] = []
     if nodes:

@@ -1,5 +1,5 @@
-// What suggesters have learned, compiled: followers.py, lexicon.py and the trusts of suggest.py, number
-// for number. They say why; here is how, where it is not the same.
+// The memory of suggesters, compiled: followers.py, lexicon.py and the trusts of suggest.py, with
+// equal numbers. The reasons are explained there; comments here cover only what differs.
 #pragma once
 
 #include <algorithm>
@@ -48,7 +48,8 @@ struct HashOfContext {
     }
 };
 
-// Why a token may come next. `grounds`: what that rests on, in bits (suggest.py, followers.py).
+// A candidate for the next token. `grounds`: its evidence, packed into bits (suggest.py,
+// followers.py).
 struct Evidence {
     Token token;
     double share;
@@ -71,7 +72,7 @@ class Followers {
     std::unordered_map<Context, std::vector<Count>, HashOfContext> of;
     std::deque<Context> by_age;
 
-    static int64_t magnitude(double count) {  // in 3 bits
+    static int64_t magnitude(double count) {  // order of magnitude, in 3 bits
         int64_t whole = int64_t(count), bits = 0;
         for (; whole; whole >>= 1) ++bits;
         return std::min<int64_t>(bits, 7);
@@ -98,7 +99,7 @@ class Followers {
     }
 
   public:
-    // Take in `tokens[first:]`, each with the tokens before it.
+    // Count each of `tokens[first:]` after the tokens before it.
     void learn(const Token* tokens, int64_t size, int64_t first) {
         for (int64_t at = std::max<int64_t>(1, first); at < size; ++at)
             for (int length = 1; length <= Context::LONGEST && length <= at; ++length) {
@@ -179,12 +180,12 @@ class Lexicon {
     }
 
   public:
-    // The tokens of a prompt that count here, each once.
+    // The last tokens of a prompt, each once: those that the lexicon counts.
     static Tokens end_of(const Token* prompt, int64_t size) {
         return once(prompt + std::max<int64_t>(0, size - MOST_PROMPT), prompt + size);
     }
 
-    // `prompt`: of `end_of`.
+    // `prompt`: as `end_of` returns it.
     void learn(const Tokens& prompt, const Token* answer, int64_t size) {
         ++requests;
         Tokens said = once(answer, answer + std::min(size, MOST_ANSWER));
@@ -230,7 +231,7 @@ class Lexicon {
     }
 };
 
-// How often guesses that rest on the same are right.
+// How often candidates with equal evidence are right.
 struct Trust {
     static constexpr double MANY = 128;
     double right, seen = 4;

@@ -1,5 +1,5 @@
-// Guesses with a chance each, compiled: what suggest.py and history.py do, guess for guess. They say
-// why; here is how, where it is not the same.
+// Draft tokens with acceptance probabilities, compiled: those of suggest.py and history.py.
+// The reasons are explained there; comments here cover only what differs.
 #pragma once
 
 #include <algorithm>
@@ -18,8 +18,8 @@ class Suggester {
         Token token;
         Trust* trust;
     };
-    // The newest token, as number 0, and guesses. `follows`, `carried`: from where on what the
-    // history and the last pass say comes behind it; at the end of those where they say nothing.
+    // The newest token, as number 0, or a draft token. `follows`, `carried`: index of the next token
+    // in the vectors of that name below, from the history and the last pass; their end if none.
     struct Node {
         Token token;
         double chance;
@@ -32,14 +32,14 @@ class Suggester {
         double chance;
         int64_t made, before;
         Token token;
-        bool operator<(const Waiting& other) const {  // the greatest is the next
+        bool operator<(const Waiting& other) const {  // the greatest is drafted next
             return chance != other.chance ? chance < other.chance : made > other.made;
         }
     };
 
     std::unique_ptr<Memory> own;
     Memory* memory;
-    Tokens text, prompt;  // of the prompt, what the lexicon knows
+    Tokens text, prompt;  // `prompt`: the tokens that the lexicon counts
     int64_t prompt_size, longest, shortest;
     bool shared, trees;
     std::unordered_map<Token, int64_t> expected;
@@ -50,8 +50,8 @@ class Suggester {
     std::vector<std::pair<double, Asked>> ordered;
     std::vector<Waiting> waiting;
 
-    // What stood behind the longest run of last tokens that has stood there before, of several places
-    // the latest: `count` tokens at most.
+    // Finds the longest run of last tokens that occurred before, of several places the latest, and at
+    // most `count` tokens that followed it there.
     void match(int64_t count) {
         follows.clear();
         matched = 0;
@@ -81,7 +81,7 @@ class Suggester {
         known->grounds += grounds;
     }
 
-    // Fills `waiting` with the guesses behind node `number` that are worth it.
+    // Adds to `waiting` the candidates after node `number` of at least probability `worth`.
     void expand(int64_t number, double worth, int64_t& made) {
         Node& node = nodes[number];
         evidence.clear();
@@ -105,7 +105,7 @@ class Suggester {
         });
         double left = 1;
         for (const auto& [share, asked] : ordered) {
-            // Together they cannot be likelier than certain.
+            // The shares of all candidates may not exceed 1.
             double sure = std::min(share, left);
             left -= sure;
             sure *= node.chance;
@@ -117,7 +117,7 @@ class Suggester {
     }
 
   public:
-    // memory null: of its own.
+    // `memory` null: the suggester has one of its own.
     Suggester(
         Memory* memory, const Token* tokens, int64_t size, int64_t longest, int64_t shortest, bool trees
     )
@@ -127,7 +127,7 @@ class Suggester {
         if (shared) expected = memory->lexicon.expected(prompt);
     }
 
-    // `sums`: how many of the first 1, 2, 3 and so on will be right.
+    // `sums`: how many of the first 1, 2, 3, ... draft tokens will be right, on average.
     int64_t suggest(
         int64_t count, int64_t limit, const Token* predicted, int64_t predictions, double worth, double* sums
     ) {
@@ -161,7 +161,7 @@ class Suggester {
         }
     }
 
-    // The first `size` guesses, in order of their paths; returns whether they are one line.
+    // The first `size` draft tokens, in depth-first order; returns whether they are a chain.
     bool draft(int64_t size, Token* tokens, Token* parents) const {
         if (nodes.empty()) return true;
         std::vector<std::pair<int64_t, Token>> open;
@@ -181,7 +181,7 @@ class Suggester {
         return nodes[size].depth == size;
     }
 
-    // The text goes on with these.
+    // The sequence has grown by `tokens`.
     void learn(const Token* tokens, int64_t size) {
         int64_t number = nodes.empty() ? -1 : 0;
         for (int64_t at = 0; at < size && number >= 0; ++at) {

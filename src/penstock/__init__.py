@@ -19,7 +19,7 @@ __all__ = ["LLM", "Completion", "RequestOutput", "SamplingParams", "__version__"
 __version__ = version("penstock")
 
 # Before torch is loaded: its OpenMP threads would spin for milliseconds between operations and
-# take the core that HTTP needs (docs/decisions/0009). Whoever sets either variable decides.
+# take the core that HTTP needs (docs/decisions/0009). Either variable, if set, is left as it is.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 

@@ -10,16 +10,16 @@ PenstockError
 ├── OverloadedError             a queue bound is reached                 -> 429
 └── UnavailableError            shutting down, or still loading          -> 503
     ├── EngineDeadError         the engine failed; nothing can be served -> 503
-    └── EvaluatorError          what judges a search's thoughts failed   -> 503
+    └── EvaluatorError          a search's evaluator failed              -> 503
 
-A message gives the value, the limit and the remedy. It may reach strangers: no path, no stack.
+A message gives the value, the limit and the remedy. It may reach any client: no path, no stack.
 """
 
 import asyncio
 
 EXITS = (asyncio.CancelledError, GeneratorExit, KeyboardInterrupt, SystemExit)
-"""What ends a task or the process, and is no failure. Every other BaseException is one: a panic in
-compiled Rust is no Exception."""
+"""Exceptions that end a task or the process and are not failures. Every other BaseException is a
+failure: a panic in compiled Rust is not an Exception."""
 
 
 class PenstockError(Exception):
@@ -47,7 +47,7 @@ class RequestError(PenstockError):
 class ContextLengthError(RequestError):
     """More tokens than the model's context or the KV cache can hold.
 
-    The message begins with OpenAI's sentence for it, by which clients recognise it: litellm falls
+    The message begins with OpenAI's sentence, by which clients recognise the error: litellm falls
     back to a model of a longer context, agents drop old messages.
     """
 
@@ -60,11 +60,11 @@ class ContextLengthError(RequestError):
 
 
 class NotFoundError(RequestError):
-    """The request names something that this server does not serve."""
+    """The request names a model that this server does not serve."""
 
 
 class GenerationError(PenstockError):
-    """A request failed while it ran, and it alone; `code` says how (`numerical_error`, ...)."""
+    """One request failed while it ran; `code` says how (`numerical_error`, ...)."""
 
     def __init__(self, message: str, *, code: str) -> None:
         super().__init__(message)
@@ -73,7 +73,7 @@ class GenerationError(PenstockError):
 
 
 class OverloadedError(PenstockError):
-    """The waiting queue is full; try again after `retry_after_s` seconds."""
+    """The queue of waiting requests is full; try again after `retry_after_s` seconds."""
 
     def __init__(self, message: str, *, retry_after_s: int) -> None:
         super().__init__(message)
@@ -89,4 +89,4 @@ class EngineDeadError(UnavailableError):
 
 
 class EvaluatorError(UnavailableError):
-    """An evaluator that a search depends on cannot be reached, or answers nonsense."""
+    """An evaluator that a search depends on cannot be reached, or its response is invalid."""

@@ -1,7 +1,7 @@
-"""Methods by name: what a request's `decoding` and `kv_cache` objects may say.
+"""The registry of methods: what a request's `decoding` and `kv_cache` objects may name.
 
-Built-ins and strangers register the same way, through entry points; a request can only choose a
-registered name and give it parameters, never code, a module path or a URL.
+Built-in methods and plug-ins register the same way, through entry points. A request can only choose
+a registered name and give it parameters, never code, a module path or a URL.
 """
 
 from collections.abc import Iterable, Mapping
@@ -25,7 +25,7 @@ class NoParameters(BaseModel):
 
 
 class Method(Protocol):
-    """What the registry needs of a method; the floors below define the rest."""
+    """What the registry needs of a method; `decoding` and `kvcache` define the rest."""
 
     @property
     def name(self) -> str:

@@ -1,8 +1,8 @@
-"""What is wrong with a value, in this server's words.
+"""Error messages for wrong values, in this server's words.
 
-pydantic checks, but its messages name its own types ("Input should be a valid dictionary",
-"constrained-str"), which mean nothing to somebody who sent JSON. Only the kind of a mistake and its
-limits are taken from it; the words are here, for bodies, method parameters and settings alike.
+pydantic validates, but its messages name its own types ("Input should be a valid dictionary",
+"constrained-str"), which mean nothing to a caller who sent JSON. Only the kind of a mistake and its
+limits come from pydantic; the words are here, for bodies, method parameters and settings alike.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -13,16 +13,16 @@ from pydantic_core import ErrorDetails
 
 SHOWN_CHARS = 64
 OWN_KIND = "_kind"
-"""Error types that end like this are of this server: their message says what it must be."""
+"""Error types with this ending are this server's own: their message says what a value must be."""
 
 
 M = TypeVar("M", bound=BaseModel)
 
 
 def from_json(model: type[M], value: Any) -> M:
-    """`value`, which comes from JSON, as a strict `model`; where it has an integer, 100.0 is 100.
+    """Validate `value` from JSON as a strict `model`; for integer fields 100.0 counts as 100.
 
-    JSON knows one kind of number, and clients write whole ones either way.
+    JSON has one kind of number, and clients write whole numbers either way.
 
     Raises:
         ValidationError: see `deepest`, `path_of` and `sentence`.
@@ -46,21 +46,21 @@ _WANTS_INTEGER = ("int_type", "int_from_float")
 
 
 def whole(value: Any) -> Any:
-    """100.0 as 100. Beyond 2**53 a float no longer says which integer was meant."""
+    """100.0 as 100; other values unchanged. Above 2**53 a float does not identify an integer."""
     if type(value) is float and value.is_integer() and abs(value) <= 2**53:
         return int(value)
     return value
 
 
 def _list_or_value(place: tuple[int | str, ...]) -> tuple[int | str, ...]:
-    """The place of a wrong value, or of the outermost list that holds it."""
+    """The location of a wrong value, or of the outermost list that holds it."""
     return next((place[:i] for i, part in enumerate(place) if isinstance(part, int)), place)
 
 
 def _with_integers(value: Any, place: Sequence[int | str]) -> Any:
-    """A copy with integers at `place`, of which some parts are names of pydantic's branches.
+    """A copy with integers at `place`, parts of which may be pydantic's names of union branches.
 
-    In a list all numbers are made integers: often only its first mistake has been reported.
+    In a list all whole numbers become integers, because often only its first mistake is reported.
     """
     if isinstance(value, list):
         return [_with_integers(item, ()) for item in cast("list[Any]", value)]
@@ -73,7 +73,7 @@ def _with_integers(value: Any, place: Sequence[int | str]) -> Any:
 
 
 def show(value: object) -> str:
-    """A value for a message: short, and containers only by their kind."""
+    """A value as a message shows it: shortened, and containers only by their kind."""
     match value:
         case None:
             return "null"
@@ -93,14 +93,14 @@ def show(value: object) -> str:
 
 
 def deepest(error: ValidationError) -> ErrorDetails:
-    """The mistake that lies deepest: the branch that the caller meant."""
+    """The most deeply nested mistake: it is in the union branch that the caller meant."""
     return max(
         error.errors(include_url=False, include_context=True), key=lambda item: len(item["loc"])
     )
 
 
 def path_of(details: ErrorDetails, value: object) -> str:
-    """The dotted path into the caller's own `value`; pydantic's branch names are left out."""
+    """The dotted path into the caller's `value`; pydantic's names of branches are left out."""
     loc: Sequence[int | str] = details["loc"]
     absent = details["type"] == "missing"
     parts: list[str] = []
@@ -165,7 +165,7 @@ def _limit(value: object) -> str:
 
 
 def reason(details: ErrorDetails, shown: Callable[[object], str] = show) -> str:
-    """What is wrong with a value, to stand behind its name. `shown`: how the value is told."""
+    """What is wrong with a value, to follow its name in a message. `shown`: formats the value."""
     kind, value = details["type"], details["input"]
     context = details.get("ctx", {})
     if kind in _WORDS:
@@ -182,7 +182,7 @@ def reason(details: ErrorDetails, shown: Callable[[object], str] = show) -> str:
 
 
 def sentence(name: str, details: ErrorDetails, shown: Callable[[object], str] = show) -> str:
-    """The whole message; what a validator says of several fields at once is a sentence already."""
+    """The whole message: `name` and the reason. A reason that is a sentence follows a colon."""
     words = reason(details, shown)
     return f"{name} {words}" if words.startswith(("is ", "has ")) else f"{name}: {words}"
 

@@ -1,4 +1,4 @@
-"""What a kind of problem brings to a search: its prompts, and how to read what comes back."""
+"""The interface of tasks: prompts for a kind of problem, and parsers for what models write."""
 
 import re
 from abc import ABC, abstractmethod
@@ -13,7 +13,7 @@ Thoughts = tuple[str, ...]
 """A path through the tree, from its first level."""
 
 MAX_JUDGEMENT: Final = 10_000
-"""Characters of a judgement that are looked at, from its end."""
+"""Characters of a judgement that are read, from its end."""
 
 _INDEX: Final = re.compile(r"(?<![0-9])[0-9]{1,5}(?![0-9])")
 
@@ -22,7 +22,7 @@ _INDEX: Final = re.compile(r"(?<![0-9])[0-9]{1,5}(?![0-9])")
 class Candidate:
     """A thought that may come next.
 
-    `confidence`: how sure the model was when it proposed it; None where it was not asked to say.
+    `confidence`: how sure the model said it was; None if it was not asked to say.
     """
 
     text: str
@@ -31,10 +31,10 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Defaults:
-    """What a task does where the request does not say.
+    """A task's values for parameters that the request leaves out.
 
     `sample_tokens`, `propose_tokens`, `judge_tokens`: longest thought, list of thoughts, judgement.
-    `labels`: what judges may say, and what it counts. `prune_below`: of such values, for a
+    `labels`: answers of a judgement and their values. `prune_below`: the bound on such values in a
     depth-first search. `stop`: texts that end a sampled thought.
     """
 
@@ -51,26 +51,26 @@ class Defaults:
 
 
 class Puzzle(ABC):
-    """One problem of a task: what is known about paths of thoughts without asking a model.
+    """One problem of a task: what can be said about paths of thoughts without asking a model.
 
-    All that is here knows nothing of tokens. What models wrote may be any text at all.
+    It works on texts, not on tokens, and must accept any text that a model may write.
     """
 
     @property
     @abstractmethod
     def depth(self) -> int:
-        """Thoughts of a whole solution."""
+        """Number of thoughts in a whole solution."""
 
     @abstractmethod
     def answer(self, thoughts: Thoughts) -> str:
-        """The text of the answer that a path gives, wherever it ends."""
+        """The text of the answer that a path gives, complete or not."""
 
     def state(self, thoughts: Thoughts) -> str:
-        """Where a path leads, for prompts."""
+        """The state that a path leads to, as prompts show it."""
         return "\n".join(thoughts)
 
     def read(self, texts: Sequence[str]) -> list[Candidate]:
-        """The thoughts that proposals list: lines, unfiltered, as in the paper's runs."""
+        """The thoughts that proposals list: every line, unfiltered, as in the paper's runs."""
         return [Candidate(text=line) for text in texts for line in text.split("\n")]
 
     def legal(self, thoughts: Thoughts) -> bool:
@@ -78,23 +78,23 @@ class Puzzle(ABC):
         return True
 
     def finished(self, thoughts: Thoughts) -> bool:
-        """Whether no thought is to follow."""
+        """Whether a path is complete, so that no thought follows."""
         return False
 
     def right(self, thoughts: Thoughts) -> bool | None:
-        """Whether a finished path solves the problem; None where that cannot be told."""
+        """Whether a finished path solves the problem; None if that cannot be told."""
         return None
 
     def progress(self, thoughts: Thoughts) -> float:
-        """How far a path has come, where that counts for more than its value."""
+        """How far a path has come, in tasks where that ranks before its value."""
         return 0.0
 
     def judged(self, thoughts: Thoughts) -> tuple[str, ...]:
-        """The states that are asked about to value a path; most tasks have one."""
+        """The states to ask the model about in order to value a path; in most tasks one."""
         return (self.state(thoughts),)
 
     def verdict(self, thoughts: Thoughts) -> str | None:
-        """The label of a path where it is certain; None where the model is to be asked."""
+        """The label of a path if it is certain; None if the model has to be asked."""
         return None
 
     def combine(self, values: Sequence[float]) -> float:
@@ -105,7 +105,7 @@ class Puzzle(ABC):
 class Task(ABC):
     """A kind of problem.
 
-    `verbatim`: a sampled solution is itself the answer, not something to put one together from.
+    `verbatim`: a sampled solution is itself the answer; otherwise `Puzzle.answer` composes it.
     """
 
     name: str
@@ -117,17 +117,17 @@ class Task(ABC):
         """The puzzle that a request's prompt poses.
 
         Raises:
-            RequestError: it poses none of this kind.
+            RequestError: the prompt poses no problem of this kind.
         """
 
 
 def plain(text: str) -> str:
-    """A label as it is compared: without case, white space around it and the full stop."""
+    """A label as it is compared: without case, and without blanks and punctuation around it."""
     return text.strip().strip("*\"'`.,!").strip().casefold()
 
 
 def read_label(text: str, labels: Mapping[str, float]) -> str | None:
-    """The label that a judgement's last line is or ends with; of several the longest."""
+    """The label that a judgement's last line ends with; of several the longest."""
     lines = text[-MAX_JUDGEMENT:].rstrip().rpartition("\n")
     last = plain(lines[2])
     found: str | None = None
@@ -140,7 +140,7 @@ def read_label(text: str, labels: Mapping[str, float]) -> str | None:
 
 
 def read_vote(text: str, count: int) -> int | None:
-    """The place, from 0, of the candidate that a vote's last number names."""
+    """Index of the candidate that a vote's last number, from 1, names; None if there is none."""
     named = _INDEX.findall(text[-MAX_JUDGEMENT:])
     if not named or not 1 <= int(named[-1]) <= count:
         return None

@@ -1,4 +1,4 @@
-"""The board of a 5x5 crossword: what is filled, what that leaves open, and how it is written.
+"""The board of a 5x5 crossword: its letters, the status of each clue, and its text format.
 
 The format is that of the logged boards of Yao et al. 2023 (arXiv:2305.10601).
 """
@@ -19,14 +19,14 @@ _ACTION: Final = re.compile(r"([hv][1-5])\. ([A-Za-z]{5})")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Board:
-    """`letters`: 25, row by row. `statuses`: of each place; "changed" ones have lost a letter."""
+    """`letters`: 25, row by row. `statuses`: of each place; "changed": a letter was overwritten."""
 
     letters: str = BLANK * SIDE**2
     statuses: tuple[Status, ...] = ("unfilled",) * len(PLACES)
 
     @property
     def words(self) -> tuple[str, ...]:
-        """What stands at each place."""
+        """The letters at each place."""
         rows = [self.letters[i * SIDE : (i + 1) * SIDE] for i in range(SIDE)]
         return (*rows, *(self.letters[i::SIDE] for i in range(SIDE)))
 
@@ -36,7 +36,7 @@ class Board:
         return "changed" in self.statuses
 
     def place(self, action: str) -> "Board | None":
-        """The board after an action such as "h1. apple"; None where it is none."""
+        """The board after an action such as "h1. apple"; None if it is not an action."""
         match = _ACTION.fullmatch(action)
         if match is None:
             return None

@@ -1,7 +1,7 @@
 """5x5 crosswords, as in Yao et al. 2023 (arXiv:2305.10601): a thought fills one clue, "h1. apple".
 
-Proposals carry the model's confidence, which is summed over all of them. A clue with two letters or
-more is judged by itself; one that is called impossible decides the value of the board.
+Proposals carry the model's confidence, which is summed over equal proposals. Each clue with at
+least two letters is judged; one that is called impossible decides the value of the board.
 """
 
 import re
@@ -17,7 +17,7 @@ DEPTH: Final = 9
 MAX_LINE: Final = 300
 MAX_PROBLEM: Final = 8000
 MOST_BLANKS: Final = 3
-"""Of a clue that is judged: with a single letter there is nearly always some word."""
+"""Most blanks of a clue that is judged: some word nearly always fits a single letter."""
 CONFIDENCES: Final = {"certain": 1.0, "high": 0.5, "medium": 0.2, "low": 0.1}
 
 _CLUE: Final = re.compile(r"(?:[-*] )?([hvHV][1-5]) ?[.:)] ?(\S.*?)(?:: [A-Z_]{5})?")
@@ -58,11 +58,11 @@ class Crossword(Puzzle):
 
     @property
     def depth(self) -> int:
-        """The paper's: fewer than ten."""
+        """The paper's limit, which is below the ten clues."""
         return DEPTH
 
     def board(self, thoughts: Thoughts) -> Board:
-        """The board after a path; thoughts that are no actions change nothing."""
+        """The board after a path; thoughts that are not actions change nothing."""
         board = Board()
         for thought in thoughts:
             board = board.place(_action(thought)) or board
@@ -73,7 +73,7 @@ class Crossword(Puzzle):
         return self.board(thoughts).render(self.clues)
 
     def read(self, texts: Sequence[str]) -> list[Candidate]:
-        """Each action once, in the order in which they come first, confidences summed."""
+        """Each action once, in order of first occurrence, with the sum of its confidences."""
         sums: dict[str, float] = {}
         for text in texts:
             for line in text.split("\n"):
@@ -89,15 +89,15 @@ class Crossword(Puzzle):
         return board is not None and not board.changed
 
     def finished(self, thoughts: Thoughts) -> bool:
-        """Whether every clue has been filled by itself; a full board is checked further."""
+        """Whether every clue was filled by its own action; a full board alone is not finished."""
         return all(status == "filled" for status in self.board(thoughts).statuses)
 
     def progress(self, thoughts: Thoughts) -> float:
-        """How many letters are filled in."""
+        """The number of letters filled in."""
         return float(SIDE**2 - self.board(thoughts).letters.count(BLANK))
 
     def judged(self, thoughts: Thoughts) -> tuple[str, ...]:
-        """The clues of which two letters or more are known."""
+        """The clues with at least two known letters."""
         board = self.board(thoughts)
         return tuple(
             board.clue(place, self.clues)
@@ -106,7 +106,7 @@ class Crossword(Puzzle):
         )
 
     def combine(self, values: Sequence[float]) -> float:
-        """The worst, if that is below zero, and else the sum."""
+        """The lowest value if it is below zero, else the sum."""
         worst = min(values, default=0.0)
         return worst if worst < 0 else sum(values)
 
@@ -132,7 +132,7 @@ class Crosswords(Task):
     )
 
     def start(self, problem: str) -> Puzzle:
-        """Ten clues, one a line, as in "h1. An engine", in any order, among other lines."""
+        """Reads ten clues, one a line, as in "h1. An engine", in any order, among other lines."""
         clues: dict[str, str] = {}
         for line in problem[:MAX_PROBLEM].splitlines():
             match = _CLUE.fullmatch(line.strip()) if len(line) <= MAX_LINE else None
@@ -151,6 +151,6 @@ class Crosswords(Task):
 
 
 def _action(thought: str) -> str:
-    """The action in a sampled line; the line itself where it is none."""
+    """The action in a sampled line; the line itself if it has none."""
     match = _SAMPLED.fullmatch(thought.strip()) if len(thought) <= MAX_LINE else None
     return thought if match is None else f"{match[1]}. {match[2].lower()}"

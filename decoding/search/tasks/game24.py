@@ -1,8 +1,8 @@
 """The Game of 24: steps such as "4 + 5 = 9 (left: 6 9 10)" until one number is left.
 
-Prompts and spelling are those that the embedded model has learnt (models/nano). The labels count
-as in Yao et al. 2023 (arXiv:2305.10601). Other than the paper's code, this task leaves out steps
-that are wrong, instead of having them judged, and judges a last number itself.
+Prompts and spelling are those that the embedded model has learnt (models/nano). The labels have the
+values of Yao et al. 2023 (arXiv:2305.10601). Unlike the paper's code, this task discards wrong
+steps instead of having them judged, and judges a last number itself.
 """
 
 import re
@@ -45,7 +45,7 @@ class Game(Puzzle):
 
     @property
     def depth(self) -> int:
-        """Each step takes two numbers and leaves one."""
+        """One less than the numbers: each step takes two and leaves one."""
         return len(self.numbers) - 1
 
     def state(self, thoughts: Thoughts) -> str:
@@ -53,7 +53,7 @@ class Game(Puzzle):
         return spell(self._left(thoughts))
 
     def read(self, texts: Sequence[str]) -> list[Candidate]:
-        """Lines without the blanks around them."""
+        """Every line, without the blanks around it; overlong lines are dropped."""
         return [
             Candidate(text=line.strip())
             for text in texts
@@ -77,13 +77,13 @@ class Game(Puzzle):
         return path is not None and makes(compose(self.numbers, path), self.numbers, TARGET)
 
     def verdict(self, thoughts: Thoughts) -> str | None:
-        """Of a last number."""
+        """The label of a last number; None while several are left."""
         if not self.finished(thoughts):
             return None
         return "sure" if self._left(thoughts) == (TARGET,) else "impossible"
 
     def answer(self, thoughts: Thoughts) -> str:
-        """The steps, and the expression that they make, or that there is none."""
+        """The steps and the expression that they make; or that none was found."""
         path = self._path(thoughts)
         if path is None or not self.right(thoughts):
             return NONE_FOUND
@@ -124,7 +124,7 @@ class Game24(Task):
     )
 
     def start(self, problem: str) -> Puzzle:
-        """Whole numbers in any wording, as in "Use 4, 5, 6 and 10 to make 24."."""
+        """Reads whole numbers in any wording, as in "Use 4, 5, 6 and 10 to make 24."."""
         found = _NUMBER.findall(_NAME.sub("", problem[:MAX_PROBLEM]))
         numbers = [int(number) for number in found if _WHOLE.fullmatch(number)]
         fits = FEWEST <= len(numbers) <= MOST and len(numbers) == len(found)
@@ -143,7 +143,7 @@ def solved(problem: str, candidates: Sequence[str]) -> list[float]:
     """An evaluator: 1 for texts whose last line that begins with "Answer:" is right, else 0.
 
     Raises:
-        RequestError: the problem holds no such numbers.
+        RequestError: the problem is no Game of 24.
     """
     puzzle = GAME24.start(problem)
     assert isinstance(puzzle, Game)

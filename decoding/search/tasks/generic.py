@@ -7,7 +7,7 @@ from .base import Defaults, Puzzle, Task, Thoughts
 
 DEPTH: Final = 8
 LAST: Final = "answer:"
-"""How a proposed thought begins that completes a solution."""
+"""The beginning of a thought that completes a solution."""
 
 _PROMPTS: Final = Prompts(
     propose=(
@@ -40,7 +40,7 @@ class Question(Puzzle):
         return "\n".join(thoughts)
 
     def finished(self, thoughts: Thoughts) -> bool:
-        """Whether the newest thought says that it is the answer."""
+        """Whether the newest thought begins with "Answer:"."""
         return bool(thoughts) and thoughts[-1].lstrip().casefold().startswith(LAST)
 
 

@@ -12,7 +12,7 @@ MAX_REASON_CHARS = 200
 
 
 class StreamedAnswer:
-    """Collects times, counts and the reason of failure of one request."""
+    """Collects the times, the counts and the failure reason of one request."""
 
     def __init__(self, started_s: float) -> None:
         self.started_s = started_s
@@ -61,7 +61,7 @@ class StreamedAnswer:
         except orjson.JSONDecodeError:
             self._error = self._error or f"an event is not JSON: {payload[:64]!r}"
         except (AttributeError, TypeError):
-            # A stranger's JSON: checking each level first would cost more than the parsing.
+            # Unexpected JSON: checking each level first would cost more than the parsing.
             self._error = self._error or f"an event is not a chunk: {payload[:64]!r}"
 
     def _read(self, event: Any, now_s: float) -> None:
@@ -97,7 +97,7 @@ class StreamedAnswer:
 
 
 def error_message(body: dict[str, Any]) -> str:
-    """The message of an error body, whichever of the usual shapes it has."""
+    """The message of an error body, in any of the usual shapes."""
     error = body.get("error") or body.get("detail") or body.get("message")
     if isinstance(error, dict):
         return str(error.get("message") or error)

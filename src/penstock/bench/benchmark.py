@@ -34,18 +34,18 @@ class Run:
 
 
 Progress = Callable[[Run | None, int, int], None]
-"""Told of each ended request (requests so far, requests in all) and each ended run."""
+"""Called after each request and each run: the run or None, requests ended, requests in all."""
 
 
 def no_progress(run: Run | None, done: int, total: int) -> None:
-    """Tell nobody."""
+    """Ignore progress."""
 
 
 async def measure(settings: BenchSettings, progress: Progress = no_progress) -> list[Run]:
     """Run the benchmark; failed requests are counted, not raised.
 
     Raises:
-        ConfigurationError: no model, a bad dataset, or the first request of all fails.
+        ConfigurationError: no model, a bad dataset, or a request before the runs fails.
     """
     async with Target(settings, await find_model(settings)) as target:
         levels = _levels(settings)
@@ -92,7 +92,7 @@ def _levels(settings: BenchSettings) -> list[int | None]:
 
 
 class _Prompts:
-    """Hands out prompts that were not sent before, so that no prefix cache answers them."""
+    """Hands out prompts; synthetic ones are new for each run, so that no prefix cache helps."""
 
     def __init__(self, settings: BenchSettings, *, words: int) -> None:
         self._words = words
@@ -101,7 +101,7 @@ class _Prompts:
 
     @classmethod
     async def prepare(cls, settings: BenchSettings, target: Target) -> "_Prompts":
-        """Measure how many tokens a word is here, unless a dataset makes that needless."""
+        """Measure the server's tokens per word; not needed with a dataset."""
         samples: list[tuple[int, int]] = []
         if settings.dataset is None:
             source = random.Random(settings.seed + 1)

@@ -43,7 +43,7 @@ def run_bench(settings: BenchSettings) -> int:
 async def _measure(settings: BenchSettings, console: Console) -> list[Run]:
     if not console.is_terminal:
         return await measure(settings)
-    # Redrawn by hand, and seldom: the server needs the processor more.
+    # Redrawn here, and rarely: the server needs the processor more.
     with Bar(console=console, auto_refresh=False, transient=True) as bar:
         task = bar.add_task("requests", total=None)
         drawn_s = 0.0

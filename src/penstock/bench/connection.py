@@ -61,7 +61,7 @@ class _Connection(asyncio.Protocol):
         self._transport = transport
 
     async def exchange(self, request: bytes, answer: StreamedAnswer) -> str | None:
-        """Send `request`, feed `answer`; return what went wrong on the way, or None."""
+        """Send `request` and feed `answer`; returns what went wrong in transport, or None."""
         assert self._transport is not None
         self.used = True
         self._answer = answer
@@ -108,8 +108,8 @@ class _Connection(asyncio.Protocol):
 class ConnectionPool:
     """Idle connections to one origin.
 
-    Connections are opened before a request's clock starts, so the figures hold the server's time
-    and the network's, not the handshakes'.
+    Connections are opened before a request's clock starts, so the figures include the time of the
+    server and the network, but not of handshakes.
     """
 
     origin: Origin
@@ -119,7 +119,7 @@ class ConnectionPool:
     _tls: ssl.SSLContext | None = None
 
     async def post(self, path: str, body: bytes) -> RequestRecord:
-        """Send one request and follow its stream to the end; never raises for a failed one."""
+        """Send one request and read its stream to the end; a failure is recorded, not raised."""
         request = self._head(path, len(body)) + body
         answer = StreamedAnswer(time.perf_counter())
         connection: _Connection | None = None
@@ -130,7 +130,7 @@ class ConnectionPool:
                     stale_possible = connection.used
                     answer = StreamedAnswer(time.perf_counter())
                     failure = await connection.exchange(request, answer)
-                    # A kept connection may have been closed just as it was taken: not a failure.
+                    # The server may close an idle connection just as it is reused: try again.
                     if failure is None or not stale_possible or answer.decoder.status:
                         break
         except TimeoutError:

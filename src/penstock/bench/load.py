@@ -1,4 +1,4 @@
-"""Two ways of offering load: a fixed number of clients, or arrivals at a rate."""
+"""Two kinds of load: a fixed number of clients (closed loop), or arrivals at a rate (open loop)."""
 
 import asyncio
 import random
@@ -28,8 +28,8 @@ async def open_loop(
 ) -> list[RequestRecord]:
     """Requests at given times, whether or not the earlier ones have ended.
 
-    With `concurrency` at most so many are in flight; a request's clock starts when it is sent, so
-    the wait for a free place is in the run's duration and in no request's times.
+    With `concurrency`, at most that many are in flight. A request's clock starts when it is sent,
+    so the wait for a free place is in the run's duration, but not in the request's times.
     """
     places = asyncio.Semaphore(concurrency or len(bodies))
     begun_s = time.perf_counter()

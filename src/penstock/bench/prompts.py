@@ -1,4 +1,4 @@
-"""What is asked: synthetic prompts of a given length, or a dataset."""
+"""The prompts of a benchmark: synthetic ones of a given length, or a dataset."""
 
 import random
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ WORDS = _TEXT.split()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prompt:
-    """One question: a text, or the messages of a chat; `output_tokens` overrides the default."""
+    """A text, or the messages of a chat; `output_tokens` overrides the default."""
 
     text: str | None = None
     messages: tuple[Message, ...] | None = None
@@ -48,7 +48,7 @@ def words_for_tokens(target_tokens: int, samples: Sequence[tuple[int, int]]) -> 
     """How many words make a prompt of about `target_tokens`.
 
     `samples` are two measured pairs (words, prompt tokens) of different length; the line through
-    them accounts for what a chat template adds. Fewer samples: one word counts as one token.
+    them accounts for what a chat template adds. With fewer samples a word counts as one token.
     """
     if len(samples) < 2:
         return target_tokens
@@ -64,7 +64,7 @@ def load_dataset(path: Path) -> list[Prompt]:
     """Read prompts: `.jsonl` with `prompt` or `messages` (and `max_tokens`), else one text a line.
 
     Raises:
-        ConfigurationError: unreadable, empty, or a line is not of that form.
+        ConfigurationError: the file is unreadable or empty, or a line has another form.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -79,7 +79,7 @@ def load_dataset(path: Path) -> list[Prompt]:
 
 
 def repeat_to(prompts: Sequence[Prompt], count: int) -> list[Prompt]:
-    """Exactly `count` prompts: the first ones, or all of them again and again."""
+    """Exactly `count` prompts: the first ones, or all of them repeated."""
     return [prompts[index % len(prompts)] for index in range(count)]
 
 

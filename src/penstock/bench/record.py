@@ -1,4 +1,4 @@
-"""What is known about one request after it ended."""
+"""The measurements of one request: TTFT, TPOT, ITL and E2EL."""
 
 from dataclasses import dataclass
 from itertools import pairwise
@@ -8,7 +8,7 @@ from itertools import pairwise
 class RequestRecord:
     """One request as the client saw it; times are readings of one monotonic clock, in seconds.
 
-    `started_s`: the request's first byte was handed to an open connection.
+    `started_s`: just before the request was written to an open connection.
     `ended_s`: the last event arrived, or the request failed.
     `chunk_times_s`: arrivals of the events that carried text.
     `prompt_tokens`, `completion_tokens`: the server's usage; None where it sent none.

@@ -18,7 +18,7 @@ SPREADS = ("ttft", "tpot", "itl", "e2el")
 
 
 def rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """One flat record a run; units are in the names, figures that do not exist are None."""
+    """One flat record for each run; units are in the names, missing figures are None."""
     flat: list[dict[str, Any]] = []
     for run in runs:
         summary = run.summary
@@ -47,7 +47,7 @@ def rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
 
 
 def to_json(settings: BenchSettings, runs: Sequence[Run], *, date: str) -> bytes:
-    """Settings (without the key) and results, with the reasons of failures."""
+    """Settings (without the API key) and results, with the reasons of failures."""
     results = [
         row | {"failures": run.summary.failures} for row, run in zip(rows(runs), runs, strict=True)
     ]
@@ -60,7 +60,7 @@ def to_json(settings: BenchSettings, runs: Sequence[Run], *, date: str) -> bytes
 
 
 def to_csv(runs: Sequence[Run], *, date: str) -> str:
-    """One line a run."""
+    """A header and one line for each run."""
     flat = [{"date": date} | row for row in rows(runs)]
     text = io.StringIO()
     writer = csv.DictWriter(text, list(flat[0]), lineterminator="\n")
@@ -71,7 +71,7 @@ def to_csv(runs: Sequence[Run], *, date: str) -> str:
 
 
 def show(runs: Sequence[Run], console: Console) -> None:
-    """A table on a terminal, aligned plain text elsewhere; a run is a column."""
+    """Print a table on a terminal, aligned plain text elsewhere; each run is a column."""
     header = ["", *(_title(run) for run in runs)]
     lines = _lines(runs)
     if console.is_terminal:
@@ -102,7 +102,7 @@ def plain_table(lines: Sequence[Sequence[str]]) -> list[str]:
 
 
 def notes(runs: Sequence[Run]) -> list[str]:
-    """What a reader must know to trust the table."""
+    """Caveats of the table: failures, and how tokens were counted."""
     said: list[str] = []
     for run in runs:
         for reason, count in run.summary.failures.items():

@@ -1,4 +1,4 @@
-"""What `penstock bench` can be told."""
+"""The settings of `penstock bench`."""
 
 import os
 from pathlib import Path
@@ -12,7 +12,7 @@ from .statistics import Slo
 
 
 def _split(value: Any) -> Any:
-    """`1,4,16`, or a list of such strings, as flags and environment give them."""
+    """Split `1,4,16`, or a list of such strings, as flags and environment give them."""
     if isinstance(value, str):
         value = [value]
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""Server-sent events, as far as OpenAI-compatible servers use them."""
+"""Server-sent events (SSE), as far as OpenAI-compatible servers use them."""
 
 DONE = b"[DONE]"
 
@@ -6,7 +6,7 @@ DONE = b"[DONE]"
 class EventSplitter:
     """Turns pieces of an event stream into the payloads of its complete events.
 
-    Pieces may be cut anywhere, inside a character or between CR and LF included. Comments and the
+    Pieces may be cut anywhere, even inside a character or between CR and LF. Comments and the
     fields `event`, `id` and `retry` are dropped; several `data` lines are joined by a newline, as
     the HTML standard says (9.2.6). A lone CR, which the standard also allows, does not end a line.
     """

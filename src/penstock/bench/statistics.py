@@ -31,7 +31,7 @@ class Spread:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Slo:
-    """What a request must keep to count towards goodput; None is no demand."""
+    """The limits that a request must meet to count towards goodput; None is no limit."""
 
     ttft_ms: float | None = None
     tpot_ms: float | None = None
@@ -39,11 +39,11 @@ class Slo:
 
     @property
     def demands_nothing(self) -> bool:
-        """Whether every request passes."""
+        """Whether no limit is set, so that every request passes."""
         return self.ttft_ms is None and self.tpot_ms is None and self.e2el_ms is None
 
     def met_by(self, record: RequestRecord) -> bool:
-        """Whether a successful request kept every demand; a time that does not exist keeps it."""
+        """Whether a successful request met every limit; a time that does not exist meets it."""
         demands = (
             (self.ttft_ms, record.ttft_s),
             (self.tpot_ms, record.tpot_s),

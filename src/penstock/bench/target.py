@@ -37,7 +37,7 @@ class Target:
         self._pool.close()
 
     async def send(self, body: bytes) -> RequestRecord:
-        """Send one request that `body` made."""
+        """Send a request made by the method `body`."""
         return await self._pool.post(self._path, body)
 
     def body(self, prompt: Prompt, *, output_tokens: int | None = None) -> bytes:
@@ -66,7 +66,7 @@ class Target:
         return orjson.dumps({name: value for name, value in fields.items() if value is not None})
 
     def bodies(self, prompts: Sequence[Prompt]) -> list[bytes]:
-        """The requests of a run, made before it so that the client has less to do during it."""
+        """The requests of a run; made before the run, so that the client has less to do in it."""
         return [self.body(prompt) for prompt in prompts]
 
 

@@ -1,8 +1,8 @@
 """An HTTP/1.1 response, decoded from bytes as they arrive.
 
-Why not httpx here: measured on two cores, its streaming path costs the client 150 µs a chunk,
-this one 30 µs, most of it the kernel's. At 3,000 tokens a second the first eats half a core that
-the server under test should have had.
+It replaces httpx because, measured on two cores, httpx's streaming path costs the client 150 µs a
+chunk, and this one 30 µs, most of it in the kernel. At 3,000 tokens a second httpx takes half a
+core away from the server under test.
 """
 
 MAX_HEAD_BYTES = 65_536
@@ -47,7 +47,7 @@ class ResponseDecoder:
         return self._read_chunks() if self._chunked else self._read_plain()
 
     def feed_eof(self) -> None:
-        """The connection was closed: that ends a body without a length, and cuts any other."""
+        """The connection was closed: this ends a body without a length, and cuts any other."""
         if self.status and self._until_close:
             self.complete = True
 
@@ -101,7 +101,7 @@ class ResponseDecoder:
         buffer = self._buffer
         while not self.complete:
             if self._left_bytes:
-                # `_left_bytes` counts the CRLF behind the chunk's data too.
+                # `_left_bytes` counts the CRLF after the chunk's data too.
                 piece = bytes(buffer[: self._left_bytes])
                 del buffer[: self._left_bytes]
                 data_bytes = max(0, self._left_bytes - 2)
