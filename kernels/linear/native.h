@@ -34,7 +34,7 @@ struct Rows {
     const float* scales;
 };
 
-constexpr int64_t RUN = 128;
+constexpr int64_t RUN = 256;
 
 static inline int64_t panels_of(const Linear& layer) { return (layer.outputs + WIDE - 1) / WIDE; }
 
@@ -82,9 +82,11 @@ static inline void panel_products(
         for (int64_t i = 0; i < 2 * count; ++i) sums[i] = Vec{};
         const float* weights = (const float*)layer.weights + panel * layer.inputs * WIDE;
         const float* values = x.values + row * x.stride;
-        for (int64_t k = 0; k < layer.inputs; k += RUN) {
+        multiply(count, values, x.stride, weights, WIDE, std::min(RUN, layer.inputs), sums);
+        for (int64_t k = RUN; k < layer.inputs; k += RUN) {
+            Vec part[2 * TALL];
+            for (int64_t i = 0; i < 2 * count; ++i) part[i] = Vec{};
             int64_t size = std::min(RUN, layer.inputs - k);
-            Vec part[2 * TALL] = {};
             multiply(count, values + k, x.stride, weights + k * WIDE, WIDE, size, part);
             for (int64_t i = 0; i < 2 * count; ++i) sums[i] += part[i];
         }
