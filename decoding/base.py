@@ -27,7 +27,7 @@ Slot = Literal["prefill", "target", "drafter", "controller"]
 SLOTS: dict[Slot, str] = {
     "prefill": "which keys the rows of a prompt see",
     "target": "what distribution a row has",
-    "drafter": "which guesses are verified beside the newest token",
+    "drafter": "which draft tokens are verified beside the newest token",
     "controller": "which sequences live",
 }
 

@@ -116,7 +116,7 @@ class Ngram(Drafter[NgramParameters]):
 
     name = "ngram"
     parameters = NgramParameters
-    summary = "Guesses what followed the last tokens before, here or in earlier answers; same text."
+    summary = "Drafts what followed the last tokens before, here or in earlier answers; same text."
 
     def start(self, parameters: NgramParameters, row: Row, context: DraftContext) -> Drafting:
         """See `Drafter`."""

@@ -79,13 +79,13 @@ class ModelRunner:
         self._check([chunk for chunk in step.chunks if chunk.reads])
         return logits
 
-    def _check(self, sparse_prefill: list[Chunk]) -> None:
+    def _check(self, chunks: list[Chunk]) -> None:
         """Find prompts whose keys or values are not finite, before the prefix cache shares them.
 
         Checks the last layer: an overflow in an earlier layer carries on to it. Rows that decode
-        are checked by their logits instead. `sparse_prefill`: the chunks with prompt rows.
+        are checked by their logits instead. `chunks`: those with rows of prompts.
         """
-        found = [chunk for chunk in sparse_prefill if isinstance(chunk.context.table, PageTable)]
+        found = [chunk for chunk in chunks if isinstance(chunk.context.table, PageTable)]
         if not found:
             return
         slots = torch.cat(

@@ -91,9 +91,9 @@ class RequestMetrics:
         self._counters = {
             "prompt_tokens": counter("prompt_tokens", "Prompt tokens.", ("decoding",)),
             "generation_tokens": counter("generation_tokens", "Tokens generated.", ("decoding",)),
-            "draft_tokens": counter("draft_tokens", "Guesses verified.", ("decoding",)),
+            "draft_tokens": counter("draft_tokens", "Draft tokens verified.", ("decoding",)),
             "accepted_tokens": counter(
-                "accepted_tokens", "Guesses that were right.", ("decoding",)
+                "accepted_tokens", "Draft tokens that were accepted.", ("decoding",)
             ),
             "guidance_tokens": counter(
                 "guidance_tokens", "Tokens of further contexts.", ("decoding",)

@@ -267,7 +267,7 @@ class DraftPlanner:
         assert isinstance(choice.method, Drafter)
         memory = self._memory(sequence.request.cache_salt)
         sequence.calibration = memory.setdefault(
-            f"promises: {choice.method.name}", AcceptanceCalibration()
+            f"calibration: {choice.method.name}", AcceptanceCalibration()
         )
         context = DraftContext(
             vocabulary=self._vocabulary,

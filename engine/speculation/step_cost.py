@@ -30,7 +30,7 @@ _ASTRAY, _ASTRAY_AFTER = 0.2, 4
 them has to measure F as well: the machine itself may have changed."""
 _ASTRAY_MOST: Final = 0.6
 """Cap on the relative error of one step: a single interruption is no change."""
-_GUESS_SHARE: Final = 0.02
+_DRAFT_TOKEN_SHARE: Final = 0.02
 """Cost of a draft token until measured, as a share of F: passes of few rows are bound by reading
 the weights."""
 _VARIANCES: Final = (0.02**2, 0.03**2)
@@ -134,7 +134,7 @@ class StepCostModel:
 
     def _of_draft_token(self, rows: int, draft_tokens: int) -> float:
         if not self._draft_token.sizes:
-            return _GUESS_SHARE * self._of_rows(rows)
+            return _DRAFT_TOKEN_SHARE * self._of_rows(rows)
         return self._draft_token.at(rows + draft_tokens)
 
     def _forget(self) -> None:

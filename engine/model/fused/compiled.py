@@ -55,10 +55,8 @@ class CompiledDecoder(nn.Module):
         else:
             step = layers.step(hidden[0], factors, None)
             for index, (layer, options) in enumerate(self._options):
-                attention_record = penstock_step(
-                    layer, *layers.before_attention(step, index), **options
-                )
-                layers.after_attention(step, index, attention_record)
+                attended = penstock_step(layer, *layers.before_attention(step, index), **options)
+                layers.after_attention(step, index, attended)
         return Output(layers.logits(step, logits_to_keep)[None])
 
 

@@ -32,10 +32,10 @@ class FusedLayer(BoundModule):
     ) -> Tensor:
         """`[1, T, width]` to the same."""
         calls = self.calls
-        attention_record, _none = calls["attention"](
+        attended, _none = calls["attention"](
             calls["norm"](hidden_states), position_embeddings, penstock_step=penstock_step
         )
-        hidden_states = hidden_states + attention_record
+        hidden_states = hidden_states + attended
         return hidden_states + calls["feed_forward"](calls["after"](hidden_states))
 
 
