@@ -126,15 +126,15 @@ class Shares:
         itself, to measure how long that takes.
         """
         weights = {flow: self.weight(flow) for flow in demands}
-        self._bound = bound = self._bound_of(demands, weights)
+        needs = {flow: float(demand.rows) for flow, demand in demands.items()}
+        fair = {f: int(part) for f, part in _water_filled(needs, weights, most_rows).items()}
+        self._bound = bound = self._bound_of(demands, fair, weights)
         if bound is None:
-            needs = {flow: float(demand.rows) for flow, demand in demands.items()}
-            parts = _water_filled(needs, weights, most_rows)
-            return {flow: max(1, int(part)) for flow, part in parts.items() if demands[flow].rows}
+            return {flow: max(1, rows) for flow, rows in fair.items() if demands[flow].rows}
         unmeasured = self._unmeasured(demands)
         if unmeasured is not None:
             return {unmeasured: most_rows}
-        granted = {bound.flow: demands[bound.flow].rows}
+        granted = {bound.flow: max(1, fair[bound.flow])}
         row_s: dict[Flow, float] = {}
         for flow, demand in demands.items():
             if flow != bound.flow and demand.rows:
@@ -207,15 +207,21 @@ class Shares:
             self._live[flow].debt_s = min(debt_s, _MOST_DEBT * bound.seconds)
 
     def _bound_of(
-        self, demands: Mapping[Flow, Demand], weights: Mapping[Flow, float]
+        self,
+        demands: Mapping[Flow, Demand],
+        fair: Mapping[Flow, int],
+        weights: Mapping[Flow, float],
     ) -> _Bound | None:
-        """The step's bound; None: no flow decodes, or nothing is known yet."""
+        """The step's bound; None: no flow decodes, or nothing is known yet.
+
+        `fair`: how many rows each flow has at most where they are divided by weight alone.
+        """
         if not self._alone.sizes:
             return None
         total, found = sum(weights.values()), None
         for flow, demand in demands.items():
             if demand.decodes:
-                alone_s = self._live[flow].pace * self._alone.estimate(demand.rows)
+                alone_s = self._live[flow].pace * self._alone.estimate(max(1, fair[flow]))
                 seconds = alone_s * total / weights[flow]
                 if found is None or seconds < found.seconds:
                     found = _Bound(flow=flow, alone_s=alone_s, seconds=seconds)

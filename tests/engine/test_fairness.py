@@ -266,3 +266,15 @@ def test_shared_beginnings_are_not_waited_for_across_owners(bench: Bench) -> Non
     bench.run(1)
     short = bench.ask("a", prompt[:100], 5)
     assert bench.until(lambda: short in bench.tokens_s) <= 4
+
+
+def test_who_decodes_with_prompts_waiting_leaves_rows_to_one_that_waits(bench: Bench) -> None:
+    """The only flow that decodes bounds the step; what it has waiting could fill every step.
+
+    Where else: a search beside the same owner's chats, forks and preempted sequences that wait.
+    """
+    for _ in range(40):
+        bench.ask("a", 60, 30)
+    bench.run(40)
+    name = bench.ask("b", 5, 4)
+    assert bench.until(lambda: (name, 0) in bench.tokens) <= 4
