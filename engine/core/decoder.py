@@ -227,7 +227,7 @@ def _combined(logits: Tensor, heads: List[_Head], failures: dict[int, Failure]) 
     for members in groups.values():
         try:
             _combine(logits, members)
-        except Exception:  # noqa: BLE001, RUF100 - a stranger's target; find whose rows it was
+        except Exception:  # noqa: BLE001, RUF100 - a plug-in may raise anything; find whose rows it was
             for head in members:
                 try:
                     _combine(logits, [head])

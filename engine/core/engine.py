@@ -117,7 +117,7 @@ class Engine:
         self._arrivals += 1
         try:
             first = self._choice(request, 0, self._arrivals, tuple(range(1, request.n)))
-        except Exception:  # noqa: BLE001, RUF100 - a stranger's method; others go on
+        except Exception:  # noqa: BLE001, RUF100 - a plug-in may raise anything; other requests go on
             logger.exception("request %s cannot begin", request.id)
             self._failed.append(
                 StepOutput(request_id=request.id, index=0, token_ids=(), failure=BROKEN)

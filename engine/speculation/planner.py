@@ -131,7 +131,7 @@ class DraftPlanner:
                 if not sequence.drafting.fixed and (closed or self._looking.left_s < 0):
                     continue
                 most -= self._draft(sequence, sequence.drafting, load, worth, most, took_s)
-            except Exception:  # noqa: BLE001, RUF100 - a stranger's drafter; others go on
+            except Exception:  # noqa: BLE001, RUF100 - a plug-in may raise anything; other requests go on
                 _log_failure(sequence)
                 sequence.draft = None
                 broken.append(sequence)
