@@ -53,14 +53,14 @@ def main() -> int:
     options = _parse()
     exit_on_terminate()
     most: dict[str, int] = {}
-    draft_token = options.pool_requests
+    guess = options.pool_requests
     for policy in POLICIES:
         with _server(options) as server:
-            most[policy] = draft_token = most_at_once(
+            most[policy] = guess = most_at_once(
                 lambda count, url=server.url, of=policy: together(url, of, count, options),
-                draft_token,
+                guess,
             )
-        draft_token = round(5.5 * draft_token)
+        guess = round(5.5 * guess)
     speeds: dict[str, list[float]] = {policy: [] for policy in POLICIES}
     for number in range(options.rounds):
         for policy in POLICIES:
@@ -74,20 +74,20 @@ def main() -> int:
     return 0
 
 
-def most_at_once(attempt: Callable[[int], Run], draft_token: int) -> int:
-    """The largest number of requests that run together, from a draft token up or down."""
+def most_at_once(attempt: Callable[[int], Run], guess: int) -> int:
+    """The largest number of requests that run together, from a guess up or down."""
 
     def holds(count: int) -> bool:
         run = attempt(count)
         return run.at_once == count and run.preempted == 0
 
-    if holds(draft_token):
-        while holds(draft_token + 1):
-            draft_token += 1
-        return draft_token
-    while draft_token > 1 and not holds(draft_token - 1):
-        draft_token -= 1
-    return draft_token - 1
+    if holds(guess):
+        while holds(guess + 1):
+            guess += 1
+        return guess
+    while guess > 1 and not holds(guess - 1):
+        guess -= 1
+    return guess - 1
 
 
 def table(

@@ -39,11 +39,11 @@ def test_as_many_keys_are_held_as_the_prompt_has() -> None:
 
 
 @pytest.mark.parametrize("guess", [1, 4, 5, 6, 12])
-def test_the_most_at_once_is_found_from_any_guess(draft_token: int) -> None:
+def test_the_most_at_once_is_found_from_any_guess(guess: int) -> None:
     def attempt(count: int) -> Run:
         at_once, preempted = (count, 0) if count <= 5 else (count if count < 8 else 7, count - 5)
         return Run(
             requests=count, at_once=at_once, preempted=preempted, most_pages=0, tokens_per_s=1.0
         )
 
-    assert most_at_once(attempt, draft_token) == 5
+    assert most_at_once(attempt, guess) == 5

@@ -1,6 +1,8 @@
 """Text while it comes: equal to decoding at once, never a split character, no stop string."""
 
 import random
+import threading
+import time
 from collections.abc import Callable
 
 import pytest
@@ -197,3 +199,23 @@ def test_what_waits_for_stop_strings_is_no_more_than_could_begin_one() -> None:
             assert not any(stop in text for stop in stops)
             continue
         assert shown == seen[: min(seen.find(stop) for stop in stops if stop in seen)]
+
+
+def test_many_tokens_are_decoded_without_the_interpreters_lock() -> None:
+    """Or nothing else would run for as long: `/detokenize` takes any number of them."""
+    tokenizer = Tokenizer(byte_tokenizer())
+    ids = [116, 104, 101, 32] * 500_000
+    took_s: list[float] = []
+
+    def decode() -> None:
+        began_s = time.perf_counter()
+        tokenizer.decode(ids)
+        took_s.append(time.perf_counter() - began_s)
+
+    thread = threading.Thread(target=decode)
+    last_s, longest_s = time.perf_counter(), 0.0
+    thread.start()
+    while thread.is_alive():
+        now_s = time.perf_counter()
+        longest_s, last_s = max(longest_s, now_s - last_s), now_s
+    assert longest_s < took_s[0] / 2
