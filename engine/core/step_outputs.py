@@ -39,17 +39,11 @@ def output_of(
 
 def _newly_evicted(sequence: Sequence) -> tuple[int, int]:
     """Tokens evicted and slots allocated up to the step before, and not reported yet."""
-    keepings = [
-        context.eviction_state
-        for context in sequence.contexts
-        if context.eviction_state is not None
-    ]
-    if not keepings:
+    states = [c.eviction_state for c in sequence.contexts if c.eviction_state is not None]
+    if not states:
         return 0, 0
-    evicted = sum(eviction_state.length - eviction_state.held for eviction_state in keepings)
-    slots = sum(
-        eviction_state.retention.slots for eviction_state in keepings if eviction_state.in_slots
-    )
+    evicted = sum(state.length - state.held for state in states)
+    slots = sum(state.retention.slots for state in states if state.in_slots)
     new = evicted - sequence.evicted, slots - sequence.held_slots
     sequence.evicted, sequence.held_slots = evicted, slots
     return new

@@ -129,7 +129,7 @@ class NativeLayers:
     def before_attention(self, step: "LayerStep", index: int) -> tuple[Tensor, Tensor, Tensor]:
         """Queries `[T, H, D]`, keys and values `[T, Hkv, D]` of a layer."""
         layer = self._layers[index]
-        # Memory of their own: whoever verifies draft tokens keeps their keys and values.
+        # New memory each time: keys and values of draft tokens are kept until they are verified.
         qkv = torch.empty(step.x.shape[0], layer.qkv.outputs)
         step.struct.room.qkv = address(qkv)
         self._call.before_attention(self._structs[index], byref(step.struct), self._threads)

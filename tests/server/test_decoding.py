@@ -89,7 +89,7 @@ def test_every_listed_combination_runs_and_drafting_changes_no_text(http: httpx.
         texts.setdefault((controller, target, policy), set()).add(found)
         if not controller:
             assert found == (guided if target else plain)[policy], combination
-    # Whoever draft tokens, and whoever says `plain`, changes nothing.
+    # Neither a drafter nor an explicit `plain` changes the text.
     assert {key for key, found in texts.items() if len(found) != 1} == set()
     wanted = {(c, t, p) for c in ("", *CONTROLLERS) for t in ("", "cfg") for p in plain}
     assert wanted - set(texts) == {("beam", t, p) for t in ("", "cfg") for p in ("h2o", "window")}
