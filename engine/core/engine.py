@@ -97,6 +97,7 @@ class Engine:
         self._preemptions = 0
         self._steps = 0
         self._in_flight: InFlightStep | None = None
+        self._last_step_s: float | None = None  # when it ended, if another followed at once
         # Failures outside of a step's rows, reported with the next outputs.
         self._failed: list[StepOutput] = []
         self._broken_passes = 0
@@ -167,7 +168,8 @@ class Engine:
             self._failed += [failed_output(sequence, BROKEN) for sequence in broken]
             self._finish(broken)
         self._step_cost.start()
-        began_s = self._clock()
+        began_s = self._clock() if self._last_step_s is None else self._last_step_s
+        self._last_step_s = None
         step = self.scheduler.schedule()
         self._preemptions += len(step.preempted)
         self.last_rows = step.rows
@@ -194,15 +196,21 @@ class Engine:
             outputs = self._collect(in_flight, step)
             if self._in_flight is None:  # otherwise the time is that of two steps
                 self._step_cost.stop(step.rows, 0, 0)
-                self.scheduler.note(step, self._clock() - began_s)
+                self._note(step, began_s)
             return outputs
         self._eviction.note_certain(step)  # before choices fork off
         decoded = self.decoder.decode(step, logits, self._fork)
         outputs = self._commit(step, decoded)
         if step.only_decodes:
             self._step_cost.stop(step.rows - step.draft_tokens, step.draft_tokens, step.drafts)
-        self.scheduler.note(step, self._clock() - began_s)
+        self._note(step, began_s)
         return outputs
+
+    def _note(self, step: Step, began_s: float) -> None:
+        """Tell the scheduler how long a step has taken, with planning and what came before it."""
+        now_s = self._clock()
+        self.scheduler.note(step, now_s - began_s)
+        self._last_step_s = now_s if self.scheduler.has_work else None
 
     def _collect(self, in_flight: InFlightStep, step: Step) -> list[StepOutput]:
         """Commit a step that has been launched; before its tokens are known, launch the next one.

@@ -5,10 +5,15 @@ both share its weight, so that a search slows its owner's chats like those of an
 
 A flow that is alone has all rows. Of several flows, each may use its part of a step, and the others
 use what it leaves. A step in which a flow decodes takes no longer than its fair part of the machine
-allows: beside one other flow of equal weight, twice as long as alone. The time of a flow alone is
-measured in steps of its own; what rows of other flows add is measured in steps with them. After a
-step that took too long, the flows that used more than their part get less until that time is made
-good. So the bound holds on average, whatever rows cost (long contexts, rules, logprobs).
+allows: beside one other flow of equal weight, twice as long as alone, less a part for what the
+others cost between steps. The time of a flow alone is measured in steps of its own; what rows of
+other flows add is measured in steps with them. After a step that took too long, the flows that used
+more than their part get less until that time is made good. So the bound holds on average, whatever
+rows cost (long contexts, rules, logprobs).
+
+The text of a step is handled during the next one, which takes longer for it on the same cores.
+Therefore the first step alone after one with others is not measured, and an estimate grows slowly
+while others are there.
 """
 
 from collections import OrderedDict
@@ -22,6 +27,10 @@ from ..state.sequence import Sequence
 
 _WEIGHT: Final = 0.2
 """Weight of a new measurement."""
+_LONGER: Final = 0.1
+"""Weight of one that is longer than the estimate and may have been disturbed."""
+_ON_TOP: Final = 0.3
+"""Part of the others' time in a step that is left for handling their text, beside the steps."""
 _MOST: Final = 3.0
 """Cap on a measurement, as a multiple of the estimate."""
 _MOST_DEBT: Final = 16.0
@@ -39,14 +48,14 @@ class _Account:
     """What is known of a flow.
 
     `weight`: its owner's. `live`: number of its sequences. `pace`: time of its steps alone,
-    relative to those of all flows. `row_s`: what one of its rows adds to a step of others; None:
-    not known. `debt_s`: what it owes for steps that took too long. `since_alone`: bounded steps
-    since the last that it had for itself.
+    relative to those of all flows. `row_s`: what one of its rows adds to a step of others.
+    `debt_s`: what it owes for steps that took too long. `since_alone`: bounded steps since the last
+    that it had for itself. None: not known.
     """
 
     weight: float = 1.0
     live: int = 0
-    pace: float = 1.0
+    pace: float | None = None
     row_s: float | None = None
     debt_s: float = 0.0
     since_alone: int = _STALE
@@ -78,6 +87,7 @@ class Shares:
         self._known: OrderedDict[Flow, _Account] = OrderedDict()
         self._bound: _Bound | None = None
         self._rows_beside = 0
+        self._last: frozenset[Flow] = frozenset()  # with rows in the last step
 
     @property
     def contended(self) -> bool:
@@ -154,8 +164,10 @@ class Shares:
     def observe(self, rows: Mapping[Flow, int], seconds: float) -> None:
         """Learn from a step: the rows of each flow, and the time that it took."""
         bound, self._bound = self._bound, None
+        undisturbed, self._last = self._last == rows.keys(), frozenset(rows)
         if len(rows) == 1:
-            self._observe_alone(*next(iter(rows.items())), seconds)
+            if undisturbed:
+                self._observe_alone(*next(iter(rows.items())), seconds)
         elif bound is not None and bound.flow in rows:
             beside = {f: n for f, n in rows.items() if f != bound.flow and f in self._live}
             self._observe_beside(beside, bound, seconds)
@@ -168,12 +180,16 @@ class Shares:
             curve.set(size, seconds)
         estimate = curve.estimate(size)
         capped = min(seconds, _MOST * estimate)
-        curve.set(size, estimate + (_WEIGHT if curve.has(size) else 1.0) * (capped - estimate))
+        if not self.contended or not curve.has(size):
+            curve.set(size, estimate + (_WEIGHT if curve.has(size) else 1.0) * (capped - estimate))
         account = self._live.get(flow) or self._known.get(flow)  # it may have ended with the step
         if account is not None:
             account.since_alone = 0
             if estimate > 0:
-                account.pace += _WEIGHT * (capped / estimate - account.pace)
+                pace = capped / estimate
+                known = pace if account.pace is None else account.pace
+                weight = _LONGER if pace > known and self.contended else _WEIGHT
+                account.pace = known + weight * (pace - known)
 
     def _observe_beside(self, rows: Mapping[Flow, int], bound: _Bound, seconds: float) -> None:
         """Correct what a row of each other flow adds, most for flows with most rows."""
@@ -221,8 +237,10 @@ class Shares:
         total, found = sum(weights.values()), None
         for flow, demand in demands.items():
             if demand.decodes:
-                alone_s = self._live[flow].pace * self._alone.estimate(max(1, fair[flow]))
-                seconds = alone_s * total / weights[flow]
+                pace = self._live[flow].pace or 1.0
+                alone_s = pace * self._alone.estimate(max(1, fair[flow]))
+                others = (total - weights[flow]) / weights[flow]
+                seconds = alone_s * (1 + (1 - _ON_TOP) * others)
                 if found is None or seconds < found.seconds:
                     found = _Bound(flow=flow, alone_s=alone_s, seconds=seconds)
         return found
