@@ -194,7 +194,7 @@ def _run(
             number = int(output.request_id)
             texts[number] += output.token_ids
             steps[number] += 1
-            drafted[number] += output.drafted
+            drafted[number] += 0 if output.counters is None else output.counters.drafted
             live -= output.finish_reason is not None
     return list(zip(steps, drafted, strict=True)), tuple(map(tuple, texts))
 

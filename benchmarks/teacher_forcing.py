@@ -104,6 +104,7 @@ def _run(built: Built, jobs: Sequence[Job], *, ignore_eos: bool) -> list[Continu
             continued = found[int(output.request_id)]
             continued.tokens += output.token_ids
             continued.logprobs += [token.logprob for token in output.logprobs]
-            continued.seen += output.seen_pairs
-            continued.causal += output.causal_pairs
+            if output.counters is not None:
+                continued.seen += output.counters.seen_pairs
+                continued.causal += output.counters.causal_pairs
     return found

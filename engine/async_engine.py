@@ -254,7 +254,7 @@ class AsyncEngine:
     def _deliver(self, generation: Generation, output: StepOutput, now_s: float) -> None:
         if isinstance(generation, AsyncSearch):
             generation.feed(output)
-            self._count(generation, output, output.token_ids, now_s)
+            self._count(generation, output, output, now_s)
             return
         if output.failure is not None:
             if generation.output_state.fails(output):
@@ -290,10 +290,14 @@ class AsyncEngine:
         if last_s is not None:
             metrics.inter_token.observe(now_s - last_s)
         generation.last_token_s[delta.index] = now_s
-        self._count(generation, output, delta.token_ids, now_s)
+        self._count(generation, output, delta, now_s)
 
     def _count(
-        self, generation: Generation, output: StepOutput, tokens: tuple[int, ...], now_s: float
+        self,
+        generation: Generation,
+        output: StepOutput,
+        taken: StepOutput | ChoiceDelta,
+        now_s: float,
     ) -> None:
         metrics = generation.metrics
         if generation.first_token_s is None:
@@ -302,14 +306,9 @@ class AsyncEngine:
             if not isinstance(generation, AsyncSearch):
                 metrics.prompt_tokens.inc(generation.usage.prompt_tokens)
             metrics.first_token.observe(now_s - generation.submitted_s)
-        metrics.generation_tokens.inc(len(tokens))
-        if output.drafted:
-            metrics.draft_tokens.inc(output.drafted)
-            metrics.accepted_tokens.inc(max(0, len(tokens) - 1))
-        if output.evicted:
-            metrics.evicted_tokens.inc(output.evicted)
-        if output.guidance_tokens:
-            metrics.guidance_tokens.inc(output.guidance_tokens)
+        metrics.generation_tokens.inc(len(taken.token_ids))
+        if taken.counters is not None:
+            metrics.count(taken.counters)
 
     def _end(self, generation: Generation, error: PenstockError | None = None) -> None:
         """End a request: every request ends here, once, and its metrics are written here."""

@@ -1,5 +1,6 @@
 """The output of a step for each sequence: its new tokens, and once how its prompt was read."""
 
+from ..state.counters import MethodCounters
 from ..state.request import Failure, FinishReason, StepOutput, TokenLogprobs
 from ..state.sequence import Sequence
 from ..state.step import Decoded
@@ -12,11 +13,6 @@ def output_of(
     sequence = item.sequence
     first = not sequence.has_output
     sequence.has_output = True
-    guidance_tokens = count * len(sequence.other_contexts)
-    if first and sequence.index == 0:
-        guidance_tokens += sum(context.prompt_length for context in sequence.other_contexts)
-    evicted, held_slots = _newly_evicted(sequence)
-    sparse_rows, seen_pairs, causal_pairs = _read_sparsely(sequence) if first else (0, 0, 0)
     return StepOutput(
         request_id=sequence.request.id,
         index=sequence.index,
@@ -27,40 +23,55 @@ def output_of(
         cached_tokens=sequence.cached_tokens if first else 0,
         first_scheduled_s=sequence.first_scheduled_s if first else None,
         prompt_logprobs=_prompt_logprobs(sequence) if first else None,
-        drafted=0 if item.draft is None else len(item.draft.tokens),
-        guidance_tokens=guidance_tokens,
-        evicted=evicted,
-        held_slots=held_slots,
-        sparse_rows=sparse_rows,
-        seen_pairs=seen_pairs,
-        causal_pairs=causal_pairs,
+        counters=_counters(item, count, first),
     )
 
 
-def _newly_evicted(sequence: Sequence) -> tuple[int, int]:
+def _counters(item: Decoded, count: int, first: bool) -> MethodCounters | None:
+    """What the sequence's methods counted since its last output; None: it has none at work."""
+    sequence, draft = item.sequence, item.draft
+    counters = _sparse_prefill(sequence) if first else None
+    if sequence.eviction_state is not None or sequence.other_contexts:
+        counters = _sum(counters, _newly_evicted(sequence))
+    if sequence.other_contexts:
+        read = first and sequence.index == 0
+        prompts = sum(c.prompt_length for c in sequence.other_contexts) if read else 0
+        tokens = prompts + count * len(sequence.other_contexts)
+        counters = _sum(counters, MethodCounters(guidance_tokens=tokens))
+    if draft is not None:
+        drafted = MethodCounters(drafted=len(draft.tokens), accepted=max(0, count - 1))
+        counters = _sum(counters, drafted)
+    return counters
+
+
+def _sum(counters: MethodCounters | None, more: MethodCounters | None) -> MethodCounters | None:
+    if counters is None or more is None:
+        return counters or more
+    return counters.add(more)
+
+
+def _newly_evicted(sequence: Sequence) -> MethodCounters | None:
     """Tokens evicted and slots allocated up to the step before, and not reported yet."""
     states = [c.eviction_state for c in sequence.contexts if c.eviction_state is not None]
     if not states:
-        return 0, 0
-    evicted = sum(state.length - state.held for state in states)
-    slots = sum(state.retention.slots for state in states if state.in_slots)
-    new = evicted - sequence.evicted, slots - sequence.held_slots
-    sequence.evicted, sequence.held_slots = evicted, slots
-    return new
+        return None
+    before = sequence.reported_evictions
+    sequence.reported_evictions = now = MethodCounters(
+        evicted=sum(state.length - state.held for state in states),
+        held_slots=sum(state.retention.slots for state in states if state.in_slots),
+    )
+    return MethodCounters(
+        evicted=now.evicted - before.evicted, held_slots=now.held_slots - before.held_slots
+    )
 
 
-def _read_sparsely(sequence: Sequence) -> tuple[int, int, int]:
-    """Rows of sparse prefills, the pairs of query and key that they saw, and all causal pairs.
-
-    Reported for choice 0 only, which counts for all.
-    """
-    counts = [(0, 0, 0)]
-    if sequence.index == 0:
-        counts += [
-            b.sparse_prefill.counted() for b in sequence.contexts if b.sparse_prefill is not None
-        ]
-    rows, seen, causal = zip(*counts, strict=True)
-    return sum(rows), sum(seen), sum(causal)
+def _sparse_prefill(sequence: Sequence) -> MethodCounters | None:
+    """The sparse prefills of all contexts; only on choice 0, which counts for all choices."""
+    prefills = [c.sparse_prefill for c in sequence.contexts if c.sparse_prefill is not None]
+    if not prefills or sequence.index != 0:
+        return None
+    rows, seen, causal = zip(*(prefill.counted() for prefill in prefills), strict=True)
+    return MethodCounters(sparse_rows=sum(rows), seen_pairs=sum(seen), causal_pairs=sum(causal))
 
 
 def failed_output(sequence: Sequence, failure: Failure) -> StepOutput:
@@ -72,7 +83,6 @@ def failed_output(sequence: Sequence, failure: Failure) -> StepOutput:
 
 def empty_output(sequence: Sequence, index: int) -> StepOutput:
     """The end of a choice that only had to read its prompt."""
-    sparse_rows, seen_pairs, causal_pairs = _read_sparsely(sequence) if index == 0 else (0, 0, 0)
     return StepOutput(
         request_id=sequence.request.id,
         index=index,
@@ -81,9 +91,7 @@ def empty_output(sequence: Sequence, index: int) -> StepOutput:
         cached_tokens=sequence.cached_tokens,
         first_scheduled_s=sequence.first_scheduled_s,
         prompt_logprobs=_prompt_logprobs(sequence) if index == 0 else None,
-        sparse_rows=sparse_rows,
-        seen_pairs=seen_pairs,
-        causal_pairs=causal_pairs,
+        counters=_sparse_prefill(sequence) if index == 0 else None,
     )
 
 

@@ -3,14 +3,15 @@
 Gauges and counters are read from the engine at scrape time; per-request times are observed once.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from ..state.counters import MethodCounters
 from ..state.stats import EngineStats
 
 # vLLM's buckets: milliseconds for tokens, minutes for requests.
@@ -20,6 +21,15 @@ _SECONDS = (
 )
 _COUNTS = (1, 2, 4, 8, 16, 32, 64, 128)
 _TOKENS = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 65536, 262144)
+
+
+METHOD_COUNTERS: Final = {
+    "drafted": ("draft_tokens", "Draft tokens verified."),
+    "accepted": ("accepted_tokens", "Draft tokens that were accepted."),
+    "guidance_tokens": ("guidance_tokens", "Tokens of further contexts."),
+    "evicted": ("evicted_tokens", "Tokens whose keys were evicted."),
+}
+"""Fields of `MethodCounters` that are exported: name and help of the metric."""
 
 
 def token_buckets(longest: int) -> tuple[int, ...]:
@@ -91,20 +101,14 @@ class RequestMetrics:
         self._counters = {
             "prompt_tokens": counter("prompt_tokens", "Prompt tokens.", ("decoding",)),
             "generation_tokens": counter("generation_tokens", "Tokens generated.", ("decoding",)),
-            "draft_tokens": counter("draft_tokens", "Draft tokens verified.", ("decoding",)),
-            "accepted_tokens": counter(
-                "accepted_tokens", "Draft tokens that were accepted.", ("decoding",)
-            ),
-            "guidance_tokens": counter(
-                "guidance_tokens", "Tokens of further contexts.", ("decoding",)
-            ),
-            "evicted_tokens": counter(
-                "evicted_tokens", "Tokens whose keys were evicted.", ("decoding",)
-            ),
             "thoughts": counter("search_thoughts", "Thoughts of searches.", ("decoding",)),
             "guidance_requests": counter(
                 "guidance_requests", "Requests with further contexts.", ("decoding",)
             ),
+        }
+        self._methods = {
+            field: counter(name, text, ("decoding",))
+            for field, (name, text) in METHOD_COUNTERS.items()
         }
         self._histograms = {
             "first_token": histogram("time_to_first_token_seconds", "Submission to first token."),
@@ -140,7 +144,8 @@ class RequestMetrics:
         if found is None:
             metrics: dict[str, Any] = {**self._counters, **self._histograms}
             found = self._of[decoding] = DecodingMetrics(
-                **{name: metric.labels(decoding) for name, metric in metrics.items()}
+                methods={name: counter.labels(decoding) for name, counter in self._methods.items()},
+                **{name: metric.labels(decoding) for name, metric in metrics.items()},
             )
         return found
 
@@ -151,14 +156,14 @@ class RequestMetrics:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecodingMetrics:
-    """The metrics of all requests with the same decoding methods."""
+    """The metrics of all requests with the same decoding methods.
 
+    `methods`: by the field of `MethodCounters`.
+    """
+
+    methods: Mapping[str, Counter]
     prompt_tokens: Counter
     generation_tokens: Counter
-    draft_tokens: Counter
-    accepted_tokens: Counter
-    guidance_tokens: Counter
-    evicted_tokens: Counter
     thoughts: Counter
     guidance_requests: Counter
     first_token: Histogram
@@ -173,3 +178,8 @@ class DecodingMetrics:
     request_generation: Histogram
     n: Histogram
     max_tokens: Histogram
+
+    def count(self, counters: MethodCounters) -> None:
+        """Count what methods have counted."""
+        for name, counter in self.methods.items():
+            counter.inc(getattr(counters, name))

@@ -72,16 +72,12 @@ class OutputState:
                 text += detokenizer.push(token)
             if detokenizer.stopped_by is not None:
                 break
+        if taken < len(output.token_ids):
+            output = output.first(taken)
         self.usage.completion_tokens += taken
         self.usage.steps += bool(output.token_ids)
-        self.usage.drafted += output.drafted
-        self.usage.accepted += max(0, taken - 1)
-        self.usage.guidance_tokens += output.guidance_tokens
-        self.usage.evicted += output.evicted
-        self.usage.held_slots += output.held_slots
-        self.usage.sparse_rows += output.sparse_rows
-        self.usage.seen_pairs += output.seen_pairs
-        self.usage.causal_pairs += output.causal_pairs
+        if output.counters is not None:
+            self.usage.counters = self.usage.counters.add(output.counters)
         by_text = detokenizer.stopped_by is not None
         reason = "stop" if by_text else output.finish_reason
         if reason is not None:
@@ -96,11 +92,12 @@ class OutputState:
         delta = ChoiceDelta(
             index=output.index,
             text=text,
-            token_ids=output.token_ids[:taken],
-            logprobs=output.logprobs[:taken],
+            token_ids=output.token_ids,
+            logprobs=output.logprobs,
             places=detokenizer.take_places(taken),
             finish_reason=reason,
             stop_reason=stop_reason,
+            counters=output.counters,
         )
         return delta, by_text and output.finish_reason is None
 

@@ -1,7 +1,7 @@
 """What enters the engine and what leaves it. All of it is immutable but `Usage`."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal, cast
 
 from ...decoding.base import Controller, DecodingMethod, Target
@@ -12,6 +12,7 @@ from ...decoding.search.operations import Node
 from ...errors import GenerationError
 from ...kvcache.base import CachePolicy, Retention
 from ...registry import Choice
+from .counters import NO_COUNTERS, MethodCounters
 
 FinishReason = Literal["stop", "length"]
 PART = "#"
@@ -180,12 +181,7 @@ class StepOutput:
     `cached_tokens`: prompt tokens served from the prefix cache, on the choice's first output.
     `first_scheduled_s`: when the request left the queue (engine clock), on the first output.
     `prompt_logprobs`: on the first output of choice 0, where they were asked for.
-    `drafted`: draft tokens that the step verified. `guidance_tokens`: tokens of further contexts.
-    `evicted`: tokens whose keys each head has evicted since the last output, in all contexts.
-    `held_slots`: slots of a head that were allocated since the last output, in all contexts.
-    `sparse_rows`: on the first output of choice 0, rows of prompts that saw part of their keys.
-    `seen_pairs`, `causal_pairs`: with it, over layers and heads, the pairs of a query and a key
-    that these rows saw, and those that full causal attention would have seen.
+    `counters`: what methods counted since the choice's last output; None: nothing.
     """
 
     request_id: str
@@ -198,13 +194,19 @@ class StepOutput:
     cached_tokens: int = 0
     first_scheduled_s: float | None = None
     prompt_logprobs: tuple[TokenLogprobs, ...] | None = None
-    drafted: int = 0
-    guidance_tokens: int = 0
-    evicted: int = 0
-    held_slots: int = 0
-    sparse_rows: int = 0
-    seen_pairs: int = 0
-    causal_pairs: int = 0
+    counters: MethodCounters | None = None
+
+    def first(self, count: int) -> "StepOutput":
+        """The same with its first `count` tokens only, at least one."""
+        counters = self.counters
+        if counters is not None:
+            counters = replace(counters, accepted=min(counters.accepted, count - 1))
+        return replace(
+            self,
+            token_ids=self.token_ids[:count],
+            logprobs=self.logprobs[:count],
+            counters=counters,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,7 +218,8 @@ class ChoiceDelta:
     `stop_reason`: the stop string or stop token that ended the choice, None for end-of-sequence;
     `NO_ALLOWED_TOKEN` if its rules left none.
     `places`: with logprobs, where in the choice's text each token begins, in characters.
-    `nodes`: nodes of a search's tree that are new or have changed.
+    `counters`: what methods counted for these tokens; None: nothing. `nodes`: nodes of a search's
+    tree that are new or have changed.
     """
 
     index: int
@@ -226,6 +229,7 @@ class ChoiceDelta:
     places: tuple[int, ...] = ()
     finish_reason: FinishReason | None = None
     stop_reason: int | str | None = None
+    counters: MethodCounters | None = None
     nodes: tuple[Node, ...] = ()
 
 
@@ -241,28 +245,21 @@ class Trace:
 class Usage:
     """Token counts of one request, all choices together; grows while it runs.
 
-    `steps`: passes in which a choice got tokens. `drafted`, `accepted`: draft tokens, and those
-    that were accepted. `guidance_tokens`: of the target's further contexts, prompts and answers.
-    `evicted`: tokens whose keys each head has evicted. `held_slots`: slots that each head has used
-    instead, however long the answer became; 0 if nothing was evicted. `sparse_rows`: rows of
-    prompts that saw part of their keys; they saw `seen_pairs` of `causal_pairs` pairs with keys.
-    `thoughts`: nodes of a search's tree; its other counts are over all its subrequests."""
+    `steps`: passes in which a choice got tokens. `counters`: what its methods counted. `thoughts`:
+    nodes of a search's tree; its other counts are over all its subrequests."""
 
     prompt_tokens: int
     completion_tokens: int = 0
     cached_tokens: int = 0
     steps: int = 0
-    drafted: int = 0
-    accepted: int = 0
-    guidance_tokens: int = 0
-    evicted: int = 0
-    held_slots: int = 0
-    sparse_rows: int = 0
-    seen_pairs: int = 0
-    causal_pairs: int = 0
+    counters: MethodCounters = NO_COUNTERS
     thoughts: int = 0
 
     def add(self, other: "Usage") -> None:
         """Add the counts of another request."""
-        for each in fields(self):
-            setattr(self, each.name, getattr(self, each.name) + getattr(other, each.name))
+        self.prompt_tokens += other.prompt_tokens
+        self.completion_tokens += other.completion_tokens
+        self.cached_tokens += other.cached_tokens
+        self.steps += other.steps
+        self.counters = self.counters.add(other.counters)
+        self.thoughts += other.thoughts

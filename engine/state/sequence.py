@@ -13,6 +13,7 @@ from ...kvcache.store import Stored
 from ...kvcache.table import PageTable
 from ...registry import Choice
 from .calibration import AcceptanceCalibration
+from .counters import NO_COUNTERS, MethodCounters
 from .request import Request, TokenLogprobs
 from .sparse_prefill import SparsePrefillState
 
@@ -83,7 +84,7 @@ class Sequence(Context):
     same steps. `target`: what makes one distribution of all contexts' logits; None: the model's
     own. `pending_choices`: indices of the request's other choices, which fork off once the prompt
     has been read. `drafting`: the drafter at work, once it was started. `draft`: what the next step
-    verifies. `evicted`, `held_slots`: as reported so far. `draft_pause`: steps until the drafter is
+    verifies. `reported_evictions`: in outputs so far. `draft_pause`: steps until the drafter is
     asked again. `draft_misses`: times in a row that no draft paid. `expected_accepted`: draft
     tokens of `draft` expected to be accepted. `calibration`: of such expectations. `awaits`: while
     it waits, a sequence that computes the tokens both begin with, and their number. `served`: the
@@ -103,8 +104,7 @@ class Sequence(Context):
     has_output: bool = False
     drafting: Drafting | None = None
     draft: Draft | None = None
-    evicted: int = 0
-    held_slots: int = 0
+    reported_evictions: MethodCounters = NO_COUNTERS
     draft_pause: int = 0
     draft_misses: int = 0
     expected_accepted: float = 0.0

@@ -4,7 +4,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
-Count = Annotated[int, Field(ge=0)]
+from .usage import Count, TokenUsage
+
 Ids = list[Count]
 FinishReason = Literal["stop", "length"]
 
@@ -24,36 +25,6 @@ class ErrorAnswer(BaseModel):
     """Every refusal and failure; also the data of an event that ends a stream."""
 
     error: ErrorDetails
-
-
-class PromptTokensDetails(BaseModel):
-    """Prompt tokens that the prefix cache had."""
-
-    cached_tokens: Count
-
-
-class MethodUsage(BaseModel):
-    """What the methods used; of each count only where there is some."""
-
-    steps: Count
-    thoughts: Count | None = None
-    drafted: Count | None = None
-    accepted: Count | None = None
-    mean_acceptance_length: float | None = None
-    guidance_tokens: Count | None = None
-    evicted_tokens: Count | None = None
-    held_slots: Count | None = None
-    sparse_prefill: dict[str, float] | None = None
-
-
-class TokenUsage(BaseModel):
-    """Token counts of one request."""
-
-    prompt_tokens: Count
-    completion_tokens: Count
-    total_tokens: Count
-    prompt_tokens_details: PromptTokensDetails | None = None
-    penstock: MethodUsage | None = None
 
 
 class PromptLogprob(BaseModel):

@@ -1,16 +1,51 @@
-"""Token counts as OpenAI has them, with ours beside them."""
+"""Token counts as OpenAI has them, with ours beside them; as /openapi.json describes them, too."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import orjson
+from pydantic import BaseModel, Field
+
+from ...engine.state.counters import NO_COUNTERS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ...engine.state.request import ChoiceDelta, Request, Usage
     from .plan import Answered
+
+Count = Annotated[int, Field(ge=0)]
+
+
+class PromptTokensDetails(BaseModel):
+    """Prompt tokens that the prefix cache had."""
+
+    cached_tokens: Count
+
+
+class MethodUsage(BaseModel):
+    """What the methods used; of each count only where there is some."""
+
+    steps: Count
+    thoughts: Count | None = None
+    drafted: Count | None = None
+    accepted: Count | None = None
+    mean_acceptance_length: float | None = None
+    guidance_tokens: Count | None = None
+    evicted_tokens: Count | None = None
+    held_slots: Count | None = None
+    sparse_prefill: dict[str, float] | None = None
+
+
+class TokenUsage(BaseModel):
+    """Token counts of one request."""
+
+    prompt_tokens: Count
+    completion_tokens: Count
+    total_tokens: Count
+    prompt_tokens_details: PromptTokensDetails | None = None
+    penstock: MethodUsage | None = None
 
 
 def usage_object(usages: Sequence[Usage]) -> dict[str, Any]:
@@ -33,23 +68,21 @@ def _own(usages: Sequence[Usage]) -> dict[str, Any]:
     thoughts = sum(usage.thoughts for usage in usages)
     if thoughts:
         own["thoughts"] = thoughts
-    drafted = sum(usage.drafted for usage in usages)
-    if drafted:
-        own["drafted"] = drafted
-        own["accepted"] = sum(usage.accepted for usage in usages)
+    counters = NO_COUNTERS
+    for usage in usages:
+        counters = counters.add(usage.counters)
+    if counters.drafted:
+        own["drafted"] = counters.drafted
+        own["accepted"] = counters.accepted
         own["mean_acceptance_length"] = round(completion / steps, 3) if steps else 0.0
-    guidance = sum(usage.guidance_tokens for usage in usages)
-    if guidance:
-        own["guidance_tokens"] = guidance
-    evicted = sum(usage.evicted for usage in usages)
-    if evicted:
-        own["evicted_tokens"] = evicted
-        own["held_slots"] = sum(usage.held_slots for usage in usages)
-    sparse_rows = sum(usage.sparse_rows for usage in usages)
-    if sparse_rows:
-        seen = sum(usage.seen_pairs for usage in usages)
-        causal = sum(usage.causal_pairs for usage in usages)
-        own["sparse_prefill"] = {"rows": sparse_rows, "density": round(seen / causal, 4)}
+    if counters.guidance_tokens:
+        own["guidance_tokens"] = counters.guidance_tokens
+    if counters.evicted:
+        own["evicted_tokens"] = counters.evicted
+        own["held_slots"] = counters.held_slots
+    if counters.sparse_rows:
+        density = round(counters.seen_pairs / counters.causal_pairs, 4)
+        own["sparse_prefill"] = {"rows": counters.sparse_rows, "density": density}
     return own
 
 

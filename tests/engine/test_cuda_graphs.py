@@ -127,7 +127,7 @@ def test_guesses_in_lines_run_in_graphs(kind: str, tiny_model: TinyModel) -> Non
     steps: list[int] = []
     found = run(built, jobs, after_step=lambda: steps.append(built.engine.last_rows))
     assert [one.tokens for one in found] == [one.tokens for one in expected]
-    assert sum(one.usage.drafted for one in found) > 10
+    assert sum(one.usage.counters.drafted for one in found) > 10
     assert executor.replays == len(steps) - 1
 
 
@@ -144,7 +144,8 @@ def test_guesses_behind_long_contexts_go_without(
     built.engine.add(prepare(built, "one", job))
     built.engine.step()
     (output,) = built.engine.step()
-    assert output.drafted == 3
+    assert output.counters is not None
+    assert output.counters.drafted == 3
     assert executor.replays == replays
     built.engine.abort("one")
 

@@ -63,7 +63,7 @@ def test_company_chunks_drafts_and_prefixes(
     for drafting in drafts:
         found = run(built, [job.with_decoding(drafting) for job in jobs])
         assert seen(found) == expected
-        assert "jacobi" not in drafting or all(answer.usage.drafted for answer in found)
+        assert "jacobi" not in drafting or all(answer.usage.counters.drafted for answer in found)
 
 
 @pytest.mark.slow

@@ -89,8 +89,8 @@ def test_every_method_gives_the_text_of_plain_decoding(kind: str, tiny_model: Ti
         for answer in answers:
             assert answer.usage.steps <= answer.usage.completion_tokens
             gained = answer.usage.completion_tokens - answer.usage.steps
-            assert gained == answer.usage.accepted <= answer.usage.drafted
-            accepted += answer.usage.accepted
+            assert gained == answer.usage.counters.accepted <= answer.usage.counters.drafted
+            accepted += answer.usage.counters.accepted
         assert built.engine.pool.in_use == pages == 0
     assert accepted > 100
 
@@ -172,7 +172,7 @@ def test_an_oracle_needs_the_fewest_passes(window: int, tiny_model: TinyModel) -
     assert told.tokens == plain.tokens
     # The first token comes with the prompt.
     assert told.usage.steps == 1 + math.ceil((NEW_TOKENS - 1) / (window + 1))
-    assert told.usage.accepted == NEW_TOKENS - told.usage.steps
+    assert told.usage.counters.accepted == NEW_TOKENS - told.usage.steps
 
 
 @pytest.mark.parametrize("kind", ["llama", "mistral", "gpt_oss"])
@@ -242,7 +242,7 @@ def test_logprobs_are_those_of_plain_decoding(method: str, tiny_model: TinyModel
     }[method]
     (expected,) = run(built, [reference])
     (found,) = run(built, [plain.with_decoding(drafting)])
-    assert found.usage.accepted > 0
+    assert found.usage.counters.accepted > 0
     assert found.tokens == expected.tokens
     for one, other in zip(found.logprobs[0], expected.logprobs[0], strict=True):
         assert (one.token_id, one.rank) == (other.token_id, other.rank)
@@ -361,7 +361,7 @@ def test_on_the_embedded_model_every_method_gives_the_same_text() -> None:
             answers = run(built, mixed)
             assert tokens(answers) == expected + expected_guided, drafting
             # Whether it pays is for the machine to say; that it can be right is not.
-            assert adaptive or sum(answer.usage.accepted for answer in answers) > 20
+            assert adaptive or sum(answer.usage.counters.accepted for answer in answers) > 20
     assert built.engine.pool.in_use == 0
 
 
@@ -377,4 +377,4 @@ def test_who_wants_no_tokens_is_asked_for_no_guesses(
     job = Job(prompt=[5, 6, 5, 6, 5, 6, 5], params=params, decoding=decoding)
     (answer,) = run(built, [job])
     assert answer.tokens == [[]]
-    assert answer.usage.drafted == 0
+    assert answer.usage.counters.drafted == 0

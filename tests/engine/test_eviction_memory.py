@@ -82,10 +82,10 @@ def test_an_answer_far_longer_than_the_pool_takes_constant_memory(
     after_prompt = held[-new_tokens:]
     assert set(after_prompt[:-1]) == {pages}
     assert after_prompt[-1] == 0
-    assert answer.usage.held_slots == retention.slots
+    assert answer.usage.counters.held_slots == retention.slots
     # Told a step late, and the last token is never read.
     evicted = 300 + new_tokens - 2 - retention.slots
-    assert abs(answer.usage.evicted - evicted) <= retention.interval
+    assert abs(answer.usage.counters.evicted - evicted) <= retention.interval
 
 
 def test_what_evicts_is_limited_by_positions_and_the_rest_by_the_pool(small_pool: Built) -> None:

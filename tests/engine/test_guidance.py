@@ -79,7 +79,7 @@ def test_scale_1_is_plain_and_has_no_second_sequence(tiny_model: TinyModel) -> N
     (plain,) = run(built, [job.with_decoding(None)])
     (found,) = run(built, [job])
     assert found.tokens == plain.tokens
-    assert found.usage.guidance_tokens == 0
+    assert found.usage.counters.guidance_tokens == 0
 
 
 def test_a_negative_prompt_equal_to_the_prompt_is_plain(tiny_model: TinyModel) -> None:
@@ -170,7 +170,7 @@ def test_drafting_does_not_change_guided_text(kind: str, tiny_model: TinyModel) 
         ]
         found = run(built, drafted)
         assert tokens(found) == tokens(expected), drafter
-        accepted += sum(answer.usage.accepted for answer in found)
+        accepted += sum(answer.usage.counters.accepted for answer in found)
     assert accepted > 50
 
 
@@ -194,9 +194,9 @@ def test_usage_counts_the_second_context(tiny_model: TinyModel) -> None:
     (found,) = run(built, [Job(prompt=[1, 2, 3, 4], params=params, decoding=cfg(2.0, "abcdefg"))])
     assert found.usage.prompt_tokens == 4
     assert found.usage.completion_tokens == 3 * NEW_TOKENS
-    assert found.usage.guidance_tokens == 7 + 3 * NEW_TOKENS
+    assert found.usage.counters.guidance_tokens == 7 + 3 * NEW_TOKENS
     (without,) = run(built, [Job(prompt=[1, 2, 3, 4], params=GREEDY, decoding=cfg(2.0))])
-    assert without.usage.guidance_tokens == 1 + NEW_TOKENS
+    assert without.usage.counters.guidance_tokens == 1 + NEW_TOKENS
 
 
 def test_contexts_count_against_the_limits(tiny_model: TinyModel) -> None:

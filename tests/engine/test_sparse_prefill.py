@@ -182,7 +182,7 @@ def test_short_prompts_are_exact(name: str, tiny_model: TinyModel) -> None:
     short = PROMPT[:FIRST]
     found = answer(built, job(SPECS[name], short))
     assert found.tokens == answer(build(tiny_model("llama")), job(None, short)).tokens
-    assert found.usage.sparse_rows == 0
+    assert found.usage.counters.sparse_rows == 0
     # What is exact is shared with everybody.
     assert answer(built, job(None, short)).usage.cached_tokens == FIRST - 16
 
@@ -218,14 +218,14 @@ def test_an_answer_is_read_again_where_it_is_part_of_a_prompt(tiny_model: TinyMo
 def test_usage_counts_rows_and_pairs(tiny_model: TinyModel) -> None:
     layers, heads = 3, 4
     usage = answer(build(tiny_model("llama")), job(QK)).usage
-    assert usage.sparse_rows == 300 - FIRST
+    assert usage.counters.sparse_rows == 300 - FIRST
     rows = range(FIRST, 300)
-    assert usage.causal_pairs == layers * heads * sum(row + 1 for row in rows)
+    assert usage.counters.causal_pairs == layers * heads * sum(row + 1 for row in rows)
     # At least the newest and the sinks, at most those and 7 of each 64 before them.
     least = layers * heads * len(rows) * (RECENT + 4)
     most = least + layers * heads * sum(7 * ((row - RECENT + 1) // 64 + 1) for row in rows)
-    assert least < usage.seen_pairs <= most
-    assert usage.seen_pairs < 0.4 * usage.causal_pairs
+    assert least < usage.counters.seen_pairs <= most
+    assert usage.counters.seen_pairs < 0.4 * usage.counters.causal_pairs
 
 
 @pytest.mark.parametrize("name", SPECS)
@@ -241,10 +241,10 @@ def test_drafts_and_guidance_compose(name: str, tiny_model: TinyModel) -> None:
     guided = answer(built, job(spec, prompt, decoding=guidance))
     assert guided.tokens != plain.tokens
     # Both prompts are long enough.
-    assert guided.usage.sparse_rows == 240 - FIRST + 160 - FIRST
+    assert guided.usage.counters.sparse_rows == 240 - FIRST + 160 - FIRST
     both = answer(built, job(spec, prompt, decoding={**guidance, **drafter}))
     assert both.tokens == guided.tokens
-    assert both.usage.drafted > 0
+    assert both.usage.counters.drafted > 0
 
 
 @pytest.mark.parametrize("guidance", [False, True], ids=["alone", "cfg"])
@@ -273,7 +273,7 @@ def test_nothing_is_drafted_on_a_sparse_row(
         plain = answer(built, one)
         (found,) = run(built, [one.with_decoding({**spec, **drafter})], after_step=note)
         assert found.tokens == plain.tokens
-        assert found.usage.drafted > 0
+        assert found.usage.counters.drafted > 0
         likely = [each.logprob for each in found.logprobs[0]]
         assert likely == pytest.approx([each.logprob for each in plain.logprobs[0]], abs=1e-4)
     assert (160, 0) in states, "the last row was left to a step of its own"
@@ -313,8 +313,8 @@ def test_pairs_are_read_once(tiny_model: TinyModel) -> None:
 def test_a_window_policy_evicts_what_was_read(tiny_model: TinyModel) -> None:
     policy = {"window": {"recent": 100, "sink": 4}}
     expected = answer(build(tiny_model("llama"), chunk_tokens=50), job(QK, kv_cache=policy))
-    assert expected.usage.evicted > 0
-    assert expected.usage.sparse_rows == 300 - FIRST
+    assert expected.usage.counters.evicted > 0
+    assert expected.usage.counters.sparse_rows == 300 - FIRST
     found = answer(build(tiny_model("llama"), chunk_tokens=7), job(QK, kv_cache=policy))
     assert found.tokens == expected.tokens
     assert found.tokens != answer(build(tiny_model("llama")), job(None, kv_cache=policy)).tokens
@@ -327,7 +327,7 @@ def test_caches_in_8_bits(cache: str, tiny_model: TinyModel) -> None:
     assert (
         found.tokens == answer(build(folder, kv_cache_dtype=cache, chunk_tokens=9), job(QK)).tokens
     )
-    assert found.usage.sparse_rows == 300 - FIRST
+    assert found.usage.counters.sparse_rows == 300 - FIRST
 
 
 @pytest.mark.parametrize("settings", [{}, {"prefix_cache": False}], ids=["kept", "anew"])
@@ -341,7 +341,7 @@ def test_searches_read_prompts_so_and_answers_exactly(
     run = Run(built, search_request(built, PROMPT, decoding, max_tokens=12, ignore_eos=True))
     (found,) = run.finish()
     assert [list(found.token_ids)] == greedy.tokens
-    assert run.search.usage.sparse_rows > 0
+    assert run.search.usage.counters.sparse_rows > 0
 
 
 @pytest.mark.slow
@@ -361,7 +361,7 @@ def test_layers_with_windows_are_exact(tmp_path: Path) -> None:
     windows = {"use_sliding_window": True, "max_window_layers": 1, "sliding_window": 100}
     folder = save_tiny("qwen2", tmp_path / "qwen2", {**GQA, **windows})
     usage = answer(build(folder), job(QK)).usage
-    assert usage.causal_pairs == 4 * sum(row + 1 for row in range(FIRST, 300))
+    assert usage.counters.causal_pairs == 4 * sum(row + 1 for row in range(FIRST, 300))
 
 
 @pytest.mark.parametrize(
@@ -430,5 +430,5 @@ def test_keys_that_are_too_uneven_are_read_exactly(
     monkeypatch.setattr(SPARSE_PREFILL, "labeller", nothing)
     found = answer(build(tiny_model("llama"), chunk_tokens=50), job(HASH))
     assert found.tokens == answer(build(tiny_model("llama")), job(None)).tokens
-    assert found.usage.seen_pairs == found.usage.causal_pairs > 0
+    assert found.usage.counters.seen_pairs == found.usage.counters.causal_pairs > 0
     assert asked == [0, 1, 2]

@@ -9,6 +9,7 @@ import orjson
 import pytest
 
 from penstock.engine.requests.tokenizer import Tokenizer
+from penstock.engine.state.counters import MethodCounters
 from penstock.engine.state.request import TokenLogprobs, Usage
 from penstock.errors import (
     ContextLengthError,
@@ -78,8 +79,9 @@ def test_usage_adds_up() -> None:
         "prompt_tokens_details": {"cached_tokens": 2},
         "penstock": {"steps": 5},
     }
-    usages.append(Usage(prompt_tokens=1, completion_tokens=6, steps=1, drafted=8, accepted=5))
-    usages.append(Usage(prompt_tokens=1, completion_tokens=3, steps=3, guidance_tokens=7))
+    drafts, guidance = MethodCounters(drafted=8, accepted=5), MethodCounters(guidance_tokens=7)
+    usages.append(Usage(prompt_tokens=1, completion_tokens=6, steps=1, counters=drafts))
+    usages.append(Usage(prompt_tokens=1, completion_tokens=3, steps=3, counters=guidance))
     assert usage_object(usages)["penstock"] == {
         "steps": 9,
         "drafted": 8,
