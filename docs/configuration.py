@@ -3,18 +3,24 @@
 from pathlib import Path
 from typing import Any
 
-from penstock.server.settings import ServeSettings
+from penstock.server.settings.serve import ServeSettings
+from penstock.settings import heading
 
 DOCUMENT = Path(__file__).with_name("configuration.md")
 BEGIN, END = "<!-- flags: begin (make docs) -->\n", "<!-- flags: end -->\n"
 
 
 def table() -> str:
-    """The flags of `penstock serve` as a Markdown table."""
+    """The flags of `penstock serve`: a heading and a Markdown table for each group."""
     properties = ServeSettings.model_json_schema()["properties"]
-    rows = ["| flag | default | values | meaning |", "| --- | --- | --- | --- |"]
+    rows: list[str] = []
+    group = ""
     for name, field in ServeSettings.model_fields.items():
         schema = properties[name]
+        if (title := heading(ServeSettings, name)) != group:
+            rows += [f"\n### {title}\n"] if title else []
+            rows += ["| flag | default | values | meaning |", "| --- | --- | --- | --- |"]
+            group = title
         meaning = (field.description or "").rstrip(".")
         rows.append(
             f"| {_flag(name, schema)} | {_default(field.default)} | {_values(schema)} "

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 
 from ..decoding.base import DecodingMethod, SearchLimits, Vocabulary
-from ..decoding.search.budget import Budget
 from ..errors import ConfigurationError, RequestError
 from ..kernels.backend import Kernels, choose, load
 from ..kvcache.base import CachePolicy
@@ -29,6 +28,7 @@ from .model.threads import torch_gets_one
 from .model.warmup import warm_up
 from .requests.infill import infilling_of
 from .requests.input_processor import InputProcessor
+from .requests.settings import SparsePrefillSettings
 from .requests.tokenizer import Tokenizer
 from .search.evaluators import registered
 
@@ -67,13 +67,16 @@ def build_engine(config: EngineConfig, clock: Callable[[], float]) -> Built:
     if config.deterministic:
         model, numerics = deterministic(loaded.model, backend)
         loaded = replace(loaded, model=model)
-    batch_tokens = _batch_tokens(config, loaded)
+    batch_tokens = config.batch_tokens(
+        default=_BATCH_TOKENS_CPU if loaded.device.type == "cpu" else _BATCH_TOKENS_GPU
+    )
     kernels = load(backend, splits_keys=not config.deterministic)
     pages = pool_pages(
         config,
         loaded.layers,
         dtype=dtype,
         device=loaded.device,
+        max_running=config.max_running,
         max_length_tokens=loaded.info.max_length_tokens,
         step_bytes=_step_bytes(loaded, kernels, dtype, config.page_size, batch_tokens),
     )
@@ -171,12 +174,7 @@ def make_input_processor(
         decoding=decoding,
         kv_cache=Registry[CachePolicy[Any]].from_entry_points("kv_cache", "penstock.kv_cache"),
         search_limits=SearchLimits(
-            budget=Budget(
-                thoughts=config.search_thoughts,
-                sequences=_search_sequences(config),
-                tokens=config.search_tokens,
-                seconds=config.search_seconds,
-            ),
+            budget=config.search_budget(config.max_running),
             evaluators=frozenset(registered()),
         ),
         sparse_unsupported_reason=info.sparse_unsupported_reason,
@@ -186,43 +184,31 @@ def make_input_processor(
 
 
 def _prefill(
-    config: EngineConfig, decoding: Registry[DecodingMethod[Any]], info: ModelInfo
+    settings: SparsePrefillSettings, decoding: Registry[DecodingMethod[Any]], info: ModelInfo
 ) -> Choice[DecodingMethod[Any]] | None:
     """The prefill method for requests that do not name one; None: dense prefill.
 
     Raises:
         ConfigurationError: the model or another setting does not allow it.
     """
-    if config.sparse_prefill == "off":
+    if settings.sparse_prefill == "off":
         return None
     if info.sparse_unsupported_reason is not None:
         raise ConfigurationError(
-            f"--sparse-prefill {config.sparse_prefill} cannot serve this model: "
+            f"--sparse-prefill {settings.sparse_prefill} cannot serve this model: "
             f"{info.sparse_unsupported_reason}; leave it out"
         )
     wanted = {
-        "method": config.sparse_prefill,
-        "min_tokens": config.sparse_prefill_min_tokens,
-        "recent": config.sparse_prefill_recent,
-        "keep": config.sparse_prefill_keep,
-        "buckets": config.sparse_prefill_buckets,
+        "method": settings.sparse_prefill,
+        "min_tokens": settings.sparse_prefill_min_tokens,
+        "recent": settings.sparse_prefill_recent,
+        "keep": settings.sparse_prefill_keep,
+        "buckets": settings.sparse_prefill_buckets,
     }
     try:
         return decoding.resolve({"sparse_prefill": wanted})["prefill"]
     except RequestError as error:
         raise ConfigurationError(f"--sparse-prefill: {error}") from error
-
-
-def _search_sequences(config: EngineConfig) -> int:
-    """Sequences that one search may run at once; the default is a quarter of `max_running`."""
-    if config.search_sequences is None:
-        return -(-config.max_running // 4)
-    if config.search_sequences > config.max_running:
-        raise ConfigurationError(
-            f"--search-sequences is {config.search_sequences}, above --max-running "
-            f"({config.max_running}); lower it"
-        )
-    return config.search_sequences
 
 
 def _pad_id(tokenizer: Tokenizer, vocab_size: int) -> int:
@@ -276,15 +262,3 @@ def _step_bytes(
     return step_bytes(
         loaded.model, loaded.device, meter, rows=rows, wanted=rows, attention=attention
     )
-
-
-def _batch_tokens(config: EngineConfig, loaded: LoadedModel) -> int:
-    if config.max_batch_tokens is None:
-        default = _BATCH_TOKENS_CPU if loaded.device.type == "cpu" else _BATCH_TOKENS_GPU
-        return max(default, config.max_running)
-    if config.max_batch_tokens < config.max_running:
-        raise ConfigurationError(
-            f"--max-batch-tokens is {config.max_batch_tokens}, below --max-running "
-            f"({config.max_running}): every running sequence needs a row"
-        )
-    return config.max_batch_tokens

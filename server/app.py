@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from starlette.responses import Response
 
     from .backend import Backend
-    from .settings import ServeSettings
+    from .settings.serve import ServeSettings
 
 EXPOSED_HEADERS = ["X-Request-Id", "X-Penstock-Ignored", "Retry-After", "Allow", "WWW-Authenticate"]
 """Response headers that web pages of other origins may read."""

@@ -31,7 +31,7 @@ class Command:
 
 def _serve(arguments: Sequence[str]) -> int:
     from .commands.command_settings import read_settings
-    from .settings import ServeSettings
+    from .settings.serve import ServeSettings
 
     settings = read_settings(ServeSettings, arguments, program="penstock serve")
     from .commands.serve import run_serve

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from .metrics import HttpMetrics
     from .offload import Offload
     from .request_body import BodyReader
-    from .settings import ServeSettings
+    from .settings.serve import ServeSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -27,8 +27,8 @@ ROOMS: dict[str, set[str]] = {
     "requests": {"state"},
     "outputs": {"requests", "state"},
     "attention": {"state"},
-    "model": {"attention", "state", "config"},
-    "loading": {"attention", "model", "requests", "config"},
+    "model": {"attention", "state"},
+    "loading": {"attention", "model", "requests"},
     "scheduling": {"state"},
     "speculation": {"state"},
     "core": {"model", "scheduling", "speculation", "state"},
@@ -37,7 +37,7 @@ ROOMS: dict[str, set[str]] = {
 }
 """Which rooms and doors of `engine` each of its rooms may import."""
 
-EVERYWHERE = {"errors", "registry", "validation"}
+EVERYWHERE = {"errors", "registry", "settings", "validation"}
 """Modules of src/penstock that every floor but `models` may import."""
 
 BESIDE = ("tests", "benchmarks", "loadtest", "docs", "deploy", "examples")

@@ -10,9 +10,9 @@ from typing import Any, Final
 
 from ...errors import ConfigurationError
 from ..attention.interface import Findings
-from ..config import EngineConfig
 from .config_file import CONTEXTS
 from .rotary import Reach, rotary_reach
+from .settings import ModelSettings
 
 logger = logging.getLogger(__name__)
 
@@ -20,7 +20,7 @@ _UNDECLARED: Final = 2048
 """Context of a model that declares none, as with ALiBi."""
 
 
-def context_tokens(config: EngineConfig, text_config: Any, found: Findings) -> int:
+def context_tokens(settings: ModelSettings, text_config: Any, found: Findings) -> int:
     """The context in tokens: prompt plus answer of one sequence.
 
     Raises:
@@ -29,7 +29,7 @@ def context_tokens(config: EngineConfig, text_config: Any, found: Findings) -> i
     declared = (getattr(text_config, name, None) for name in CONTEXTS)
     own = next((int(each) for each in declared if each), _UNDECLARED)
     reach = _bounded(rotary_reach(text_config, own), text_config, found)
-    wanted = config.max_model_len
+    wanted = settings.max_model_len
     if wanted is None:
         if reach.usual < min(own, reach.most):
             logger.warning(

@@ -8,7 +8,7 @@ from typing import Any, Final
 from huggingface_hub import snapshot_download
 
 from ...errors import ConfigurationError
-from ..config import EngineConfig
+from .settings import ModelSettings
 from .stages import printable, stage
 
 logger = logging.getLogger(__name__)
@@ -25,19 +25,19 @@ _ELSEWHERE: Final = ["*/*", "consolidated*"]
 _MOST_BYTES: Final = 64 << 20
 
 
-def model_folder(config: EngineConfig) -> Path:
+def model_folder(settings: ModelSettings) -> Path:
     """The folder that holds the model; a model on the Hub is downloaded, or found in the cache.
 
     Raises:
         ConfigurationError: there is no such folder, or it cannot be had from the Hub.
     """
-    if config.model is None:
+    if settings.model is None:
         if not (EMBEDDED_MODEL / CONFIG).is_file():
             raise ConfigurationError(
                 "the embedded model is missing from this installation; name a model folder"
             )
         return EMBEDDED_MODEL
-    name = config.model
+    name = settings.model
     folder = Path(name)
     if folder.is_dir():
         return folder

@@ -17,7 +17,6 @@ from torch import nn
 from ...errors import ConfigurationError
 from ...kvcache.store import LayerShape
 from ..attention.interface import Findings, probe_model, register
-from ..config import EngineConfig
 from ..model.fused.prepare import check_quantized, make_fused, quantize
 from ..model.threads import torch_threads, usable_cores
 from ..requests.tokenizer import Tokenizer
@@ -30,6 +29,7 @@ from .health import check_weights, computable_tokens, overflow
 from .rotary import fix_rotary
 from .safetensors_files import stored_tensors
 from .selfcheck import difference, prompt_tokens, unknown_layers
+from .settings import ModelSettings
 from .stages import quiet_transformers, stage
 from .tokenizer_files import check_vocabulary, read_tokenizer
 from .weights import build_config, check_sizes, load_weights, unsupported
@@ -73,50 +73,50 @@ class LoadedModel:
     sampling_defaults: dict[str, Any]
 
 
-def load_model(config: EngineConfig) -> LoadedModel:
+def load_model(settings: ModelSettings) -> LoadedModel:
     """Load weights, tokenizer and generation config; a local folder needs no network.
 
     Raises:
         ConfigurationError: the folder is not a model, or settings do not fit it.
         UnsupportedModelError: its attention bypasses the interface.
     """
-    with quiet_transformers(), stage(f"{config.model or 'the embedded model'}: cannot be loaded"):
+    with quiet_transformers(), stage(f"{settings.model or 'the embedded model'}: cannot be loaded"):
         register()
-        device = _device(config)
-        folder = model_folder(config)
-        return _load(folder, config, device, _dtype(config, device))
+        device = _device(settings)
+        folder = model_folder(settings)
+        return _load(folder, settings, device, _dtype(settings, device))
 
 
 def _load(
-    folder: Path, config: EngineConfig, device: torch.device, dtype: torch.dtype
+    folder: Path, settings: ModelSettings, device: torch.device, dtype: torch.dtype
 ) -> LoadedModel:
     fields = read_config(folder)
     generation = read_generation(folder)
     stored = stored_tensors(folder)
-    model_config = build_config(folder, config)
-    hf_tokenizer = read_tokenizer(folder, config)
-    check_sizes(folder, model_config, stored, config)
+    model_config = build_config(folder, settings)
+    hf_tokenizer = read_tokenizer(folder, settings)
+    check_sizes(folder, model_config, stored, settings)
 
     def load() -> Any:
-        return load_weights(folder, model_config, stored, config, dtype).to(device).eval()
+        return load_weights(folder, model_config, stored, settings, dtype).to(device).eval()
 
     model = load()
-    _set_threads(config, model, device)
+    _set_threads(settings, model, device)
     check_weights(folder, model, stored)
     text_config = model.config.get_text_config()
     embeddings = model.get_input_embeddings().num_embeddings
     check_vocabulary(folder, hf_tokenizer, embeddings)
-    found, context = _probe(model, text_config, config, embeddings)
+    found, context = _probe(model, text_config, settings, embeddings)
     parameters = sum(p.numel() for p in model.parameters())
     defaults = sampling_defaults(folder, generation, model)
     architecture = type(model).__name__
-    lean = make_fused(model, config.quantization)
+    lean = make_fused(model, settings.quantization)
     if lean is None:
         del model  # before it is loaded again
         lean = load()
         fix_rotary(lean, text_config, context)
-        if config.quantization != "none":
-            quantize(lean, config.quantization)
+        if settings.quantization != "none":
+            quantize(lean, settings.quantization)
             check_quantized(lean)
     eos = eos_token_ids(
         folder,
@@ -128,9 +128,9 @@ def _load(
     )
     return LoadedModel(
         model=lean,
-        tokenizer=_tokenizer(hf_tokenizer, eos, config),
+        tokenizer=_tokenizer(hf_tokenizer, eos, settings),
         info=ModelInfo(
-            id=config.served_model_name or ("nano" if config.model is None else folder.name),
+            id=settings.served_model_name or ("nano" if settings.model is None else folder.name),
             created=int(time.time()),
             architecture=architecture,
             parameters=parameters,
@@ -150,48 +150,48 @@ def _load(
     )
 
 
-def load_tokenizer(config: EngineConfig, eos_token_ids: frozenset[int]) -> Tokenizer:
+def load_tokenizer(settings: ModelSettings, eos_token_ids: frozenset[int]) -> Tokenizer:
     """Load only the tokenizer, for a process that runs no model."""
     with quiet_transformers():
-        loaded = read_tokenizer(model_folder(config), config)
-    return _tokenizer(loaded, eos_token_ids, config)
+        loaded = read_tokenizer(model_folder(settings), settings)
+    return _tokenizer(loaded, eos_token_ids, settings)
 
 
-def _tokenizer(loaded: Any, eos_token_ids: frozenset[int], config: EngineConfig) -> Tokenizer:
+def _tokenizer(loaded: Any, eos_token_ids: frozenset[int], settings: ModelSettings) -> Tokenizer:
     return Tokenizer(
         loaded,
         eos_token_ids,
-        anyone_writes_control_tokens=config.chat_control_tokens == "anyone",
+        anyone_writes_control_tokens=settings.chat_control_tokens == "anyone",
     )
 
 
-def _device(config: EngineConfig) -> torch.device:
-    if config.device == "cuda" and not torch.cuda.is_available():
+def _device(settings: ModelSettings) -> torch.device:
+    if settings.device == "cuda" and not torch.cuda.is_available():
         raise ConfigurationError("--device cuda, but torch sees no CUDA device; use --device cpu")
-    if config.device == "auto":
+    if settings.device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(config.device)
+    return torch.device(settings.device)
 
 
-def _dtype(config: EngineConfig, device: torch.device) -> torch.dtype:
-    if config.dtype == "auto":
+def _dtype(settings: ModelSettings, device: torch.device) -> torch.dtype:
+    if settings.dtype == "auto":
         return torch.bfloat16 if device.type == "cuda" else torch.float32
-    return getattr(torch, config.dtype)
+    return getattr(torch, settings.dtype)
 
 
-def _set_threads(config: EngineConfig, model: nn.Module, device: torch.device) -> None:
+def _set_threads(settings: ModelSettings, model: nn.Module, device: torch.device) -> None:
     if device.type == "cpu":
         weights_bytes = sum(p.numel() * p.element_size() for p in model.parameters())
         cores = usable_cores()
-        if config.threads is not None or "OMP_NUM_THREADS" not in os.environ:
-            torch.set_num_threads(config.threads or torch_threads(weights_bytes, cores))
+        if settings.threads is not None or "OMP_NUM_THREADS" not in os.environ:
+            torch.set_num_threads(settings.threads or torch_threads(weights_bytes, cores))
         logger.info("%d threads, of %d usable cores", torch.get_num_threads(), cores)
-    elif config.threads is not None:
-        torch.set_num_threads(config.threads)
+    elif settings.threads is not None:
+        torch.set_num_threads(settings.threads)
 
 
 def _probe(
-    model: Any, text_config: Any, config: EngineConfig, embeddings: int
+    model: Any, text_config: Any, settings: ModelSettings, embeddings: int
 ) -> tuple[Findings, int]:
     """Findings of a probe of the model, and its context; refuses a model that would run wrongly."""
     kind = text_config.model_type
@@ -224,7 +224,7 @@ def _probe(
         raise unsupported(kind, "it ignores the positions it is given")
     if layers := unknown_layers(text_config):
         raise unsupported(kind, f"it has layers of the kind {', '.join(layers)}")
-    context = context_tokens(config, text_config, found)
+    context = context_tokens(settings, text_config, found)
     fix_rotary(model, text_config, context)
     length = prompt_tokens(model, text_config, context)
     try:

@@ -7,9 +7,9 @@ from typing import Any, Final, cast
 from transformers import AutoTokenizer
 
 from ...errors import ConfigurationError
-from ..config import EngineConfig
 from ..requests.chat.environment import TracingEnvironment
 from .folder import read_object
+from .settings import ModelSettings
 from .stages import one_line, printable, stage
 
 logger = logging.getLogger(__name__)
@@ -19,7 +19,7 @@ _PROCESSOR_TEMPLATE: Final = "chat_template.json"  # older folders of models wit
 _TRIED: Final = "Hello, world! 12 345\n\n\tÄß 你好 🙂"
 
 
-def read_tokenizer(folder: Path, config: EngineConfig) -> Any:
+def read_tokenizer(folder: Path, settings: ModelSettings) -> Any:
     """The transformers tokenizer of the folder.
 
     Raises:
@@ -32,7 +32,7 @@ def read_tokenizer(folder: Path, config: EngineConfig) -> Any:
     try:
         with stage(f"{folder}: the tokenizer cannot be loaded"):
             tokenizer: Any = AutoTokenizer.from_pretrained(
-                folder, trust_remote_code=config.trust_remote_code
+                folder, trust_remote_code=settings.trust_remote_code
             )
     except ConfigurationError:
         if (folder / "tokenizer.json").exists():

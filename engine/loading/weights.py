@@ -11,10 +11,10 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from ...errors import ConfigurationError, UnsupportedModelError
 from ..attention.interface import NAME
-from ..config import EngineConfig
 from .config_file import LAYERS
 from .folder import CONFIG
 from .safetensors_files import StoredTensor
+from .settings import ModelSettings
 from .stages import printable, stage
 
 logger = logging.getLogger(__name__)
@@ -32,18 +32,18 @@ def unsupported(kind: str, reason: str) -> UnsupportedModelError:
     )
 
 
-def build_config(folder: Path, config: EngineConfig) -> Any:
+def build_config(folder: Path, settings: ModelSettings) -> Any:
     """transformers' configuration object.
 
     Raises:
         ConfigurationError: transformers does not know the architecture, or refuses a field.
     """
     with stage(f"{folder / CONFIG}"):
-        return AutoConfig.from_pretrained(folder, trust_remote_code=config.trust_remote_code)
+        return AutoConfig.from_pretrained(folder, trust_remote_code=settings.trust_remote_code)
 
 
 def check_sizes(
-    folder: Path, model_config: Any, stored: Mapping[str, StoredTensor], config: EngineConfig
+    folder: Path, model_config: Any, stored: Mapping[str, StoredTensor], settings: ModelSettings
 ) -> None:
     """Build the model on the meta device and compare its size with the stored tensors.
 
@@ -64,7 +64,7 @@ def check_sizes(
             model = AutoModelForCausalLM.from_config(
                 model_config,
                 attn_implementation=NAME,
-                trust_remote_code=config.trust_remote_code,
+                trust_remote_code=settings.trust_remote_code,
             )
     except ConfigurationError as error:
         _refuse_bypassing(text_config.model_type, error.__cause__)
@@ -84,7 +84,7 @@ def load_weights(
     folder: Path,
     model_config: Any,
     stored: Mapping[str, StoredTensor],
-    config: EngineConfig,
+    settings: ModelSettings,
     dtype: torch.dtype,
 ) -> Any:
     """The model with its weights.
@@ -101,7 +101,7 @@ def load_weights(
                     dtype=dtype,
                     attn_implementation=NAME,
                     use_safetensors=True,
-                    trust_remote_code=config.trust_remote_code,
+                    trust_remote_code=settings.trust_remote_code,
                     output_loading_info=True,
                     ignore_mismatched_sizes=True,
                 )

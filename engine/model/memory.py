@@ -9,7 +9,7 @@ import torch
 
 from ...errors import ConfigurationError
 from ...kvcache.store import LayerShape
-from ..config import EngineConfig
+from .settings import CacheSettings
 
 SHARE: Final = 0.5
 """Default share of the free memory on a CPU, where other programs need some."""
@@ -33,11 +33,12 @@ def free_bytes(device: torch.device) -> int:
 
 
 def pool_pages(
-    config: EngineConfig,
+    settings: CacheSettings,
     layers: Sequence[LayerShape],
     *,
     dtype: torch.dtype,
     device: torch.device,
+    max_running: int,
     max_length_tokens: int,
     step_bytes: int = 0,
 ) -> int:
@@ -48,11 +49,11 @@ def pool_pages(
     Raises:
         ConfigurationError: not even one page fits.
     """
-    per_page = config.page_size * sum(layer.bytes_per_token(dtype) for layer in layers)
-    useful = config.max_running * -(-max_length_tokens // config.page_size)
+    per_page = settings.page_size * sum(layer.bytes_per_token(dtype) for layer in layers)
+    useful = max_running * -(-max_length_tokens // settings.page_size)
     share = SHARE_OF_CUDA if device.type == "cuda" else SHARE
     return pages_of(
-        share if config.kv_cache_memory is None else config.kv_cache_memory,
+        share if settings.kv_cache_memory is None else settings.kv_cache_memory,
         free_bytes=free_bytes(device),
         step_bytes=step_bytes,
         page_bytes=per_page,

@@ -1,8 +1,8 @@
 """How a command's settings are read: flags > PENSTOCK_* environment > --config YAML > defaults."""
 
-import json
 import re
-from collections.abc import Sequence
+from argparse import ArgumentParser
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar, cast, get_args
 
@@ -12,40 +12,17 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
     CliApp,
+    CliSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     SettingsError,
 )
 
 from penstock.errors import ConfigurationError
+from penstock.settings import Settings, heading
 from penstock.validation import sentence, show
 
 ENVIRONMENT_PREFIX = "PENSTOCK_"
-
-
-def split_commas(value: Any) -> Any:
-    """A list from what flags, environment and YAML give: strings may hold several, by commas."""
-    if not isinstance(value, str | list):
-        return value
-    items = [value] if isinstance(value, str) else cast("list[Any]", value)
-    parts: list[Any] = []
-    for item in items:
-        if isinstance(item, str):
-            parts += [part.strip() for part in item.split(",") if part.strip()]
-        else:
-            parts.append(item)
-    return parts
-
-
-def as_json(value: Any) -> Any:
-    """What a flag or the environment says in JSON; what YAML says is there already."""
-    if not isinstance(value, str):
-        return value
-    try:
-        return json.loads(value)
-    except json.JSONDecodeError as error:
-        where = f"line {error.lineno}, column {error.colno}"
-        raise ValueError(f"is not valid JSON at {where}") from None
 
 
 class YamlFile(PydanticBaseSettingsSource):
@@ -91,10 +68,8 @@ class YamlFile(PydanticBaseSettingsSource):
         return {name: value for name, value in named.items() if name in own or name not in others}
 
 
-class CommandSettings(BaseSettings):
+class CommandSettings(Settings, BaseSettings):
     """Base of every command's settings.
-
-    The help text of a flag is its line in the docstring of the settings that declare it.
 
     `config`: YAML file with settings, `name: value` a line, named as the flags.
     """
@@ -116,16 +91,6 @@ class CommandSettings(BaseSettings):
     """Settings of other commands that may stand in the same file; skipped here."""
 
     @classmethod
-    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
-        super().__pydantic_init_subclass__(**kwargs)
-        for owner in reversed(cls.__mro__):
-            for names, text in _DOCUMENTED.findall(owner.__doc__ or ""):
-                for name in re.findall(r"`(\w+)`", names):
-                    field = cls.model_fields.get(name)
-                    if field is not None and field.description is None:
-                        field.description = " ".join(text.split())
-
-    @classmethod
     def settings_customise_sources(
         cls,
         settings_cls: type[BaseSettings],
@@ -137,11 +102,6 @@ class CommandSettings(BaseSettings):
         """Flags come first by themselves; no .env files and no secret folders are read."""
         return init_settings, env_settings, YamlFile(settings_cls)
 
-
-# "`a`, `b`: text" up to the next such line, a blank line or the end.
-_DOCUMENTED = re.compile(
-    r"^ *((?:`\w+`, )*`\w+`): (.*?)(?=\n *(?:`\w+`, )*`\w+`: |\n *\n|\Z)", re.MULTILINE | re.DOTALL
-)
 
 S = TypeVar("S", bound=BaseModel)
 
@@ -166,14 +126,32 @@ def read_settings(model: type[S], arguments: Sequence[str], *, program: str) -> 
             "model_config": SettingsConfigDict(cli_prog_name=program),
         },
     )
+    source: CliSettingsSource[Any] = CliSettingsSource(
+        settings_class, add_argument_method=_under_headings(settings_class)
+    )
     try:
-        return CliApp.run(settings_class, cli_args=list(arguments))
+        return CliApp.run(settings_class, cli_args=list(arguments), cli_settings_source=source)
     except ValidationError as error:
         raise ConfigurationError(_explain(error, settings_class)) from None
     except SettingsError as error:
         named = re.search(r'field "(\w+)"', str(error))
         name = "a setting" if named is None else f"--{named[1].replace('_', '-')}"
         raise ConfigurationError(f"{name} cannot be read; see --help for its form") from None
+
+
+def _under_headings(settings: type[BaseModel]) -> Callable[..., Any]:
+    """argparse's `add_argument`, with each flag in `--help` under the heading of its group."""
+    groups: dict[str, Any] = {}
+
+    def add(parser: ArgumentParser, *flags: str, **options: Any) -> Any:
+        title = heading(settings, options.get("dest", ""))
+        if title is None:
+            return parser.add_argument(*flags, **options)
+        if title not in groups:
+            groups[title] = parser.add_argument_group(title)
+        return groups[title].add_argument(*flags, **options)
+
+    return add
 
 
 def _holds_secrets(annotation: Any) -> bool:

@@ -19,8 +19,9 @@ from ...engine.config import EngineConfig
 from ...engine.state.request import Conversation
 from ..log import configure_logging
 from ..protocol.fields import MethodSpec
-from ..settings import ServeSettings
-from .command_settings import CommandSettings, as_json
+from ..settings.serve import ServeSettings
+from ..settings.values import as_json
+from .command_settings import CommandSettings
 from .loading import load_engine
 
 if TYPE_CHECKING:
@@ -63,11 +64,6 @@ class GenerateSettings(SamplingParams, EngineConfig, CommandSettings):
     def sampling(self) -> SamplingParams:
         """The sampling part."""
         return SamplingParams(**{name: getattr(self, name) for name in SamplingParams.model_fields})
-
-    @property
-    def engine_config(self) -> EngineConfig:
-        """The engine's part."""
-        return EngineConfig(**{name: getattr(self, name) for name in EngineConfig.model_fields})
 
 
 def run_generate(settings: GenerateSettings) -> int:

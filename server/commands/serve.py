@@ -37,7 +37,8 @@ if TYPE_CHECKING:
     from ..backend import Backend
     from ..lifecycle import Lifecycle
     from ..services import Services
-    from ..settings import ServeSettings
+    from ..settings.network import NetworkSettings
+    from ..settings.serve import ServeSettings
 
 logger = logging.getLogger(__name__)
 
@@ -184,7 +185,7 @@ def _ready(engine: Backend) -> None:
     logger.info("ready: serving %s", engine.model.id)
 
 
-def bind(settings: ServeSettings) -> socket.socket:
+def bind(settings: NetworkSettings) -> socket.socket:
     """A socket that listens where the settings say.
 
     Raises:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ..backend import Backend
-    from ..settings import ServeSettings
+    from ..settings.serve import ServeSettings
 
 router = APIRouter()
 

@@ -33,7 +33,7 @@ from penstock.registry import Registry
 from penstock.server.app import create_app
 from penstock.server.backend import Backend
 from penstock.server.commands.serve import bind, make_server
-from penstock.server.settings import ServeSettings
+from penstock.server.settings.serve import ServeSettings
 from tests.tiny import EOS, VOCAB, byte_tokenizer
 
 MODEL = "scripted"

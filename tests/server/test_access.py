@@ -15,7 +15,7 @@ from penstock.server.app import create_app
 from penstock.server.auth import ApiKeys
 from penstock.server.backend import Backend
 from penstock.server.policies import Policy
-from penstock.server.settings import ServeSettings
+from penstock.server.settings.serve import ServeSettings
 from tests.server.process import ServeProcess
 from tests.server.scripted import (
     Script,

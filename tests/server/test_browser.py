@@ -15,7 +15,7 @@ import pytest
 from pydantic import ValidationError
 
 from penstock.errors import EngineDeadError
-from penstock.server.settings import ServeSettings
+from penstock.server.settings.serve import ServeSettings
 from penstock.server.site import Hosts
 from tests.server.scripted import Script, ScriptedServer, scripted, text_deltas
 

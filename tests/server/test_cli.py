@@ -34,7 +34,7 @@ def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
 def test_help_does_not_wait_for_torch() -> None:
     program = (
         "import sys; from penstock.server.cli import main; main(['--help']); "
-        "from penstock.server.settings import ServeSettings; "
+        "from penstock.server.settings.serve import ServeSettings; "
         "sys.exit(any(name in sys.modules for name in ('torch', 'transformers', 'fastapi')))"
     )
     subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, timeout=60)

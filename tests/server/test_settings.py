@@ -1,18 +1,22 @@
 """Flags over environment over file over defaults, from one declaration."""
 
 import inspect
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, ValidationError
 from transformers import PreTrainedTokenizerBase
 
 from penstock.engine.config import EngineConfig
+from penstock.engine.search.settings import SearchSettings
 from penstock.errors import ConfigurationError
 from penstock.server.commands.command_settings import read_settings
 from penstock.server.commands.generate import GenerateSettings
-from penstock.server.settings import RESERVED_TEMPLATE_KWARGS, ServeSettings
+from penstock.server.settings.requests import RESERVED_TEMPLATE_KWARGS
+from penstock.server.settings.serve import ServeSettings
+from penstock.settings import heading
 
 
 def serve(*arguments: str) -> ServeSettings:
@@ -216,9 +220,33 @@ def test_help_is_the_docstring(capsys: pytest.CaptureFixture[str]) -> None:
     assert "fraction of the free memory" in text
 
 
-def test_every_setting_is_explained() -> None:
-    own = set(ServeSettings.model_fields) - set(EngineConfig.model_fields) - {"log_level"}
-    assert not [name for name in own if not ServeSettings.model_fields[name].description]
+def test_every_setting_is_explained_and_belongs_to_a_group() -> None:
+    fields = ServeSettings.model_fields
+    assert not [name for name in fields if not fields[name].description]
+    assert [name for name in fields if heading(ServeSettings, name) is None] == ["config"]
+
+
+def test_flags_stand_below_the_heading_of_their_group(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        serve("--help")
+    _, *groups = re.split(r"^(\w[\w ]*):$", capsys.readouterr().out, flags=re.MULTILINE)
+    flags = {
+        title: re.findall(r"^  --([a-z-]+)", text, re.MULTILINE)
+        for title, text in zip(groups[::2], groups[1::2], strict=True)
+    }
+    assert flags["Engine"] == ["engine-in", "stall-s"]
+    assert flags["Searches"] == [name.replace("_", "-") for name in SearchSettings.model_fields]
+    assert list(flags)[:4] == ["positional arguments", "options", "Model", "Kernels"]
+
+
+def test_a_group_stands_for_itself() -> None:
+    """A function of a room takes its group; the whole is one too."""
+    assert SearchSettings(search_sequences=3).search_budget(max_running=4).sequences == 3
+    assert EngineConfig(max_running=9).search_budget(max_running=9).sequences == 3
+    with pytest.raises(ConfigurationError, match=r"--search-sequences is 5, above --max-running"):
+        EngineConfig(search_sequences=5).search_budget(max_running=4)
+    with pytest.raises(ValidationError, match="max_running"):
+        SearchSettings(max_running=4)  # type: ignore[call-arg]
 
 
 def test_what_templates_must_not_be_told_covers_transformers() -> None:

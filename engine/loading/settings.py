@@ -1,0 +1,34 @@
+"""Settings of the model that is loaded."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from penstock.settings import Settings
+
+
+class ModelSettings(Settings):
+    """Model.
+
+    `model`: folder of a transformers model, or its name on the Hub; default: the embedded model.
+    `served_model_name`: name of the model in requests; default: the name of its folder.
+    `device`: device of the model; auto is cuda if there is one, else cpu.
+    `dtype`: dtype of weights and KV cache; auto is bfloat16 on CUDA and float32 on a CPU.
+    `quantization`: of the weights of linear layers; int8 stores and multiplies them in 8 bits.
+    `trust_remote_code`: run Python code from the model folder; only for models that you trust.
+    `max_model_len`: longest prompt plus answer in tokens; default: the model's own context.
+    `chat_control_tokens`: who may write control tokens in a chat: its template alone, so that the
+    same characters in a message are plain text, or anyone.
+    `threads`: CPU threads of the model; default: OMP_NUM_THREADS, else chosen by the size of the
+    model and the number of cores.
+    """
+
+    model: str | None = None
+    served_model_name: str | None = None
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    quantization: Literal["none", "int8"] = "none"
+    trust_remote_code: bool = False
+    max_model_len: Annotated[int, Field(ge=16, le=2**24)] | None = None
+    chat_control_tokens: Literal["template", "anyone"] = "template"
+    threads: Annotated[int, Field(ge=1, le=1024)] | None = None
