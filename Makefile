@@ -61,6 +61,9 @@ docs: setup ## write the tables of flags and fields into docs/
 	$(BIN)/python docs/configuration.py
 	$(BIN)/python docs/api.py
 
+recording: setup ## record the picture of the README's first screen anew
+	$(BIN)/python docs/recording.py
+
 bench: setup ## measure the engine's steps, and the server beside transformers'
 	$(BIN)/$(INSTALL) accelerate
 	$(BIN)/python benchmarks/engine_step.py $(ARGS)
@@ -120,5 +123,5 @@ clean: ## remove caches and build products; .venv stays
 	rm -rf build dist out .pytest_cache .ruff_cache .hypothesis
 	find . -path ./$(VENV) -prune -o -name __pycache__ -print0 | xargs -0 rm -rf
 
-.PHONY: help setup serve test fuzz gpu check format docs bench load fairness soak nano nano-eval wheel \
+.PHONY: help setup serve test fuzz gpu check format docs recording bench load fairness soak nano nano-eval wheel \
 	image-deps image-install image-check wheel-check image clean

@@ -9,16 +9,14 @@ import torch
 from torch import Tensor
 
 from .pages import PagePool
+from .table import KVTable
 
 
-class SlotTable:
-    """Has `PageTable`'s interface, but a fixed set of pages: none is added, shared or published."""
+class SlotTable(KVTable):
+    """A fixed set of pages: none is added, shared or published."""
 
     def __init__(self, pool: PagePool, pages: list[int], page_size: int) -> None:
-        self._pool = pool
-        self.pages = pages
-        self.page_size = page_size
-        self.length = 0
+        super().__init__(pool, page_size, pages)
         self._index: Tensor | None = None
         self._page_ids: Tensor | None = None
 
@@ -27,11 +25,7 @@ class SlotTable:
         return 0
 
     def reserve(self, count: int) -> None:
-        """Take pages again, after they were given back.
-
-        Raises:
-            OutOfPages: nothing has changed.
-        """
+        """See `KVTable`: take pages again, after they were given back."""
         self.pages = self._pool.allocate_run(count)
         self._index = self._page_ids = None
 
@@ -40,6 +34,10 @@ class SlotTable:
 
     def truncate(self, length: int) -> None:
         """Does nothing: keys of rejected draft tokens were never written."""
+
+    def compact(self, root: int, accepted: Sequence[int]) -> list[tuple[int, int]]:
+        """None: keys of draft tokens are written once they are accepted."""
+        return []
 
     def publish(self, tokens: Sequence[int], length: int) -> None:
         """Does nothing: other sequences could not use these pages."""
@@ -53,9 +51,7 @@ class SlotTable:
     def index(self, count: int, device: torch.device) -> Tensor:
         """Where slots 0 to count - 1 of every head are: int64, page x page_size + offset."""
         if self._index is None or self._index.shape[0] != count:
-            first = torch.tensor(self.pages, device=device)[:, None] * self.page_size
-            within = torch.arange(self.page_size, device=device)
-            self._index = (first + within).flatten()[:count]
+            self._index = torch.tensor(self.slots(0, count), device=device)
         return self._index
 
     def page_ids(self, device: torch.device) -> Tensor:

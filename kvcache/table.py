@@ -1,10 +1,11 @@
-"""A sequence's page table: which pages hold its keys and values, in order.
+"""Where a context's keys and values are: the interface, and the page table of one without eviction.
 
 tokens   |<------------------ length -------------->|
 pages    [ 4 ][ 5 ][ 9 ][ 10, partly filled . . . . ]
          `--- published ---'
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -19,21 +20,80 @@ class PageCopy(NamedTuple):
     target: int
 
 
-class PageTable:
-    """Owns one reference to each of its pages.
+class KVTable(ABC):
+    """Pages of the keys and values of one context; it owns one reference to each of them.
 
-    `length` counts tokens whose keys are, or in the current step will be, in the pages.
+    A slot is a place for one key and value: page x page_size + offset. `length`: tokens whose keys
+    are, or in the current step will be, in the pages.
     """
+
+    def __init__(self, pool: PagePool, page_size: int, pages: list[int]) -> None:
+        self._pool = pool
+        self.page_size = page_size
+        self.pages = pages
+        self.length = 0
+
+    def slot(self, at: int) -> int:
+        """The slot of its place `at`; in a `PageTable`, that of this token."""
+        return self.pages[at // self.page_size] * self.page_size + at % self.page_size
+
+    def slots(self, begin: int, end: int) -> list[int]:
+        """The slots of its places `begin` to `end` - 1."""
+        size, pages = self.page_size, self.pages
+        return [pages[at // size] * size + at % size for at in range(begin, end)]
+
+    @abstractmethod
+    def pages_missing(self, length: int) -> int:
+        """Pages that `extend(length)` would take from the pool."""
+
+    @abstractmethod
+    def reserve(self, count: int) -> None:
+        """Hold `count` further pages for the slots of a context under eviction.
+
+        Raises:
+            OutOfPages: nothing has changed.
+        """
+
+    @abstractmethod
+    def extend(self, length: int) -> PageCopy | None:
+        """Make room for `length` tokens; returns the copy to perform before writing, if any.
+
+        Raises:
+            OutOfPages: nothing has changed.
+        """
+
+    @abstractmethod
+    def truncate(self, length: int) -> None:
+        """Forget the tokens from `length` on and release the pages that only they needed."""
+
+    @abstractmethod
+    def compact(self, root: int, accepted: Sequence[int]) -> list[tuple[int, int]]:
+        """Moves (from slot, to slot) that put the keys of accepted draft tokens in line.
+
+        `root`: position of the token before the draft. `accepted`: indices of draft tokens.
+        """
+
+    @abstractmethod
+    def publish(self, tokens: Sequence[int], length: int) -> None:
+        """Offer the full pages among the first `length` tokens to the prefix cache.
+
+        Only final tokens may be counted: none evicted, no draft token that may yet be rejected.
+        """
+
+    @abstractmethod
+    def free(self) -> None:
+        """Release all pages; the table is then empty and can be used again."""
+
+
+class PageTable(KVTable):
+    """Token i of the context is in slot i, for every head; pages may be shared with others."""
 
     def __init__(
         self, pool: PagePool, prefix: PrefixCache, page_size: int, salt: Salt = ""
     ) -> None:
-        self._pool = pool
+        super().__init__(pool, page_size, [])
         self._prefix = prefix
-        self.page_size = page_size
         self._salt = salt
-        self.pages: list[int] = []
-        self.length = 0
         self._published = 0
         self._chains: list[Chain] = [salt]
         self._reserve: list[int] = []
@@ -55,15 +115,11 @@ class PageTable:
         return self.length
 
     def pages_missing(self, length: int) -> int:
-        """Pages that `extend(length)` would take from the pool."""
+        """See `KVTable`."""
         return max(0, -(-length // self.page_size) - len(self.pages)) + self._must_copy_last()
 
     def extend(self, length: int) -> PageCopy | None:
-        """Make room for `length` tokens; returns the copy to perform before writing, if any.
-
-        Raises:
-            OutOfPages: nothing has changed.
-        """
+        """See `KVTable`."""
         copy_last = self._must_copy_last()
         growth = max(0, -(-length // self.page_size) - len(self.pages))
         if growth or copy_last:
@@ -81,10 +137,7 @@ class PageTable:
         return None
 
     def publish(self, tokens: Sequence[int], length: int) -> None:
-        """Offer the full pages among the first `length` tokens to the prefix cache.
-
-        Only final tokens may be counted: none evicted, no draft token that may yet be rejected.
-        """
+        """See `KVTable`."""
         for index in range(self._published, length // self.page_size):
             self._publish_page(index, self.pages[index], tokens)
 
@@ -93,21 +146,17 @@ class PageTable:
 
         `reserve`: how many of the pages held back move to it.
         """
-        twin = PageTable(self._pool, self._prefix, self.page_size, self._salt)
+        fork = PageTable(self._pool, self._prefix, self.page_size, self._salt)
         self._pool.retain(self.pages)
-        twin.pages = list(self.pages)
-        twin.length = self.length
-        twin._published = self._published
-        twin._chains = list(self._chains)
-        twin._reserve = self.take_reserve(reserve)
-        return twin
+        fork.pages = list(self.pages)
+        fork.length = self.length
+        fork._published = self._published
+        fork._chains = list(self._chains)
+        fork._reserve = self.take_reserve(reserve)
+        return fork
 
     def reserve(self, count: int) -> None:
-        """Hold back `count` further pages, for the slots that this context may move to.
-
-        Raises:
-            OutOfPages: nothing has changed.
-        """
+        """See `KVTable`; they are held back until the context moves to slots."""
         self._reserve += self._pool.allocate_run(count)
 
     def take_reserve(self, count: int) -> list[int]:
@@ -117,7 +166,7 @@ class PageTable:
         return taken
 
     def truncate(self, length: int) -> None:
-        """Forget the tokens from `length` on and release the pages that only they needed."""
+        """See `KVTable`."""
         assert length <= self.length
         keep = -(-length // self.page_size)
         self._pool.release(reversed(self.pages[keep:]))
@@ -126,8 +175,19 @@ class PageTable:
         self._published = min(self._published, length // self.page_size)
         del self._chains[self._published + 1 :]
 
+    def compact(self, root: int, accepted: Sequence[int]) -> list[tuple[int, int]]:
+        """See `KVTable`: the accepted path of a tree is scattered over the draft's slots."""
+        if list(accepted) == list(range(len(accepted))):
+            return []
+        slots = self.slots(root + 1, root + 2 + max(accepted))
+        return [
+            (slots[drafted], slots[target])
+            for target, drafted in enumerate(accepted)
+            if drafted != target
+        ]
+
     def free(self) -> None:
-        """Release all pages; the table is then empty and can be used again."""
+        """See `KVTable`."""
         self.truncate(0)
         self._pool.release(self.take_reserve(len(self._reserve)))
 

@@ -7,7 +7,6 @@ from ...kvcache.eviction_state import AttentionRecord, EvictionState
 from ...kvcache.pages import PagePool
 from ...kvcache.slot_table import SlotTable
 from ...kvcache.store import KVStore
-from ...kvcache.table import PageTable
 from ..state.request import Request
 from ..state.sequence import Context, Sequence
 from ..state.step import Chunk, Decoded, Step
@@ -31,7 +30,7 @@ class Eviction:
     def swap_out(self, sequence: Sequence) -> None:
         """Copy the slots of a preempted sequence to the host: they cannot be computed again."""
         for context in sequence.contexts:
-            if isinstance(context.table, SlotTable) and context.swapped is None:
+            if context.in_slots and context.swapped is None:
                 slots = self._slots(context)
                 context.swapped = []
                 for layer in range(len(self._store.keys)):
@@ -50,9 +49,8 @@ class Eviction:
     def _slots(self, context: Context) -> Tensor:
         """Where the slots of every head are: int64 `[K, S]`."""
         assert context.eviction_state is not None
-        assert isinstance(context.table, SlotTable)
         keys = self._store.keys[0]
-        slots = context.table.index(context.eviction_state.retention.slots, keys.device)
+        slots = context.slot_table.index(context.eviction_state.retention.slots, keys.device)
         return slots.expand(keys.shape[1], -1)
 
     def note_certain(self, step: Step) -> None:
@@ -107,14 +105,13 @@ class Eviction:
 
     def _move_to_slots(self, context: Context) -> None:
         """Move the survivors of the first eviction to pages of their own; free the others."""
-        eviction_state, table = context.eviction_state, context.table
+        eviction_state, table = context.eviction_state, context.page_table
         assert eviction_state is not None
-        assert isinstance(table, PageTable)
-        size, device = self._store.page_size, self._store.keys[0].device
-        at = torch.arange(eviction_state.length, device=device)
-        lies = torch.tensor(table.pages, device=device)[at // size] * size + at % size
+        device = self._store.keys[0].device
+        lies = torch.tensor(table.slots(0, eviction_state.length), device=device)
         kept = eviction_state.move_to_slots()
-        context.table = SlotTable(self._pool, table.take_reserve(context.slot_pages), size)
+        pages = table.take_reserve(context.slot_pages)
+        context.table = SlotTable(self._pool, pages, table.page_size)
         places = self._slots(context)[:, : kept.shape[2]]
         try:
             for layer in range(kept.shape[0]):

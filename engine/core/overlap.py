@@ -19,8 +19,10 @@ from ...decoding.drafting.draft import Continued, DraftedRow
 from ...kernels.transfer import Arriving, to_device
 from ...kvcache.pages import PagePool
 from ..model.cuda_graphs import DecodeGraphs
+from ..model.runner import ModelRunner
+from ..scheduling.scheduler import Scheduler
 from ..state.sequence import Sequence
-from ..state.step import Chunk, Step
+from ..state.step import Chunk, Decoded, Step
 from .decoder import Decoder
 
 
@@ -76,6 +78,69 @@ def can_overlap(sequence: Sequence) -> bool:
     )
 
 
+class OverlapLoop:
+    """The loop of steps that overlap, beside the ordinary one: at most one step is in flight."""
+
+    def __init__(
+        self, scheduler: Scheduler, pool: PagePool, runner: ModelRunner, decoder: Decoder
+    ) -> None:
+        self._scheduler = scheduler
+        self._pool = pool
+        self._runner = runner
+        self._decoder = decoder
+        self._in_flight: InFlightStep | None = None
+
+    @property
+    def busy(self) -> bool:
+        """Whether a step is in flight."""
+        return self._in_flight is not None
+
+    def drop(self) -> None:
+        """Forget the step in flight, whose sequences have ended."""
+        self._in_flight = None
+
+    def begin(self, step: Step, logits: Tensor) -> list[Decoded] | None:
+        """Enter the loop with a step that has just run; None: it cannot overlap.
+
+        Returns the tokens of `step`, with the next step launched if possible.
+        """
+        sequences = [chunk.sequence for chunk in step.chunks]
+        graphs = self._runner.graphs
+        if graphs is None or not step.in_lines or not all(map(can_overlap, sequences)):
+            return None
+        launched = InFlightStep.of(sequences, self._decoder.choose(logits, sequences))
+        return self._collect(launched, step, graphs)
+
+    def next(self) -> tuple[Step, list[Decoded]] | None:
+        """The step in flight and its tokens; None: there is none, or all its sequences ended."""
+        launched, self._in_flight = self._in_flight, None
+        if launched is None:
+            return None
+        assert self._runner.graphs is not None
+        step = launched.step(self._scheduler.running)
+        return (step, self._collect(launched, step, self._runner.graphs)) if step.chunks else None
+
+    def _collect(self, launched: InFlightStep, step: Step, graphs: DecodeGraphs) -> list[Decoded]:
+        """A launched step's tokens; before they are known, the next step is launched.
+
+        None is launched while a waiting request could join the next step.
+        """
+        if not self._scheduler.admits:
+            self._in_flight = launch_after(
+                launched, self._scheduler.running, self._pool, graphs, self._decoder
+            )
+        tokens = launched.tokens()
+        return [
+            Decoded(
+                sequence=chunk.sequence,
+                tokens=[tokens[id(chunk.sequence)]],
+                accepted=[],
+                predictions=[tokens[id(chunk.sequence)]],
+            )
+            for chunk in step.chunks
+        ]
+
+
 def launch_after(
     in_flight: InFlightStep,
     running: List[Sequence],
@@ -104,7 +169,7 @@ def launch_after(
         table = sequence.table
         copy = table.extend(at + 1)
         assert copy is None, "the last page is its own since the row before was reserved"
-        slots.append(table.pages[at // table.page_size] * table.page_size + at % table.page_size)
+        slots.append(table.slot(at))
     ids = in_flight.ids
     if len(going_on) < len(in_flight.sequences):
         rows_on = [known[id(sequence)] for sequence in going_on]

@@ -13,7 +13,6 @@ from ...kernels.transfer import to_device, together
 from ...kvcache.eviction_state import AttentionRecord, EvictionState
 from ...kvcache.slot_table import SlotTable
 from ...kvcache.store import KVStore
-from ...kvcache.table import PageTable
 from ..attention.evicting import ScoredRows, SlottedDraft, SlottedRows
 from ..attention.interface import Apart, PagedStep
 from ..attention.sparse import SparseRows
@@ -85,12 +84,10 @@ class ModelRunner:
         Checks the last layer: an overflow in an earlier layer carries on to it. Rows that decode
         are checked by their logits instead. `chunks`: those with rows of prompts.
         """
-        found = [chunk for chunk in chunks if isinstance(chunk.context.table, PageTable)]
+        found = [chunk for chunk in chunks if not chunk.context.in_slots]
         if not found:
             return
-        slots = torch.cat(
-            [self._slots(c.context.table.pages, c.context.computed, c.count) for c in found]
-        )
+        slots = torch.cat([self._slots(chunk) for chunk in found])
         finite = self._store.finite(len(self._store.keys) - 1, slots).tolist()
         first = 0
         for chunk in found:
@@ -133,7 +130,7 @@ class ModelRunner:
                 continue
             eviction_state = chunk.context.eviction_state
             assert eviction_state is not None
-            if chunk.draft is None and isinstance(chunk.context.table, SlotTable):
+            if chunk.draft is None and eviction_state.in_slots:
                 scored = eviction_state.retention.score is not None
                 slotted.setdefault(scored, []).append((row, chunk))
             else:
@@ -149,17 +146,15 @@ class ModelRunner:
             sparse_prefill=context.sparse_prefill,
             begin=context.computed,
             pages=context.table.pages,
-            slots=self._slots(context.table.pages, context.computed, chunk.count),
+            slots=self._slots(chunk),
             page_size=self._store.page_size,
             kernels=self.kernels,
         )
 
-    def _slots(self, pages: list[int], begin: int, count: int) -> Tensor:
-        """KV cache slots of tokens `[begin, begin + count)`: int64 `[count]`."""
-        size = self._store.page_size
-        return self._tensor(
-            [pages[at // size] * size + at % size for at in range(begin, begin + count)]
-        )
+    def _slots(self, chunk: Chunk) -> Tensor:
+        """KV cache slots of a chunk's rows: int64 `[count]`."""
+        begin = chunk.context.computed
+        return self._tensor(chunk.context.table.slots(begin, begin + chunk.count))
 
     def _slotted(self, found: list[tuple[int, Chunk]], scored: bool) -> SlottedRows:
         """The newest tokens of contexts whose keys are in slots (after eviction)."""
@@ -168,9 +163,8 @@ class ModelRunner:
         tables: list[list[int]] = []
         for _, chunk in found:
             assert chunk.count == 1, "a context in slots is never read again"
-            eviction_state, table = chunk.context.eviction_state, chunk.context.table
+            eviction_state, table = chunk.context.eviction_state, chunk.context.slot_table
             assert eviction_state is not None
-            assert isinstance(table, SlotTable)
             taken.append(self._taken(eviction_state, table))
             attention_record = chunk.attention_record = AttentionRecord(depths=[0], votes=None)
             contexts.append((eviction_state, attention_record))
@@ -211,7 +205,7 @@ class ModelRunner:
         attention_record = chunk.attention_record = AttentionRecord(depths=depths, votes=votes)
         parents = None if draft is None else draft.parents
         pages = context.table.pages
-        if isinstance(context.table, SlotTable):
+        if eviction_state.in_slots:
             tree = path_mask(list(range(-1, chunk.count - 2)) if parents is None else parents)
             return SlottedDraft(
                 rows=rows,
@@ -222,7 +216,7 @@ class ModelRunner:
                 tree=torch.from_numpy(tree).to(self._device),
                 attention_record=attention_record,
             )
-        slots = self._slots(pages, context.computed, chunk.count)
+        slots = self._slots(chunk)
         return ScoredRows(
             rows=rows,
             eviction_state=eviction_state,
@@ -283,18 +277,17 @@ class _Rows:
 
     def add(self, chunk: Chunk) -> None:
         """Add the rows of one context's chunk."""
-        context, draft, page_size = chunk.context, chunk.draft, self.page_size
+        context, draft = chunk.context, chunk.draft
         row, first = len(self.ids), context.computed
         last = first + chunk.count
         if chunk.count == 1 and not chunk.apart:
             self.ids.append(context.tokens[first])
             self.positions.append(first)
             self.ordinary.append(row)
-            pages = context.table.pages
-            self.slots.append(pages[first // page_size] * page_size + first % page_size)
+            self.slots.append(context.table.slot(first))
             self.starts.append(self.starts[-1] + 1)
             self.lengths.append(last)
-            self.tables.append(pages)
+            self.tables.append(context.table.pages)
             return
         if draft is None:
             self.ids += context.tokens[first:last]
@@ -309,13 +302,10 @@ class _Rows:
         self.ordinary += range(row, row + chunk.count)
         if draft is not None and draft.parents is not None:
             self.trees[len(self.lengths)] = draft.parents
-        pages = context.table.pages
-        self.slots += [
-            pages[at // page_size] * page_size + at % page_size for at in range(first, last)
-        ]
+        self.slots += context.table.slots(first, last)
         self.starts.append(self.starts[-1] + chunk.count)
         self.lengths.append(last)
-        self.tables.append(pages)
+        self.tables.append(context.table.pages)
 
 
 def wanted_rows(step: Step) -> list[int]:

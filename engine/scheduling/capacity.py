@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from ...kvcache.pages import OutOfPages, PagePool
-from ...kvcache.table import PageTable
 from ..state.request import Flow
 from ..state.sequence import Context, Sequence
 from ..state.step import Chunk, Step
@@ -118,8 +117,7 @@ class Room:
         # Room for all that it has to read, or others (or itself) would soon be preempted for it.
         missing = 0
         for context in sequence.contexts:
-            if isinstance(context.table, PageTable):
-                missing += context.table.pages_missing(len(context.tokens))
+            missing += context.table.pages_missing(len(context.tokens))
             if self._evicts_at_once(context):
                 missing += context.slot_pages * choices
         while missing > self.pool.available:
@@ -160,11 +158,11 @@ class Room:
         Raises:
             OutOfPages: nothing has changed.
         """
-        context, table = chunk.context, chunk.context.table
-        if context.eviction_state is None or not isinstance(table, PageTable) or table.reserved:
+        context = chunk.context
+        if context.eviction_state is None or not context.eviction_state.outgrows(chunk.count):
             return
-        if context.eviction_state.outgrows(chunk.count):
-            table.reserve(context.slot_pages)
+        if not context.page_table.reserved:
+            context.page_table.reserve(context.slot_pages)
 
     def _preempt(self, step: Step, victim: Sequence) -> None:
         step.chunks = [chunk for chunk in step.chunks if chunk.sequence is not victim]

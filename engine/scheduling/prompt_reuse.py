@@ -1,7 +1,6 @@
 """Which tokens need no computing: keys in the prefix cache, retained, or being computed now."""
 
 from ...kvcache.prefix import PrefixCache, Salt
-from ...kvcache.table import PageTable
 from ..state.sequence import Context, Sequence
 from ..state.sparse_prefill import salt_of
 from .retained_kv import RetainedKV
@@ -62,10 +61,9 @@ class PromptReuse:
 
     def _adopt(self, sequence: Sequence, number: int, context: Context) -> None:
         """Take the usable cached or retained keys of a context's tokens."""
-        assert isinstance(context.table, PageTable)
         usable = self._usable(sequence, context)
         shareable = min(usable, context.shareable)
-        context.computed = context.table.adopt_prefix(context.tokens[:shareable])
+        context.computed = context.page_table.adopt_prefix(context.tokens[:shareable])
         if context.eviction_state is not None:
             context.eviction_state.reset(context.computed)
         elif sequence.request.source is not None:

@@ -7,7 +7,7 @@ from ..state.sequence import Context, Sequence
 
 
 @dataclass(frozen=True, slots=True)
-class _Kept:
+class _Retained:
     """One context: the tokens whose keys and values its pages hold.
 
     `exact_from`: position of the answer's first token after a sparse prefill; None without one.
@@ -26,25 +26,25 @@ class RetainedKV:
     """
 
     def __init__(self) -> None:
-        self._kept: dict[str, tuple[_Kept, ...]] = {}
+        self._retained: dict[str, tuple[_Retained, ...]] = {}
 
     def put(self, name: str, sequence: Sequence) -> None:
         """Retain what a sequence has computed, in all contexts; nothing if any of them evicts."""
-        kept: list[_Kept] = []
+        kept: list[_Retained] = []
         for context in sequence.contexts:
-            if context.eviction_state is not None or not isinstance(context.table, PageTable):
+            if context.eviction_state is not None:
                 return
-            table = context.table.fork()
+            table = context.page_table.fork()
             table.truncate(min(table.length, context.computed))
-            kept.append(_Kept(context.tokens[: table.length], table, _exact_from(context)))
-        self._kept[name] = tuple(kept)
+            kept.append(_Retained(context.tokens[: table.length], table, _exact_from(context)))
+        self._retained[name] = tuple(kept)
 
     def adopt(self, name: str, number: int, context: Context, usable: int) -> None:
         """Give context `number` as many of its first `usable` tokens as are retained under `name`.
 
         Its table is empty, or holds what the prefix cache gave; the longer of the two stays.
         """
-        kept = self._kept.get(name, ())
+        kept = self._retained.get(name, ())
         if number >= len(kept):
             return
         source = kept[number]
@@ -60,12 +60,12 @@ class RetainedKV:
     def release(self, names: tuple[str, ...]) -> None:
         """Release the tables of these names; unknown names are ignored."""
         for name in names:
-            for kept in self._kept.pop(name, ()):
+            for kept in self._retained.pop(name, ()):
                 kept.table.free()
 
     def release_oldest(self) -> bool:
         """Release the oldest table to make room; False: nothing is retained."""
-        oldest = next(iter(self._kept), None)
+        oldest = next(iter(self._retained), None)
         if oldest is None:
             return False
         self.release((oldest,))
@@ -73,7 +73,7 @@ class RetainedKV:
 
     def clear(self) -> None:
         """Release everything."""
-        self.release(tuple(self._kept))
+        self.release(tuple(self._retained))
 
 
 def _exact_from(context: Context) -> int | None:

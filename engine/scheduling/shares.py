@@ -164,7 +164,8 @@ class Shares:
     def observe(self, rows: Mapping[Flow, int], seconds: float) -> None:
         """Learn from a step: the rows of each flow, and the time that it took."""
         bound, self._bound = self._bound, None
-        undisturbed, self._last = self._last == rows.keys(), frozenset(rows)
+        present = frozenset(rows)
+        undisturbed, self._last = self._last == present, present
         if len(rows) == 1:
             if undisturbed:
                 self._observe_alone(*next(iter(rows.items())), seconds)

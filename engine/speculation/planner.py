@@ -10,9 +10,10 @@ from math import inf
 from typing import Any, Final
 
 from ...decoding.base import DraftContext, Drafter, Drafting, Vocabulary
-from ..state.calibration import AcceptanceCalibration
 from ..state.sequence import Context, Sequence
 from ..state.step import Decoded
+from .calibration import AcceptanceCalibration
+from .draft_state import DraftState
 from .step_cost import StepCostModel
 from .time_budget import TimeBudget
 
@@ -73,6 +74,7 @@ class DraftPlanner:
         self._vocabulary = vocabulary
         # Every draft token is sampled, and sampling makes some copies of a row of logits.
         self._max_rows = min(max_rows, _SAMPLING_BYTES // (_BYTES_PER_LOGIT * vocabulary.size))
+        self._states: dict[Sequence, DraftState] = {}
         self._memories: OrderedDict[str, dict[str, Any]] = OrderedDict()
         self._clock = clock
         self._trees = trees
@@ -101,7 +103,7 @@ class DraftPlanner:
         took_s = self._step_cost.seconds(rows)
         self._looking.pass_step(took_s)
         self._trials.pass_step(took_s)
-        begun = [s.drafting for s in drafting if s.drafting is not None]
+        begun = [self._states[s].drafting for s in drafting if s in self._states]
         fixed = any(each.fixed for each in begun)
         # If some always draft, no step is without draft tokens.
         closed = self._looking.left_s < 0 or (not fixed and self._step_cost.is_stale(rows))
@@ -111,10 +113,10 @@ class DraftPlanner:
         most = self._max_rows - rows
         worth = self._worth(load)
         for sequence in drafting:
-            sequence.draft_pause -= 1
-            if sequence.draft_pause > 0:
+            state = self._states.get(sequence)
+            if state is not None and state.pause > 1:
+                state.pause -= 1
                 continue
-            sequence.draft_pause = 0
             # Choices that fork off next get their first token together, without draft tokens.
             if (
                 not sequence.decodes
@@ -126,11 +128,12 @@ class DraftPlanner:
             if any(_reads_sparsely(context) for context in sequence.contexts):
                 continue
             try:
-                if sequence.drafting is None:
-                    sequence.drafting = self._start(sequence)
-                if not sequence.drafting.fixed and (closed or self._looking.left_s < 0):
+                if state is None:
+                    state = self._states[sequence] = self._start(sequence)
+                state.pause = 0
+                if not state.drafting.fixed and (closed or self._looking.left_s < 0):
                     continue
-                most -= self._draft(sequence, sequence.drafting, load, worth, most, took_s)
+                most -= self._draft(sequence, state, load, worth, most, took_s)
             except Exception:  # noqa: BLE001, RUF100 - a plug-in may raise anything; other requests go on
                 _log_failure(sequence)
                 sequence.draft = None
@@ -140,15 +143,15 @@ class DraftPlanner:
     def _draft(
         self,
         sequence: Sequence,
-        drafting: Drafting,
+        state: DraftState,
         load: "_Load",
         worth: float,
         most: int,
         took_s: float,
     ) -> int:
         """Set one sequence's `draft`; returns the rows that it takes."""
-        begun_s, rows = self._clock(), 0
-        best, gain = self._size(sequence, drafting, load, worth, most)
+        begun_s, rows, drafting = self._clock(), 0, state.drafting
+        best, gain = self._size(sequence, state, load, worth, most)
         if best:
             draft = drafting.propose(best, _limit(sequence))
             draft = sequence.draft = draft if self._trees else draft.line()
@@ -170,30 +173,35 @@ class DraftPlanner:
 
     def learn(self, sequence: Sequence, item: Decoded) -> bool:
         """Tell a drafter how its draft was verified; False: the drafter failed."""
-        assert sequence.drafting is not None
         assert item.draft is not None
-        begun_s = self._clock()
-        if sequence.expected_accepted:  # else it was a trial, or fixed
-            assert sequence.calibration is not None
-            sequence.calibration.note(sequence.expected_accepted, len(item.accepted))
+        begun_s, state = self._clock(), self._states[sequence]
+        if state.expected_accepted:
+            state.calibration.note(state.expected_accepted, len(item.accepted))
         try:
-            sequence.drafting.learn(item.draft, item.predictions, item.accepted)
+            state.drafting.learn(item.draft, item.predictions, item.accepted)
         except Exception:  # noqa: BLE001, RUF100 - as above
             _log_failure(sequence)
             return False
-        self._note(sequence.drafting, begun_s)
+        self._note(state.drafting, begun_s)
         return True
 
     def finish(self, sequence: Sequence) -> None:
         """Tell the drafter that its sequence has ended, if it is `fixed` or its budget allows."""
-        drafting = sequence.drafting
-        if drafting is not None and (drafting.fixed or self._looking.left_s >= 0):
+        state = self._states.pop(sequence, None)
+        if state is None:
+            return
+        drafting = state.drafting
+        if drafting.fixed or self._looking.left_s >= 0:
             begun_s = self._clock()
             try:
                 drafting.finish()
             except Exception:  # noqa: BLE001, RUF100 - its request has ended already
                 _log_failure(sequence)
             self._note(drafting, begun_s)
+
+    def clear(self) -> None:
+        """Forget all sequences, after a step has failed half-way."""
+        self._states.clear()
 
     def _note(self, drafting: Drafting, begun_s: float) -> float:
         """The time since `begun_s`, charged to the budget unless the drafter is `fixed`."""
@@ -203,28 +211,26 @@ class DraftPlanner:
         return took_s
 
     def _size(
-        self, sequence: Sequence, drafting: Drafting, load: "_Load", worth: float, most: int
+        self, sequence: Sequence, state: DraftState, load: "_Load", worth: float, most: int
     ) -> tuple[int, float]:
         """How many draft tokens, and how many of them are expected to be accepted.
 
         `most`: rows for them, in all contexts together.
         """
-        contexts = 1 + len(sequence.other_contexts)
+        contexts, drafting = 1 + len(sequence.other_contexts), state.drafting
         sizes = drafting.sizes(_limit(sequence), worth)
         if drafting.fixed:
             best, gain = sizes[-1] if sizes else (0, 0.0)
             return min(best, most // contexts), gain
         sizes = [(size, right) for size, right in sizes if size * contexts <= most]
-        calibration = sequence.calibration
-        assert calibration is not None
-        share = calibration.share
+        share = state.calibration.share
         best, gain = self._best([(size, right * share) for size, right in sizes], load, contexts)
-        sequence.expected_accepted = gain / share
+        state.expected_accepted = gain / share
         if not best:
-            calibration.forgive()
+            state.calibration.recover()
         # A drafter with nothing worth drafting now may have something a few tokens later.
-        sequence.draft_misses = 0 if best else min(sequence.draft_misses + 1, _MISSES)
-        sequence.draft_pause = 2**sequence.draft_misses - 1
+        state.misses = 0 if best else min(state.misses + 1, _MISSES)
+        state.pause = 2**state.misses - 1
         return best, gain
 
     def _worth(self, load: "_Load") -> float:
@@ -262,11 +268,11 @@ class DraftPlanner:
         self._looking.earn(_SAVED_SHARE * saved_s)
         return best, gain
 
-    def _start(self, sequence: Sequence) -> Drafting:
+    def _start(self, sequence: Sequence) -> DraftState:
         choice = sequence.request.decoding["drafter"]
         assert isinstance(choice.method, Drafter)
         memory = self._memory(sequence.request.cache_salt)
-        sequence.calibration = memory.setdefault(
+        calibration = memory.setdefault(
             f"calibration: {choice.method.name}", AcceptanceCalibration()
         )
         context = DraftContext(
@@ -276,7 +282,8 @@ class DraftPlanner:
             # Contexts that evict do not run in graphs.
             lines=self._lines() and sequence.eviction_state is None,
         )
-        return choice.method.start(choice.parameters, sequence, context)
+        drafting = choice.method.start(choice.parameters, sequence, context)
+        return DraftState(drafting=drafting, calibration=calibration)
 
     def _memory(self, salt: str) -> dict[str, Any]:
         """What drafters keep for requests of that salt; the least recently used is dropped."""

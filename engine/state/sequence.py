@@ -3,16 +3,15 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from ...decoding.base import Drafting, Target
+from ...decoding.base import Target
 from ...decoding.drafting.draft import Draft
 from ...decoding.rule_state import RuleState
 from ...decoding.sampling import Sampling
 from ...kvcache.eviction_state import EvictionState
 from ...kvcache.slot_table import SlotTable
 from ...kvcache.store import Stored
-from ...kvcache.table import PageTable
+from ...kvcache.table import KVTable, PageTable
 from ...registry import Choice
-from .calibration import AcceptanceCalibration
 from .counters import NO_COUNTERS, MethodCounters
 from .request import Request, TokenLogprobs
 from .sparse_prefill import SparsePrefillState
@@ -29,7 +28,7 @@ class Context:
 
     tokens: list[int]
     prompt_length: int
-    table: PageTable | SlotTable
+    table: KVTable
     computed: int = 0
     eviction_state: EvictionState | None = None
     swapped: list[Stored] | None = None
@@ -62,8 +61,24 @@ class Context:
 
     def fork_table(self) -> PageTable:
         """A second table over the same pages, with its share of the reserve if there is one."""
-        assert isinstance(self.table, PageTable), "choices fork before anything is evicted"
-        return self.table.fork(self.slot_pages if self.table.reserved else 0)
+        return self.page_table.fork(self.slot_pages if self.page_table.reserved else 0)
+
+    @property
+    def in_slots(self) -> bool:
+        """Whether keys have been evicted, so that each head holds keys of different tokens."""
+        return self.eviction_state is not None and self.eviction_state.in_slots
+
+    @property
+    def page_table(self) -> PageTable:
+        """Its table while it is not `in_slots`."""
+        assert isinstance(self.table, PageTable)
+        return self.table
+
+    @property
+    def slot_table(self) -> SlotTable:
+        """Its table once it is `in_slots`."""
+        assert isinstance(self.table, SlotTable)
+        return self.table
 
     @property
     def slot_pages(self) -> int:
@@ -83,13 +98,10 @@ class Sequence(Context):
     `other_contexts`: the target's further contexts, which end in the same answer and decode in the
     same steps. `target`: what makes one distribution of all contexts' logits; None: the model's
     own. `pending_choices`: indices of the request's other choices, which fork off once the prompt
-    has been read. `drafting`: the drafter at work, once it was started. `draft`: what the next step
-    verifies. `reported_evictions`: in outputs so far. `draft_pause`: steps until the drafter is
-    asked again. `draft_misses`: times in a row that no draft paid. `expected_accepted`: draft
-    tokens of `draft` expected to be accepted. `calibration`: of such expectations. `awaits`: while
-    it waits, a sequence that computes the tokens both begin with, and their number. `served`: the
-    scheduler's step count when it last had rows. `rule_state`: what its rules remember of its
-    tokens."""
+    has been read. `draft`: the draft tokens that the next step verifies. `reported_evictions`: in
+    outputs so far. `awaits`: while it waits, a sequence that computes the tokens both begin with,
+    and their number. `served`: the scheduler's step count when it last had rows. `rule_state`: what
+    its rules remember of its tokens."""
 
     request: Request
     index: int
@@ -102,13 +114,8 @@ class Sequence(Context):
     prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)
     first_scheduled_s: float | None = None
     has_output: bool = False
-    drafting: Drafting | None = None
     draft: Draft | None = None
     reported_evictions: MethodCounters = NO_COUNTERS
-    draft_pause: int = 0
-    draft_misses: int = 0
-    expected_accepted: float = 0.0
-    calibration: AcceptanceCalibration | None = None
     awaits: "tuple[Sequence, int] | None" = None
     served: int = 0
     rule_state: RuleState | None = None

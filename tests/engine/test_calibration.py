@@ -2,7 +2,7 @@
 
 import pytest
 
-from penstock.engine.state.calibration import AcceptanceCalibration
+from penstock.engine.speculation.calibration import AcceptanceCalibration
 
 
 def test_promises_that_are_kept_are_believed() -> None:
@@ -15,7 +15,7 @@ def test_promises_that_are_kept_are_believed() -> None:
     assert calibration.share == 1.0, "never more than was said"
 
 
-def test_half_of_what_came_is_believed_and_forgiven_later() -> None:
+def test_half_of_what_came_is_believed_and_recovers_later() -> None:
     calibration = AcceptanceCalibration()
     calibration.note(4.0, 0)
     assert calibration.share == pytest.approx(8 / 12), "one draft says little"
@@ -23,5 +23,5 @@ def test_half_of_what_came_is_believed_and_forgiven_later() -> None:
         calibration.note(2.0, 1)
     assert calibration.share == pytest.approx(0.5, abs=0.05)
     for _ in range(3000):
-        calibration.forgive()
+        calibration.recover()
     assert calibration.share > 0.9

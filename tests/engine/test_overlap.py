@@ -140,7 +140,7 @@ def test_what_needs_its_tokens_has_its_steps_one_by_one(
     while len(built.engine.scheduler.running) == 2 or not outputs:
         outputs += built.engine.step()
         if len(built.engine.scheduler.running) == 2:
-            assert built.engine._in_flight is None  # pyright: ignore[reportPrivateUsage]
+            assert not built.engine._overlap.busy  # pyright: ignore[reportPrivateUsage]
     found = finished(built, outputs)
     assert [found["0"], found["1"]] == [one.tokens[0] for one in expected]
 

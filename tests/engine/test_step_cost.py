@@ -193,7 +193,8 @@ def planned(built: Built, step_cost: StepCostModel, count: int, rights: float) -
     )
     planner.plan(running)
     for sequence in running:
-        acceptance = cast("Any", sequence.drafting).acceptance
+        state = planner._states[sequence]  # pyright: ignore[reportPrivateUsage]
+        acceptance = cast("Any", state.drafting).acceptance
         for _ in range(200):
             acceptance.observe(1000, round(1000 * rights) if rights < 1 else 1000)
         acceptance._hits, acceptance._trials = rights * 10, 10.0

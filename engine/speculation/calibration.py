@@ -7,7 +7,7 @@ _PRIOR: Final = 8.0
 """Draft tokens taken to have been expected and accepted before the first draft."""
 _MEMORY: Final = 0.98
 """Factor on the weight of earlier drafts after one more; about the last fifty count."""
-_FORGIVING: Final = 0.998
+_RECOVERY: Final = 0.998
 """The same factor after a step for which the drafter offered nothing worth drafting."""
 
 
@@ -19,19 +19,19 @@ class AcceptanceCalibration:
     """
 
     def __init__(self) -> None:
-        self._promised = self._right = 0.0
+        self._expected = self._accepted = 0.0
 
     @property
     def share(self) -> float:
         """The factor by which to scale expected acceptances; 1 at most."""
-        return min(1.0, (self._right + _PRIOR) / (self._promised + _PRIOR))
+        return min(1.0, (self._accepted + _PRIOR) / (self._expected + _PRIOR))
 
-    def note(self, expected_accepted: float, right: int) -> None:
+    def note(self, expected_accepted: float, accepted: int) -> None:
         """Record a verified draft: draft tokens expected to be accepted, and those that were."""
-        self._promised = self._promised * _MEMORY + expected_accepted
-        self._right = self._right * _MEMORY + right
+        self._expected = self._expected * _MEMORY + expected_accepted
+        self._accepted = self._accepted * _MEMORY + accepted
 
-    def forgive(self) -> None:
+    def recover(self) -> None:
         """Move `share` towards 1 after a step without a draft: an unused drafter cannot recover."""
-        self._promised *= _FORGIVING
-        self._right *= _FORGIVING
+        self._expected *= _RECOVERY
+        self._accepted *= _RECOVERY
