@@ -9,29 +9,34 @@ from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
 from penstock import __version__
 
-from .auth import ApiKeys, AuthMiddleware
-from .context import ContextMiddleware
 from .errors import error_response
-from .failures import FailureMiddleware
-from .head import HeadMiddleware
 from .lifecycle import Lifecycle
 from .log import log_stats
 from .metrics import HttpMetrics
+from .middleware.access_log import AccessLogMiddleware
+from .middleware.allowed_sites import AllowedSitesMiddleware
+from .middleware.api_key import ApiKeyMiddleware, ApiKeys
+from .middleware.connection_close import ConnectionCloseMiddleware
+from .middleware.error_response import ErrorResponseMiddleware
+from .middleware.framing import FramingMiddleware
+from .middleware.head_as_get import HeadAsGetMiddleware
+from .middleware.head_size import HeadSizeMiddleware
+from .middleware.request_id import RequestIdMiddleware
 from .offload import Offload
 from .openapi import describe
 from .presets import check_presets
 from .request_body import BodyReader
 from .routes import chat, completions, later, meta, model_list, tokens
 from .services import Services
-from .site import SiteMiddleware
 from .unknown_route import unknown_route
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable
+    from collections.abc import AsyncGenerator, Callable, Sequence
 
     from prometheus_client import CollectorRegistry
     from starlette.requests import Request
@@ -93,6 +98,7 @@ def create_app(
             task.cancel()
         services.offload.close()
 
+    keys = ApiKeys(settings.read_api_keys())
     # FastAPI's interactive pages load scripts from other hosts, so they are off.
     app = FastAPI(
         title="Penstock",
@@ -100,10 +106,12 @@ def create_app(
         docs_url=None,
         redoc_url=None,
         lifespan=lifespan,
+        middleware=_middleware(services, keys, clock),
         redirect_slashes=False,
         generate_unique_id_function=lambda route: route.name,
     )
     app.state.services = services
+    app.openapi = cache(partial(describe, app, has_keys=bool(keys)))
     for routes in (completions, chat, tokens, model_list, meta, later):
         app.include_router(routes.router)
 
@@ -112,29 +120,42 @@ def create_app(
         return error_response(unknown_route(request, error))
 
     app.add_exception_handler(HTTPException, answer_unknown_route)
-
-    keys = ApiKeys(settings.read_api_keys())
-    app.openapi = cache(partial(describe, app, has_keys=bool(keys)))
-    # The middleware added last is the outermost.
-    if keys:
-        app.add_middleware(AuthMiddleware, keys=keys)
-    app.add_middleware(HeadMiddleware, max_bytes=settings.max_header_bytes)
-    app.add_middleware(FailureMiddleware)
-    if settings.cors_origin:
-        app.add_middleware(
-            CORSMiddleware,
-            allow_origins=settings.cors_origin,
-            # The origin check protects; client libraries send many headers of their own.
-            allow_methods=["*"],
-            allow_headers=["*"],
-            allow_private_network=True,
-            expose_headers=EXPOSED_HEADERS,
-        )
-    app.add_middleware(SiteMiddleware, hosts=settings.hosts, origins=settings.cors_origin)
-    app.add_middleware(
-        ContextMiddleware,
-        metrics=services.http_metrics,
-        clock=clock,
-        closing=lambda: services.lifecycle.is_ending,
-    )
     return app
+
+
+def _middleware(services: Services, keys: ApiKeys, clock: Callable[[], float]) -> list[Middleware]:
+    """What happens to every request around its route, from the outermost inwards."""
+    settings = services.settings
+    # The first four see every response, refusals of the inner ones too.
+    stack = [
+        Middleware(AccessLogMiddleware, metrics=services.http_metrics, clock=clock),
+        Middleware(ConnectionCloseMiddleware, closing=lambda: services.lifecycle.is_ending),
+        Middleware(RequestIdMiddleware),
+        Middleware(HeadAsGetMiddleware),
+        # Outside CORS, which answers preflights itself.
+        Middleware(AllowedSitesMiddleware, hosts=settings.hosts, origins=settings.cors_origin),
+    ]
+    if settings.cors_origin:
+        # Outside the error responses, so that web pages can read them.
+        stack.append(_cors(settings.cors_origin))
+    stack += [
+        Middleware(ErrorResponseMiddleware),
+        # From here on a refusal is an exception. The cheapest checks come first.
+        Middleware(HeadSizeMiddleware, max_bytes=settings.max_header_bytes),
+        Middleware(FramingMiddleware),
+    ]
+    if keys:
+        stack.append(Middleware(ApiKeyMiddleware, keys=keys))
+    return stack
+
+
+def _cors(origins: Sequence[str]) -> Middleware:
+    return Middleware(
+        CORSMiddleware,
+        allow_origins=origins,
+        # The origin check protects; client libraries send many headers of their own.
+        allow_methods=["*"],
+        allow_headers=["*"],
+        allow_private_network=True,
+        expose_headers=EXPOSED_HEADERS,
+    )

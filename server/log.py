@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_SHOWN_BYTES = 200
 _NOISY = ("uvicorn", "httpx", "httpcore", "asyncio", "filelock", "urllib3")
 
 
@@ -47,6 +48,12 @@ def stats_line(before: Stats, now: Stats, elapsed_s: float) -> str | None:
         hits = now.prefix_hit_tokens - before.prefix_hit_tokens
         line += f", prefix cache hits {100 * hits / queried:.1f} %"
     return line
+
+
+def shown(sent: bytes) -> str:
+    """Untrusted bytes as text for logs and error messages: escaped and cut."""
+    text = sent[:_SHOWN_BYTES].decode("latin-1").encode("unicode_escape").decode()
+    return text + "..." if len(sent) > _SHOWN_BYTES else text
 
 
 async def log_stats(engine: Backend, *, interval_s: float, clock: Callable[[], float]) -> None:

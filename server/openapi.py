@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 
-from .auth import OPEN_PATHS
 from .errors import JSON_MEDIA_TYPE
+from .middleware.api_key import OPEN_PATHS
 from .protocol.answers import ChatCompletionChunk, ErrorAnswer
 from .protocol.chat_body import ChatBody
 from .protocol.completion_body import CompletionBody

@@ -10,17 +10,11 @@ import re
 from collections.abc import Collection
 from ipaddress import ip_address
 
-from starlette.datastructures import Headers
-from starlette.types import ASGIApp, Receive, Scope, Send
-
-from .errors import HttpError, error_response
-
 ANY = "*"
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 _AUTHORITY = re.compile(r"(?:\[([0-9a-f:.]+)\]|([a-z0-9._-]+?)\.?)(?::([0-9]*))?")
 _ORIGIN = re.compile(r"([a-z][a-z0-9+.-]*)://(.+)")
 _DEFAULT_PORTS = {"http": "80", "https": "443"}
-_SHOWN_CHARS = 100
 
 
 class Hosts:
@@ -41,65 +35,13 @@ class Hosts:
         return name in self._names or (self._addresses and is_address(name))
 
 
-class SiteMiddleware:
-    """Refuses what was meant for another host, and pages of origins that are not trusted."""
-
-    def __init__(self, app: ASGIApp, *, hosts: Hosts | None, origins: Collection[str]) -> None:
-        self._app = app
-        self._hosts = hosts
-        self._origins = frozenset(origins)
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request, or refuse it."""
-        refusal = None
-        if scope["type"] == "http":
-            refusal = self._refusal(scope["method"], Headers(scope=scope))
-        if refusal is None:
-            await self._app(scope, receive, send)
-        else:
-            await error_response(refusal)(scope, receive, send)
-
-    def _refusal(self, method: str, headers: Headers) -> HttpError | None:
-        host = headers.get("host")
-        if self._hosts is not None and not self._hosts.accept(host):
-            name = (host or "")[:_SHOWN_CHARS]
-            return HttpError(
-                421,
-                f"this server does not go by the name {name!r}; call it as localhost or 127.0.0.1, "
-                "or start it with --allowed-hosts and that name",
-                code="host_not_allowed",
-            )
-        if self._is_trusted(method, host or "", headers):
-            return None
-        origin = headers.get("origin", "of another site")[:_SHOWN_CHARS]
-        return HttpError(
-            403,
-            f"web pages of the origin {origin!r} may not call this server; start it with "
-            "--cors-origin and that origin to let them",
-            code="origin_not_allowed",
-        )
-
-    def _is_trusted(self, method: str, host: str, headers: Headers) -> bool:
-        origin, site = headers.get("origin"), headers.get("sec-fetch-site")
-        if ANY in self._origins or origin in self._origins:
-            return True
-        if site in {"same-origin", "none"}:
-            return True
-        if origin is not None:
-            return _is_same(origin, host)
-        # Browsers name the origin of everything but plain GETs. Links may lead here from anywhere.
-        return site != "cross-site" or (
-            method == "GET" and headers.get("sec-fetch-mode") == "navigate"
-        )
-
-
 def is_origin(text: str) -> bool:
     """Whether a text in lower case is an origin: a scheme and a host, and no path."""
     parts = _ORIGIN.fullmatch(text)
     return parts is not None and _split(parts[2])[0] != ""
 
 
-def _is_same(origin: str, host: str) -> bool:
+def is_same_origin(origin: str, host: str) -> bool:
     """Whether an origin is this server's own; a proxy may have taken the encryption off."""
     parts = _ORIGIN.fullmatch(origin.lower())
     if parts is None:

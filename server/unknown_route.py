@@ -7,8 +7,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.routing import Match, Router
 
-from .context import shown
 from .errors import HttpError
+from .log import shown
 
 
 def unknown_route(request: Request, error: HTTPException) -> HttpError:

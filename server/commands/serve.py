@@ -25,8 +25,8 @@ from penstock.errors import ConfigurationError
 
 from ..app import create_app
 from ..connection import Connection, connection_class
-from ..context import record_refusal
 from ..log import configure_logging
+from ..middleware.access_log import record_refusal
 from .loading import load_engine
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from pydantic import SecretStr
 
 from penstock.errors import ConfigurationError
 from penstock.server.app import create_app
-from penstock.server.auth import ApiKeys
 from penstock.server.backend import Backend
+from penstock.server.middleware.api_key import ApiKeys
 from penstock.server.policies import Policy
 from penstock.server.settings.serve import ServeSettings
 from tests.server.process import ServeProcess

@@ -11,9 +11,9 @@ from hashlib import sha256
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from .context import shown
-from .errors import HttpError
-from .policies import Policy
+from ..errors import HttpError
+from ..log import shown
+from ..policies import Policy
 
 OPEN_PATHS = frozenset({"/health"})
 
@@ -41,7 +41,7 @@ class ApiKeys:
         return self._policies[tenant]
 
 
-class AuthMiddleware:
+class ApiKeyMiddleware:
     """Refuses requests without a right `Authorization: Bearer KEY`.
 
     OPTIONS needs none: browsers ask with it what they may send, before they send a key.

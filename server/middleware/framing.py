@@ -1,4 +1,4 @@
-"""The head of a request: as long as it may be, and with one meaning."""
+"""Refuses requests whose length or target another server could read differently."""
 
 import re
 from urllib.parse import unquote
@@ -6,41 +6,30 @@ from urllib.parse import unquote
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from .errors import HEAD_TOO_LARGE, HttpError
+from ..errors import HttpError
 
 _ABSOLUTE = re.compile(rb"https?://([^/]*)(.*)", re.IGNORECASE)
 
 
-class HeadMiddleware:
-    """Refuses heads that are too long, or that another server could read differently.
+class FramingMiddleware:
+    """Lets only heads with one meaning pass, and turns an absolute target into its path."""
 
-    `max_bytes`: h11 refuses longer heads only where they come in pieces; here all of them.
-    """
-
-    def __init__(self, app: ASGIApp, *, max_bytes: int) -> None:
+    def __init__(self, app: ASGIApp) -> None:
         self._app = app
-        self._max_bytes = max_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request.
 
         Raises:
-            HttpError: it is refused.
+            HttpError: its length or its target is ambiguous (400).
         """
         if scope["type"] == "http":
-            if _head_bytes(scope) > self._max_bytes:
-                raise HttpError(431, HEAD_TOO_LARGE, code="invalid_http")
-            _check_framing(scope)
+            _check_length(scope)
             _make_relative(scope)
         await self._app(scope, receive, send)
 
 
-def _head_bytes(scope: Scope) -> int:
-    lines = sum(len(name) + len(value) + 4 for name, value in scope["headers"])
-    return lines + len(scope["raw_path"]) + len(scope["query_string"])
-
-
-def _check_framing(scope: Scope) -> None:
+def _check_length(scope: Scope) -> None:
     """One length only: of two, a proxy in front may believe the other (RFC 9112, 6.1)."""
     headers = Headers(scope=scope)
     if "transfer-encoding" not in headers:

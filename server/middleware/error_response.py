@@ -1,19 +1,20 @@
-"""Turns exceptions that no route has answered into error responses, unexpected ones included."""
+"""Answers exceptions that no route has answered, unexpected ones included."""
 
 import logging
+from collections.abc import Awaitable
 
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from penstock.errors import EXITS, PenstockError
 
-from .errors import error_response
+from ..errors import error_response
 
 logger = logging.getLogger(__name__)
 
 
-class FailureMiddleware:
-    """Answers exceptions raised further in. Inside CORS, so that web pages can read the answers."""
+class ErrorResponseMiddleware:
+    """Turns exceptions into error responses; an unexpected one is a 500 without details."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -25,10 +26,10 @@ class FailureMiddleware:
             return
         begun = False
 
-        async def noted(message: Message) -> None:
+        def noted(message: Message) -> Awaitable[None]:
             nonlocal begun
             begun = True
-            await send(message)
+            return send(message)
 
         try:
             await self._app(scope, receive, noted)
