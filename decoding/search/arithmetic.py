@@ -56,7 +56,7 @@ def parse_step(line: str, numbers: Sequence[Fraction]) -> Step | None:
         return None
     first, second, result = (Fraction(match[i].strip("()")) for i in (1, 3, 4))
     before, used = Counter(numbers), Counter([first, second])
-    if not used <= before or _apply(match[2], first, second) != result:
+    if not used <= before or apply(match[2], first, second) != result:
         return None
     left = before - used + Counter([result])
     if Counter(map(Fraction, match[5].split(" "))) != left:
@@ -96,7 +96,7 @@ def makes(expression: str, numbers: Iterable[int], target: int) -> bool:
     except (SyntaxError, ValueError, MemoryError, RecursionError):
         return False
     used: list[int] = []
-    return _value(tree.body, used) == target and sorted(used) == sorted(numbers)
+    return value_of(tree.body, used) == target and sorted(used) == sorted(numbers)
 
 
 def spell(numbers: Iterable[Fraction]) -> str:
@@ -104,21 +104,22 @@ def spell(numbers: Iterable[Fraction]) -> str:
     return " ".join(map(str, numbers))
 
 
-def _value(node: ast.expr, used: list[int]) -> Fraction | None:
+def value_of(node: ast.expr, used: list[int]) -> Fraction | None:
     """The exact value, or None if it is not plain arithmetic; adds the numbers to `used`."""
-    if isinstance(node, ast.Constant) and type(node.value) is int:
+    if isinstance(node, ast.Constant) and type(node.value) is int:  # True is an int as well
         used.append(node.value)
         return Fraction(node.value)
     if not isinstance(node, ast.BinOp):
         return None
     sign = _SIGNS.get(type(node.op))
-    first, second = _value(node.left, used), _value(node.right, used)
+    first, second = value_of(node.left, used), value_of(node.right, used)
     if sign is None or first is None or second is None:
         return None
-    return _apply(sign, first, second)
+    return apply(sign, first, second)
 
 
-def _apply(sign: str, first: Fraction, second: Fraction) -> Fraction | None:
+def apply(sign: str, first: Fraction, second: Fraction) -> Fraction | None:
+    """The exact result of + - * or /; None for a division by zero."""
     if sign == "/":
         return first / second if second else None
     return {"+": first + second, "-": first - second, "*": first * second}[sign]

@@ -1,12 +1,13 @@
 """The checker against honest and hostile texts."""
 
+import ast
 from fractions import Fraction
 from itertools import permutations
 from random import Random
 
 import pytest
 
-from penstock.decoding.search.arithmetic import Step, compose, makes, parse_step
+from penstock.decoding.search.arithmetic import Step, compose, makes, parse_step, value_of
 
 FOUR = (4, 5, 6, 10)
 
@@ -61,6 +62,12 @@ def test_makes(text: str, numbers: tuple[int, ...], right: bool) -> None:
 def test_hostile_texts_are_no_expressions(text: str) -> None:
     assert not makes(text, FOUR, 24)
     assert parse_step(text, tuple(map(Fraction, FOUR))) is None
+
+
+@pytest.mark.parametrize("text", ["True", "True + 1", "1.0", "1j", "'1'", "-1", "1 % 1", "one"])
+def test_only_whole_numbers_have_a_value(text: str) -> None:
+    """The characters of an expression are checked before; the tree is checked by itself."""
+    assert value_of(ast.parse(text, mode="eval").body, []) is None
 
 
 def numbers(*some: int | str) -> tuple[Fraction, ...]:
