@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from .chunk_stream import ChunkStream
 from .logprobs import chat_logprobs, prompt_logprobs
 from .plan import usages
-from .search_answer import NodeEvents, with_trees
-from .usage import RunningUsage, usage_object
+from .search_answer import with_trees
+from .usage import usage_object
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,36 +55,17 @@ def chat_answer(
     return orjson.dumps(with_trees(answer, plan.requests, answered))
 
 
-class ChatStream:
-    """Chunks of a chat. The plain path joins ready-made bytes around one JSON string."""
+class ChatStream(ChunkStream["ChatBody"]):
+    """Chunks of a chat."""
 
     def __init__(self, plan: Plan[ChatBody]) -> None:
-        self._plan = plan
-        self._full = plan.body.logprobs or plan.body.return_token_ids
-        # What every chunk shares: {"id":...,"model":...} without its closing brace.
-        fields = {
-            "id": plan.id,
-            "object": "chat.completion.chunk",
-            "created": plan.created,
-            "model": plan.model,
-        }
-        common = orjson.dumps(fields)[:-1]
-        self._nodes = NodeEvents(
-            fields,
-            {"delta": {}, "logprobs": None, "finish_reason": None},
-            plan.requests,
-            has_usage=plan.body.include_usage,
+        super().__init__(
+            plan,
+            kind="chat.completion.chunk",
+            empty={"delta": {}, "logprobs": None, "finish_reason": None},
+            text_end=b'},"logprobs":null,"finish_reason":null}]',
         )
-        self._head = b"data: " + common + b',"choices":[{"index":'
-        self._empty = b"data: " + common + b',"choices":[]'
-        self._running = RunningUsage(plan.requests) if plan.body.continuous_usage else None
-        tail = b',"usage":null}\n\n' if plan.body.include_usage else b"}\n\n"
-        self._end_with(tail if self._running is None else self._running.tail)
-
-    def _end_with(self, tail: bytes) -> None:
-        """What chunks end with from now on."""
-        self._tail = tail
-        self._text_end = b'},"logprobs":null,"finish_reason":null}]' + tail
+        self._full = plan.body.logprobs or plan.body.return_token_ids
 
     def opening(self) -> bytes:
         """The role chunk of every choice, and one with what stands before the answer."""
@@ -103,8 +85,7 @@ class ChatStream:
     def events(self, prompt: int, delta: ChoiceDelta, answered: Answered) -> bytes:
         """A chunk of text, and the chunk with the finish reason where the choice ended."""
         if self._running is not None:
-            self._running.add(prompt, delta, answered)
-            self._end_with(self._running.tail)
+            self._count(prompt, delta, answered)
         if delta.nodes:
             return self._nodes.of(prompt, delta.index, delta.nodes)
         index = b"%d" % delta.index
@@ -124,13 +105,6 @@ class ChatStream:
         end = orjson.dumps({"finish_reason": delta.finish_reason, "stop_reason": delta.stop_reason})
         finish = b',"delta":{},"logprobs":null,' + end[1:] + b"]"
         return written + self._head + index + finish + self._tail
-
-    def closing(self, answered: Sequence[Answered]) -> bytes:
-        """The usage chunk, where it was asked for."""
-        if not self._plan.body.include_usage:
-            return b""
-        usage = orjson.dumps(usage_object(usages(answered)))
-        return self._empty + b',"usage":' + usage + b"}\n\n"
 
     def _full_chunk(self, delta: ChoiceDelta) -> bytes:
         body = self._plan.body

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from .chunk_stream import ChunkStream
 from .logprobs import CompletionLogprobs, echoed_logprobs, join_logprobs, prompt_logprobs
 from .plan import usages
-from .search_answer import NodeEvents, with_trees
-from .usage import RunningUsage, usage_object
+from .search_answer import with_trees
+from .usage import usage_object
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -61,36 +62,19 @@ def completion_answer(
     return orjson.dumps(with_trees(answer, plan.requests, answered))
 
 
-class CompletionStream:
-    """Chunks of a completion. The plain path joins ready-made bytes around one JSON string."""
+class CompletionStream(ChunkStream["CompletionBody"]):
+    """Chunks of a completion."""
 
     def __init__(self, plan: Plan[CompletionBody]) -> None:
-        self._plan = plan
+        super().__init__(
+            plan,
+            kind="text_completion",
+            empty={"text": "", "logprobs": None, "finish_reason": None},
+            text_end=b',"logprobs":null,"finish_reason":null}]',
+        )
         self._full = plan.body.logprobs is not None or plan.body.return_token_ids
         self._begun: set[int] = set()
         self._lists: dict[int, CompletionLogprobs] = {}
-        fields = {
-            "id": plan.id,
-            "object": "text_completion",
-            "created": plan.created,
-            "model": plan.model,
-        }
-        common = orjson.dumps(fields)[:-1]
-        self._nodes = NodeEvents(
-            fields,
-            {"text": "", "logprobs": None, "finish_reason": None},
-            plan.requests,
-            has_usage=plan.body.include_usage,
-        )
-        self._head = b"data: " + common + b',"choices":[{"index":'
-        self._empty = b"data: " + common + b',"choices":[]'
-        self._running = RunningUsage(plan.requests) if plan.body.continuous_usage else None
-        self._end_with(b',"usage":null}\n\n' if plan.body.include_usage else b"}\n\n")
-
-    def _end_with(self, tail: bytes) -> None:
-        """What chunks end with from now on."""
-        self._tail = tail
-        self._text_end = b',"logprobs":null,"finish_reason":null}]' + tail
 
     def opening(self) -> bytes:
         """Nothing: an echoed prompt comes with its choice's first chunk."""
@@ -99,8 +83,7 @@ class CompletionStream:
     def events(self, prompt: int, delta: ChoiceDelta, answered: Answered) -> bytes:
         """A chunk of text; the last one of a choice carries the finish reason."""
         if self._running is not None:
-            self._running.add(prompt, delta, answered)
-            self._end_with(self._running.tail)
+            self._count(prompt, delta, answered)
         index = prompt * self._plan.body.n + delta.index
         if delta.nodes:
             return self._nodes.of(prompt, index, delta.nodes)
@@ -111,13 +94,6 @@ class CompletionStream:
         if not delta.text:
             return echo
         return echo + head + b',"text":' + orjson.dumps(delta.text) + self._text_end
-
-    def closing(self, answered: Sequence[Answered]) -> bytes:
-        """The usage chunk, where it was asked for."""
-        if not self._plan.body.include_usage:
-            return b""
-        usage = orjson.dumps(usage_object(usages(answered)))
-        return self._empty + b',"usage":' + usage + b"}\n\n"
 
     def _begin(self, prompt: int, index: int, answered: Answered) -> bytes:
         """The echoed prompt, once for each choice, and the prompt's ids where asked for."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
 from ..disconnect import until_disconnect
@@ -11,7 +11,7 @@ from ..generations import collect, submitted
 from ..policies import Caller, caller_of
 from ..protocol.generation import GenerationBody
 from ..streaming import EventStream
-from .common import ignored_headers, json_response, services_of
+from .common import ignored_headers, json_response, services_of, tenant_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -21,13 +21,26 @@ if TYPE_CHECKING:
 
     from ..backend import Backend
     from ..protocol.plan import Answered, ChoiceResult, Plan, StreamWriter
+    from ..settings.requests import RequestSettings
 
 B = TypeVar("B", bound=GenerationBody)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What a plan depends on besides the body. `created`: Unix time in seconds.
+
+    `tenant`: whose cached prefixes the request may share (`tenant_of`).
+    """
+
+    created: int
+    tenant: str
+    settings: RequestSettings
+
+
 async def answer(
     request: Request,
-    make_plan: Callable[[Backend, bytes], Plan[B]],
+    make_plan: Callable[[Backend, bytes, Asked], Plan[B]],
     *,
     whole: Callable[[Plan[B], Sequence[Sequence[ChoiceResult]], Sequence[Answered]], bytes],
     stream: Callable[[Plan[B]], StreamWriter],
@@ -39,8 +52,15 @@ async def answer(
     since_s = asyncio.get_running_loop().time()
     services = services_of(request)
     engine = services.lifecycle.engine
+    asked = Asked(
+        created=int(services.wall_clock()),
+        tenant=tenant_of(request),
+        settings=services.settings,
+    )
     async with services.bodies.read(request) as raw:
-        plan = await until_disconnect(request.receive, services.offload.run(make_plan, engine, raw))
+        plan = await until_disconnect(
+            request.receive, services.offload.run(make_plan, engine, raw, asked)
+        )
     plan = _owned(plan, caller_of(request, services.settings.policy))
     headers = ignored_headers(request, plan.ignored)
     if plan.body.stream:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING
 
 from fastapi import APIRouter
@@ -19,18 +18,11 @@ from ..protocol.echo import Echo
 from ..protocol.parse import parse_body
 from ..protocol.plan import Plan
 from ..protocol.spelling import Spelling
-from .answer import answer
-from .common import (
-    answer_id,
-    services_of,
-    tenant_of,
-)
+from .answer import Asked, answer
+from .common import answer_id
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
-
     from ..backend import Backend
-    from ..presets import Presets
 
 router = APIRouter()
 
@@ -41,35 +33,19 @@ router = APIRouter()
 )
 async def create_chat_completion(request: Request) -> Response:
     """Answer a chat."""
-    services = services_of(request)
-    make_plan = partial(
-        plan_chat,
-        created=int(services.wall_clock()),
-        tenant=tenant_of(request),
-        allowed_template_kwargs=services.settings.chat_template_kwarg,
-        presets=services.settings.presets,
-    )
-    return await answer(request, make_plan, whole=chat_answer, stream=ChatStream)
+    return await answer(request, plan_chat, whole=chat_answer, stream=ChatStream)
 
 
-def plan_chat(
-    engine: Backend,
-    raw: bytes,
-    *,
-    created: int,
-    tenant: str,
-    allowed_template_kwargs: Collection[str],
-    presets: Presets,
-) -> Plan[ChatBody]:
+def plan_chat(engine: Backend, raw: bytes, asked: Asked) -> Plan[ChatBody]:
     """Check, render and tokenise a request; runs off the event loop.
 
     Raises:
         RequestError: it is refused.
     """
     body, ignored = parse_body(ChatBody, raw)
-    served = served_model(engine, body.model, presets)
+    served = served_model(engine, body.model, asked.settings.presets)
     body.check_together()
-    body.check_template(allowed_template_kwargs)
+    body.check_template(asked.settings.chat_template_kwarg)
     messages = body.template_messages()
     reads = engine.tokenizer.template_variables
     template_kwargs = body.template_kwargs(reads)
@@ -90,14 +66,14 @@ def plan_chat(
         prompt_logprobs=body.prompt_logprobs,
         truncation=body.truncation,
         priority=body.priority,
-        cache_salt=tenant + (body.cache_salt or ""),
+        cache_salt=asked.tenant + (body.cache_salt or ""),
         decoding=served.preset.decoding if body.decoding is None else body.decoding,
         kv_cache=served.preset.kv_cache if body.kv_cache is None else body.kv_cache,
         conversation=Conversation(messages=messages, template_kwargs=template_kwargs),
     )
     return Plan(
         id=identity,
-        created=created,
+        created=asked.created,
         model=served.id,
         body=body,
         requests=(request,),

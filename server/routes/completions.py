@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING
 
 from fastapi import APIRouter
@@ -20,17 +19,13 @@ from ..protocol.echo import Echo, echo_of
 from ..protocol.parse import parse_body
 from ..protocol.plan import Plan
 from ..protocol.spelling import Spelling
-from .answer import answer
-from .common import (
-    answer_id,
-    services_of,
-    tenant_of,
-)
+from .answer import Asked, answer
+from .common import answer_id
 
 if TYPE_CHECKING:
     from ...engine.state.request import Request as EngineRequest
     from ..backend import Backend
-    from ..presets import Preset, Presets
+    from ..presets import Preset
 
 router = APIRouter()
 
@@ -41,26 +36,17 @@ MAX_CHOICES = 1024
 @router.post("/v1/completions", **documented(CompletionBody, answer=Completion, events=Completion))
 async def create_completion(request: Request) -> Response:
     """Continue one prompt or several."""
-    services = services_of(request)
-    make_plan = partial(
-        plan_completion,
-        created=int(services.wall_clock()),
-        tenant=tenant_of(request),
-        presets=services.settings.presets,
-    )
-    return await answer(request, make_plan, whole=completion_answer, stream=CompletionStream)
+    return await answer(request, plan_completion, whole=completion_answer, stream=CompletionStream)
 
 
-def plan_completion(
-    engine: Backend, raw: bytes, *, created: int, tenant: str, presets: Presets
-) -> Plan[CompletionBody]:
+def plan_completion(engine: Backend, raw: bytes, asked: Asked) -> Plan[CompletionBody]:
     """Check and tokenise a request; runs off the event loop.
 
     Raises:
         RequestError: it is refused.
     """
     body, ignored = parse_body(CompletionBody, raw)
-    served = served_model(engine, body.model, presets)
+    served = served_model(engine, body.model, asked.settings.presets)
     body.check_together()
     prompts = body.prompts
     if len(prompts) * body.n > MAX_CHOICES:
@@ -79,7 +65,7 @@ def plan_completion(
                 body,
                 prompt,
                 request_id=f"{identity}-{number}",
-                tenant=tenant,
+                tenant=asked.tenant,
                 preset=served.preset,
             )
         )
@@ -97,7 +83,7 @@ def plan_completion(
         )
     return Plan(
         id=identity,
-        created=created,
+        created=asked.created,
         model=served.id,
         body=body,
         requests=tuple(requests),
