@@ -15,7 +15,7 @@ from pydantic import BaseModel, Field, StringConstraints, model_validator
 from torch import Tensor
 
 from ..registry import STRICT
-from .base import Prompt, Target
+from .target import Prompt, Target
 
 MAX_NEGATIVE_MESSAGES = 4096
 MAX_SCALE = 100.0

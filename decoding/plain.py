@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from ..registry import NoParameters
-from .base import Prompt, Target
+from .target import Prompt, Target
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

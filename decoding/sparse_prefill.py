@@ -14,7 +14,7 @@ from torch import Tensor
 from ..kernels.paged_attention.tiles import Tiles
 from ..kernels.sparse_prefill.labels import BLOCK, Labels, hashed, kept, light
 from ..kernels.sparse_prefill.lists import Lists, choose
-from .base import Labeller, Prefill
+from .prefill import Labeller, Prefill
 from .sparse_parameters import BUCKETS, KEEP, LEAST_RECENT, SINK, SparsePrefillParameters
 
 assert LEAST_RECENT >= BLOCK, "a block is whole before rows see a part of it"

@@ -343,4 +343,4 @@ class AsyncEngine:
 
 def _label(request: Request) -> str:
     """Names of the decoding methods used: a bounded set of labels, those of the registry."""
-    return "+".join(sorted(c.method.name for c in request.decoding.values())) or "plain"
+    return "+".join(sorted(c.method.name for c in request.methods.chosen)) or "plain"

@@ -7,7 +7,11 @@ from typing import Any
 
 import torch
 
-from ..decoding.base import DecodingMethod, SearchLimits, Vocabulary
+from ..decoding.base import DecodingMethod
+from ..decoding.drafting.base import Vocabulary
+from ..decoding.methods import Methods
+from ..decoding.prefill import Prefill
+from ..decoding.search.base import SearchLimits
 from ..errors import ConfigurationError, RequestError
 from ..kernels.backend import Kernels, choose, load
 from ..kvcache.base import CachePolicy
@@ -179,13 +183,13 @@ def make_input_processor(
         ),
         sparse_unsupported_reason=info.sparse_unsupported_reason,
         infilling=infilling_of(tokenizer),
-        prefill=_prefill(config, decoding, info),
+        default_prefill=_prefill(config, decoding, info),
     )
 
 
 def _prefill(
     settings: SparsePrefillSettings, decoding: Registry[DecodingMethod[Any]], info: ModelInfo
-) -> Choice[DecodingMethod[Any]] | None:
+) -> Choice[Prefill[Any]] | None:
     """The prefill method for requests that do not name one; None: dense prefill.
 
     Raises:
@@ -206,7 +210,7 @@ def _prefill(
         "buckets": settings.sparse_prefill_buckets,
     }
     try:
-        return decoding.resolve({"sparse_prefill": wanted})["prefill"]
+        return Methods.of(decoding.resolve({"sparse_prefill": wanted})).prefill
     except RequestError as error:
         raise ConfigurationError(f"--sparse-prefill: {error}") from error
 

@@ -1,6 +1,6 @@
 """The default policy: every key and value stays until the sequence ends."""
 
-from ..registry import NoParameters
+from ..registry import Choice, NoParameters
 from .base import CachePolicy
 
 
@@ -16,3 +16,5 @@ class Full(CachePolicy[NoParameters]):
 
 
 FULL = Full()
+KEEP_EVERYTHING = Choice(method=FULL, parameters=NoParameters())
+"""What requests get that name no policy."""

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from ..base import DraftContext
+from .base import DraftContext
 
 _MEMORY: Final = 0.9
 """Weight of a pass after one more; about the last ten count."""

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from math import inf
 from typing import Final
 
-from ..base import Drafting
 from ..sampling import Row
 from .acceptance import Acceptance
+from .base import Drafting
 from .draft import Draft
 
 MAX_WINDOW: Final = 256

@@ -13,9 +13,9 @@ from typing import Literal
 from pydantic import BaseModel, Field
 
 from ...registry import STRICT
-from ..base import DraftContext, Drafter, Drafting
 from ..sampling import Row
 from .acceptance import acceptance_of
+from .base import DraftContext, Drafter, Drafting
 from .chain import MAX_WINDOW, ChainDrafting
 from .draft import Draft
 from .ngram import MAX_NGRAM, SuggestedDrafting, memory_of

@@ -19,8 +19,8 @@ from typing import Final
 from pydantic import BaseModel, Field
 
 from ...registry import STRICT
-from ..base import DraftContext, Drafter, Drafting
 from ..sampling import Row
+from .base import DraftContext, Drafter, Drafting
 from .draft import Draft
 
 _SEED_TOKENS: Final = 4096

@@ -11,9 +11,9 @@ from typing import Final
 from pydantic import BaseModel, Field, model_validator
 
 from ...registry import STRICT
-from ..base import DraftContext, Drafter, Drafting
 from ..sampling import Row
 from . import compiled, suggest
+from .base import DraftContext, Drafter, Drafting
 from .chain import MAX_WINDOW, SIZES
 from .draft import Draft
 from .suggest import LEAST_CHANCE

@@ -15,7 +15,7 @@ from pydantic import BaseModel, Field
 from penstock.errors import RequestError
 
 from ...registry import STRICT
-from ..base import Controller, SearchContext, SearchLimits
+from .base import Controller, SearchContext, SearchLimits
 from .budget import Budget
 from .operations import (
     NO_ALLOWED_TOKEN,

@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field, StringConstraints, model_validator
 from penstock.errors import ContextLengthError, RequestError
 
 from ...registry import STRICT
-from ..base import Controller, SearchContext, SearchLimits
+from .base import Controller, SearchContext, SearchLimits
 from .budget import Budget
 from .operations import (
     Answer,

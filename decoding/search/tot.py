@@ -9,7 +9,7 @@ from collections.abc import Generator
 from typing import Any
 
 from ...errors import ContextLengthError, RequestError
-from ..base import Controller, SearchContext, SearchLimits
+from .base import Controller, SearchContext, SearchLimits
 from .bfs import breadth_first
 from .budget import Budget
 from .dfs import depth_first

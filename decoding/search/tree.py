@@ -4,7 +4,7 @@ from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from ..base import SearchContext
+from .base import SearchContext
 from .operations import (
     Answer,
     Emit,

@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...decoding.base import Target
 from ...decoding.drafting.draft import Draft, drafted_rows
 from ...decoding.logprobs import gather_logprobs
 from ...decoding.pieces import Pieces
 from ...decoding.sampler import NOTHING, Drawn, Sampler
 from ...decoding.sampling import Row
+from ...decoding.target import Target
 from ...kernels.backend import Kernels
 from ...kernels.transfer import to_device
 from ..model.numerics import AS_THEY_ARE, Numerics

@@ -7,7 +7,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from ...decoding.base import Vocabulary
+from ...decoding.drafting.base import Vocabulary
 from ...decoding.pieces import Pieces
 from ...kvcache.pages import PagePool
 from ...kvcache.prefix import PrefixCache

@@ -65,8 +65,8 @@ def can_overlap(sequence: Sequence) -> bool:
     return not (
         request.max_tokens == 0
         or request.prompt_logprobs is not None
-        or "drafter" in request.decoding
-        or "target" in request.decoding
+        or request.methods.drafter is not None
+        or request.methods.target is not None
         or request.logprobs is not None
         or request.part_of is not None
         or request.retain

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from ...decoding.base import Prefill
+from ...decoding.prefill import Prefill
 from ...decoding.sparse_parameters import (
     LEAST_RECENT,
     LEAST_TOKENS,

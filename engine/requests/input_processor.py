@@ -5,22 +5,26 @@ generation_config) is checked here; what does not is checked by `SamplingParams`
 """
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from ...decoding.base import DecodingMethod, SearchLimits, Target
+from ...decoding.base import DecodingMethod
 from ...decoding.compiled_rules import standing, words_of
+from ...decoding.methods import Methods
+from ...decoding.prefill import Prefill
 from ...decoding.rules import Rules
 from ...decoding.sampling import Sampling
 from ...decoding.sampling_params import ALL_THAT_IS_LEFT, SamplingParams
+from ...decoding.search.base import SearchLimits
+from ...decoding.target import Target
 from ...errors import ContextLengthError, RequestError
 from ...kvcache.base import CachePolicy, Retention
 from ...registry import Choice, Registry, Spec
 from ..state.request import Conversation, Request
 from .chat.template import RenderedChat
 from .infill import Infilling, encode_behind, infill_prompt
-from .prefill import Chosen, settled
+from .prefill import settled
 from .prompt import Prompt, TargetPrompt
 from .search import said_last, search_task
 from .tokenizer import Tokenizer
@@ -39,7 +43,7 @@ class InputProcessor:
     layers allow eviction. `search_limits`: what one search may use, and the known evaluators.
     `defaults`: sampling fields of the model's generation_config. `sparse_unsupported_reason`: why
     sparse prefill cannot serve this model; None: it can. `infilling`: the model's convention for
-    filling in the middle; None: it has none. `prefill`: the prefill method of requests that do not
+    filling in the middle; None: it has none. `default_prefill`: that of requests that do not
     name one."""
 
     tokenizer: Tokenizer
@@ -57,7 +61,7 @@ class InputProcessor:
     search_limits: SearchLimits
     sparse_unsupported_reason: str | None = None
     infilling: Infilling | None = None
-    prefill: Choice[DecodingMethod[Any]] | None = None
+    default_prefill: Choice[Prefill[Any]] | None = None
 
     def encode(
         self,
@@ -139,8 +143,8 @@ class InputProcessor:
         if params.max_tokens == ALL_THAT_IS_LEFT:
             params = params.model_copy(update={"max_tokens": None})
             default_max_tokens = None
-        chosen_decoding: Chosen = self.decoding.resolve(decoding)
-        chosen_kv_cache = self.kv_cache.resolve(kv_cache or "full")
+        methods = Methods.of(self.decoding.resolve(decoding))
+        (policy,) = self.kv_cache.resolve(kv_cache or "full")
         if truncation is not None:
             longest = self.max_length_tokens * self.tokenizer.longest_token_chars
             prompt = truncation.of_text(prompt, longest)
@@ -162,14 +166,13 @@ class InputProcessor:
             ids = self.encode(prompt, param=prompt_param, add_special_tokens=add_special_tokens)
             if truncation is not None:
                 ids = truncation.of_ids(ids, room)
-        contexts = None if params.max_tokens == 0 else self.contexts(chosen_decoding, ids)
+        contexts = None if params.max_tokens == 0 else self.contexts(methods, ids)
         prompts = (ids, *(contexts or ()))
-        policy = chosen_kv_cache["policy"]
         # Fractions count from the longest prompt, for all contexts: they will hold the same answer.
         retention = policy.method.retention(policy.parameters, max(map(len, prompts)))
-        chosen_decoding = settled(
-            chosen_decoding,
-            self.prefill,
+        methods = settled(
+            methods,
+            self.default_prefill,
             unsupported_reason=self.sparse_unsupported_reason,
             policy=policy,
             retention=retention,
@@ -178,8 +181,9 @@ class InputProcessor:
         limit = self.max_length_tokens if retention is None else self.context_tokens
         target = ""
         if contexts:
-            target = self._prompt_param(chosen_decoding["target"])
-            name = chosen_decoding["target"].method.name
+            assert methods.target is not None
+            target = self._prompt_param(methods.target)
+            name = methods.target.method.name
             self._check_sequences(params.n, 1 + len(contexts), f"{self.decoding.field}.{name}")
             room = self._room(prompts, limit, target, shares_pool=retention is None)
             default_max_tokens = min(default_max_tokens or room, room)
@@ -192,12 +196,12 @@ class InputProcessor:
             param = f"{self.kv_cache.field}.{policy.method.name}"
             self._check_retention(retention, prompts, max_tokens, params.n, param)
         search = None
-        if "controller" in chosen_decoding:
+        if methods.controller is not None:
             said = said_last(conversation) if conversation is not None else prompt
             if truncation is not None and conversation is None:
                 said = None
             search = search_task(
-                chosen_decoding["controller"],
+                methods.controller,
                 params=params,
                 problem=said if isinstance(said, str) else self.tokenizer.decode(ids),
                 conversation=conversation,
@@ -227,8 +231,8 @@ class InputProcessor:
             prompt_logprobs=prompt_logprobs,
             priority=priority,
             cache_salt=cache_salt,
-            decoding=chosen_decoding,
-            kv_cache=chosen_kv_cache,
+            methods=methods,
+            policy=policy,
             contexts=contexts or (),
             combines=contexts is not None,
             search=search,
@@ -238,7 +242,7 @@ class InputProcessor:
         """Tokens that a search's subrequest can generate after `ids`; may be below 1."""
         prompts = (ids, *part.contexts)
         longest = max(map(len, prompts))
-        policy = part.kv_cache["policy"]
+        policy = part.policy
         retention = policy.method.retention(policy.parameters, longest)
         try:
             if retention is not None:
@@ -252,22 +256,19 @@ class InputProcessor:
         return self.max_length_tokens - longest
 
     def contexts(
-        self, chosen: Mapping[str, Choice[DecodingMethod[Any]]], ids: tuple[int, ...]
+        self, methods: Methods, ids: tuple[int, ...]
     ) -> tuple[tuple[int, ...], ...] | None:
         """Prompts of the target's further contexts; None: no target, or one without effect."""
-        choice = chosen.get("target")
-        if choice is None:
+        target = methods.target
+        if target is None:
             return None
-        target = choice.method
-        assert isinstance(target, Target)
-        return target.contexts(choice.parameters, TargetPrompt(ids, self.tokenizer, self.encode))
+        prompt = TargetPrompt(ids, self.tokenizer, self.encode)
+        return target.method.contexts(target.parameters, prompt)
 
-    def _prompt_param(self, choice: Choice[DecodingMethod[Any]]) -> str:
+    def _prompt_param(self, target: Choice[Target[Any]]) -> str:
         """The field that a target's further prompts come from."""
-        method = choice.method
-        assert isinstance(method, Target)
-        field = method.prompt_field(choice.parameters)
-        name = f"{self.decoding.field}.{method.name}"
+        field = target.method.prompt_field(target.parameters)
+        name = f"{self.decoding.field}.{target.method.name}"
         return name if field is None else f"{name}.{field}"
 
     def _check_retention(

@@ -1,24 +1,23 @@
 """The prefill method of a request: its own, or the server's default where that is possible."""
 
-from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-from ...decoding.base import DecodingMethod, Prefill
+from ...decoding.methods import Methods
+from ...decoding.prefill import Prefill
 from ...errors import RequestError
 from ...kvcache.base import CachePolicy, Retention
 from ...registry import Choice
 
-Chosen = Mapping[str, Choice[DecodingMethod[Any]]]
-
 
 def settled(
-    chosen: Chosen,
-    default: Choice[DecodingMethod[Any]] | None,
+    methods: Methods,
+    default: Choice[Prefill[Any]] | None,
     *,
     unsupported_reason: str | None,
     policy: Choice[CachePolicy[Any]],
     retention: Retention | None,
-) -> Chosen:
+) -> Methods:
     """The methods, with the default in the `prefill` slot where the request names none.
 
     `unsupported_reason`: why no prefill method can serve this model. The default is dropped where
@@ -27,15 +26,10 @@ def settled(
     Raises:
         RequestError: the request's own choice cannot be served.
     """
-    choice = chosen.get("prefill", default)
-    others = {slot: each for slot, each in chosen.items() if slot != "prefill"}
-    if choice is None:
-        return others
-    method = choice.method
-    assert isinstance(method, Prefill)
-    if method.first(choice.parameters) is None:
-        return others
-    field = f"decoding.{method.name}"
+    choice = methods.prefill or default
+    if choice is None or choice.method.first(choice.parameters) is None:
+        return replace(methods, prefill=None)
+    field = f"decoding.{choice.method.name}"
     reason = (
         None
         if unsupported_reason is None
@@ -47,10 +41,10 @@ def settled(
             "attention that each key receives, from every row"
         )
     if reason is None:
-        return {**others, "prefill": choice}
-    if "prefill" in chosen:
+        return replace(methods, prefill=choice)
+    if methods.prefill is not None:
         code = (
             "unsupported_parameter" if unsupported_reason is not None else "unsupported_combination"
         )
         raise RequestError(f"{reason}; leave it out", param=field, code=code)
-    return others
+    return methods

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from ...decoding.base import Controller, DecodingMethod, SearchLimits
 from ...decoding.sampling_params import SamplingParams
+from ...decoding.search.base import Controller, SearchLimits
 from ...decoding.search.budget import Budget, filled
 from ...errors import RequestError
 from ...kvcache.base import CachePolicy, Retention
@@ -14,7 +14,7 @@ from .chat.turns import content_text
 
 
 def search_task(
-    controller: Choice[DecodingMethod[Any]],
+    controller: Choice[Controller[Any]],
     *,
     params: SamplingParams,
     problem: str,
@@ -34,7 +34,6 @@ def search_task(
         RequestError: names the field that controllers, or this controller, cannot work with.
     """
     method = controller.method
-    assert isinstance(method, Controller)
     name = f"decoding.{method.name}"
     for field, value in wants_logprobs.items():
         if value is not None:

@@ -14,8 +14,8 @@ from itertools import count
 from threading import Lock
 from typing import Any
 
-from ...decoding.base import Controller
 from ...decoding.sampling_params import PLAIN_TEXT
+from ...decoding.search.base import Controller
 from ...decoding.search.operations import (
     BudgetExhausted,
     Emit,
@@ -63,7 +63,7 @@ class Search:
     """
 
     def __init__(self, request: Request, maker: SubrequestBuilder) -> None:
-        controller, task = request.controller, request.search
+        controller, task = request.methods.controller, request.search
         assert controller is not None
         assert task is not None
         assert isinstance(controller.method, Controller)

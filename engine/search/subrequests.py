@@ -6,7 +6,6 @@ from collections.abc import Sequence as List
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ...decoding.base import Controller
 from ...decoding.gumbel import derive_seed
 from ...decoding.sampling_params import PLAIN_TEXT
 from ...decoding.search.budget import filled
@@ -20,10 +19,9 @@ class Context:
     """A request as its controller sees it (`SearchContext`)."""
 
     def __init__(self, request: Request, input_processor: InputProcessor) -> None:
-        task, controller = request.search, request.controller
+        task, controller = request.search, request.methods.controller
         assert task is not None
         assert controller is not None
-        assert isinstance(controller.method, Controller)
         self.problem = task.problem
         self.prompt = State(request.prompt_ids, prompt=len(request.prompt_ids))
         self.n = request.n
@@ -87,14 +85,13 @@ class SubrequestBuilder:
         self._input_processor = input_processor
         self._known_contexts: tuple[tuple[int, ...], tuple[tuple[int, ...], ...]] = ((), ())
         self._sequences = self.context.budget.sequences or 1
-        others = {slot: c for slot, c in request.decoding.items() if slot != "controller"}
-        plain = {slot: c for slot, c in others.items() if slot != "target"}
+        methods = replace(request.methods, controller=None)
         self._guided = replace(
-            request, search=None, decoding=others, part_of=request.id, text=PLAIN_TEXT
+            request, search=None, methods=methods, part_of=request.id, text=PLAIN_TEXT
         )
         self._judging = replace(
             self._guided,
-            decoding=plain,
+            methods=replace(methods, target=None),
             contexts=(),
             combines=False,
             stop_strings=(),
@@ -159,7 +156,7 @@ class SubrequestBuilder:
         length = len(state.ids) if state.prompt is None else min(state.prompt, len(state.ids))
         prompt, answer = state.ids[:length], state.ids[length:]
         if self._known_contexts[0] != prompt:
-            found = self._input_processor.contexts(base.decoding, prompt) or ()
+            found = self._input_processor.contexts(base.methods, prompt) or ()
             self._known_contexts = prompt, found
         return tuple(ids + answer for ids in self._known_contexts[1])
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from ...decoding.base import Drafting
+from ...decoding.drafting.base import Drafting
 from .calibration import AcceptanceCalibration
 
 

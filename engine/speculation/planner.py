@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from math import inf
 from typing import Any, Final
 
-from ...decoding.base import DraftContext, Drafter, Drafting, Vocabulary
+from ...decoding.drafting.base import DraftContext, Drafting, Vocabulary
 from ..state.sequence import Context, Sequence
 from ..state.step import Decoded
 from .calibration import AcceptanceCalibration
@@ -89,7 +89,7 @@ class DraftPlanner:
 
         Draft tokens are added where they raise the tokens expected of the step, divided by its
         estimated time. So a lone sequence drafts more than one of many."""
-        drafting = [s for s in running if "drafter" in s.request.decoding]
+        drafting = [s for s in running if s.request.methods.drafter is not None]
         broken: list[Sequence] = []
         if not drafting:
             return broken
@@ -269,8 +269,8 @@ class DraftPlanner:
         return best, gain
 
     def _start(self, sequence: Sequence) -> DraftState:
-        choice = sequence.request.decoding["drafter"]
-        assert isinstance(choice.method, Drafter)
+        choice = sequence.request.methods.drafter
+        assert choice is not None
         memory = self._memory(sequence.request.cache_salt)
         calibration = memory.setdefault(
             f"calibration: {choice.method.name}", AcceptanceCalibration()

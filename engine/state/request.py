@@ -2,15 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, Literal, cast
+from typing import Any, Final, Literal
 
-from ...decoding.base import Controller, DecodingMethod, Target
+from ...decoding.methods import NO_METHODS, Methods
 from ...decoding.sampling import Sampling
 from ...decoding.sampling_params import PLAIN_TEXT, TextOptions
 from ...decoding.search.operations import NO_ALLOWED_TOKEN as NO_ALLOWED_TOKEN
 from ...decoding.search.operations import Node
+from ...decoding.target import Target
 from ...errors import GenerationError
 from ...kvcache.base import CachePolicy, Retention
+from ...kvcache.full import KEEP_EVERYTHING
 from ...registry import Choice
 from .counters import NO_COUNTERS, MethodCounters
 
@@ -102,8 +104,8 @@ class Request:
     weight: float = 1.0
     priority: int = 0
     cache_salt: str = ""
-    decoding: Mapping[str, Choice[DecodingMethod[Any]]] = field(default_factory=dict)
-    kv_cache: Mapping[str, Choice[CachePolicy[Any]]] = field(default_factory=dict)
+    methods: Methods = NO_METHODS
+    policy: Choice[CachePolicy[Any]] = KEEP_EVERYTHING
     contexts: tuple[tuple[int, ...], ...] = ()
     combines: bool = False
     search: SearchTask | None = None
@@ -124,23 +126,15 @@ class Request:
         return f"{self.id}/{index}"
 
     @property
-    def controller(self) -> Choice[Controller[Any]] | None:
-        """What decides which sequences run; None: one for each choice."""
-        return cast("Choice[Controller[Any]] | None", self.decoding.get("controller"))
-
-    @property
     def target(self) -> Choice[Target[Any]] | None:
         """What makes one distribution of all contexts' logits; None: the model's own."""
-        return cast("Choice[Target[Any]]", self.decoding["target"]) if self.combines else None
+        return self.methods.target if self.combines else None
 
     @property
     def retention(self) -> Retention | None:
         """What the cache policy keeps, the same for all contexts; None: everything."""
-        choice = self.kv_cache.get("policy")
-        if choice is None:
-            return None
         longest = max(map(len, (self.prompt_ids, *self.contexts)))
-        return choice.method.retention(choice.parameters, longest)
+        return self.policy.method.retention(self.policy.parameters, longest)
 
     @property
     def prompt_tokens(self) -> int:

@@ -3,10 +3,10 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from ...decoding.base import Target
 from ...decoding.drafting.draft import Draft
 from ...decoding.rule_state import RuleState
 from ...decoding.sampling import Sampling
+from ...decoding.target import Target
 from ...kvcache.eviction_state import EvictionState
 from ...kvcache.slot_table import SlotTable
 from ...kvcache.store import Stored

@@ -1,11 +1,11 @@
 """Sparse prefill: how one prompt under a `prefill` method is read, while its sequence lives."""
 
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 from torch import Tensor
 
-from ...decoding.base import Labeller, Prefill
+from ...decoding.prefill import Labeller, Prefill
 from ...kvcache.prefix import Salt
 from ...registry import Choice
 from .request import Request
@@ -32,7 +32,7 @@ class SparsePrefillState:
     @classmethod
     def of(cls, request: Request, prompt: tuple[int, ...]) -> "SparsePrefillState | None":
         """The state of one of the request's contexts; None: all its rows see every key."""
-        choice = cast("Choice[Prefill[Any]] | None", request.decoding.get("prefill"))
+        choice = request.methods.prefill
         if choice is None:
             return None
         first, until = choice.method.first(choice.parameters), len(prompt) - request.answered

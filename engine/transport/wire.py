@@ -5,11 +5,12 @@ parameters as data, and the other side looks them up in its registry.
 """
 
 import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final, TypeVar
 
 import msgspec
 
+from ...decoding.methods import Methods
 from ...decoding.sampling import Sampling
 from ...registry import Choice, Method, Registry
 from ..loading.loader import ModelInfo
@@ -19,7 +20,7 @@ from ..state.stats import EngineStats
 
 READ_BYTES: Final = 1 << 16
 _LENGTH: Final = struct.Struct(">I")
-Methods = dict[str, dict[str, Any]]
+Packed = dict[str, dict[str, Any]]
 """Parameters by method name."""
 
 M = TypeVar("M", bound=Method)
@@ -48,8 +49,8 @@ class Submitted(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     weight: float
     priority: int
     cache_salt: str
-    decoding: Methods
-    kv_cache: Methods
+    methods: Packed
+    policy: Packed
     contexts: tuple[tuple[int, ...], ...]
     combines: bool
     part_of: str | None
@@ -159,32 +160,28 @@ def pack_message(message: Message) -> ToEngine:
         **{
             name: getattr(message, name)
             for name in Submitted.__struct_fields__
-            if name not in ("decoding", "kv_cache")
+            if name not in ("methods", "policy")
         },
-        decoding=_pack_methods(message.decoding),
-        kv_cache=_pack_methods(message.kv_cache),
+        methods=_pack(message.methods.chosen),
+        policy=_pack([message.policy]),
     )
 
 
 def unpack_request(message: Submitted, decoding: Registry[Any], kv_cache: Registry[Any]) -> Request:
     """The request that `pack_message` packed."""
     fields = {name: getattr(message, name) for name in Submitted.__struct_fields__}
-    fields["decoding"] = _unpack_methods(message.decoding, decoding)
-    fields["kv_cache"] = _unpack_methods(message.kv_cache, kv_cache)
+    fields["methods"] = Methods.of(_unpack(message.methods, decoding))
+    (fields["policy"],) = _unpack(message.policy, kv_cache)
     return Request(**fields)
 
 
-def _pack_methods(chosen: Mapping[str, Choice[M]]) -> Methods:
-    return {
-        c.method.name: c.parameters.model_dump(mode="json", by_alias=True) for c in chosen.values()
-    }
+def _pack(choices: Iterable[Choice[Any]]) -> Packed:
+    return {c.method.name: c.parameters.model_dump(mode="json", by_alias=True) for c in choices}
 
 
-def _unpack_methods(packed: Methods, registry: Registry[M]) -> dict[str, Choice[M]]:
+def _unpack(packed: Packed, registry: Registry[M]) -> Iterator[Choice[M]]:
     """Parameters were checked when packed; here they only regain their types."""
-    found: dict[str, Choice[M]] = {}
     for name, raw in packed.items():
         method = registry.methods[name]
         parameters = method.parameters.model_validate(raw, strict=False)
-        found[method.slot] = Choice(method=method, parameters=parameters)
-    return found
+        yield Choice(method=method, parameters=parameters)

@@ -6,7 +6,7 @@ import torch
 from pydantic import BaseModel, Field
 from torch import Tensor
 
-from penstock.decoding.base import Prompt, Target
+from penstock.decoding.target import Prompt, Target
 from penstock.errors import RequestError
 from penstock.registry import STRICT
 

@@ -10,7 +10,7 @@ import orjson
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from ...decoding.base import TraceLevel
+    from ...decoding.search.base import TraceLevel
     from ...decoding.search.operations import Node
     from ...engine.state.request import Request
     from .plan import Answered
@@ -20,7 +20,7 @@ EVENT = b"event: penstock.node\n"
 
 def trace_level(request: Request) -> TraceLevel:
     """How much of its tree a request asks for."""
-    choice = request.controller
+    choice = request.methods.controller
     return "none" if choice is None else choice.method.trace(choice.parameters)
 
 

@@ -124,8 +124,9 @@ def _prepare(
 
 def _check_batch(first: EngineRequest, prompts: int) -> None:
     """A further context belongs to one prompt: which of a batch it was written for is unknown."""
-    if prompts > 1 and first.contexts:
-        method = first.decoding["target"].method.name
+    target = first.target
+    if prompts > 1 and first.contexts and target is not None:
+        method = target.method.name
         raise RequestError(
             f"prompt has {prompts} prompts, and decoding.{method} takes one; send several requests",
             param=f"decoding.{method}",

@@ -12,7 +12,9 @@ from starlette.responses import PlainTextResponse, Response
 
 from penstock import __version__
 
-from ...decoding.base import SLOTS, Controller, Prefill
+from ...decoding.base import SLOTS
+from ...decoding.prefill import Prefill
+from ...decoding.search.base import Controller
 from ...kvcache.full import FULL
 from ..openapi import documented
 from ..protocol.answers import Health, MethodList, Version

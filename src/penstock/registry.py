@@ -44,16 +44,17 @@ class Method(Protocol):
 
 
 M = TypeVar("M", bound=Method)
+M_co = TypeVar("M_co", bound=Method, covariant=True)
 
 Spec = str | list[str] | Mapping[str, Any] | None
 """A name, several names (defaults for each), or names mapped to their parameters."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Choice(Generic[M]):
+class Choice(Generic[M_co]):
     """A method that a request chose, with its validated parameters."""
 
-    method: M
+    method: M_co
     parameters: BaseModel
 
 
@@ -76,8 +77,8 @@ class Registry(Generic[M]):
         """All methods that installed packages register under the entry-point `group`."""
         return cls(field, [cast(M, point.load()) for point in sorted(entry_points(group=group))])
 
-    def resolve(self, spec: Spec) -> dict[str, Choice[M]]:
-        """Check `spec` and return the chosen methods, keyed by slot.
+    def resolve(self, spec: Spec) -> tuple[Choice[M], ...]:
+        """Check `spec` and return the chosen methods, at most one for each slot.
 
         Raises:
             RequestError: unknown name or parameter, value out of bounds, or two in one slot.
@@ -101,7 +102,7 @@ class Registry(Generic[M]):
                     code="slot_conflict",
                 )
             chosen[method.slot] = Choice(method=method, parameters=self._parse(method, raw))
-        return chosen
+        return tuple(chosen.values())
 
     def _entries(self, spec: Spec) -> list[tuple[str, Any]]:
         if spec is None:

@@ -7,7 +7,8 @@ from typing import Any
 from pydantic import BaseModel
 
 from penstock import SamplingParams
-from penstock.decoding.base import Controller, DecodingMethod, SearchContext, SearchLimits
+from penstock.decoding.base import DecodingMethod
+from penstock.decoding.search.base import Controller, SearchContext, SearchLimits
 from penstock.decoding.search.budget import Budget
 from penstock.decoding.search.operations import Operation, Outcome
 from penstock.engine.build import Built

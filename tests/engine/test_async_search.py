@@ -11,7 +11,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from penstock import LLM, SamplingParams
-from penstock.decoding.base import SearchContext
+from penstock.decoding.search.base import SearchContext
 from penstock.decoding.search.operations import Answer, Evaluate, Free, Generate, Outcome
 from penstock.engine.async_engine import AsyncEngine
 from penstock.engine.config import EngineConfig

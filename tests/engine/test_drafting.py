@@ -10,8 +10,9 @@ import pytest
 from pydantic import BaseModel
 
 from penstock import SamplingParams
-from penstock.decoding.base import DraftContext, Drafter, Drafting
+from penstock.decoding.drafting.base import DraftContext, Drafter, Drafting
 from penstock.decoding.drafting.draft import Draft
+from penstock.decoding.methods import Methods
 from penstock.decoding.sampling import Row
 from penstock.engine.build import Built
 from penstock.engine.speculation.planner import DraftPlanner
@@ -168,7 +169,7 @@ def test_an_oracle_needs_the_fewest_passes(window: int, tiny_model: TinyModel) -
     job = jobs()[3]
     (plain,) = run(built, [job])
     teller = Choice(method=_Teller(plain.tokens[0], window, 0), parameters=NoParameters())
-    (told,) = run(built, [job], change=lambda r: replace(r, decoding={"drafter": teller}))
+    (told,) = run(built, [job], change=lambda r: replace(r, methods=Methods(drafter=teller)))
     assert told.tokens == plain.tokens
     # The first token comes with the prompt.
     assert told.usage.steps == 1 + math.ceil((NEW_TOKENS - 1) / (window + 1))
@@ -199,7 +200,7 @@ def test_the_right_path_of_a_tree_is_found_and_kept(kind: str, tiny_model: TinyM
     teller = Choice(method=LastTeller(plain.tokens[0], 4, 1), parameters=NoParameters())
 
     def change(request: Request) -> Request:
-        return replace(request, decoding={"drafter": teller})
+        return replace(request, methods=Methods(drafter=teller))
 
     (told,) = run(built, [job], change=change, after_step=lambda: settled(built))
     assert told.tokens == plain.tokens
@@ -220,7 +221,7 @@ def test_answers_end_inside_an_accepted_run_where_they_would(tiny_model: TinyMod
     for ending in endings:
         cut = Job(prompt=job.prompt, params=job.params.model_copy(update=ending))
         (expected,) = run(built, [cut])
-        (found,) = run(built, [cut], change=lambda r: replace(r, decoding={"drafter": told}))
+        (found,) = run(built, [cut], change=lambda r: replace(r, methods=Methods(drafter=told)))
         assert (found.tokens, found.texts, found.reasons) == (
             expected.tokens,
             expected.texts,

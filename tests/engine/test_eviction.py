@@ -30,7 +30,7 @@ def tokens(answers: list[Answer]) -> list[list[list[int]]]:
 
 def with_policy(choice: Choice[Any]) -> Any:
     def change(request: Request) -> Request:
-        return replace(request, kv_cache={"policy": choice})
+        return replace(request, policy=choice)
 
     return change
 

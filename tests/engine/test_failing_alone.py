@@ -16,10 +16,13 @@ from pydantic import BaseModel
 from torch import Tensor
 
 from penstock import SamplingParams
-from penstock.decoding.base import DraftContext, Drafter, Drafting, Prompt, SearchContext, Target
+from penstock.decoding.drafting.base import DraftContext, Drafter, Drafting
 from penstock.decoding.drafting.draft import Draft
+from penstock.decoding.methods import Methods
 from penstock.decoding.sampling import Row
+from penstock.decoding.search.base import SearchContext
 from penstock.decoding.search.operations import Answer, Generate, Outcome
+from penstock.decoding.target import Prompt, Target
 from penstock.engine.build import Built
 from penstock.engine.core.engine import Engine
 from penstock.engine.state.request import Request, StepOutput
@@ -131,8 +134,8 @@ def check(built: Built, broken: Request, good: Request, *, told: bool = True) ->
     "where", ["start", "sizes", "propose", "vocabulary", "learn", "finish"], ids=str
 )
 def test_a_drafter(built: Built, where: str) -> None:
-    drafter = {"drafter": Choice(method=_BreakingDrafter(where), parameters=NoParameters())}
-    broken = request_of(built, "broken", [5, 6, 7], decoding=drafter)
+    drafter = Choice(method=_BreakingDrafter(where), parameters=NoParameters())
+    broken = request_of(built, "broken", [5, 6, 7], methods=Methods(drafter=drafter))
     good = request_of(built, "good", [8, 9, 10])
     check(built, broken, good, told=where != "finish")
 
@@ -142,7 +145,7 @@ def test_a_target(built: Built) -> None:
 
     def of(parameters: NoParameters) -> dict[str, Any]:
         return {
-            "decoding": {"target": Choice(method=method, parameters=parameters)},
+            "methods": Methods(target=Choice(method=method, parameters=parameters)),
             "combines": True,
         }
 
@@ -160,8 +163,8 @@ def test_the_state_of_a_method(built: Built) -> None:
         def retention(self, parameters: Any, prompt_length: int) -> None:
             raise ArithmeticError("broken in retention")
 
-    policy: Any = {"policy": Choice(method=Policy(), parameters=NoParameters())}  # type: ignore[type-var]
-    broken = request_of(built, "broken", [5, 6, 7], kv_cache=policy)
+    policy: Any = Choice(method=Policy(), parameters=NoParameters())  # type: ignore[type-var]
+    broken = request_of(built, "broken", [5, 6, 7], policy=policy)
     check(built, broken, request_of(built, "good", [8, 9, 10]))
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from penstock import LLM, SamplingParams
-from penstock.decoding.base import SearchContext
+from penstock.decoding.search.base import SearchContext
 from penstock.decoding.search.operations import (
     Answer,
     BudgetExhausted,

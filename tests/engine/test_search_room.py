@@ -5,7 +5,7 @@ from typing import Any
 from torch import Tensor
 
 from penstock import SamplingParams
-from penstock.decoding.base import SearchContext
+from penstock.decoding.search.base import SearchContext
 from penstock.decoding.search.operations import Generate, State
 from penstock.engine.build import Built, build_engine
 from penstock.engine.config import EngineConfig

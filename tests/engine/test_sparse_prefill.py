@@ -401,7 +401,7 @@ def default(tiny_model: TinyModel) -> Built:
 
 def named(built: Built, decoding: Spec, kv_cache: Spec = None) -> list[str]:
     one = Job(prompt=[1, 2], params=GREEDY, decoding=decoding, kv_cache=kv_cache)
-    return sorted(c.method.name for c in prepare(built, "0", one).decoding.values())
+    return sorted(c.method.name for c in prepare(built, "0", one).methods.chosen)
 
 
 def test_the_server_s_default(default: Built, tiny_model: TinyModel) -> None:

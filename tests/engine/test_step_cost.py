@@ -10,8 +10,9 @@ import pytest
 from pydantic import BaseModel
 
 from penstock import SamplingParams
-from penstock.decoding.base import DraftContext, Drafter, Drafting, Vocabulary
+from penstock.decoding.drafting.base import DraftContext, Drafter, Drafting, Vocabulary
 from penstock.decoding.drafting.draft import Draft
+from penstock.decoding.methods import Methods
 from penstock.decoding.sampling import Row
 from penstock.engine.build import Built
 from penstock.engine.speculation.planner import DraftPlanner
@@ -280,7 +281,7 @@ def asking(built: Built, says: float) -> tuple[_Asked, DraftPlanner]:
     params = SamplingParams(max_tokens=400, temperature=0, ignore_eos=True)
     choice = Choice(method=_Asker(drafting), parameters=NoParameters())
     request = prepare(built, "0", Job(prompt=[1, 2], params=params))
-    built.engine.add(replace(request, decoding={"drafter": choice}))
+    built.engine.add(replace(request, methods=Methods(drafter=choice)))
     built.engine.step()
     planner = DraftPlanner(
         paced({1: 1.0, 9: 1.5}),

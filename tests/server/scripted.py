@@ -18,8 +18,9 @@ import httpx
 import openai
 from prometheus_client import CollectorRegistry
 
-from penstock.decoding.base import DecodingMethod, SearchLimits
+from penstock.decoding.base import DecodingMethod
 from penstock.decoding.plain import PLAIN
+from penstock.decoding.search.base import SearchLimits
 from penstock.decoding.search.budget import Budget
 from penstock.engine.async_engine import AsyncEngine
 from penstock.engine.config import EngineConfig

@@ -174,7 +174,7 @@ def test_every_integer_parameter_of_a_method_may_be_written_as_a_float() -> None
     nested = [{"tot": {"budget": {"tokens": number}}} for number in (500, 500.0)]
     assert REGISTRIES[0].resolve(nested[0]) == REGISTRIES[0].resolve(nested[1])
     for written, meant in ((1.0, float), (100.0, int)):
-        parameters = REGISTRIES[1].resolve({"h2o": {"heavy": written}})["policy"].parameters
+        parameters = REGISTRIES[1].resolve({"h2o": {"heavy": written}})[0].parameters
         assert isinstance(parameters, H2OParameters)
         assert type(parameters.heavy) is meant
 

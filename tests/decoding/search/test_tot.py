@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from penstock.decoding.base import SearchLimits
+from penstock.decoding.search.base import SearchLimits
 from penstock.decoding.search.budget import Budget
 from penstock.decoding.search.operations import Generate, Outcome, State
 from penstock.decoding.search.parameters import TotParameters
