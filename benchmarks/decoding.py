@@ -35,6 +35,7 @@ from benchmarks.provenance import ROOT, Provenance
 from penstock import SamplingParams
 from penstock.engine.build import Built, build_engine
 from penstock.engine.config import EngineConfig
+from penstock.engine.requests.input import Input
 from penstock.models.nano.abilities import (
     copying,
     extraction,
@@ -174,11 +175,13 @@ def _run(
     params = SamplingParams(max_tokens=256, temperature=temperature, seed=1)
     waiting = [
         built.input_processor.prepare(
-            request_id=str(i),
-            prompt=prompt,
-            params=params,
-            decoding=METHODS[method],
-            cache_salt=method,
+            Input(
+                request_id=str(i),
+                prompt=prompt,
+                params=params,
+                decoding=METHODS[method],
+                cache_salt=method,
+            )
         )
         for i, prompt in enumerate(prompts)
     ]

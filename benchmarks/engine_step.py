@@ -45,6 +45,7 @@ from penstock.engine.attention.interface import PagedStep
 from penstock.engine.build import Built, build_engine
 from penstock.engine.config import EngineConfig
 from penstock.engine.outputs.output_state import OutputState
+from penstock.engine.requests.input import Input
 
 OUTPUT = Path(__file__).resolve().parent / "results" / "engine_step.csv"
 STEP, STEP_TIMED = "step", "step, timed"
@@ -127,7 +128,7 @@ def decode(
     output_states: dict[str, OutputState] = {}
     for index, source in enumerate(_sources(concurrency, seed)):
         request = input_processor.prepare(
-            request_id=f"{seed}-{index}", prompt=prompt_ids(subject, source), params=params
+            Input(request_id=f"{seed}-{index}", prompt=prompt_ids(subject, source), params=params)
         )
         output_states[request.id] = OutputState(request, input_processor.tokenizer)
         engine.add(request)

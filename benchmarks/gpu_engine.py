@@ -33,6 +33,7 @@ from penstock.bench.report import plain_table
 from penstock.bench.statistics import percentile
 from penstock.engine.build import Built, build_engine
 from penstock.engine.config import EngineConfig
+from penstock.engine.requests.input import Input
 from penstock.registry import Spec
 
 OUTPUT: Final = ROOT / "benchmarks" / "results" / "gpu_engine.csv"
@@ -201,11 +202,13 @@ def _submit(built: Built, case: Case, seed: int, *, max_tokens: int) -> list[str
     names: list[str] = []
     for number, prompt in enumerate(_prompts(built, case, seed)):
         request = built.input_processor.prepare(
-            request_id=f"{seed}-{number}",
-            prompt=prompt,
-            params=params,
-            decoding=case.decoding,
-            kv_cache=case.kv_cache,
+            Input(
+                request_id=f"{seed}-{number}",
+                prompt=prompt,
+                params=params,
+                decoding=case.decoding,
+                kv_cache=case.kv_cache,
+            )
         )
         built.engine.add(request)
         names.append(request.id)

@@ -29,6 +29,7 @@ from penstock import SamplingParams
 from penstock.engine.build import Built, build_engine
 from penstock.engine.config import EngineConfig
 from penstock.engine.outputs.output_state import OutputState
+from penstock.engine.requests.input import Input
 from penstock.models.nano.abilities import storytelling
 from penstock.models.nano.abilities.example import Example
 
@@ -114,10 +115,12 @@ def _answer(
         if negative == CONTRARY:
             cfg["negative_messages"] = [{"role": "user", "content": contrary(request)}]
         prepared = built.input_processor.prepare(
-            request_id=str(number),
-            prompt=tokenizer.render_chat([{"role": "user", "content": request}]),
-            params=SamplingParams(max_tokens=400, temperature=0),
-            decoding={"cfg": cfg},
+            Input(
+                request_id=str(number),
+                prompt=tokenizer.render_chat([{"role": "user", "content": request}]),
+                params=SamplingParams(max_tokens=400, temperature=0),
+                decoding={"cfg": cfg},
+            )
         )
         output_states[prepared.id] = OutputState(prepared, tokenizer)
         texts[prepared.id] = ""

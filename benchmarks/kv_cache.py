@@ -32,6 +32,7 @@ from penstock import SamplingParams
 from penstock.bench.report import plain_table
 from penstock.engine.build import Built, build_engine
 from penstock.engine.config import EngineConfig
+from penstock.engine.requests.input import Input
 from penstock.registry import Spec
 
 OUTPUT: Final = Path(__file__).resolve().parent / "results" / "kv_cache.csv"
@@ -197,10 +198,12 @@ def build(model: str, positions: int, pool_tokens: int) -> Built:
 def _answer(built: Built, prompt: list[int], tokens: int, kv_cache: Spec) -> Iterator[float]:
     """When each token of one greedy answer came."""
     request = built.input_processor.prepare(
-        request_id="r",
-        prompt=prompt,
-        params=SamplingParams(max_tokens=tokens, temperature=0, ignore_eos=True),
-        kv_cache=kv_cache,
+        Input(
+            request_id="r",
+            prompt=prompt,
+            params=SamplingParams(max_tokens=tokens, temperature=0, ignore_eos=True),
+            kv_cache=kv_cache,
+        )
     )
     built.engine.add(request)
     while built.engine.has_work:

@@ -26,6 +26,7 @@ from penstock import LLM, SamplingParams
 from penstock.bench.report import plain_table
 from penstock.engine.build import Built, build_engine
 from penstock.engine.config import EngineConfig
+from penstock.engine.requests.input import Input
 from penstock.models.nano.abilities import storytelling
 
 OUTPUT: Final = ROOT / "benchmarks" / "results" / "kv_cache_dtype.csv"
@@ -111,7 +112,9 @@ def steps(built: Built, prompts: list[list[int]], count: int, name: str) -> list
     names = [f"{name}-{len(prompts)}-{i}" for i in range(len(prompts))]
     for request_id, prompt in zip(names, prompts, strict=True):
         built.engine.add(
-            built.input_processor.prepare(request_id=request_id, prompt=prompt, params=params)
+            built.input_processor.prepare(
+                Input(request_id=request_id, prompt=prompt, params=params)
+            )
         )
     begun: set[str] = set()
     while len(begun) < len(prompts):

@@ -23,6 +23,7 @@ from penstock.bench.report import plain_table
 from penstock.decoding.sampling_params import SamplingParams
 from penstock.engine.build import Built, build_engine
 from penstock.engine.config import EngineConfig
+from penstock.engine.requests.input import Input
 
 OUTPUT = Path(__file__).resolve().parent / "results" / "rules.csv"
 JACOBI = {"jacobi": {"window": 256, "adaptive": False}}
@@ -82,13 +83,15 @@ def _steps(
     built: Built, n: int, decoding: Any, *, ruled: bool, name: str
 ) -> tuple[float, list[float]]:
     """Seconds of the step that reads the prompt, and of 40 that decode."""
-    rules = rules_of(built.input_processor.vocab_size) if ruled else {}
+    rules = rules_of(built.input_processor.model.vocab_size) if ruled else {}
     request = built.input_processor.prepare(
-        request_id=name,
-        prompt="Once upon a time",
-        params=SamplingParams(**PLAIN, n=n, **rules),
-        decoding=decoding,
-        logprobs=20,
+        Input(
+            request_id=name,
+            prompt="Once upon a time",
+            params=SamplingParams(**PLAIN, n=n, **rules),
+            decoding=decoding,
+            logprobs=20,
+        )
     )
     built.engine.add(request)
     times_s: list[float] = []

@@ -15,6 +15,7 @@ from penstock import SamplingParams
 from penstock.decoding.sampler import Drawn, Sampler
 from penstock.decoding.sampling import Row
 from penstock.engine.build import Built
+from penstock.engine.requests.input import Input
 from penstock.kvcache.eviction_state import EvictionState
 from penstock.registry import Spec
 
@@ -87,14 +88,16 @@ def _run(built: Built, jobs: Sequence[Job], *, ignore_eos: bool) -> list[Continu
     found = [Continued() for _ in jobs]
     for number, job in enumerate(jobs):
         request = built.input_processor.prepare(
-            request_id=str(number),
-            prompt=list(job.prompt),
-            params=SamplingParams(
-                max_tokens=job.tokens, temperature=0, seed=number, ignore_eos=ignore_eos
-            ),
-            kv_cache=job.kv_cache,
-            decoding=job.decoding,
-            logprobs=0,
+            Input(
+                request_id=str(number),
+                prompt=list(job.prompt),
+                params=SamplingParams(
+                    max_tokens=job.tokens, temperature=0, seed=number, ignore_eos=ignore_eos
+                ),
+                kv_cache=job.kv_cache,
+                decoding=job.decoding,
+                logprobs=0,
+            )
         )
         engine.add(request)
         (sequence,) = (s for s in engine.scheduler.all() if s.request is request)

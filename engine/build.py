@@ -32,8 +32,10 @@ from .model.threads import torch_gets_one
 from .model.warmup import warm_up
 from .requests.infill import infilling_of
 from .requests.input_processor import InputProcessor
+from .requests.limits import Limits
 from .requests.settings import SparsePrefillSettings
 from .requests.tokenizer import Tokenizer
+from .requests.traits import ModelTraits
 from .search.evaluators import registered
 
 logger = logging.getLogger(__name__)
@@ -165,24 +167,28 @@ def make_input_processor(
     """The input processor for an engine with these limits."""
     decoding = Registry[DecodingMethod[Any]].from_entry_points("decoding", "penstock.decoding")
     return InputProcessor(
-        tokenizer=tokenizer,
-        max_length_tokens=info.max_length_tokens,
-        context_tokens=info.context_tokens,
-        max_sequences=config.max_running,
-        pages=pages,
-        page_size=config.page_size,
-        can_evict=info.can_evict,
-        vocab_size=info.vocab_size,
-        eos_token_ids=eos_token_ids,
-        defaults=sampling_defaults,
+        model=ModelTraits(
+            tokenizer=tokenizer,
+            vocab_size=info.vocab_size,
+            eos_token_ids=eos_token_ids,
+            defaults=sampling_defaults,
+            can_evict=info.can_evict,
+            sparse_unsupported_reason=info.sparse_unsupported_reason,
+            infilling=infilling_of(tokenizer),
+        ),
+        limits=Limits(
+            max_length_tokens=info.max_length_tokens,
+            context_tokens=info.context_tokens,
+            max_sequences=config.max_running,
+            pages=pages,
+            page_size=config.page_size,
+        ),
         decoding=decoding,
         kv_cache=Registry[CachePolicy[Any]].from_entry_points("kv_cache", "penstock.kv_cache"),
         search_limits=SearchLimits(
             budget=config.search_budget(config.max_running),
             evaluators=frozenset(registered()),
         ),
-        sparse_unsupported_reason=info.sparse_unsupported_reason,
-        infilling=infilling_of(tokenizer),
         default_prefill=_prefill(config, decoding, info),
     )
 

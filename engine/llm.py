@@ -14,7 +14,8 @@ from .build import build_engine
 from .config import EngineConfig
 from .outputs.output_state import OutputState
 from .requests.chat.template import RenderedChat
-from .requests.prompt import Prompt
+from .requests.input import Input
+from .requests.prompt_encoder import Prompt
 from .search.evaluators import registered
 from .search.sync_search import SyncSearch
 from .state.request import (
@@ -116,14 +117,16 @@ class LLM:
         each = _spread(params, len(batch))
         requests = [
             self._input_processor.prepare(
-                request_id=self._next_id(),
-                prompt=prompt,
-                suffix=suffix,
-                params=one,
-                decoding=decoding,
-                kv_cache=kv_cache,
-                logprobs=logprobs,
-                prompt_logprobs=prompt_logprobs,
+                Input(
+                    request_id=self._next_id(),
+                    prompt=prompt,
+                    suffix=suffix,
+                    params=one,
+                    decoding=decoding,
+                    kv_cache=kv_cache,
+                    logprobs=logprobs,
+                    prompt_logprobs=prompt_logprobs,
+                )
             )
             for prompt, one in zip(batch, each, strict=True)
         ]
@@ -144,14 +147,16 @@ class LLM:
         each = _spread(params, len(several))
         requests = [
             self._input_processor.prepare(
-                request_id=self._next_id(),
-                prompt=self.tokenizer.render_chat(conversation),  # type: ignore[arg-type]
-                params=one,
-                prompt_param="messages",
-                decoding=decoding,
-                kv_cache=kv_cache,
-                logprobs=logprobs,
-                conversation=Conversation(messages=conversation),  # type: ignore[arg-type]
+                Input(
+                    request_id=self._next_id(),
+                    prompt=self.tokenizer.render_chat(conversation),  # type: ignore[arg-type]
+                    params=one,
+                    prompt_param="messages",
+                    decoding=decoding,
+                    kv_cache=kv_cache,
+                    logprobs=logprobs,
+                    conversation=Conversation(messages=conversation),  # type: ignore[arg-type]
+                )
             )
             for conversation, one in zip(several, each, strict=True)
         ]

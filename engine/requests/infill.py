@@ -11,13 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ...errors import RequestError
-
 if TYPE_CHECKING:
-    from .prompt import Encode, Prompt
     from .tokenizer import Tokenizer
-
-_ANCHOR = "\N{WHITE SMILING FACE}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,58 +141,3 @@ def infilling_of(tokenizer: Tokenizer) -> Infilling | None:
                 ends=frozenset(vocabulary[end] for end in convention.ends if end in vocabulary),
             )
     return None
-
-
-def encode_behind(tokenizer: Tokenizer, text: str) -> tuple[int, ...]:
-    """Tokens of a text that follows another: without the space that some put before a text."""
-    if tokenizer.is_byte_level or tokenizer.backend is None:
-        return tuple(tokenizer.encode(text, add_special_tokens=False))
-    ids, places = tokenizer.encode_with_places(_ANCHOR + text, add_special_tokens=False)
-    return tuple(token for token, place in zip(ids, places, strict=True) if place >= len(_ANCHOR))
-
-
-def infill_prompt(
-    infilling: Infilling | None,
-    tokenizer: Tokenizer,
-    encode: Encode,
-    prompt: Prompt,
-    suffix: str,
-    *,
-    keep: int | None,
-    side: str,
-    begins: bool,
-) -> InfillPrompt:
-    """The prompt of a request to fill in between `prompt` and `suffix`, which is not empty.
-
-    `begins`: whether to add the special tokens that begin every text. The texts are tokenised as
-    raw prompts: control tokens that they spell become control tokens.
-
-    Raises:
-        RequestError: the model cannot fill in the middle, or another field does not allow it.
-    """
-    if infilling is None:
-        raise RequestError(
-            "suffix needs a model with control tokens for filling in the middle, and this one has "
-            "none; leave it out",
-            param="suffix",
-            code="unsupported_parameter",
-        )
-    if side != "left":
-        raise RequestError(
-            f"truncation_side is {side!r}, but with suffix both texts are cut where they are "
-            "farthest from the middle; leave it out",
-            param="truncation_side",
-            code="unsupported_combination",
-        )
-    before = encode(prompt, param="prompt", add_special_tokens=False) if prompt else ()
-    behind = encode(suffix, param="suffix", behind=True)
-    opening = tokenizer.opening if begins and isinstance(prompt, str) else ()
-    least = infilling.controls + len(opening) + 1
-    if keep is not None and keep < least:
-        raise RequestError(
-            f"truncate_prompt_tokens is {keep}; with suffix it must be at least {least}, for there "
-            "are control tokens around the texts",
-            param="truncate_prompt_tokens",
-            code="invalid_parameter",
-        )
-    return infilling.prompt(before, behind, opening=opening, keep=keep)

@@ -36,7 +36,7 @@ class Context:
         )
         self._task = task
         self._param = f"decoding.{controller.method.name}"
-        self._input_processor = input_processor
+        self._encoder = input_processor.encoder
         self._tokenizer = input_processor.tokenizer
 
     def ask(self, text: str) -> State:
@@ -44,19 +44,19 @@ class Context:
         tokenizer = self._tokenizer
         messages = _with_last(self._task, text)
         if messages is None and tokenizer.chat_template is None:
-            ids = self._input_processor.encode(text, param=self._param)
+            ids = self._encoder.encode(text, param=self._param)
             return State(ids, prompt=len(ids))
         conversation = self._task.conversation
         rendered = tokenizer.render_chat(
             messages or [{"role": "user", "content": text}],
             template_kwargs=None if conversation is None else conversation.template_kwargs,
         )
-        ids = self._input_processor.encode(rendered, param=self._param)
+        ids = self._encoder.encode(rendered, param=self._param)
         return State(ids, prompt=len(ids))
 
     def encode(self, text: str) -> tuple[int, ...]:
         """See `SearchContext`."""
-        return self._input_processor.encode(text, param=self._param, add_special_tokens=False)
+        return self._encoder.encode(text, param=self._param, add_special_tokens=False)
 
     def decode(self, ids: List[int]) -> str:
         """See `SearchContext`."""

@@ -16,6 +16,7 @@ from penstock.errors import ConfigurationError
 
 from ...decoding.sampling_params import SamplingParams
 from ...engine.config import EngineConfig
+from ...engine.requests.input import Input
 from ...engine.state.request import Conversation
 from ..log import configure_logging
 from ..protocol.fields import MethodSpec
@@ -89,11 +90,13 @@ async def _stream(engine: AsyncEngine, settings: GenerateSettings, prompt: str) 
     as_chat = settings.chat or (not settings.raw and tokenizer.chat_template is not None)
     messages = [{"role": "user", "content": prompt}]
     request = engine.input_processor.prepare(
-        request_id="generate",
-        prompt=tokenizer.render_chat(messages) if as_chat else prompt,
-        params=settings.sampling,
-        decoding=settings.decoding,
-        conversation=Conversation(messages=messages) if as_chat else None,
+        Input(
+            request_id="generate",
+            prompt=tokenizer.render_chat(messages) if as_chat else prompt,
+            params=settings.sampling,
+            decoding=settings.decoding,
+            conversation=Conversation(messages=messages) if as_chat else None,
+        )
     )
     engine.start()
     reading = asyncio.create_task(_show_reading(engine, len(request.prompt_ids)))

@@ -8,6 +8,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
+from ...engine.requests.input import Input
 from ...engine.state.request import Conversation
 from ..openapi import documented
 from ..presets import served_model
@@ -57,19 +58,21 @@ def plan_chat(engine: Backend, raw: bytes, asked: Asked) -> Plan[ChatBody]:
     )
     identity = answer_id("chatcmpl")
     request = engine.input_processor.prepare(
-        request_id=identity,
-        prompt=prompt,
-        params=body,
-        add_special_tokens=body.add_special_tokens,
-        prompt_param="messages",
-        logprobs=body.alternatives,
-        prompt_logprobs=body.prompt_logprobs,
-        truncation=body.truncation,
-        priority=body.priority,
-        cache_salt=asked.tenant + (body.cache_salt or ""),
-        decoding=served.preset.decoding if body.decoding is None else body.decoding,
-        kv_cache=served.preset.kv_cache if body.kv_cache is None else body.kv_cache,
-        conversation=Conversation(messages=messages, template_kwargs=template_kwargs),
+        Input(
+            request_id=identity,
+            prompt=prompt,
+            params=body,
+            add_special_tokens=body.add_special_tokens,
+            prompt_param="messages",
+            logprobs=body.alternatives,
+            prompt_logprobs=body.prompt_logprobs,
+            truncation=body.truncation,
+            priority=body.priority,
+            cache_salt=asked.tenant + (body.cache_salt or ""),
+            decoding=served.preset.decoding if body.decoding is None else body.decoding,
+            kv_cache=served.preset.kv_cache if body.kv_cache is None else body.kv_cache,
+            conversation=Conversation(messages=messages, template_kwargs=template_kwargs),
+        )
     )
     return Plan(
         id=identity,

@@ -10,6 +10,7 @@ from starlette.responses import Response
 
 from penstock.errors import RequestError
 
+from ...engine.requests.input import Input
 from ..openapi import documented
 from ..presets import served_model
 from ..protocol.answers import Completion
@@ -67,9 +68,9 @@ def plan_completion(engine: Backend, raw: bytes, asked: Asked) -> Plan[Completio
                 request_id=f"{identity}-{number}",
                 tenant=asked.tenant,
                 preset=served.preset,
+                prompts=len(prompts),
             )
         )
-        _check_batch(requests[0], len(prompts))
     echo: tuple[Echo, ...] = ()
     if body.echo:
         echo = tuple(
@@ -101,34 +102,26 @@ def _prepare(
     request_id: str,
     tenant: str,
     preset: Preset,
+    prompts: int,
 ) -> EngineRequest:
     prompt_logprobs = body.prompt_logprobs
     if body.echo and body.logprobs is not None:
         prompt_logprobs = max(body.logprobs, prompt_logprobs or 0)
     return engine.input_processor.prepare(
-        request_id=request_id,
-        prompt=prompt,
-        params=body,
-        default_max_tokens=DEFAULT_MAX_TOKENS,
-        add_special_tokens=body.add_special_tokens,
-        suffix=body.suffix,
-        logprobs=body.logprobs,
-        prompt_logprobs=prompt_logprobs,
-        truncation=body.truncation,
-        priority=body.priority,
-        cache_salt=tenant + (body.cache_salt or ""),
-        decoding=body.method(preset.decoding),
-        kv_cache=preset.kv_cache if body.kv_cache is None else body.kv_cache,
-    )
-
-
-def _check_batch(first: EngineRequest, prompts: int) -> None:
-    """A further context belongs to one prompt: which of a batch it was written for is unknown."""
-    target = first.target
-    if prompts > 1 and first.contexts and target is not None:
-        method = target.method.name
-        raise RequestError(
-            f"prompt has {prompts} prompts, and decoding.{method} takes one; send several requests",
-            param=f"decoding.{method}",
-            code="invalid_parameter",
+        Input(
+            request_id=request_id,
+            prompt=prompt,
+            params=body,
+            default_max_tokens=DEFAULT_MAX_TOKENS,
+            add_special_tokens=body.add_special_tokens,
+            suffix=body.suffix,
+            logprobs=body.logprobs,
+            prompt_logprobs=prompt_logprobs,
+            truncation=body.truncation,
+            priority=body.priority,
+            cache_salt=tenant + (body.cache_salt or ""),
+            decoding=body.method(preset.decoding),
+            kv_cache=preset.kv_cache if body.kv_cache is None else body.kv_cache,
+            prompts=prompts,
         )
+    )

@@ -13,9 +13,7 @@ from starlette.responses import PlainTextResponse, Response
 from penstock import __version__
 
 from ...decoding.base import SLOTS
-from ...decoding.prefill import Prefill
-from ...decoding.search.base import Controller
-from ...kvcache.full import FULL
+from ...engine.requests.compatibility import Combination, broken_rule
 from ..openapi import documented
 from ..protocol.answers import Health, MethodList, Version
 from .common import json_response, services_of
@@ -23,7 +21,7 @@ from .common import json_response, services_of
 if TYPE_CHECKING:
     from penstock.registry import Registry
 
-    from ...decoding.base import DecodingMethod
+    from ...decoding.base import DecodingMethod, Slot
     from ...kvcache.base import CachePolicy
 
 router = APIRouter()
@@ -73,21 +71,15 @@ def _combinations(
     decoding: Registry[DecodingMethod[Any]], kv_cache: Registry[CachePolicy[Any]]
 ) -> list[dict[str, list[str]]]:
     """Every set of methods that one request may name: at most one a slot, and a cache policy."""
-    by_slot: dict[str, list[str]] = {}
+    by_slot: dict[Slot, list[DecodingMethod[Any]]] = {}
     for method in decoding.methods.values():
-        by_slot.setdefault(method.slot, []).append(method.name)
+        by_slot.setdefault(method.slot, []).append(method)
     return [
-        {"decoding": [name for name in chosen if name], "kv_cache": [policy.name]}
-        for chosen in product(*(["", *names] for names in by_slot.values()))
+        {"decoding": [method.name for method in chosen if method], "kv_cache": [policy.name]}
+        for chosen in product(*([None, *methods] for methods in by_slot.values()))
         for policy in kv_cache.methods.values()
-        if all(_goes_with(policy, decoding.methods.get(name)) for name in chosen)
+        if broken_rule(Combination.of(filter(None, chosen), policy)) is None
     ]
-
-
-def _goes_with(policy: CachePolicy[Any], method: DecodingMethod[Any] | None) -> bool:
-    if isinstance(method, Controller):
-        return method.evicts or policy.name == FULL.name
-    return not (isinstance(method, Prefill) and policy.scores)
 
 
 def _described(

@@ -66,7 +66,7 @@ def _tokenize(engine: Backend, raw: bytes, settings: ServeSettings) -> Answer:
             template_kwargs=chat.template_kwargs(reads),
         )
         ignored = (*ignored, *chat.hints.unread(reads))
-        tokens = engine.input_processor.encode(
+        tokens = engine.input_processor.encoder.encode(
             rendered, param="messages", add_special_tokens=chat.add_special_tokens
         )
         with_strings = chat.return_token_strs
@@ -75,7 +75,7 @@ def _tokenize(engine: Backend, raw: bytes, settings: ServeSettings) -> Answer:
         served_model(engine, body.model, settings.presets)
         # An empty text is no mistake here, only nothing to generate from.
         tokens = (
-            engine.input_processor.encode(
+            engine.input_processor.encoder.encode(
                 body.prompt, param="prompt", add_special_tokens=body.add_special_tokens
             )
             if body.prompt
@@ -95,5 +95,5 @@ def _tokenize(engine: Backend, raw: bytes, settings: ServeSettings) -> Answer:
 def _detokenize(engine: Backend, raw: bytes, settings: ServeSettings) -> Answer:
     body, ignored = parse_body(DetokenizeBody, raw)
     served_model(engine, body.model, settings.presets)
-    ids = engine.input_processor.encode(body.tokens, param="tokens") if body.tokens else ()
+    ids = engine.input_processor.encoder.encode(body.tokens, param="tokens") if body.tokens else ()
     return {"prompt": engine.tokenizer.decode(ids, skip_special_tokens=False)}, ignored

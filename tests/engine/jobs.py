@@ -10,6 +10,7 @@ from penstock import SamplingParams
 from penstock.engine.build import Built, build_engine
 from penstock.engine.config import EngineConfig
 from penstock.engine.outputs.output_state import OutputState
+from penstock.engine.requests.input import Input
 from penstock.engine.state.request import Request, TokenLogprobs, Usage
 from penstock.registry import Spec
 
@@ -49,12 +50,14 @@ def build(folder: Path | None, **settings: Any) -> Built:
 def prepare(built: Built, name: str, job: Job) -> Request:
     """The request of a job."""
     return built.input_processor.prepare(
-        request_id=name,
-        prompt=job.prompt,
-        params=job.params,
-        decoding=job.decoding,
-        kv_cache=job.kv_cache,
-        logprobs=job.logprobs,
+        Input(
+            request_id=name,
+            prompt=job.prompt,
+            params=job.params,
+            decoding=job.decoding,
+            kv_cache=job.kv_cache,
+            logprobs=job.logprobs,
+        )
     )
 
 

@@ -12,6 +12,7 @@ from penstock.decoding.search.base import Controller, SearchContext, SearchLimit
 from penstock.decoding.search.budget import Budget
 from penstock.decoding.search.operations import Operation, Outcome
 from penstock.engine.build import Built
+from penstock.engine.requests.input import Input
 from penstock.engine.search.sync_search import SyncSearch
 from penstock.engine.state.request import ChoiceDelta, Request, StepOutput
 from penstock.registry import NoParameters, Registry, Spec
@@ -67,11 +68,13 @@ def search_request(
 ) -> Request:
     defaults: dict[str, Any] = {"seed": 7, "max_tokens": 16}
     return built.input_processor.prepare(
-        request_id=name,
-        prompt=prompt,
-        params=SamplingParams(**defaults | sampling),
-        decoding=decoding,
-        kv_cache=kv_cache,
+        Input(
+            request_id=name,
+            prompt=prompt,
+            params=SamplingParams(**defaults | sampling),
+            decoding=decoding,
+            kv_cache=kv_cache,
+        )
     )
 
 

@@ -16,6 +16,7 @@ from penstock.engine.async_engine import AsyncEngine, Generation
 from penstock.engine.build import build_engine
 from penstock.engine.config import EngineConfig
 from penstock.engine.model.runner import ModelRunner
+from penstock.engine.requests.input import Input
 from penstock.engine.requests.tokenizer import Tokenizer
 from penstock.engine.state.request import Request
 from penstock.engine.state.step import Step
@@ -56,7 +57,9 @@ _ids = itertools.count()
 def request(engine: AsyncEngine, prompt: str = "hello", **fields: Any) -> Request:
     defaults: dict[str, Any] = {"ignore_eos": True, "seed": 1, "max_tokens": 8}
     params = SamplingParams(**defaults | fields)
-    return engine.input_processor.prepare(request_id=f"q{next(_ids)}", prompt=prompt, params=params)
+    return engine.input_processor.prepare(
+        Input(request_id=f"q{next(_ids)}", prompt=prompt, params=params)
+    )
 
 
 def test_a_tokenizer_that_fails_ends_its_request_alone(

@@ -15,6 +15,7 @@ from penstock.decoding.search.base import SearchContext
 from penstock.decoding.search.operations import Answer, Evaluate, Free, Generate, Outcome
 from penstock.engine.async_engine import AsyncEngine
 from penstock.engine.config import EngineConfig
+from penstock.engine.requests.input import Input
 from penstock.engine.search.evaluators import Evaluator
 from penstock.engine.state.request import Request
 from penstock.errors import EvaluatorError, OverloadedError, PenstockError, UnavailableError
@@ -90,7 +91,7 @@ def search(engine: AsyncEngine, name: str, decoding: Any, **sampling: Any) -> Re
     defaults: dict[str, Any] = {"seed": 7, "max_tokens": 12, "ignore_eos": True}
     params = SamplingParams(**defaults | sampling)
     return engine.input_processor.prepare(
-        request_id=name, prompt="The quick brown fox", params=params, decoding=decoding
+        Input(request_id=name, prompt="The quick brown fox", params=params, decoding=decoding)
     )
 
 

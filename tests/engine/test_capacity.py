@@ -16,7 +16,7 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from penstock.engine.outputs.detokenizer import Detokenizer, spell
-from penstock.engine.requests.prompt import TargetPrompt
+from penstock.engine.requests.target_prompt import TargetPrompt
 from penstock.engine.requests.tokenizer import Tokenizer
 from tests.server.scripted import Script, ScriptedEngine
 from tests.tiny import byte_tokenizer, sentencepiece_tokenizer, token_of
@@ -156,6 +156,6 @@ def test_targets_see_the_whole_prompt() -> None:
     """They derive further prompts from its text, in which a chat's control tokens must remain."""
     input_processor = ScriptedEngine(Script()).input_processor
     ids = tuple(byte_tokenizer().encode("a<eos>b"))
-    prompt = TargetPrompt(ids, input_processor.tokenizer, input_processor.encode)
+    prompt = TargetPrompt(ids, input_processor.encoder)
     assert prompt.text == "a<eos>b"
     assert prompt.encode(prompt.text, param="p", add_special_tokens=False) == ids

@@ -15,6 +15,7 @@ from penstock.decoding.drafting.draft import Draft
 from penstock.decoding.methods import Methods
 from penstock.decoding.sampling import Row
 from penstock.engine.build import Built
+from penstock.engine.requests.input import Input
 from penstock.engine.speculation.planner import DraftPlanner
 from penstock.engine.state.request import Request
 from penstock.registry import Choice, NoParameters, Spec
@@ -268,10 +269,12 @@ def test_aborts_at_random_moments_free_everything(seed: int, tiny_model: TinyMod
             names.append(f"{len(names)}")
             engine.add(
                 built.input_processor.prepare(
-                    request_id=names[-1],
-                    prompt=job.prompt,
-                    params=job.params,
-                    decoding=job.decoding,
+                    Input(
+                        request_id=names[-1],
+                        prompt=job.prompt,
+                        params=job.params,
+                        decoding=job.decoding,
+                    )
                 )
             )
         if names and chooser.random() < 0.2:

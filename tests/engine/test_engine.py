@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM
 from penstock import LLM, SamplingParams
 from penstock.engine.build import Built, build_engine
 from penstock.engine.config import EngineConfig
+from penstock.engine.requests.input import Input
 from penstock.engine.state.request import Request
 from tests.conftest import TinyModel
 from tests.engine.reference import greedy
@@ -33,7 +34,7 @@ def ask(built: Built) -> Ask:
         defaults: dict[str, Any] = {"temperature": 0, "ignore_eos": True}
         params = SamplingParams(**defaults | fields)
         return built.input_processor.prepare(
-            request_id=f"r{next(ids)}", prompt=prompt, params=params, priority=priority
+            Input(request_id=f"r{next(ids)}", prompt=prompt, params=params, priority=priority)
         )
 
     return make
@@ -162,10 +163,12 @@ def test_logprobs_are_those_of_the_model(tiny_model: TinyModel) -> None:
 def test_scoring_only(built: Built) -> None:
     """max_tokens 0 reads the prompt and generates nothing, for every choice."""
     request = built.input_processor.prepare(
-        request_id="score",
-        prompt=[1, 2, 3, 4],
-        params=SamplingParams(max_tokens=0, n=2),
-        prompt_logprobs=0,
+        Input(
+            request_id="score",
+            prompt=[1, 2, 3, 4],
+            params=SamplingParams(max_tokens=0, n=2),
+            prompt_logprobs=0,
+        )
     )
     built.engine.add(request)
     outputs = built.engine.step()
@@ -187,9 +190,11 @@ def test_long_prompts_do_not_stop_those_that_decode(tiny_model: TinyModel) -> No
 
     def request(name: str, prompt: list[int], count: int) -> Request:
         return built.input_processor.prepare(
-            request_id=name,
-            prompt=prompt,
-            params=SamplingParams(max_tokens=count, ignore_eos=True, temperature=0),
+            Input(
+                request_id=name,
+                prompt=prompt,
+                params=SamplingParams(max_tokens=count, ignore_eos=True, temperature=0),
+            )
         )
 
     built.engine.add(request("short", [1], 40))

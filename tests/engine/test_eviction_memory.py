@@ -7,6 +7,7 @@ import pytest
 
 from penstock import SamplingParams
 from penstock.engine.build import Built
+from penstock.engine.requests.input import Input
 from penstock.errors import ContextLengthError
 from penstock.kvcache.slot_table import SlotTable
 from tests.conftest import TinyModel
@@ -94,10 +95,10 @@ def test_what_evicts_is_limited_by_positions_and_the_rest_by_the_pool(small_pool
     def longest(kv_cache: Any) -> int:
         fields: dict[str, Any] = {"request_id": "r", "prompt": prompt, "kv_cache": kv_cache}
         default = SamplingParams(temperature=0)
-        found = input_processor.prepare(params=default, **fields).max_tokens
+        found = input_processor.prepare(Input(params=default, **fields)).max_tokens
         with pytest.raises(ContextLengthError):
-            input_processor.prepare(params=params(found + 1), **fields)
-        assert input_processor.prepare(params=params(found), **fields).max_tokens == found
+            input_processor.prepare(Input(params=params(found + 1), **fields))
+        assert input_processor.prepare(Input(params=params(found), **fields)).max_tokens == found
         return found
 
     assert longest(None) == POOL_TOKENS - len(prompt)
@@ -105,15 +106,19 @@ def test_what_evicts_is_limited_by_positions_and_the_rest_by_the_pool(small_pool
     assert longest({"window": {"recent": 64}}) == CONTEXT - len(prompt)
     cfg = {"cfg": {"scale": 1.5, "negative_prompt": "no"}}
     both = input_processor.prepare(
-        request_id="r",
-        prompt=prompt,
-        params=params(CONTEXT - 20),
-        decoding=cfg,
-        kv_cache={"window": {"recent": 64}},
+        Input(
+            request_id="r",
+            prompt=prompt,
+            params=params(CONTEXT - 20),
+            decoding=cfg,
+            kv_cache={"window": {"recent": 64}},
+        )
     )
     assert len(both.contexts) == 1
     with pytest.raises(ContextLengthError, match="contexts need"):
-        input_processor.prepare(request_id="r", prompt=prompt, params=params(600), decoding=cfg)
+        input_processor.prepare(
+            Input(request_id="r", prompt=prompt, params=params(600), decoding=cfg)
+        )
 
 
 @pytest.mark.parametrize("fits", [True, False])
@@ -123,7 +128,7 @@ def test_what_is_kept_has_to_fit_beside_what_is_read(fits: bool, small_pool: Bui
     fields: dict[str, Any] = {"request_id": "r", "prompt": [5] * 600, "params": params(5000)}
     if fits:
         input_processor = small_pool.input_processor
-        request = input_processor.prepare(kv_cache=kv_cache, **fields)
+        request = input_processor.prepare(Input(kv_cache=kv_cache, **fields))
         small_pool.engine.add(request)
         for _ in range(10):
             small_pool.engine.step()
@@ -132,7 +137,7 @@ def test_what_is_kept_has_to_fit_beside_what_is_read(fits: bool, small_pool: Bui
         small_pool.engine.abort_all()
         return
     with pytest.raises(ContextLengthError, match="keep less"):
-        small_pool.input_processor.prepare(kv_cache=kv_cache, **fields)
+        small_pool.input_processor.prepare(Input(kv_cache=kv_cache, **fields))
 
 
 def test_a_prompt_shorter_than_what_is_kept_reserves_nothing_early(tiny_model: TinyModel) -> None:

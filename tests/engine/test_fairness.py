@@ -15,6 +15,7 @@ import pytest
 from penstock import SamplingParams
 from penstock.engine.build import Built, build_engine
 from penstock.engine.config import EngineConfig
+from penstock.engine.requests.input import Input
 from penstock.engine.state.request import StepOutput
 from penstock.engine.state.step import Step
 from tests.conftest import TinyModel
@@ -72,7 +73,7 @@ class Bench:
         sampling: dict[str, Any] = {"seed": 1, **fields}
         params = SamplingParams(max_tokens=count, ignore_eos=True, **sampling)
         made = self.built.input_processor.prepare(
-            request_id=f"{owner}{number}", prompt=ids, params=params
+            Input(request_id=f"{owner}{number}", prompt=ids, params=params)
         )
         self.engine.add(replace(made, owner=owner, **own))
         return made.id

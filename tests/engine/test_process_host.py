@@ -17,6 +17,7 @@ from prometheus_client import CollectorRegistry
 from penstock import LLM, SamplingParams
 from penstock.engine.async_engine import AsyncEngine
 from penstock.engine.config import EngineConfig
+from penstock.engine.requests.input import Input
 from penstock.engine.state.request import ChoiceDelta, StepOutput, TokenLogprobs
 from penstock.engine.transport.wire import (
     Frames,
@@ -89,12 +90,14 @@ def test_answers_are_those_of_the_same_process(
     async def everything(engine: AsyncEngine, index: int) -> list[ChoiceDelta]:
         generation = engine.submit(
             engine.input_processor.prepare(
-                request_id=f"p{index}",
-                prompt=prompts[index],
-                params=params[index],
-                decoding="plain",
-                logprobs=2,
-                prompt_logprobs=1,
+                Input(
+                    request_id=f"p{index}",
+                    prompt=prompts[index],
+                    params=params[index],
+                    decoding="plain",
+                    logprobs=2,
+                    prompt_logprobs=1,
+                )
             )
         )
         deltas = [delta async for delta in generation]
@@ -229,12 +232,14 @@ def test_requests_cross_the_wire_whole(tiny_model: TinyModel) -> None:
         min_tokens=2,
     )
     sent = input_processor.prepare(
-        request_id="x",
-        prompt="häl",
-        params=params,
-        logprobs=4,
-        priority=-3,
-        decoding={"plain": {}, "sparse_prefill": {"method": "hash", "buckets": 8}},
+        Input(
+            request_id="x",
+            prompt="häl",
+            params=params,
+            logprobs=4,
+            priority=-3,
+            decoding={"plain": {}, "sparse_prefill": {"method": "hash", "buckets": 8}},
+        )
     )
     (body,) = Frames().feed(frame(pack_message(sent)))
     message = decode_to_engine(body)

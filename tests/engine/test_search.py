@@ -336,7 +336,7 @@ def test_judgements_know_no_guidance_and_no_rules(tiny_model: TinyModel, built: 
 
 def test_a_full_context_ends_a_thought(built: Built) -> None:
     found: list[Any] = []
-    room = built.input_processor.max_length_tokens
+    room = built.input_processor.limits.max_length_tokens
 
     def body(context: SearchContext) -> Steps:
         almost = State(tuple(range(100)) * (room // 100 + 1)).truncate(room - 3)

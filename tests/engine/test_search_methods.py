@@ -9,6 +9,7 @@ import torch
 
 from penstock import SamplingParams
 from penstock.engine.build import Built
+from penstock.engine.requests.input import Input
 from penstock.engine.requests.tokenizer import Tokenizer
 from penstock.engine.search.subrequests import Context
 from penstock.engine.state.request import Conversation
@@ -213,12 +214,16 @@ def test_questions_are_put_as_the_chat_was(built: Built) -> None:
     hf.chat_template = "{% for m in messages %}<{{ m.content }}>{% endfor %}{{ mood }}"
     messages = [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}]
     request = built.input_processor.prepare(
-        request_id="r",
-        prompt="<s><u>calm",
-        params=SamplingParams(),
-        decoding="tot",
-        conversation=Conversation(messages=messages, template_kwargs={"mood": "calm"}),
+        Input(
+            request_id="r",
+            prompt="<s><u>calm",
+            params=SamplingParams(),
+            decoding="tot",
+            conversation=Conversation(messages=messages, template_kwargs={"mood": "calm"}),
+        )
     )
-    context = Context(request, replace(built.input_processor, tokenizer=Tokenizer(hf)))
+    known = built.input_processor
+    model = replace(known.model, tokenizer=Tokenizer(hf))
+    context = Context(request, replace(known, model=model))
     assert context.problem == "u"
     assert context.decode(context.ask("why").ids) == "<s><why>calm"

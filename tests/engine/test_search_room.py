@@ -9,6 +9,7 @@ from penstock.decoding.search.base import SearchContext
 from penstock.decoding.search.operations import Generate, State
 from penstock.engine.build import Built, build_engine
 from penstock.engine.config import EngineConfig
+from penstock.engine.requests.input import Input
 from penstock.engine.state.step import Step
 from tests.conftest import TinyModel
 from tests.engine.jobs import build
@@ -79,7 +80,7 @@ def test_beside_others_searches_get_as_many_rows(tiny_model: TinyModel) -> None:
         for i in range(chats):
             params = SamplingParams(max_tokens=60, ignore_eos=True, seed=i)
             chat = built.input_processor.prepare(
-                request_id=f"chat{i}", prompt=[i] * 3, params=params
+                Input(request_id=f"chat{i}", prompt=[i] * 3, params=params)
             )
             built.engine.add(chat)
         for _ in range(min(chats, 2)):

@@ -9,6 +9,7 @@ import pytest
 from penstock import LLM, SamplingParams
 from penstock.engine.build import build_engine
 from penstock.engine.config import EngineConfig
+from penstock.engine.requests.input import Input
 from tests.conftest import TinyModel
 
 PROMPTS = 24
@@ -52,10 +53,12 @@ def test_whoever_is_not_aborted_gets_the_whole_answer(seed: int, tiny_model: Tin
             i = waiting.pop()
             engine.add(
                 built.input_processor.prepare(
-                    request_id=str(i),
-                    prompt=prompts[i],
-                    params=params[i],
-                    priority=chooser.randrange(3),
+                    Input(
+                        request_id=str(i),
+                        prompt=prompts[i],
+                        params=params[i],
+                        priority=chooser.randrange(3),
+                    )
                 )
             )
             answers[str(i)] = {index: [] for index in range(params[i].n)}

@@ -25,7 +25,9 @@ from penstock.decoding.search.budget import Budget
 from penstock.engine.async_engine import AsyncEngine
 from penstock.engine.config import EngineConfig
 from penstock.engine.requests.input_processor import InputProcessor
+from penstock.engine.requests.limits import Limits
 from penstock.engine.requests.tokenizer import Tokenizer
+from penstock.engine.requests.traits import ModelTraits
 from penstock.engine.state.request import ChoiceDelta, Request, TokenLogprobs, Usage
 from penstock.errors import PenstockError
 from penstock.kvcache.base import CachePolicy
@@ -114,16 +116,20 @@ class ScriptedEngine:
         self.model = Model()
         self.tokenizer = Tokenizer(byte_tokenizer(), [EOS])
         self.input_processor = InputProcessor(
-            tokenizer=self.tokenizer,
-            max_length_tokens=CONTEXT,
-            context_tokens=CONTEXT,
-            max_sequences=64,
-            pages=1024,
-            page_size=16,
-            can_evict=True,
-            vocab_size=VOCAB,
-            eos_token_ids=frozenset([EOS]),
-            defaults={},
+            model=ModelTraits(
+                tokenizer=self.tokenizer,
+                vocab_size=VOCAB,
+                eos_token_ids=frozenset([EOS]),
+                defaults={},
+                can_evict=True,
+            ),
+            limits=Limits(
+                max_length_tokens=CONTEXT,
+                context_tokens=CONTEXT,
+                max_sequences=64,
+                pages=1024,
+                page_size=16,
+            ),
             decoding=Registry[DecodingMethod[Any]]("decoding", [PLAIN]),
             kv_cache=Registry[CachePolicy[Any]]("kv_cache", [FULL]),
             search_limits=SearchLimits(

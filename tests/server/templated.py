@@ -19,7 +19,7 @@ from tests.server.scripted import (
 )
 from tests.tiny import EOS, byte_tokenizer
 
-ROOM = {"vocab_size": 1000, "max_length_tokens": 8 * CONTEXT, "context_tokens": 8 * CONTEXT}
+LONGEST = 8 * CONTEXT
 
 
 @contextmanager
@@ -37,7 +37,12 @@ def templated(
     engine = ScriptedEngine(Script(deltas=text_deltas("ok")))
     engine.tokenizer = Tokenizer(hf, [EOS], **(options or {}))
     engine.tokenizer.prepare()
-    engine.input_processor = replace(engine.input_processor, tokenizer=engine.tokenizer, **ROOM)
+    known = engine.input_processor
+    engine.input_processor = replace(
+        known,
+        model=replace(known.model, tokenizer=engine.tokenizer, vocab_size=1000),
+        limits=replace(known.limits, max_length_tokens=LONGEST, context_tokens=LONGEST),
+    )
     with ScriptedServer(load=lambda: engine, **settings) as server:
         server.engine = engine
         with server.client() as client:

@@ -17,6 +17,7 @@ from typing import Any, cast
 import pytest
 
 from penstock.decoding.sampling_params import SamplingParams
+from penstock.engine.requests.input import Input
 from penstock.engine.state.request import ChoiceDelta
 from penstock.server.streaming import EventStream
 from tests.server.scripted import Script, ScriptedEngine, ScriptedGeneration
@@ -76,7 +77,9 @@ async def sent(tokens_s: list[float], *, since_s: float = 0.0) -> list[tuple[flo
             yield ChoiceDelta(index=0, text="x")
 
     engine = ScriptedEngine(Script())
-    request = engine.input_processor.prepare(request_id="r", prompt="x", params=SamplingParams())
+    request = engine.input_processor.prepare(
+        Input(request_id="r", prompt="x", params=SamplingParams())
+    )
     pieces: list[tuple[float, bytes]] = []
 
     async def receive() -> Any:

@@ -1,0 +1,46 @@
+"""What a caller asks for, before the model's limits and defaults are known."""
+
+from dataclasses import dataclass, replace
+
+from ...decoding.sampling_params import ALL_THAT_IS_LEFT, SamplingParams
+from ...registry import Spec
+from ..state.request import Conversation
+from .prompt_encoder import Prompt
+from .truncation import Truncation
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Input:
+    """One request as a caller gives it.
+
+    `default_max_tokens`: used if `params.max_tokens` is None; None means all that is left.
+    `add_special_tokens`: those that begin a prompt; None: for texts but not for chats.
+    `prompt_param`: the field that errors about the prompt name. `suffix`: the text after the
+    answer, which then fills in the middle; empty: none. `conversation`: the chat that the prompt
+    was rendered from, if any. `prompts`: how many the caller's body has; this is one of them.
+    The other fields are those of `Request`, before they are checked.
+    """
+
+    request_id: str
+    prompt: Prompt
+    params: SamplingParams
+    default_max_tokens: int | None = None
+    add_special_tokens: bool | None = None
+    prompt_param: str = "prompt"
+    suffix: str | None = None
+    logprobs: int | None = None
+    prompt_logprobs: int | None = None
+    truncation: Truncation | None = None
+    priority: int = 0
+    cache_salt: str = ""
+    decoding: Spec = None
+    kv_cache: Spec = None
+    conversation: Conversation | None = None
+    prompts: int = 1
+
+    def with_length_resolved(self) -> "Input":
+        """The same with None for a `max_tokens` that asks for all that is left."""
+        if self.params.max_tokens != ALL_THAT_IS_LEFT:
+            return self
+        params = self.params.model_copy(update={"max_tokens": None})
+        return replace(self, params=params, default_max_tokens=None)
