@@ -41,10 +41,10 @@ class RuleState:
 
     def fork(self) -> "RuleState":
         """A copy for another row, which may continue differently."""
-        twin = object.__new__(RuleState)
+        copy = object.__new__(RuleState)
         for name in self.__slots__:
-            setattr(twin, name, getattr(self, name))
-        return twin
+            setattr(copy, name, getattr(self, name))
+        return copy
 
     def followed_by(self, token: int) -> "RuleState":
         """The state of a row one token longer."""

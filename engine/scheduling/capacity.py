@@ -49,9 +49,9 @@ class Room:
                 return False
             free += freed
         if sequence.num_sequences > free:
-            born = free // contexts - 1
-            later = sequence.pending_choices[born:]
-            sequence.pending_choices = sequence.pending_choices[:born]
+            admitted = free // contexts - 1
+            later = sequence.pending_choices[admitted:]
+            sequence.pending_choices = sequence.pending_choices[:admitted]
             self.split(sequence, later)
         return True
 

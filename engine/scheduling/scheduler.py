@@ -263,12 +263,12 @@ class Scheduler:
                 sequence.draft = None
                 continue
             budget.take(sequence, rows)
-            for of_branch in drafting:
-                if of_branch.sequence is sequence:
-                    copy = of_branch.context.table.extend(of_branch.context.computed + 1 + size)
+            for each in drafting:
+                if each.sequence is sequence:
+                    copy = each.context.table.extend(each.context.computed + 1 + size)
                     assert copy is None, "the last page is its own since its row was reserved"
-                    of_branch.count += size
-                    of_branch.draft = draft
+                    each.count += size
+                    each.draft = draft
 
     def _admit(self, step: Step, budget: _Budget, flow: Flow) -> None:
         """Let waiting sequences of a flow run while rows, places and pages last."""

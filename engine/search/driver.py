@@ -62,7 +62,7 @@ class Search:
     `outcome`: None until it has ended. `exhausted`: the budget that ended it, if one did.
     """
 
-    def __init__(self, request: Request, maker: SubrequestBuilder) -> None:
+    def __init__(self, request: Request, builder: SubrequestBuilder) -> None:
         controller, task = request.methods.controller, request.search
         assert controller is not None
         assert task is not None
@@ -74,9 +74,9 @@ class Search:
         self.nodes: dict[int, Node] = {}
         self.evaluations: dict[int, Evaluate] = {}
         self._fresh_nodes: list[Node] = []
-        self._maker = maker
-        self._budget = maker.budget
-        self._working: Working = controller.method.run(controller.parameters, maker.context)
+        self._builder = builder
+        self._budget = builder.budget
+        self._working: Working = controller.method.run(controller.parameters, builder.context)
         self._results: list[Any] = []
         self._running: dict[int, _Running] = {}
         self._single = False
@@ -136,7 +136,7 @@ class Search:
                 part = running.waiting.popleft()
                 self._live += part.sequences
                 self._reserved += self._most_tokens(part)
-                running.open[part.id] = OutputState(part, self._maker.tokenizer)
+                running.open[part.id] = OutputState(part, self._builder.tokenizer)
                 if part.retain:
                     self._kept.update(map(part.retained_name, range(part.n)))
                 messages.append(part)
@@ -226,12 +226,12 @@ class Search:
 
     def answers(self, outcome: Outcome) -> list[ChoiceDelta]:
         """One whole delta per choice; if there are too few answers, the last choices are empty."""
-        eos = self._maker.tokenizer.eos_ids
+        eos = self._builder.tokenizer.eos_ids
         deltas: list[ChoiceDelta] = []
         for index in range(self.request.n):
             if index < len(outcome.answers):
                 answer = outcome.answers[index]
-                ids, text, tokenizer = answer.token_ids, answer.text, self._maker.tokenizer
+                ids, text, tokenizer = answer.token_ids, answer.text, self._builder.tokenizer
                 if ids is None:
                     ids = tuple(tokenizer.encode(text, add_special_tokens=False))
                 elif self.request.text != PLAIN_TEXT:  # controllers know only plain text
@@ -287,7 +287,7 @@ class Search:
         return bool(self._running or self.evaluations)
 
     def _begin_parts(self, number: int, operation: _Part) -> None:
-        parts = self._maker.parts(operation, self._next_id, self._left())
+        parts = self._builder.parts(operation, self._next_id, self._left())
         if not parts:  # no room for a single token
             self._results[number] = collect(operation, [])
             return

@@ -43,7 +43,7 @@ class _Row:
     rule_state: RuleState | None = None
 
 
-def test_a_guess_has_the_guesses_before_it_in_its_history() -> None:
+def test_a_draft_token_has_those_before_it_in_its_history() -> None:
     row = _Row()
     rows = drafted_rows(row, Draft([5, 6, 7], [-1, 0, -1]))
     assert [list(one.tokens) for one in rows] == [
@@ -99,7 +99,7 @@ def test_the_pool_keeps_the_newest_ngrams_of_a_token() -> None:
     assert pool.after(9) == []
 
 
-def test_the_pool_and_the_window_are_worth_what_they_guess() -> None:
+def test_the_pool_and_the_window_are_worth_what_they_draft() -> None:
     text_is_right, window_is_right = Worth(2), Worth(2)
     paths = [((5, 6, 7), True), ((5, 8, 9), False)]
     for _ in range(200):

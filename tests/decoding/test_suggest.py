@@ -75,7 +75,7 @@ def test_suggestions_learn_which_source_to_trust(memory: AnyMemory) -> None:
     assert suggester.expected()[3] > 3.5
 
 
-def test_the_likeliest_guesses_come_first_and_parents_before_their_children(
+def test_the_likeliest_draft_tokens_come_first_and_parents_before_their_children(
     memory: AnyMemory,
 ) -> None:
     said = [1, 2, 3, 4] * 6 + [1, 5, 6] * 3
@@ -108,7 +108,7 @@ def test_earlier_answers_are_remembered_where_they_may_be(memory: AnyMemory) -> 
     assert draft_tokens(alone, 3) == []
 
 
-def test_unlikely_guesses_are_left_out(memory: AnyMemory) -> None:
+def test_unlikely_draft_tokens_are_left_out(memory: AnyMemory) -> None:
     new(memory, [0]).learn([0, *[1, 2, 3, 4] * 6, *[1, 5, 6] * 3])
     suggester = new(memory, [9, 1])
     everything = suggester.suggest(8, 3)
@@ -132,7 +132,7 @@ def test_the_lexicon_learns_which_words_go_together() -> None:
     assert lexicon.expected([99]) == {}
 
 
-def test_a_prompt_says_which_of_several_guesses_is_likelier(memory: AnyMemory) -> None:
+def test_a_prompt_says_which_of_several_draft_tokens_is_likelier(memory: AnyMemory) -> None:
     chooser = random.Random(6)
 
     def ask(word: int) -> tuple[list[int], list[int]]:
@@ -166,8 +166,8 @@ def test_a_lexicon_never_outgrows_its_bound() -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_promises_are_kept(seed: int, memory: AnyMemory) -> None:
-    """Also of what was hardly seen before, of which shares alone would promise more than comes."""
+def test_acceptance_probabilities_are_calibrated(seed: int, memory: AnyMemory) -> None:
+    """Also for what was hardly seen before, where shares alone would be too high."""
     chooser = random.Random(seed)
     expected_accepted = kept = 0.0
     for number in range(200):
@@ -200,7 +200,7 @@ def _text(chooser: random.Random, length: int) -> list[int]:
 @pytest.mark.parametrize("build", BUILDS, ids=lambda build: build.name)
 @pytest.mark.parametrize("seed", range(4))
 def test_compiled_suggestions_are_the_same(seed: int, build: Library) -> None:
-    """Guess for guess, and chance for chance, whatever was asked and learned before."""
+    """Token for token and probability for probability, whatever was asked and learned before."""
     chooser = random.Random(seed)
     ours, theirs = Memory(), compiled.Memory(build)
     trees = 0

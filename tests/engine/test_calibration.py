@@ -5,7 +5,7 @@ import pytest
 from penstock.engine.speculation.calibration import AcceptanceCalibration
 
 
-def test_promises_that_are_kept_are_believed() -> None:
+def test_calibrated_probabilities_stay_as_they_are() -> None:
     calibration = AcceptanceCalibration()
     assert calibration.share == 1.0
     for _ in range(500):

@@ -29,7 +29,7 @@ pytest.importorskip("triton")
 GREEDY = SamplingParams(max_tokens=6, temperature=0, ignore_eos=True)
 SEEDED = SamplingParams(max_tokens=6, temperature=1.0, seed=3, ignore_eos=True, n=2)
 GUIDED: dict[str, Any] = {"cfg": {"scale": 2.0, "negative_prompt": "no"}}
-GUESSED: dict[str, Any] = {"ngram": {"window": 3, "adaptive": False}}
+DRAFTED: dict[str, Any] = {"ngram": {"window": 3, "adaptive": False}}
 RANDOM: dict[str, Any] = {"jacobi": {"window": 3, "init": "random", "adaptive": False}}
 LOOKAHEAD: dict[str, Any] = {"lookahead": {"window": 2, "ngram": 3, "adaptive": False}}
 JOBS = [
@@ -42,7 +42,7 @@ LONGER = SamplingParams(max_tokens=9, temperature=0, ignore_eos=True)
 APART = [
     *JOBS,
     Job(prompt=list(range(70, 90)), params=LONGER),
-    Job(prompt=[9, 11, 9, 11, 9, 11, 9], params=GREEDY, decoding=GUESSED),
+    Job(prompt=[9, 11, 9, 11, 9, 11, 9], params=GREEDY, decoding=DRAFTED),
     Job(prompt=[5, 6, 5, 6, 5], params=GREEDY, decoding=LOOKAHEAD),
     Job(prompt=list(range(60, 90)), params=GREEDY, kv_cache={"h2o": {"heavy": 6, "recent": 6}}),
 ]
@@ -110,7 +110,7 @@ def test_the_same_tokens(kind: str, cache: str, jobs: list[Job], tiny_model: Tin
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["llama", "gemma2"])
-def test_guesses_in_lines_run_in_graphs(kind: str, tiny_model: TinyModel) -> None:
+def test_drafts_without_branches_run_in_graphs(kind: str, tiny_model: TinyModel) -> None:
     """Right ones and wrong ones, beside guidance; a sliding window too. All but the prompts."""
     repeating = [9, 11, 9, 11, 9, 11, 9]
     plain = [
@@ -118,7 +118,7 @@ def test_guesses_in_lines_run_in_graphs(kind: str, tiny_model: TinyModel) -> Non
         Job(prompt=list(range(9, 40)), params=GREEDY, decoding=GUIDED),
         Job(prompt=[7, 8, 7], params=SEEDED),
     ]
-    methods = (GUESSED, {**GUESSED, **GUIDED}, RANDOM)
+    methods = (DRAFTED, {**DRAFTED, **GUIDED}, RANDOM)
     jobs = [job.with_decoding(method) for job, method in zip(plain, methods, strict=True)]
     expected = run(on_triton(tiny_model(kind)), plain)
     built = on_triton(tiny_model(kind))
@@ -132,7 +132,7 @@ def test_guesses_in_lines_run_in_graphs(kind: str, tiny_model: TinyModel) -> Non
 
 
 @pytest.mark.parametrize(("most", "replays"), [(33, 1), (32, 0)])
-def test_guesses_behind_long_contexts_go_without(
+def test_drafts_behind_long_contexts_run_without_graphs(
     most: int, replays: int, tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Three draft tokens after eight tokens: as separate rows each reads eleven keys again."""

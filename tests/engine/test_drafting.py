@@ -302,13 +302,13 @@ def _steps_until_first_token(built: Built, drafting: Spec) -> int:
     raise AssertionError("it never got a token")
 
 
-def test_guesses_do_not_hold_up_those_who_wait(tiny_model: TinyModel) -> None:
+def test_draft_tokens_do_not_delay_waiting_requests(tiny_model: TinyModel) -> None:
     built = build(tiny_model("llama"), max_running=16)
     wide: Spec = {"jacobi": {"window": 31, "init": "pad", "adaptive": False}}
     assert _steps_until_first_token(built, None) == _steps_until_first_token(built, wide) == 1
 
 
-def test_guesses_take_no_page_from_others(tiny_model: TinyModel) -> None:
+def test_draft_tokens_take_no_page_from_others(tiny_model: TinyModel) -> None:
     folder = tiny_model("llama")
     size = build(folder).engine.bytes_per_token * 16 * 11
     params = SamplingParams(max_tokens=90, temperature=0, ignore_eos=True)
@@ -370,7 +370,7 @@ def test_on_the_embedded_model_every_method_gives_the_same_text() -> None:
 
 
 @pytest.mark.parametrize("method", ["ngram", "jacobi", "lookahead"])
-def test_who_wants_no_tokens_is_asked_for_no_guesses(
+def test_a_request_for_no_tokens_is_not_drafted_for(
     method: str, tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A prompt of which one token is left decodes, as it were, for an answer of none."""

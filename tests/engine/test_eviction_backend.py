@@ -23,7 +23,7 @@ pytest.importorskip("triton")
 
 PARAMS = SamplingParams(max_tokens=6, temperature=0, ignore_eos=True)
 LONG = [(7 * i) % 250 for i in range(72)]
-GUESSED: dict[str, Any] = {"jacobi": {"window": 3, "adaptive": False}}
+DRAFTED: dict[str, Any] = {"jacobi": {"window": 3, "adaptive": False}}
 
 
 def evicting(prompt: list[int], decoding: Any = None, **policy: dict[str, Any]) -> Job:
@@ -33,8 +33,8 @@ def evicting(prompt: list[int], decoding: Any = None, **policy: dict[str, Any]) 
 H2O: dict[str, Any] = {"heavy": 6, "recent": 5, "sink": 1, "interval": 1}
 JOBS = [
     evicting(LONG, h2o=H2O),
-    evicting(LONG[:20], h2o={**H2O, "interval": 4, "score_window": 9}, decoding=GUESSED),
-    evicting(LONG[:9], h2o=H2O, decoding=GUESSED),
+    evicting(LONG[:20], h2o={**H2O, "interval": 4, "score_window": 9}, decoding=DRAFTED),
+    evicting(LONG[:9], h2o=H2O, decoding=DRAFTED),
     evicting(LONG[5:20], window={"recent": 9, "sink": 2, "interval": 1}),
     evicting(LONG[9:20], window={"recent": 7, "sink": 2, "interval": 3}),
     evicting(LONG[7:20], h2o={**H2O, "score": "mean"}),

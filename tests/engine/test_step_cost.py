@@ -43,7 +43,7 @@ def plain(seconds: dict[int, float]) -> StepCostModel:
     return step_cost
 
 
-def test_it_interpolates_and_guesses_beyond() -> None:
+def test_it_interpolates_and_extrapolates() -> None:
     step_cost = plain({1: 1.0, 4: 2.5, 8: 3.0})
     for rows, seconds in ((1, 1.0), (2, 1.5), (4, 2.5), (6, 2.75), (8, 3.0), (16, 6.0)):
         assert step_cost.seconds(rows) == pytest.approx(seconds, rel=0.1)
@@ -78,7 +78,7 @@ def test_one_slow_first_step_is_forgotten() -> None:
     assert step_cost.seconds(1, 7, 1) < 0.0102
 
 
-def test_it_learns_what_guesses_and_drafts_cost() -> None:
+def test_it_learns_what_draft_tokens_and_drafting_cost() -> None:
     step_cost = plain({16: 1.0})
     assert step_cost.seconds(16, 8) == pytest.approx(1.16), "nothing is known yet"
     for _ in range(500):
@@ -122,12 +122,12 @@ def test_what_is_not_measured_seems_no_cheaper_than_less_and_no_dearer_than_it_w
     assert after < before
 
 
-def test_what_many_sequences_cost_says_nothing_of_guesses() -> None:
+def test_what_many_sequences_cost_says_nothing_of_draft_tokens() -> None:
     step_cost = plain({1: 1.0, 8: 4.0})
     assert step_cost.seconds(1, 7, 1) < 1.3
 
 
-def test_a_slower_machine_is_not_taken_for_dear_guesses() -> None:
+def test_a_slower_machine_is_not_taken_for_expensive_draft_tokens() -> None:
     """All steps draft, and everything becomes 1.5 times as slow: within a few steps the model asks
     for one without draft tokens, and for more as long as its estimates are off."""
     step_cost = paced({1: 1.0, 5: 1.1})
@@ -224,7 +224,7 @@ STEEP = {1: 1.0, 2: 2.0, 8: 8.0, 64: 64.0, 512: 512.0}
         ({1: 1.0, 8: 1.6, 16: 2.5, 64: 9.0}, 0.8, 4, 12),
     ],
 )
-def test_guesses_are_as_many_as_pay(
+def test_as_many_draft_tokens_are_planned_as_pay(
     costs: dict[int, float], rights: float, low: int, high: int, tiny_model: TinyModel
 ) -> None:
     (size,) = planned(build(tiny_model("llama")), paced(costs), 1, rights)
@@ -309,7 +309,9 @@ def test_trials_take_a_hundredth_of_the_time(tiny_model: TinyModel) -> None:
     assert 20 <= drafts <= 0.01 * 2000 / 0.5 + 1
 
 
-def test_who_promises_nothing_is_asked_for_a_hundredth_of_the_time(tiny_model: TinyModel) -> None:
+def test_a_drafter_that_expects_nothing_is_asked_for_a_hundredth_of_the_time(
+    tiny_model: TinyModel,
+) -> None:
     asked, drafts = drafted_in(build(tiny_model("llama")), 0.1, 2000)
     assert drafts == 0
     assert 0.05 * asked / 2000 < 0.015
@@ -345,7 +347,7 @@ def test_asking_has_its_price(tiny_model: TinyModel) -> None:
         assert least <= drafts <= most
 
 
-def test_who_promises_more_than_comes_is_believed_less(tiny_model: TinyModel) -> None:
+def test_a_drafter_that_expects_too_much_is_scaled_down(tiny_model: TinyModel) -> None:
     """Two accepted draft tokens pay, and two are expected; drafting stops if only one is accepted,
     and goes on if both are."""
     built = build(tiny_model("llama"))

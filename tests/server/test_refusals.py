@@ -122,7 +122,7 @@ def test_wrong_base_urls_are_told_the_right_one(
 
 
 @pytest.mark.parametrize("asked", ["/nope", "/v1", "/v1/v1", "/v2/models", "/v1/chat", "//"])
-def test_other_paths_get_no_guess(door: ScriptedServer, asked: str) -> None:
+def test_other_paths_get_no_hint(door: ScriptedServer, asked: str) -> None:
     with door.client() as client:
         answer = client.get(f"{door.url}{asked}", headers=KEY)
     assert answer.status_code == 404

@@ -108,7 +108,7 @@ async def sent(tokens_s: list[float], *, since_s: float = 0.0) -> list[tuple[flo
     [[95.0], [1.0, 95.0], [6.0, 95.0], [9.5, 95.0], [0.0, 9.0, 17.9, 50.0], [8.0, 16.0, 24.0]],
     ids=str,
 )
-def test_no_silence_is_longer_than_promised(tokens_s: list[float]) -> None:
+def test_no_silence_is_longer_than_the_heartbeat(tokens_s: list[float]) -> None:
     """While the request waits, and after a token wherever it falls between two comments."""
 
     async def check() -> None:

@@ -143,7 +143,7 @@ def matches(
         # Scores far from each other amplify rounding: some rows may differ, but not most of them.
         return agree(answer(loud), loud.output, _LOUD_TOLERANCE, share=0.5)
     except Exception as error:
-        logger.debug("%s: no twin (%s)", type(module).__name__, error)
+        logger.debug("%s: not replaced (%s)", type(module).__name__, error)
         return False
 
 

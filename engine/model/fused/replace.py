@@ -7,16 +7,16 @@ from torch import nn
 
 from .bound import BoundModule
 
-Twin = Callable[[nn.Module], nn.Module | None]
+Replacer = Callable[[nn.Module], nn.Module | None]
 
 
-def replace(model: nn.Module, twin: Twin) -> int:
-    """Replace each module for which `twin` returns a new one; returns how many were made.
+def replace(model: nn.Module, replacer: Replacer) -> int:
+    """Replace each module for which `replacer` returns a new one; returns how many were made.
 
     A module used in several places gets one replacement; modules inside a replacement are not
     visited. Replaced modules are not kept: their weights are freed before the next are copied.
     """
-    twins: WeakKeyDictionary[nn.Module, nn.Module] = WeakKeyDictionary()
+    replacements: WeakKeyDictionary[nn.Module, nn.Module] = WeakKeyDictionary()
     made = 0
 
     def visit(parent: nn.Module) -> None:
@@ -24,14 +24,14 @@ def replace(model: nn.Module, twin: Twin) -> int:
         names = [name for name, child in vars(parent)["_modules"].items() if child is not None]
         for name in names:
             child = parent.get_submodule(name)
-            found = twins.get(child)
+            found = replacements.get(child)
             if found is None:
-                found = twin(child)
+                found = replacer(child)
                 if found is None:
                     visit(child)
                     continue
                 made += 1
-                twins[child] = found
+                replacements[child] = found
             setattr(parent, name, found)
             if isinstance(parent, BoundModule):
                 parent.bind()

@@ -17,7 +17,7 @@ from .decoder import fused_decoder, fused_layer
 from .feed_forward import fused_feed_forward
 from .norms import fused_norm
 from .observe import WHOLE_TOLERANCE, Call, DenseStep, Observation, agree, observe
-from .replace import Twin, replace
+from .replace import Replacer, replace
 
 logger = logging.getLogger(__name__)
 
@@ -60,16 +60,18 @@ def rewrite(model: Any) -> nn.Module:
     return lean
 
 
-def _tried(make: Callable[[nn.Module, Call | None], nn.Module | None], seen: Observation) -> Twin:
-    """A `Twin` for `replace`: makes a module's fused version and forgets its call."""
+def _tried(
+    make: Callable[[nn.Module, Call | None], nn.Module | None], seen: Observation
+) -> Replacer:
+    """A `Replacer` for `replace`: makes a module's fused version and forgets its call."""
 
-    def twin(module: nn.Module) -> nn.Module | None:
+    def fused(module: nn.Module) -> nn.Module | None:
         found = make(module, seen.calls.get(module))
         if found is not None:
             del seen.calls[module]
         return found
 
-    return twin
+    return fused
 
 
 def _gives(model: nn.Module, seen: Observation) -> bool:
@@ -97,11 +99,11 @@ def _rewrite_attention(model: nn.Module, seen: Observation) -> int:
     }
     replace(model, rotary.get)
 
-    def twin(module: nn.Module) -> nn.Module | None:
+    def fused(module: nn.Module) -> nn.Module | None:
         if module not in known:
             return None
         lean = fused_attention(module, known[module], seen)
         del seen.calls[module]
         return lean
 
-    return replace(model, twin)
+    return replace(model, fused)

@@ -56,11 +56,11 @@ class ChatEncoder:
         found = self._controls(chat.text, encoding, ids)
         if all(self._is_written(chat, control) for control in found):
             return ids
-        apart = self._encode_apart(chat, self._written(chat, found))
+        encoded = self._encode_parts(chat, self._written(chat, found))
         mask: list[int] = encoding.special_tokens_mask
         before = mask.index(0)
         behind = len(mask) - mask[::-1].index(0)
-        return [*ids[:before], *apart, *ids[behind:]]
+        return [*ids[:before], *encoded, *ids[behind:]]
 
     def _controls(self, text: str, encoding: Encoding, ids: list[int]) -> list[Control]:
         """The control tokens in the text, but not those that stand for unknown characters."""
@@ -86,7 +86,7 @@ class ChatEncoder:
         overlaps_before = at > 0 and chat.said[at - 1][1] > start
         return not overlaps_before and not (at < len(chat.said) and chat.said[at][0] < end)
 
-    def _encode_apart(self, chat: RenderedChat, written: list[Control]) -> list[int]:
+    def _encode_parts(self, chat: RenderedChat, written: list[Control]) -> list[int]:
         cuts: set[int] = set()
         while True:
             marked, origin = self._plain.mark(chat.text, written, cuts)
