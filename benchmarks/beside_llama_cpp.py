@@ -120,8 +120,8 @@ def ours(folder: Path, quantization: str, threads: int) -> Generate:
 
     def generate(prompts: Prompts, count: int) -> list[list[int]]:
         params = SamplingParams(max_tokens=count, temperature=0, ignore_eos=True)
-        answers = llm.generate([list(prompt) for prompt in prompts], params)
-        return [answer.choices[0].token_ids for answer in answers]
+        answers = llm.generate([list(prompt) for prompt in prompts], params, use_tqdm=False)
+        return [answer.outputs[0].token_ids for answer in answers]
 
     return generate
 

@@ -136,7 +136,7 @@ def greedy(llm: LLM, text: str, options: argparse.Namespace) -> list[list[int]]:
     stride = (len(ids) - PROMPT_TOKENS) // options.answers
     prompts = [ids[i * stride : i * stride + PROMPT_TOKENS] for i in range(options.answers)]
     params = SamplingParams(max_tokens=options.new_tokens, temperature=0.0, ignore_eos=True)
-    return [answer.choices[0].token_ids for answer in llm.generate(prompts, params)]
+    return [answer.outputs[0].token_ids for answer in llm.generate(prompts, params, use_tqdm=False)]
 
 
 def _agreed(ours: list[int], theirs: list[int]) -> int:

@@ -71,12 +71,14 @@ def cut(llm: LLM, text: str, window: int, most: int) -> list[list[int]]:
 
 def perplexity(llm: LLM, windows: list[list[int]]) -> float:
     """exp(mean negative log-probability) of every token but each window's first."""
-    params = SamplingParams(max_tokens=0, temperature=0)
+    params = SamplingParams(max_tokens=0, temperature=0, prompt_logprobs=0)
     total, count = 0.0, 0
-    for answer in llm.generate(windows, params, prompt_logprobs=0, progress=True):
+    for answer in llm.generate(windows, params):
         assert answer.prompt_logprobs is not None
-        total -= sum(token.logprob for token in answer.prompt_logprobs)
-        count += len(answer.prompt_logprobs)
+        for token, found in zip(answer.prompt_token_ids, answer.prompt_logprobs, strict=True):
+            if found is not None:
+                total -= found[token].logprob
+                count += 1
     return math.exp(total / count)
 
 

@@ -70,7 +70,7 @@ class TextOptions:
 PLAIN_TEXT = TextOptions()
 
 
-class SamplingParams(BaseModel):
+class SamplingFields(BaseModel):
     """How tokens are chosen, when to stop and what is shown, with vLLM's names and meanings.
 
     `seed`: same seed, prompt and parameters give the same tokens, whatever else the server does; -1
@@ -125,3 +125,14 @@ class SamplingParams(BaseModel):
             spaces_between_special_tokens=self.spaces_between_special_tokens,
             include_stop=self.include_stop_str_in_output,
         )
+
+
+class SamplingParams(SamplingFields):
+    """What `LLM` takes: the fields that HTTP bodies and command lines share, and logprobs.
+
+    `logprobs`, `prompt_logprobs`: how many alternatives to report beside each token of the answer,
+    or of the prompt; 0 reports the token alone, None nothing.
+    """
+
+    logprobs: int | None = Field(default=None, ge=0, le=MAX_LOGPROBS)
+    prompt_logprobs: int | None = Field(default=None, ge=0, le=MAX_LOGPROBS)

@@ -2,7 +2,7 @@
 
     event loop                                   engine thread or process
     submit, abort   ------- messages --------->  Engine.add, Engine.abort
-    Generation      <-- one callback a step ----  Engine.step
+    GenerationStream <-- one callback a step ---  Engine.step
 
 The event loop does text, admission and metrics; the other side only runs steps.
 """
@@ -15,18 +15,20 @@ from dataclasses import replace
 
 from prometheus_client import CollectorRegistry
 
-from ..errors import EXITS, EngineDeadError, OverloadedError, PenstockError, UnavailableError
+from ..errors import EngineDeadError, OverloadedError, PenstockError, UnavailableError
 from .build import build_engine
 from .config import EngineConfig
 from .loading.loader import ModelInfo
-from .outputs.generation import Generation
+from .outputs.generation import Generation, PlainGeneration
+from .outputs.generation_stream import GenerationStream
 from .outputs.metrics import EngineCollector, RequestMetrics
+from .outputs.output_processor import OutputProcessor
+from .outputs.request_times import RequestTimes
 from .requests.input_processor import InputProcessor
 from .requests.tokenizer import Tokenizer
 from .search.async_search import AsyncSearch
 from .search.evaluators import Evaluator, in_threads, registered
-from .state.messages import Abort
-from .state.request import PART, ChoiceDelta, Request, StepOutput
+from .state.request import Request, StepOutput
 from .state.stats import EngineStats
 from .transport.host import EngineHost, ThreadHost
 from .transport.process import ProcessHost
@@ -62,7 +64,7 @@ class AsyncEngine:
         registry.register(EngineCollector(self.stats))
         self._host = host
         self._clock = clock
-        self._live: dict[str, Generation] = {}
+        self._outputs = OutputProcessor(self._ended, self._unreadable)
         self._idle = asyncio.Event()
         self._idle.set()
         self._failure: str | None = None
@@ -112,18 +114,18 @@ class AsyncEngine:
     async def stop(self, drain_s: float = 0.0) -> None:
         """Refuse new requests, give live ones `drain_s` to finish, end the rest, stop."""
         self._draining = True
-        if self._live and drain_s > 0:
+        live = self._outputs.live
+        if live and drain_s > 0:
             try:
                 await asyncio.wait_for(self._idle.wait(), drain_s)
             except TimeoutError:
-                logger.warning("%d requests did not finish within %g s", len(self._live), drain_s)
+                logger.warning("%d requests did not finish within %g s", len(live), drain_s)
         error = UnavailableError("the server is shutting down; the request was ended")
-        for generation in list(self._live.values()):
-            self._cancel(generation, error)
+        self._outputs.end_all(error)
         await self._host.stop()
         self.tokenizer.close()
 
-    def submit(self, request: Request) -> Generation:
+    def submit(self, request: Request) -> GenerationStream:
         """Queue a request.
 
         Raises:
@@ -135,44 +137,35 @@ class AsyncEngine:
             raise UnavailableError("the server is shutting down")
         self._check_queue(request)
         generation = self._generation(request)
-        generation.metrics.n.observe(request.n)
-        if request.contexts:
-            generation.metrics.guidance_requests.inc()
-        generation.metrics.max_tokens.observe(request.max_tokens)
-        if not isinstance(generation, AsyncSearch):
-            self._host.send(request)  # first: a request that cannot be sent must not count as live
-        self._live[request.id] = generation
+        stream = GenerationStream(generation, self.abort)
+        self._outputs.begin(generation, stream)
         self._idle.clear()
-        if isinstance(generation, AsyncSearch):
-            generation.begin()
-        return generation
+        return stream
 
     def _generation(self, request: Request) -> Generation:
-        metrics, now_s = self.metrics.of(_label(request)), self._clock()
+        times = RequestTimes(request, self.metrics.of(_label(request)), self._clock())
         if request.search is None:
-            return Generation(
+            return PlainGeneration(
                 request,
                 tokenizer=self.tokenizer,
-                metrics=metrics,
-                submitted_s=now_s,
-                abort=self.abort,
+                send=self._host.send,
+                ended=self._outputs.end,
+                times=times,
             )
         return AsyncSearch(
             request,
             input_processor=self.input_processor,
-            metrics=metrics,
-            submitted_s=now_s,
-            abort=self.abort,
-            send=self._host.send,
-            ended=self._end,
             evaluators=self._evaluators,
+            send=self._host.send,
+            ended=self._outputs.end,
+            times=times,
         )
 
     def abort(self, request_id: str) -> None:
         """End a request now; unknown or finished ids are ignored."""
-        generation = self._live.get(request_id)
+        generation = self._outputs.live.get(request_id)
         if generation is not None:
-            self._cancel(generation)
+            self._outputs.end(generation)
 
     def stats(self) -> EngineStats:
         """Counters and gauges as of the last step."""
@@ -196,23 +189,23 @@ class AsyncEngine:
     def _check_queue(self, request: Request) -> None:
         """Refuse a request that would wait too long. One owner cannot fill the queue for all: an
         owner with at most an equal part of the limit is admitted up to twice the limit."""
-        config, owner = self.config, request.owner
-        owners = {generation.request.owner for generation in self._live.values()} | {owner}
-        waits = [g for g in self._live.values() if g.first_token_s is None]
+        config, owner, live = self.config, request.owner, self._outputs.live.values()
+        owners = {generation.request.owner for generation in live} | {owner}
+        waits = [g for g in live if g.times is None or g.times.first_token_s is None]
 
         def admits(held: list[tuple[str, int]], new: int, limit: int) -> bool:
             total = sum(count for _, count in held) + new
             own = sum(count for name, count in held if name == owner) + new
             return total <= limit or (total <= 2 * limit and own * len(owners) <= limit)
 
-        sequences = [(g.request.owner, g.sequences) for g in self._live.values()]
+        sequences = [(g.request.owner, g.sequences) for g in live]
         tokens = [(g.request.owner, g.request.prompt_tokens) for g in waits]
-        live = sum(count for _, count in sequences)
-        retry_after_s = self._retry_after_s(live)
+        present = sum(count for _, count in sequences)
+        retry_after_s = self._retry_after_s(present)
         limit = config.max_running + config.max_queued_requests
         if not admits(sequences, request.sequences, limit):
             raise OverloadedError(
-                f"{live} sequences are running or waiting and this request adds "
+                f"{present} sequences are running or waiting and this request adds "
                 f"{request.sequences}; the limit is {limit}; try again in {retry_after_s} s",
                 retry_after_s=retry_after_s,
             )
@@ -231,114 +224,35 @@ class AsyncEngine:
         return min(60, max(1, math.ceil(self._mean_request_s * rounds)))
 
     def _stepped(self, outputs: list[StepOutput], rows: int) -> None:
-        """Deliver the outputs of one step to their requests."""
+        """Deliver the outputs of one step."""
         if rows:
             self.metrics.iteration_tokens.observe(rows)
-        now_s = self._clock()
-        for output in outputs:
-            generation = self._live.get(output.request_id.partition(PART)[0])
-            if generation is None:
-                continue
-            try:
-                self._deliver(generation, output, now_s)
-            except PenstockError as error:  # the tokenizer fails on these tokens
-                self._cancel(generation, error)
-            except EXITS:
-                raise
-            except BaseException:  # one request's text must not fail the step's other requests
-                logger.exception(
-                    "the output of request %s could not be read", generation.request.id
-                )
-                self._cancel(generation, PenstockError("the output could not be read"))
+        self._outputs.feed(outputs, self._clock())
 
-    def _deliver(self, generation: Generation, output: StepOutput, now_s: float) -> None:
-        if isinstance(generation, AsyncSearch):
-            generation.feed(output)
-            self._count(generation, output, output, now_s)
-            return
-        if output.failure is not None:
-            if generation.output_state.fails(output):
-                self._cancel(generation, output.failure.error())
-            return
-        delta, ended_by_text = generation.output_state.feed(output)
-        if delta is None:
-            return
-        if ended_by_text:
-            self._host.send(Abort(request_id=output.request_id, index=output.index))
-        self._observe(generation, output, delta, now_s)
-        generation.push(delta)
-        if generation.output_state.finished:
-            generation.reason = delta.finish_reason or "stop"
-            self._end(generation)
-
-    def _cancel(self, generation: Generation, error: PenstockError | None = None) -> None:
-        if not isinstance(generation, AsyncSearch):
-            self._host.send(Abort(request_id=generation.request.id))
-        self._end(generation, error)
+    def _unreadable(self, generation: Generation, exception: BaseException) -> PenstockError:
+        request_id = generation.request.id
+        logger.error("the output of request %s could not be read", request_id, exc_info=exception)
+        return PenstockError("the output could not be read")
 
     def _fail(self, reason: str) -> None:
         self._failure = reason
-        error = EngineDeadError("the engine has failed; the request could not be finished")
-        for generation in list(self._live.values()):
-            self._end(generation, error)
+        self._outputs.end_all(
+            EngineDeadError("the engine has failed; the request could not be finished")
+        )
 
-    def _observe(
-        self, generation: Generation, output: StepOutput, delta: ChoiceDelta, now_s: float
-    ) -> None:
-        metrics = generation.metrics
-        last_s = generation.last_token_s.get(delta.index)
-        if last_s is not None:
-            metrics.inter_token.observe(now_s - last_s)
-        generation.last_token_s[delta.index] = now_s
-        self._count(generation, output, delta, now_s)
-
-    def _count(
-        self,
-        generation: Generation,
-        output: StepOutput,
-        taken: StepOutput | ChoiceDelta,
-        now_s: float,
-    ) -> None:
-        metrics = generation.metrics
-        if generation.first_token_s is None:
-            generation.first_token_s = now_s
-            generation.started_s = output.first_scheduled_s
-            if not isinstance(generation, AsyncSearch):
-                metrics.prompt_tokens.inc(generation.usage.prompt_tokens)
-            metrics.first_token.observe(now_s - generation.submitted_s)
-        metrics.generation_tokens.inc(len(taken.token_ids))
-        if taken.counters is not None:
-            metrics.count(taken.counters)
-
-    def _end(self, generation: Generation, error: PenstockError | None = None) -> None:
-        """End a request: every request ends here, once, and its metrics are written here."""
-        if self._live.pop(generation.request.id, None) is None:
-            return
-        if not self._live:
+    def _ended(self, generation: Generation, error: PenstockError | None) -> None:
+        """Write the metrics of a request that has ended."""
+        if not self._outputs.live:
             self._idle.set()
-        if isinstance(generation, AsyncSearch):
-            generation.leave()
-            generation.metrics.prompt_tokens.inc(generation.usage.prompt_tokens)
-            generation.metrics.thoughts.inc(generation.usage.thoughts)
         reason = "error" if error is not None else generation.reason
         self.metrics.ended(_label(generation.request), reason)
-        metrics, now_s = generation.metrics, self._clock()
-        elapsed_s = now_s - generation.submitted_s
-        metrics.end_to_end.observe(elapsed_s)
-        started_s, first_s = generation.started_s, generation.first_token_s
-        if started_s is not None and first_s is not None:
-            metrics.queued.observe(max(0.0, started_s - generation.submitted_s))
-            metrics.prefill.observe(max(0.0, first_s - started_s))
-            metrics.decode.observe(now_s - first_s)
-            metrics.inference.observe(max(0.0, now_s - started_s))
-            metrics.request_prompt.observe(generation.usage.prompt_tokens)
-            metrics.request_generation.observe(generation.usage.completion_tokens)
-            later = generation.usage.completion_tokens - generation.request.n
-            if later > 0:
-                metrics.per_token.observe((now_s - first_s) / later)
+        if generation.times is None:
+            return
+        now_s = self._clock()
+        generation.times.ended(generation.usage, now_s)
         if reason in ("stop", "length"):
+            elapsed_s = now_s - generation.times.submitted_s
             self._mean_request_s += 0.1 * (elapsed_s - self._mean_request_s)
-        generation.close(error)
 
 
 def _label(request: Request) -> str:

@@ -1,78 +1,32 @@
 """Offline inference in Python: batches on the same engine and options as the server."""
 
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, NoReturn
 
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from ..decoding.sampling_params import SamplingParams
-from ..errors import GenerationError
+from ..errors import PenstockError
 from ..registry import Spec
 from .build import build_engine
 from .config import EngineConfig
-from .outputs.output_state import OutputState
+from .core.loop import take
+from .outputs.generation import Generation, PlainGeneration
+from .outputs.output_processor import OutputProcessor
+from .outputs.request_output import OutputCollector, RequestOutput
 from .requests.chat.template import RenderedChat
 from .requests.input import Input
 from .requests.prompt_encoder import Prompt
 from .search.evaluators import registered
 from .search.sync_search import SyncSearch
-from .state.request import (
-    PART,
-    ChoiceDelta,
-    Conversation,
-    FinishReason,
-    Request,
-    TokenLogprobs,
-    Trace,
-    Usage,
-)
+from .state.request import Conversation, Request
 from .state.stats import EngineStats
 
 Message = Mapping[str, Any]
-
-
-@dataclass(slots=True, kw_only=True)
-class Completion:
-    """One choice of an answer."""
-
-    index: int
-    text: str = ""
-    token_ids: list[int] = field(default_factory=list)
-    logprobs: list[TokenLogprobs] = field(default_factory=list)
-    finish_reason: FinishReason | None = None
-    stop_reason: int | str | None = None
-
-    def add(self, delta: ChoiceDelta) -> None:
-        """Append a delta."""
-        self.text += delta.text
-        self.token_ids += delta.token_ids
-        self.logprobs += delta.logprobs
-        self.finish_reason = delta.finish_reason
-        self.stop_reason = delta.stop_reason
-
-
-@dataclass(slots=True, kw_only=True)
-class RequestOutput:
-    """The answer to one prompt: `choices` by index. `trace`: the tree of a search, if any.
-
-    `error`: why this request failed; its choices hold what was generated before.
-    """
-
-    prompt_token_ids: tuple[int, ...]
-    choices: list[Completion]
-    usage: Usage
-    prompt_logprobs: tuple[TokenLogprobs, ...] | None
-    trace: Trace | None = None
-    error: GenerationError | None = None
-
-    @property
-    def text(self) -> str:
-        """Text of the first choice; raises `error` if there is one."""
-        if self.error is not None:
-            raise self.error
-        return self.choices[0].text
+LLMPrompt = Prompt | Mapping[str, Any]
+UseTqdm = bool | Callable[..., Any]
 
 
 class LLM:
@@ -93,74 +47,77 @@ class LLM:
 
     def generate(
         self,
-        prompts: Prompt | Sequence[Prompt],
-        params: SamplingParams | Sequence[SamplingParams] | None = None,
+        prompts: LLMPrompt | Sequence[LLMPrompt],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
         *,
+        use_tqdm: UseTqdm = True,
         suffix: str | None = None,
         decoding: Spec = None,
         kv_cache: Spec = None,
-        logprobs: int | None = None,
-        prompt_logprobs: int | None = None,
-        progress: bool = False,
     ) -> list[RequestOutput]:
-        """Answer prompts (texts or lists of token ids) together; results in the order given.
+        """Answer prompts together; results in the order given.
 
-        `params`: one for all, or one for each prompt. `suffix`: the text that follows every
-        answer, for models that fill in the middle.
+        `prompts`: texts, lists of token ids, or mappings as vLLM takes them: {"prompt": text} or
+        {"prompt_token_ids": ids}. `sampling_params`: one for all, or one for each prompt.
+        `use_tqdm`: show a progress bar on standard error, or what makes one. `suffix`: the text
+        that follows every answer, for models that fill in the middle.
 
         A request that fails while it runs has its `error` in the result; the others still finish.
 
         Raises:
             RequestError: a prompt or parameter is refused, before anything has run.
         """
-        batch = _as_batch(prompts)
-        each = _spread(params, len(batch))
+        given = [_prompt(one) for one in _as_batch(prompts)]
         requests = [
             self._input_processor.prepare(
                 Input(
                     request_id=self._next_id(),
                     prompt=prompt,
                     suffix=suffix,
-                    params=one,
+                    params=params,
                     decoding=decoding,
                     kv_cache=kv_cache,
-                    logprobs=logprobs,
-                    prompt_logprobs=prompt_logprobs,
+                    logprobs=params.logprobs,
+                    prompt_logprobs=params.prompt_logprobs,
                 )
             )
-            for prompt, one in zip(batch, each, strict=True)
+            for prompt, params in zip(given, _spread(sampling_params, len(given)), strict=True)
         ]
-        return self._run(requests, progress)
+        return self._run(requests, given, use_tqdm)
 
     def chat(
         self,
         messages: Sequence[Message] | Sequence[Sequence[Message]],
-        params: SamplingParams | Sequence[SamplingParams] | None = None,
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
         *,
+        use_tqdm: UseTqdm = True,
         decoding: Spec = None,
         kv_cache: Spec = None,
-        logprobs: int | None = None,
-        progress: bool = False,
     ) -> list[RequestOutput]:
-        """Answer one conversation, or several, through the model's chat template."""
+        """Answer one conversation, or several, through the model's chat template.
+
+        The other arguments, the results and the errors are those of `generate`.
+        """
         several = [messages] if messages and isinstance(messages[0], Mapping) else messages
-        each = _spread(params, len(several))
+        given: list[Prompt] = [self.tokenizer.render_chat(one) for one in several]  # type: ignore[arg-type]
+        each = _spread(sampling_params, len(given))
         requests = [
             self._input_processor.prepare(
                 Input(
                     request_id=self._next_id(),
-                    prompt=self.tokenizer.render_chat(conversation),  # type: ignore[arg-type]
-                    params=one,
+                    prompt=prompt,
+                    params=params,
                     prompt_param="messages",
                     decoding=decoding,
                     kv_cache=kv_cache,
-                    logprobs=logprobs,
+                    logprobs=params.logprobs,
+                    prompt_logprobs=params.prompt_logprobs,
                     conversation=Conversation(messages=conversation),  # type: ignore[arg-type]
                 )
             )
-            for conversation, one in zip(several, each, strict=True)
+            for conversation, prompt, params in zip(several, given, each, strict=True)
         ]
-        return self._run(requests, progress)
+        return self._run(requests, given, use_tqdm)
 
     def stats(self) -> EngineStats:
         """Counters and gauges of the engine."""
@@ -175,72 +132,68 @@ class LLM:
         self._requests += 1
         return f"llm-{self._requests}"
 
-    def _run(self, requests: list[Request], progress: bool) -> list[RequestOutput]:
-        answers = {r.id: [Completion(index=i) for i in range(r.n)] for r in requests}
-        output_states = {r.id: OutputState(r, self.tokenizer) for r in requests if r.search is None}
-        searches = {
-            r.id: SyncSearch(r, self._input_processor, self._engine, self._evaluators)
-            for r in requests
-            if r.search is not None
-        }
-        errors: dict[str, GenerationError] = {}
-        for request in requests:
-            if request.search is None:
-                self._engine.add(request)
-        try:
-            with tqdm(total=len(requests), disable=not progress, unit="request") as bar:
-                for search in searches.values():
-                    search.advance()
+    def _run(
+        self, requests: list[Request], prompts: list[Prompt], use_tqdm: UseTqdm
+    ) -> list[RequestOutput]:
+        with _progress_bar(use_tqdm, len(requests)) as bar:
+
+            def ended(generation: Generation, error: PenstockError | None) -> None:
+                bar.update()
+
+            outputs = OutputProcessor(ended, _unexpected)
+            searches: list[SyncSearch] = []
+            collectors: list[OutputCollector] = []
+            try:
+                for request, prompt in zip(requests, prompts, strict=True):
+                    generation = self._generation(request, outputs, searches)
+                    collectors.append(OutputCollector(generation, _text(prompt), self.tokenizer))
+                    outputs.begin(generation, collectors[-1])
                 while self._engine.has_work:
-                    for output in self._engine.step():
-                        search = searches.get(output.request_id.partition(PART)[0])
-                        if search is not None:
-                            search.feed(output)
-                            bar.update(search.ended)
-                            continue
-                        output_state = output_states[output.request_id]
-                        if output.failure is not None:
-                            if output.request_id not in errors and output_state.fails(output):
-                                errors[output.request_id] = output.failure.error()
-                                self._engine.abort(output.request_id)
-                                bar.update()
-                            continue
-                        delta, ended_by_text = output_state.feed(output)
-                        if delta is None:
-                            continue
-                        if ended_by_text:
-                            self._engine.abort(output.request_id, output.index)
-                        answers[output.request_id][delta.index].add(delta)
-                        bar.update(output_state.finished)
-                    for search in searches.values():
+                    outputs.feed(self._engine.step(), time.perf_counter())
+                    for search in searches:
                         search.check_time()
-            for request_id, search in searches.items():
-                for delta in search.answers() if search.error is None else ():
-                    answers[request_id][delta.index].add(delta)
-        finally:
-            for request in requests:
-                self._engine.abort(request.id)
-            for search in searches.values():
-                search.close()
-        return [
-            RequestOutput(
-                prompt_token_ids=r.prompt_ids,
-                choices=answers[r.id],
-                usage=searches[r.id].usage if r.id in searches else output_states[r.id].usage,
-                prompt_logprobs=None if r.id in searches else output_states[r.id].prompt_logprobs,
-                trace=searches[r.id].trace if r.id in searches else None,
-                error=searches[r.id].error if r.id in searches else errors.get(r.id),
+            finally:
+                outputs.end_all()
+        return [collector.output() for collector in collectors]
+
+    def _generation(
+        self, request: Request, outputs: OutputProcessor, searches: list[SyncSearch]
+    ) -> Generation:
+        send = partial(take, self._engine)
+        if request.search is None:
+            return PlainGeneration(request, tokenizer=self.tokenizer, send=send, ended=outputs.end)
+        searches.append(
+            SyncSearch(
+                request,
+                input_processor=self._input_processor,
+                evaluators=self._evaluators,
+                send=send,
+                ended=outputs.end,
             )
-            for r in requests
-        ]
+        )
+        return searches[-1]
 
 
-def _as_batch(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
-    if isinstance(prompts, str | RenderedChat):
+def _as_batch(prompts: LLMPrompt | Sequence[LLMPrompt]) -> list[LLMPrompt]:
+    if isinstance(prompts, str | RenderedChat | Mapping):
         return [prompts]
     if prompts and isinstance(prompts[0], int):
         return [prompts]  # type: ignore[list-item]
     return list(prompts)  # type: ignore[arg-type]
+
+
+def _prompt(given: LLMPrompt) -> Prompt:
+    if not isinstance(given, Mapping):
+        return given
+    if "prompt_token_ids" in given:
+        return list(given["prompt_token_ids"])
+    return given["prompt"]
+
+
+def _text(prompt: Prompt) -> str | None:
+    if isinstance(prompt, RenderedChat):
+        return prompt.text
+    return prompt if isinstance(prompt, str) else None
 
 
 def _spread(
@@ -251,3 +204,13 @@ def _spread(
     if len(params) != count:
         raise ValueError(f"{len(params)} SamplingParams for {count} prompts")
     return list(params)
+
+
+def _progress_bar(use_tqdm: UseTqdm, requests: int) -> Any:
+    make = use_tqdm if callable(use_tqdm) else partial(tqdm, disable=not use_tqdm)
+    return make(total=requests, desc="Processed prompts", unit="request")
+
+
+def _unexpected(generation: Generation, exception: BaseException) -> NoReturn:
+    """A broken plug-in must be seen: the exception reaches the caller of `LLM`."""
+    raise exception

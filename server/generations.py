@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from penstock.errors import EXITS
 
-from .protocol.plan import ChoiceResult
+from ..engine.outputs.choice_result import ChoiceResult
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Generator, Sequence

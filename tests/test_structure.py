@@ -33,7 +33,7 @@ ROOMS: dict[str, set[str]] = {
     "scheduling": {"state"},
     "speculation": {"state"},
     "core": {"model", "scheduling", "speculation", "state"},
-    "search": {"core", "outputs", "requests", "state"},
+    "search": {"outputs", "requests", "state"},
     "transport": {"core", "loading", "requests", "state", "build", "config"},
 }
 """Which rooms and doors of `engine` each of its rooms may import."""

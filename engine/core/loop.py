@@ -4,11 +4,21 @@ import logging
 import queue
 from collections.abc import Callable
 
-from ..state.messages import Inbox, Release
+from ..state.messages import Inbox, Message, Release
 from ..state.request import Request, StepOutput
 from .engine import Engine
 
 logger = logging.getLogger(__name__)
+
+
+def take(engine: Engine, message: Message) -> None:
+    """Carry out a message, between two steps."""
+    if isinstance(message, Request):
+        engine.add(message)
+    elif isinstance(message, Release):
+        engine.release(message.names)
+    else:
+        engine.abort(message.request_id, message.index)
 
 
 class EngineLoop:
@@ -61,9 +71,4 @@ class EngineLoop:
             if message is None:
                 return False
             self.taken += 1
-            if isinstance(message, Request):
-                self._engine.add(message)
-            elif isinstance(message, Release):
-                self._engine.release(message.names)
-            else:
-                self._engine.abort(message.request_id, message.index)
+            take(self._engine, message)

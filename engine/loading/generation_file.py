@@ -8,7 +8,7 @@ from typing import Any, Final
 from pydantic import ValidationError
 from transformers import GenerationConfig
 
-from ...decoding.sampling_params import SamplingParams
+from ...decoding.sampling_params import SamplingFields
 from ...errors import ConfigurationError
 from .folder import CONFIG, GENERATION, read_object
 from .stages import printable, stage
@@ -60,7 +60,7 @@ def _check_sampling(path: Path, fields: Mapping[str, Any]) -> None:
         if value is None:
             continue
         try:
-            SamplingParams.model_validate({name: value})
+            SamplingFields.model_validate({name: value})
         except ValidationError as error:
             said = printable(error.errors()[0]["msg"])
             raise ConfigurationError(

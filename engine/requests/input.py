@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from ...decoding.sampling_params import ALL_THAT_IS_LEFT, SamplingParams
+from ...decoding.sampling_params import ALL_THAT_IS_LEFT, SamplingFields
 from ...registry import Spec
 from ..state.request import Conversation
 from .prompt_encoder import Prompt
@@ -23,7 +23,7 @@ class Input:
 
     request_id: str
     prompt: Prompt
-    params: SamplingParams
+    params: SamplingFields
     default_max_tokens: int | None = None
     add_special_tokens: bool | None = None
     prompt_param: str = "prompt"

@@ -1,7 +1,7 @@
 """Turns a caller's input into a `Request` that the engine can run, or refuses it clearly.
 
 Shared by the HTTP server and `LLM`: whatever depends on the model (context length, vocabulary,
-generation_config) is checked here; what does not is checked by `SamplingParams`.
+generation_config) is checked here; what does not is checked by `SamplingFields`.
 """
 
 from dataclasses import dataclass, replace

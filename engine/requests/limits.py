@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from ...decoding.sampling_params import SamplingParams
+from ...decoding.sampling_params import SamplingFields
 from ...errors import ContextLengthError, RequestError
 from ...kvcache.base import Retention
 
@@ -74,7 +74,7 @@ class Limits:
                 code="invalid_parameter",
             )
 
-    def max_tokens(self, demand: Demand, params: SamplingParams, default: int | None) -> int:
+    def max_tokens(self, demand: Demand, params: SamplingFields, default: int | None) -> int:
         """Tokens of the answer: those asked for, or else `default`, or else all that fit.
 
         Raises:
@@ -169,7 +169,7 @@ class Limits:
         return room
 
 
-def _answer_tokens(demand: Demand, params: SamplingParams, default: int | None, limit: int) -> int:
+def _answer_tokens(demand: Demand, params: SamplingFields, default: int | None, limit: int) -> int:
     """Tokens of the answer in the request's own context."""
     prompt_tokens, param = demand.prompts[0], demand.prompt_param
     room = limit - prompt_tokens

@@ -6,20 +6,20 @@ from typing import Final
 from ...decoding.compiled_rules import standing, words_of
 from ...decoding.rules import Rules
 from ...decoding.sampling import Sampling
-from ...decoding.sampling_params import SamplingParams
+from ...decoding.sampling_params import SamplingFields
 from ...errors import RequestError
 from .traits import ModelTraits
 
 _REPLACEMENT: Final = "\ufffd".encode()
 
 
-def stop_token_ids(params: SamplingParams, model: ModelTraits) -> frozenset[int]:
+def stop_token_ids(params: SamplingFields, model: ModelTraits) -> frozenset[int]:
     """Tokens that end the answer: the caller's, and the model's own unless it ignores them."""
     given = frozenset(params.stop_token_ids or ())
     return given if params.ignore_eos else given | model.eos_token_ids
 
 
-def sampling_of(params: SamplingParams, stop_ids: frozenset[int], model: ModelTraits) -> Sampling:
+def sampling_of(params: SamplingFields, stop_ids: frozenset[int], model: ModelTraits) -> Sampling:
     """The resolved parameters. `stop_ids`: all tokens that end the answer.
 
     Raises:
@@ -41,13 +41,13 @@ def sampling_of(params: SamplingParams, stop_ids: frozenset[int], model: ModelTr
     )
 
 
-def _pick(params: SamplingParams, name: str, neutral: float, model: ModelTraits) -> float:
+def _pick(params: SamplingFields, name: str, neutral: float, model: ModelTraits) -> float:
     """A parameter as the caller gave it, or the model's default, or the neutral value."""
     value = getattr(params, name)
     return float(model.defaults.get(name, neutral) if value is None else value)
 
 
-def _rules(params: SamplingParams, stop_ids: frozenset[int], model: ModelTraits) -> Rules | None:
+def _rules(params: SamplingFields, stop_ids: frozenset[int], model: ModelTraits) -> Rules | None:
     """The logit rules; None where all are neutral, so that steps can skip them."""
     model.check_vocabulary("allowed_token_ids", params.allowed_token_ids)
     model.check_vocabulary("stop_token_ids", params.stop_token_ids)
@@ -89,7 +89,7 @@ def _check_leave_something(rules: Rules, model: ModelTraits) -> None:
         )
 
 
-def _logit_bias(params: SamplingParams, model: ModelTraits) -> tuple[tuple[int, float], ...]:
+def _logit_bias(params: SamplingFields, model: ModelTraits) -> tuple[tuple[int, float], ...]:
     pairs: list[tuple[int, float]] = []
     for key, value in (params.logit_bias or {}).items():
         if not (key.isascii() and key.isdigit() and len(key) <= 10):
@@ -103,7 +103,7 @@ def _logit_bias(params: SamplingParams, model: ModelTraits) -> tuple[tuple[int, 
     return tuple(pairs)
 
 
-def _bad_words(params: SamplingParams) -> tuple[bytes, ...]:
+def _bad_words(params: SamplingFields) -> tuple[bytes, ...]:
     """The words as UTF-8, each once."""
     found: set[bytes] = set()
     for index, word in enumerate(params.bad_words or ()):

@@ -3,16 +3,17 @@
 import math
 from collections.abc import Callable, Mapping
 from collections.abc import Sequence as List
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 from ...decoding.gumbel import derive_seed
 from ...decoding.sampling_params import PLAIN_TEXT
 from ...decoding.search.budget import filled
 from ...decoding.search.operations import Forward, Forwarded, Generate, Generated, Score, State
+from ..outputs.choice_result import ChoiceResult
 from ..requests.input_processor import InputProcessor
 from ..requests.tokenizer import Tokenizer
-from ..state.request import ChoiceDelta, FinishReason, Request, SearchTask, TokenLogprobs
+from ..state.request import ChoiceDelta, Request, SearchTask, TokenLogprobs
 
 
 class Context:
@@ -181,32 +182,17 @@ class SubrequestBuilder:
         )
 
 
-@dataclass(slots=True)
-class _Choice:
-    text: str = ""
-    token_ids: list[int] = field(default_factory=list[int])
-    logprobs: list[TokenLogprobs] = field(default_factory=list[TokenLogprobs])
-    finish_reason: FinishReason = "length"
-    stop_reason: int | str | None = None
-
-
 class SubrequestResult:
     """The result of one subrequest."""
 
     def __init__(self, part: Request) -> None:
         self.part = part
-        self.choices = [_Choice() for _ in range(part.n)]
+        self.choices = [ChoiceResult() for _ in range(part.n)]
         self.prompt_logprobs: tuple[TokenLogprobs, ...] = ()
 
     def add(self, delta: ChoiceDelta) -> None:
         """Append a delta."""
-        choice = self.choices[delta.index]
-        choice.text += delta.text
-        choice.token_ids += delta.token_ids
-        choice.logprobs += delta.logprobs
-        if delta.finish_reason is not None:
-            choice.finish_reason = delta.finish_reason
-            choice.stop_reason = delta.stop_reason
+        self.choices[delta.index].add(delta)
 
 
 def collect(operation: Generate | Forward | Score, parts: List[SubrequestResult]) -> Any:
@@ -234,7 +220,7 @@ def collect(operation: Generate | Forward | Score, parts: List[SubrequestResult]
     )
 
 
-def _generated(operation: Generate, part: Request, index: int, choice: _Choice) -> Generated:
+def _generated(operation: Generate, part: Request, index: int, choice: ChoiceResult) -> Generated:
     ids = tuple(choice.token_ids)
     by_token = choice.finish_reason == "stop" and not isinstance(choice.stop_reason, str)
     written = ids[:-1] if by_token and ids and ids[-1] in part.stop_token_ids else ids
@@ -243,7 +229,7 @@ def _generated(operation: Generate, part: Request, index: int, choice: _Choice) 
         state=replace(operation.state.append(written), source=source),
         text=choice.text,
         token_ids=ids,
-        finish_reason=choice.finish_reason,
+        finish_reason=choice.finish_reason or "length",
         stop_reason=choice.stop_reason,
         logprobs=tuple(at.logprob for at in choice.logprobs),
     )

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from penstock.errors import ConfigurationError
 
-from ...decoding.sampling_params import SamplingParams
+from ...decoding.sampling_params import SamplingFields
 from ...engine.config import EngineConfig
 from ...engine.requests.input import Input
 from ...engine.state.request import Conversation
@@ -38,7 +38,7 @@ def _name_or_json(value: Any) -> Any:
     return as_json(value) if isinstance(value, str) and value[:1] in "{[" else value
 
 
-class GenerateSettings(SamplingParams, EngineConfig, CommandSettings):
+class GenerateSettings(SamplingFields, EngineConfig, CommandSettings):
     """Continue a prompt, or answer it as a chat, and stream the text to standard output.
 
     `prompt`: the text; - reads it from standard input.
@@ -62,9 +62,9 @@ class GenerateSettings(SamplingParams, EngineConfig, CommandSettings):
     decoding: Annotated[MethodSpec | None, NoDecode, BeforeValidator(_name_or_json)] = None
 
     @property
-    def sampling(self) -> SamplingParams:
+    def sampling(self) -> SamplingFields:
         """The sampling part."""
-        return SamplingParams(**{name: getattr(self, name) for name in SamplingParams.model_fields})
+        return SamplingFields(**{name: getattr(self, name) for name in SamplingFields.model_fields})
 
 
 def run_generate(settings: GenerateSettings) -> int:

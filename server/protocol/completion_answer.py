@@ -15,9 +15,10 @@ from .usage import usage_object
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from ...engine.outputs.choice_result import ChoiceResult
     from ...engine.state.request import ChoiceDelta
     from .completion_body import CompletionBody
-    from .plan import Answered, ChoiceResult, Plan
+    from .plan import Answered, Plan
 
 
 def completion_answer(

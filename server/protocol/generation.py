@@ -6,7 +6,7 @@ from pydantic import ConfigDict, Field
 
 from penstock.errors import RequestError
 
-from ...decoding.sampling_params import MAX_LOGPROBS, SamplingParams
+from ...decoding.sampling_params import MAX_LOGPROBS, SamplingFields
 from ...engine.requests.truncation import Side, Truncation
 from .field_table import FIELDS
 from .fields import (
@@ -32,7 +32,7 @@ def _other_names(schema: dict[str, Any]) -> None:
             properties[name] = {**properties[field.same_as], "title": name, "description": same}
 
 
-class GenerationBody(SamplingParams):
+class GenerationBody(SamplingFields):
     """Fields of every request that generates; the sampling fields and their bounds are inherited.
 
     `user` is accepted for OpenAI's clients and has no effect.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 if TYPE_CHECKING:
@@ -10,7 +10,6 @@ if TYPE_CHECKING:
 
     from ...engine.state.request import (
         ChoiceDelta,
-        FinishReason,
         Request,
         TokenLogprobs,
         Trace,
@@ -60,34 +59,6 @@ class Answered(Protocol):
     def trace(self) -> Trace | None:
         """The tree, where there is one."""
         ...
-
-
-@dataclass(slots=True)
-class ChoiceResult:
-    """Everything that one choice brought."""
-
-    parts: list[str] = field(default_factory=list[str])
-    token_ids: list[int] = field(default_factory=list[int])
-    logprobs: list[TokenLogprobs] = field(default_factory=list)
-    places: list[int] = field(default_factory=list[int])
-    finish_reason: FinishReason | None = None
-    stop_reason: int | str | None = None
-
-    def add(self, delta: ChoiceDelta) -> None:
-        """Take in the next delta."""
-        if delta.text:
-            self.parts.append(delta.text)
-        self.token_ids.extend(delta.token_ids)
-        self.logprobs.extend(delta.logprobs)
-        self.places.extend(delta.places)
-        if delta.finish_reason is not None:
-            self.finish_reason = delta.finish_reason
-            self.stop_reason = delta.stop_reason
-
-    @property
-    def text(self) -> str:
-        """The text so far."""
-        return "".join(self.parts)
 
 
 class StreamWriter(Protocol):

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
 
+    from ...engine.outputs.choice_result import ChoiceResult
     from ..backend import Backend
-    from ..protocol.plan import Answered, ChoiceResult, Plan, StreamWriter
+    from ..protocol.plan import Answered, Plan, StreamWriter
     from ..settings.requests import RequestSettings
 
 B = TypeVar("B", bound=GenerationBody)

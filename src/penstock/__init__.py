@@ -3,7 +3,7 @@
 In Python:
 
 >>> from penstock import LLM, SamplingParams
->>> LLM().generate("Once upon a time", SamplingParams(max_tokens=40))[0].text
+>>> LLM().generate("Once upon a time", SamplingParams(max_tokens=40))[0].outputs[0].text
 """
 
 import os
@@ -12,9 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .decoding.sampling_params import SamplingParams
-    from .engine.llm import LLM, Completion, RequestOutput
+    from .engine.llm import LLM
+    from .engine.outputs.request_output import CompletionOutput, Logprob, RequestOutput
 
-__all__ = ["LLM", "Completion", "RequestOutput", "SamplingParams", "__version__"]
+__all__ = [
+    "LLM",
+    "CompletionOutput",
+    "Logprob",
+    "RequestOutput",
+    "SamplingParams",
+    "__version__",
+]
 
 __version__ = version("penstock")
 
@@ -25,8 +33,9 @@ if "OMP_WAIT_POLICY" not in os.environ:
 
 _HOMES = {
     "LLM": ".engine.llm",
-    "Completion": ".engine.llm",
-    "RequestOutput": ".engine.llm",
+    "CompletionOutput": ".engine.outputs.request_output",
+    "Logprob": ".engine.outputs.request_output",
+    "RequestOutput": ".engine.outputs.request_output",
     "SamplingParams": ".decoding.sampling_params",
 }
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Generator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from pydantic import BaseModel
@@ -12,9 +13,12 @@ from penstock.decoding.search.base import Controller, SearchContext, SearchLimit
 from penstock.decoding.search.budget import Budget
 from penstock.decoding.search.operations import Operation, Outcome
 from penstock.engine.build import Built
+from penstock.engine.core.loop import take
+from penstock.engine.outputs.generation import Generation
 from penstock.engine.requests.input import Input
 from penstock.engine.search.sync_search import SyncSearch
 from penstock.engine.state.request import ChoiceDelta, Request, StepOutput
+from penstock.errors import PenstockError
 from penstock.registry import NoParameters, Registry, Spec
 
 Steps = Generator[Operation | list[Operation], Any, Outcome]
@@ -79,20 +83,33 @@ def search_request(
 
 
 class Run:
-    """A search on the engine, step by step."""
+    """A search on the engine, step by step, and what it gave its caller."""
 
     def __init__(self, built: Built, request: Request) -> None:
         self._engine = built.engine
-        self.search = SyncSearch(request, built.input_processor, built.engine, {})
+        self.search = SyncSearch(
+            request,
+            input_processor=built.input_processor,
+            evaluators={},
+            send=partial(take, built.engine),
+            ended=self._end,
+        )
+        self.search.outlet = self
         self.outputs: list[StepOutput] = []
+        self.answers: list[ChoiceDelta] = []
+        self.ended = False
+        self.error: PenstockError | None = None
 
     def start(self) -> None:
-        self.search.advance()
+        self.search.begin()
 
     def step(self) -> None:
         for output in self._engine.step():
             self.outputs.append(output)
-            self.search.feed(output)
+            self.feed(output)
+
+    def feed(self, output: StepOutput) -> None:
+        self.search.feed(output, now_s=0.0)
 
     def finish(self) -> list[ChoiceDelta]:
         """Run to the end; nothing is held then."""
@@ -100,7 +117,23 @@ class Run:
             self.start()
             while self._engine.has_work:
                 self.step()
-            return self.search.answers()
+            assert self.ended
+            return self.answers
         finally:
-            self.search.close()
+            self.leave()
             assert self._engine.pool.in_use == 0
+
+    def leave(self) -> None:
+        self.search.leave()
+
+    def push(self, delta: ChoiceDelta) -> None:
+        self.answers.append(delta)
+
+    def close(self, error: PenstockError | None) -> None:
+        self.error = error
+
+    def _end(self, generation: Generation, error: PenstockError | None) -> None:
+        assert generation is self.search
+        assert not self.ended, "it ends once"
+        self.ended = True
+        self.close(error)

@@ -27,7 +27,7 @@ def test_equals_generate(kind: str, tiny_model: TinyModel) -> None:
     params = SamplingParams(max_tokens=NEW_TOKENS, temperature=0, ignore_eos=True)
 
     def answers(llm: LLM) -> list[list[int]]:
-        return [out.choices[0].token_ids for out in llm.generate(prompts(), params)]
+        return [out.outputs[0].token_ids for out in llm.generate(prompts(), params)]
 
     # Chunks of 7 split the prompts anywhere; the second round hits the prefix cache.
     llm = LLM(str(folder), chunk_tokens=7, max_batch_tokens=64, kv_cache_memory=0.05)

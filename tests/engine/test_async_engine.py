@@ -12,10 +12,11 @@ from prometheus_client import CollectorRegistry
 from torch import Tensor
 
 from penstock import LLM, SamplingParams
-from penstock.engine.async_engine import AsyncEngine, Generation
+from penstock.engine.async_engine import AsyncEngine
 from penstock.engine.build import build_engine
 from penstock.engine.config import EngineConfig
 from penstock.engine.model.runner import ModelRunner
+from penstock.engine.outputs.generation_stream import GenerationStream
 from penstock.engine.requests.input import Input
 from penstock.engine.requests.tokenizer import Tokenizer
 from penstock.engine.state.request import Request
@@ -83,7 +84,7 @@ def test_a_tokenizer_that_fails_ends_its_request_alone(
     serve(body)
 
 
-async def read(generation: Generation) -> list[str]:
+async def read(generation: GenerationStream) -> list[str]:
     texts = [""] * generation.request.n
     async for delta in generation:
         texts[delta.index] += delta.text

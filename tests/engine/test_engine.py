@@ -56,11 +56,11 @@ def test_stop_token_ends_the_answer(tiny_model: TinyModel) -> None:
     cut = expected.index(stop) + 1
     llm = LLM(str(folder), kv_cache_memory=0.01)
     params = SamplingParams(max_tokens=20, temperature=0, stop_token_ids=[stop])
-    choice = llm.generate([[1, 2, 3]], params)[0].choices[0]
+    choice = llm.generate([[1, 2, 3]], params)[0].outputs[0]
     assert choice.token_ids == expected[:cut]
     assert (choice.finish_reason, choice.stop_reason) == ("stop", stop)
     later = SamplingParams(max_tokens=20, temperature=0, stop_token_ids=[stop], min_tokens=15)
-    choice = llm.generate([[1, 2, 3]], later)[0].choices[0]
+    choice = llm.generate([[1, 2, 3]], later)[0].outputs[0]
     assert len(choice.token_ids) >= 15
     assert stop not in choice.token_ids[:14]
 
@@ -68,13 +68,13 @@ def test_stop_token_ends_the_answer(tiny_model: TinyModel) -> None:
 def test_stop_string_cuts_the_text_and_frees_the_sequence(tiny_model: TinyModel) -> None:
     llm = LLM(str(tiny_model("llama")), kv_cache_memory=0.01)
     params = SamplingParams(max_tokens=30, seed=5, ignore_eos=True, logit_bias={"66": 8, "67": 7.5})
-    whole = llm.generate("x", params)[0].choices[0].text
+    whole = llm.generate("x", params)[0].outputs[0].text
     stop = whole[9:12]
     at = whole.index(stop)
     cut = llm.generate("x", params.model_copy(update={"stop": ["never", stop]}))[0]
     assert cut.text == whole[:at]
-    assert cut.choices[0].stop_reason == stop
-    assert cut.choices[0].finish_reason == "stop"
+    assert cut.outputs[0].stop_reason == stop
+    assert cut.outputs[0].finish_reason == "stop"
     assert llm.stats().running == 0
 
 
@@ -140,24 +140,35 @@ def test_logprobs_are_those_of_the_model(tiny_model: TinyModel) -> None:
     folder = tiny_model("qwen3")
     prompt = list(range(20, 57))
     llm = LLM(str(folder), chunk_tokens=7, max_batch_tokens=64, kv_cache_memory=0.01)
-    params = SamplingParams(max_tokens=6, temperature=1.3, seed=3, ignore_eos=True, top_k=5)
-    out = llm.generate([prompt], params, logprobs=4, prompt_logprobs=2)[0]
+    params = SamplingParams(
+        max_tokens=6,
+        temperature=1.3,
+        seed=3,
+        ignore_eos=True,
+        top_k=5,
+        logprobs=4,
+        prompt_logprobs=2,
+    )
+    out = llm.generate([prompt], params)[0]
     model = AutoModelForCausalLM.from_pretrained(
         folder, attn_implementation="eager", dtype=torch.float32
     )
-    ids = prompt + out.choices[0].token_ids
+    ids = prompt + out.outputs[0].token_ids
     with torch.no_grad():
         table = model(torch.tensor([ids])).logits[0].log_softmax(-1)
     assert out.prompt_logprobs is not None
-    assert len(out.prompt_logprobs) == len(prompt) - 1
-    entries = [*out.prompt_logprobs, *out.choices[0].logprobs]
-    for position, entry in enumerate(entries):
-        row = table[position]
-        assert entry.token_id == ids[position + 1]
-        assert entry.logprob == pytest.approx(float(row[entry.token_id]), abs=1e-4)
-        assert entry.rank == int((row > row[entry.token_id]).sum()) + 1
+    assert out.outputs[0].logprobs is not None
+    assert out.prompt_logprobs[0] is None
+    assert len(out.prompt_logprobs) == len(prompt)
+    for position, entries in enumerate([*out.prompt_logprobs[1:], *out.outputs[0].logprobs]):
+        assert entries is not None
+        row, own = table[position], ids[position + 1]
         count = 2 if position < len(prompt) - 1 else 4
-        assert [token for token, _ in entry.top] == row.topk(count).indices.tolist()
+        top = row.topk(count).indices.tolist()
+        assert list(entries) == [own, *(token for token in top if token != own)]
+        for token, entry in entries.items():
+            assert entry.logprob == pytest.approx(float(row[token]), abs=1e-4)
+            assert entry.rank == int((row > row[token]).sum()) + 1
 
 
 def test_scoring_only(built: Built) -> None:

@@ -195,11 +195,11 @@ def test_a_controller_meets_the_failure_of_its_part(built: Built, *, catches: bo
     while built.engine.has_work:
         run.step()
     if catches:
-        assert len(run.search.answers()[0].token_ids) == 4
+        assert len(run.answers[0].token_ids) == 4
     else:
-        assert run.search.error is not None
-        assert run.search.error.code == "numerical_error"
-    run.search.close()
+        assert isinstance(run.error, GenerationError)
+        assert run.error.code == "numerical_error"
+    run.leave()
     assert built.engine.stats().pages_in_use == 0
 
 

@@ -1,9 +1,11 @@
 """The Python entry: shapes of input and output, one vocabulary with the server."""
 
+import io
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
+from tqdm import tqdm
 
 from penstock import LLM, SamplingParams
 from penstock.errors import ContextLengthError, RequestError
@@ -22,10 +24,93 @@ def test_texts_and_token_ids(llm: LLM) -> None:
     text = llm.generate("abc", params)
     ids = llm.generate([llm.tokenizer.encode("abc")], params)
     flat = llm.generate(llm.tokenizer.encode("abc"), params)
-    assert text[0].choices == ids[0].choices == flat[0].choices
+    assert text[0].outputs == ids[0].outputs == flat[0].outputs
     pair = llm.generate(["abc", "xyz"], params)
     assert pair[0].text == text[0].text
     assert text[0].usage.completion_tokens == 5
+
+
+def test_an_output_has_what_vllm_gives(llm: LLM) -> None:
+    params = SamplingParams(n=2, max_tokens=5, seed=3, ignore_eos=True)
+    by_text, by_ids = llm.generate(["abc", {"prompt_token_ids": [5, 6]}], params, use_tqdm=False)
+    assert by_text.request_id != by_ids.request_id
+    assert (by_text.prompt, by_ids.prompt) == ("abc", None)
+    assert by_text.prompt_token_ids == llm.tokenizer.encode("abc")
+    assert by_ids.prompt_token_ids == [5, 6]
+    for output in (by_text, by_ids):
+        assert output.finished
+        assert output.error is None
+        assert output.trace is None
+        assert output.prompt_logprobs is None
+        assert [answer.index for answer in output.outputs] == [0, 1]
+        for answer in output.outputs:
+            assert answer.finished()
+            assert (answer.finish_reason, answer.stop_reason) == ("length", None)
+            assert (answer.logprobs, answer.cumulative_logprob) == (None, None)
+            assert answer.text == llm.tokenizer.decode(answer.token_ids)
+    assert output.usage.completion_tokens == 10
+    as_mapping = llm.generate({"prompt": "abc"}, params, use_tqdm=False)
+    assert as_mapping[0].outputs == by_text.outputs
+
+
+def test_logprobs_are_by_token(llm: LLM) -> None:
+    fields: dict[str, Any] = {"max_tokens": 6, "temperature": 2.0, "seed": 5, "ignore_eos": True}
+    each = [
+        SamplingParams(**fields, logprobs=2, prompt_logprobs=1),
+        SamplingParams(**fields, logprobs=0),
+        SamplingParams(**fields),
+    ]
+    both, own, none = llm.generate(["abc"] * 3, each, use_tqdm=False)
+    assert none.outputs[0].logprobs is None
+    assert both.prompt_logprobs is not None
+    assert both.prompt_logprobs[0] is None
+    assert len(both.prompt_logprobs) == len(both.prompt_token_ids)
+    for output, alternatives in ((both, 2), (own, 0)):
+        answer = output.outputs[0]
+        assert answer.logprobs is not None
+        total = 0.0
+        for token, found in zip(answer.token_ids, answer.logprobs, strict=True):
+            ranks = {entry.rank for entry in found.values()}
+            assert next(iter(found)) == token, "the token itself comes first"
+            assert ranks == {*range(1, alternatives + 1), found[token].rank}
+            assert found[token].decoded_token == llm.tokenizer.token_text(token)
+            total += found[token].logprob
+        assert answer.cumulative_logprob == pytest.approx(total)
+
+
+def test_logprobs_of_searches_are_refused(llm: LLM) -> None:
+    with pytest.raises(RequestError, match="logprobs is not available") as refused:
+        llm.generate("a", SamplingParams(logprobs=1), decoding="best_of")
+    assert refused.value.param == "logprobs"
+
+
+def test_a_search_is_an_output_too(llm: LLM) -> None:
+    params = SamplingParams(n=2, max_tokens=5, seed=3, ignore_eos=True)
+    (found,) = llm.generate("abc", params, decoding={"best_of": {"n": 3}}, use_tqdm=False)
+    assert found.finished
+    assert found.trace is not None
+    assert {node.text for node in found.trace.nodes} >= {one.text for one in found.outputs}
+    assert len(found.outputs) == 2
+    assert found.usage.thoughts == 3
+
+
+@pytest.mark.parametrize("decoding", [None, {"best_of": {"n": 2}}], ids=["plain", "search"])
+def test_a_progress_bar_is_shown_unless_it_is_not_wanted(
+    llm: LLM, decoding: Spec, capsys: pytest.CaptureFixture[str]
+) -> None:
+    params = SamplingParams(max_tokens=2, seed=1)
+    llm.generate(["a", "b"], params, decoding=decoding)
+    assert "Processed prompts: 100%" in capsys.readouterr().err
+    llm.generate(["a", "b"], params, decoding=decoding, use_tqdm=False)
+    assert capsys.readouterr().err == ""
+    bars: list[tqdm[NoReturn]] = []
+
+    def make(**fields: Any) -> "tqdm[NoReturn]":
+        bars.append(tqdm(**fields, file=io.StringIO()))
+        return bars[-1]
+
+    llm.generate(["a", "b", "c"], params, decoding=decoding, use_tqdm=make)
+    assert [(bar.n, bar.total) for bar in bars] == [(3, 3)]
 
 
 def test_chat_uses_the_template(llm: LLM) -> None:
@@ -33,14 +118,14 @@ def test_chat_uses_the_template(llm: LLM) -> None:
     params = SamplingParams(max_tokens=4, temperature=0, ignore_eos=True)
     (answer,) = llm.chat(messages, params)
     rendered = llm.tokenizer.render_chat(messages)
-    assert rendered.text == "<user>hi\n<assistant>"
-    assert answer.choices == llm.generate(rendered, params)[0].choices
+    assert answer.prompt == rendered.text == "<user>hi\n<assistant>"
+    assert answer.outputs == llm.generate(rendered, params)[0].outputs
     assert len(llm.chat([messages, messages], params)) == 2
 
 
 def test_each_prompt_may_have_its_parameters(llm: LLM) -> None:
     each = [SamplingParams(max_tokens=n, ignore_eos=True, seed=1) for n in (2, 3)]
-    assert [len(o.choices[0].token_ids) for o in llm.generate(["a", "b"], each)] == [2, 3]
+    assert [len(o.outputs[0].token_ids) for o in llm.generate(["a", "b"], each)] == [2, 3]
     with pytest.raises(ValueError, match="2 SamplingParams for 1 prompts"):
         llm.generate("a", each)
 
@@ -64,7 +149,8 @@ def test_methods_go_through_the_registry(llm: LLM, field: str, spec: object, mes
 def test_known_methods_are_accepted(llm: LLM) -> None:
     params = SamplingParams(max_tokens=3, seed=1)
     plain = llm.generate("a", params)
-    assert llm.generate("a", params, decoding={"plain": {}}, kv_cache="full") == plain
+    named = llm.generate("a", params, decoding={"plain": {}}, kv_cache="full")
+    assert named[0].outputs == plain[0].outputs
 
 
 @pytest.mark.parametrize(
@@ -145,5 +231,5 @@ def test_what_is_shown_is_the_same_as_over_http(llm: LLM, decoding: Spec) -> Non
 
 def test_no_seed_is_minus_one(llm: LLM) -> None:
     params = SamplingParams(max_tokens=40, seed=-1, ignore_eos=True)
-    one, other = (llm.generate("abc", params)[0].choices[0].token_ids for _ in range(2))
+    one, other = (llm.generate("abc", params)[0].outputs[0].token_ids for _ in range(2))
     assert one != other

@@ -35,7 +35,7 @@ def plain(folder: Path, prompt: list[int] | str, **sampling: Any) -> list[list[i
     defaults: dict[str, Any] = {"seed": 7, "max_tokens": 16}
     params = SamplingParams(**defaults | sampling)
     (output,) = llm.generate([prompt], params)  # type: ignore[list-item]
-    return [choice.token_ids for choice in output.choices]
+    return [choice.token_ids for choice in output.outputs]
 
 
 @pytest.fixture
@@ -142,11 +142,12 @@ def test_scores_are_the_logprobs_of_continuations(tiny_model: TinyModel, built: 
     searching = with_controller(built, body)
     Run(searching, search_request(searching, PROMPT, "scripted")).finish()
     llm = LLM(str(tiny_model("llama")), kv_cache_memory=0.01)
-    nothing = SamplingParams(max_tokens=0)
+    nothing = SamplingParams(max_tokens=0, prompt_logprobs=0)
     prompt = llm.tokenizer.encode(PROMPT)
     for i, ids in enumerate(continuations):
-        (output,) = llm.generate([[*prompt, *ids]], nothing, prompt_logprobs=0)
-        expected = sum(at.logprob for at in (output.prompt_logprobs or ())[-len(ids) :])
+        (output,) = llm.generate([[*prompt, *ids]], nothing)
+        own = zip(ids, (output.prompt_logprobs or ())[-len(ids) :], strict=True)
+        expected = sum(at[token].logprob for token, at in own if at is not None)
         assert found[0][i] == pytest.approx(expected, abs=1e-4)
         assert found[1][i] == pytest.approx(expected, abs=1e-4)
 
@@ -166,11 +167,13 @@ def test_forward_gives_the_most_probable_tokens(tiny_model: TinyModel, built: Bu
     llm = LLM(str(tiny_model("llama")), kv_cache_memory=0.01)
     for top, more in zip(found, ([], [65]), strict=True):
         prompt = [*llm.tokenizer.encode(PROMPT), *more]
-        one = SamplingParams(max_tokens=1, temperature=0)
-        (output,) = llm.generate([prompt], one, logprobs=len(top))
-        expected = output.choices[0].logprobs[0].top
-        assert [token for token, _ in top] == [token for token, _ in expected]
-        assert [p for _, p in top] == pytest.approx([p for _, p in expected], abs=1e-4)
+        one = SamplingParams(max_tokens=1, temperature=0, logprobs=len(top))
+        (output,) = llm.generate([prompt], one)
+        assert output.outputs[0].logprobs is not None
+        expected = output.outputs[0].logprobs[0]  # in order: the greedy token is the first
+        assert [token for token, _ in top] == list(expected)
+        probable = [at.logprob for at in expected.values()]
+        assert [p for _, p in top] == pytest.approx(probable, abs=1e-4)
 
 
 def tree(context: SearchContext) -> Steps:
@@ -192,7 +195,7 @@ def test_everything_is_free_wherever_it_is_cancelled(built: Built) -> None:
     while built.engine.has_work:
         whole.step()
         steps += 1
-    whole.search.close()
+    whole.leave()
     assert built.engine.pool.in_use == 0
     assert steps > 20
     for stop in range(steps):
@@ -200,7 +203,7 @@ def test_everything_is_free_wherever_it_is_cancelled(built: Built) -> None:
         run.start()
         for _ in range(stop):
             run.step()
-        run.search.close()
+        run.leave()
         stats = built.engine.stats()
         assert (stats.running, stats.waiting, stats.pages_in_use) == (0, 0, 0)
 
@@ -243,8 +246,8 @@ def test_sequences_at_once_never_exceed_their_budget(built: Built, sequences: in
         run.step()
         stats = built.engine.stats()
         most = max(most, stats.running + stats.waiting)
-    assert run.search.ended
-    run.search.close()
+    assert run.ended
+    run.leave()
     assert most == sequences
 
 
@@ -266,9 +269,9 @@ def test_time_ends_a_search(built: Built) -> None:
     run.search.check_time()
     assert seen == ["seconds"]
     assert not built.engine.has_work
-    (delta,) = run.search.answers()
+    (delta,) = run.answers
     assert (delta.text, delta.finish_reason) == ("", "length")
-    run.search.close()
+    run.leave()
 
 
 @pytest.mark.parametrize(
@@ -303,7 +306,7 @@ def test_thoughts_are_what_the_other_methods_generate(
     def alone(prompt: list[int], n: int, max_tokens: int) -> list[list[int]]:
         params = SamplingParams(seed=7, n=n, max_tokens=max_tokens, ignore_eos=True)
         (output,) = llm.generate([prompt], params, decoding=decoding, kv_cache=kv_cache)
-        return [choice.token_ids for choice in output.choices]
+        return [choice.token_ids for choice in output.outputs]
 
     prompt = llm.tokenizer.encode(PROMPT)
     assert [list(one.token_ids) for one in found[:2]] == alone(prompt, 2, 16)

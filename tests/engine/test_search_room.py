@@ -90,9 +90,9 @@ def test_beside_others_searches_get_as_many_rows(tiny_model: TinyModel) -> None:
         rows: list[int] = []
         while built.engine.has_work:
             for output in built.engine.step():
-                run.search.feed(output)
+                run.feed(output)
             rows.append(built.engine.last_rows)
-        run.search.close()
+        run.leave()
         return rows
 
     assert max(rows_beside(0)) == 64

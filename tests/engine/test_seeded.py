@@ -35,7 +35,7 @@ def params() -> list[SamplingParams]:
 
 def answers(llm: LLM) -> list[list[list[int]]]:
     out = llm.generate(prompts(), params())
-    return [[choice.token_ids for choice in one.choices] for one in out]
+    return [[choice.token_ids for choice in one.outputs] for one in out]
 
 
 @pytest.mark.parametrize("kind", ["llama", "gemma2", "qwen3_moe"])
@@ -43,7 +43,7 @@ def test_equals_a_batch_of_one(kind: str, tiny_model: TinyModel) -> None:
     folder = str(tiny_model(kind))
     alone = LLM(folder, prefix_cache=False, kv_cache_memory=0.01)
     expected = [
-        [choice.token_ids for choice in alone.generate([prompt], one)[0].choices]
+        [choice.token_ids for choice in alone.generate([prompt], one)[0].outputs]
         for prompt, one in zip(prompts(), params(), strict=True)
     ]
     assert answers(alone) == expected
@@ -63,8 +63,8 @@ def test_choices_differ_and_the_first_is_the_single_one(tiny_model: TinyModel) -
     llm = LLM(str(tiny_model("llama")), kv_cache_memory=0.01)
     several = llm.generate([[1, 2, 3]], SamplingParams(max_tokens=12, seed=9, n=4))[0]
     single = llm.generate([[1, 2, 3]], SamplingParams(max_tokens=12, seed=9))[0]
-    assert several.choices[0].token_ids == single.choices[0].token_ids
-    assert len({tuple(choice.token_ids) for choice in several.choices}) == 4
+    assert several.outputs[0].token_ids == single.outputs[0].token_ids
+    assert len({tuple(choice.token_ids) for choice in several.outputs}) == 4
     assert several.usage.completion_tokens == 48
     assert several.usage.prompt_tokens == 3
 
@@ -72,4 +72,4 @@ def test_choices_differ_and_the_first_is_the_single_one(tiny_model: TinyModel) -
 def test_without_a_seed_runs_differ(tiny_model: TinyModel) -> None:
     llm = LLM(str(tiny_model("llama")), kv_cache_memory=0.01)
     out = llm.generate([[1, 2, 3]] * 4, SamplingParams(max_tokens=12))
-    assert len({tuple(one.choices[0].token_ids) for one in out}) == 4
+    assert len({tuple(one.outputs[0].token_ids) for one in out}) == 4

@@ -37,7 +37,7 @@ def test_whoever_is_not_aborted_gets_the_whole_answer(seed: int, tiny_model: Tin
     ]
     calm = LLM(folder, prefix_cache=False, kv_cache_memory=0.01)
     expected = [
-        [choice.token_ids for choice in answer.choices] for answer in calm.generate(prompts, params)
+        [choice.token_ids for choice in answer.outputs] for answer in calm.generate(prompts, params)
     ]
 
     size = calm.kv_cache_bytes_per_token * 16 * 9

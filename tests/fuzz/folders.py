@@ -178,12 +178,13 @@ def judge(folder: Path) -> tuple[str, str | None]:
     except BaseException as error:
         return "raised", f"{type(error).__name__}: {str(error)[:200]!r}"
     try:
-        out = llm.generate("abc", SamplingParams(max_tokens=2, temperature=0, ignore_eos=True))
+        params = SamplingParams(max_tokens=2, temperature=0, ignore_eos=True)
+        out = llm.generate("abc", params, use_tqdm=False)
     except RequestError:
         return "refused a prompt", None
     except BaseException as error:
         return "raised", f"when serving: {type(error).__name__}: {str(error)[:200]!r}"
-    served = len(out[0].choices[0].token_ids)
+    served = len(out[0].outputs[0].token_ids)
     return "served", None if served == 2 else f"{served} of 2 tokens"
 
 

@@ -195,6 +195,6 @@ def test_spaces_of_sentencepiece_count(tmp_path: Path) -> None:
             bad_words=words,
             seed=1,
         )
-        for choice in llm.generate([260, 261], params)[0].choices:
+        for choice in llm.generate([260, 261], params)[0].outputs:
             assert choice.text
             assert not [word for word in words if word in choice.text], choice.text

@@ -2,7 +2,7 @@
 
 The kind: a method that takes its tokens from somewhere else than the sampler (beams from logprobs,
 judges, drafts, a combined distribution) and so passes by what the caller asked for. Every field of
-`SamplingParams` meets every registered controller, target and drafter, and is either seen in the
+`SamplingFields` meets every registered controller, target and drafter, and is either seen in the
 answer or refused by name. A field or a controller that this file does not know fails it.
 """
 
@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from penstock.decoding.sampling_params import SamplingParams
+from penstock.decoding.sampling_params import SamplingFields
 from tests.server.conftest import MODEL
 from tests.tiny import EOS, byte_tokenizer
 
@@ -164,7 +164,7 @@ def choices_of(answer: httpx.Response) -> Choices:
 
 
 def test_no_field_and_no_method_is_missing_here(http: httpx.Client) -> None:
-    assert set(CASES) == set(SamplingParams.model_fields)
+    assert set(CASES) == set(SamplingFields.model_fields)
     assert {method["name"] for method in http.get("/v1/decoding").json()["decoding"]} == KNOWN
 
 

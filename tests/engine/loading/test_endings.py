@@ -116,5 +116,5 @@ def test_an_answer_ends_at_the_tokenizers_turn_end(plain: Path, tmp_path: Path) 
     llm = LLM(str(folder), threads=1, kv_cache_memory=8_000_000)
     for end in (OWN, 301):
         params = SamplingParams(max_tokens=5, temperature=0, allowed_token_ids=[end])
-        choice = llm.generate("abc", params)[0].choices[0]
+        choice = llm.generate("abc", params)[0].outputs[0]
         assert (choice.finish_reason, choice.token_ids) == ("stop", [end])

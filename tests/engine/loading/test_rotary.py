@@ -125,10 +125,10 @@ def test_long_texts_equal_generate(case: str, folders: dict[str, Path]) -> None:
     if case == "dynamic":
         # transformers' generate rotates each key by the angles of the moment it was read.
         answer = llm.generate([prompt(most)[:-1]], params.model_copy(update={"max_tokens": 1}))
-        assert answer[0].choices[0].token_ids == [_after_all_but_the_last(folders[case], most)]
+        assert answer[0].outputs[0].token_ids == [_after_all_but_the_last(folders[case], most)]
         return
     texts = [prompt(most - 6), prompt(300)]
-    answers = [out.choices[0].token_ids for out in llm.generate(texts, params)]
+    answers = [out.outputs[0].token_ids for out in llm.generate(texts, params)]
     assert answers == greedy(folders[case], texts, 6)
 
 
@@ -145,6 +145,6 @@ def test_a_neighbour_changes_no_angle(folders: dict[str, Path]) -> None:
     llm = LLM(str(folders["longrope"]), max_model_len=512, kv_cache_memory=20_000_000, threads=1)
     params = SamplingParams(max_tokens=8, temperature=0, ignore_eos=True)
     short, long = prompt(20), prompt(400)
-    alone = llm.generate([short], params)[0].choices[0].token_ids
-    together = llm.generate([long, short], params)[1].choices[0].token_ids
+    alone = llm.generate([short], params)[0].outputs[0].token_ids
+    together = llm.generate([long, short], params)[1].outputs[0].token_ids
     assert alone == together
