@@ -71,7 +71,7 @@ def build_engine(config: EngineConfig, clock: Callable[[], float]) -> Built:
     )
     numerics = AS_THEY_ARE
     if config.deterministic:
-        model, numerics = deterministic(loaded.model, backend)
+        model, numerics = deterministic(loaded.model, backend, loaded.weights)
         loaded = replace(loaded, model=model)
     batch_tokens = config.batch_tokens(
         default=_BATCH_TOKENS_CPU if loaded.device.type == "cpu" else _BATCH_TOKENS_GPU

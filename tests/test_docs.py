@@ -10,6 +10,7 @@ import pytest
 from docs import api, configuration
 from penstock.decoding.base import DecodingMethod
 from penstock.kvcache.base import CachePolicy
+from penstock.plugins import plugin_names
 from penstock.registry import Registry
 from penstock.server.protocol.field_table import FIELDS
 from tests.tiny import ARCHITECTURES
@@ -94,6 +95,12 @@ def test_every_cache_policy_is_documented_with_its_parameters() -> None:
         section = text.partition(f"## {name}:")[2].partition("\n## ")[0]
         listed = re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)
         assert set(listed) == set(policy.parameters.model_json_schema().get("properties", {})), name
+
+
+def test_every_weight_format_is_documented() -> None:
+    text = (ROOT / "docs" / "weights.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE)
+    assert sorted(listed) == plugin_names("penstock.weight_formats")
 
 
 def test_every_decoding_method_has_a_page_with_its_parameters() -> None:

@@ -28,8 +28,9 @@ ROOMS: dict[str, set[str]] = {
     "requests": {"state"},
     "outputs": {"requests", "state"},
     "attention": {"state"},
-    "model": {"attention", "state"},
-    "loading": {"attention", "model", "requests"},
+    "weights": set(),
+    "model": {"attention", "state", "weights"},
+    "loading": {"attention", "model", "requests", "weights"},
     "scheduling": {"state"},
     "speculation": {"state"},
     "core": {"model", "scheduling", "speculation", "state"},
@@ -38,7 +39,7 @@ ROOMS: dict[str, set[str]] = {
 }
 """Which rooms and doors of `engine` each of its rooms may import."""
 
-EVERYWHERE = {"errors", "registry", "settings", "validation"}
+EVERYWHERE = {"errors", "plugins", "registry", "settings", "validation"}
 """Modules of src/penstock that every floor but `models` may import."""
 
 BESIDE = ("tests", "benchmarks", "loadtest", "docs", "deploy", "examples")

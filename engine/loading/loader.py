@@ -17,9 +17,11 @@ from torch import nn
 from ...errors import ConfigurationError
 from ...kvcache.store import LayerShape
 from ..attention.interface import Findings, probe_model, register
-from ..model.fused.prepare import check_quantized, make_fused, quantize
+from ..model.fused.prepare import make_fused, store_weights
 from ..model.threads import torch_threads, usable_cores
 from ..requests.tokenizer import Tokenizer
+from ..weights.base import WeightFormat
+from ..weights.choose import choose_format
 from .config_file import read_config
 from .context import context_tokens
 from .endings import eos_token_ids
@@ -69,6 +71,7 @@ class LoadedModel:
     layers: list[LayerShape]
     device: torch.device
     dtype: torch.dtype
+    weights: WeightFormat
     eos_token_ids: frozenset[int]
     sampling_defaults: dict[str, Any]
 
@@ -91,6 +94,7 @@ def _load(
     folder: Path, settings: ModelSettings, device: torch.device, dtype: torch.dtype
 ) -> LoadedModel:
     fields = read_config(folder)
+    weights = choose_format(settings.quantization, folder, fields)
     generation = read_generation(folder)
     stored = stored_tensors(folder)
     model_config = build_config(folder, settings)
@@ -98,7 +102,9 @@ def _load(
     check_sizes(folder, model_config, stored, settings)
 
     def load() -> Any:
-        return load_weights(folder, model_config, stored, settings, dtype).to(device).eval()
+        tensors = weights.tensors(folder, fields)
+        loaded = load_weights(folder, model_config, stored, settings, dtype, tensors)
+        return loaded.to(device).eval()
 
     model = load()
     _set_threads(settings, model, device)
@@ -110,14 +116,13 @@ def _load(
     parameters = sum(p.numel() for p in model.parameters())
     defaults = sampling_defaults(folder, generation, model)
     architecture = type(model).__name__
-    lean = make_fused(model, settings.quantization)
+    lean = make_fused(model, weights)
     if lean is None:
         del model  # before it is loaded again
         lean = load()
         fix_rotary(lean, text_config, context)
-        if settings.quantization != "none":
-            quantize(lean, settings.quantization)
-            check_quantized(lean)
+        if not weights.lossless:
+            store_weights(lean, weights)
     eos = eos_token_ids(
         folder,
         config=fields,
@@ -145,6 +150,7 @@ def _load(
         layers=found.in_order,
         device=device,
         dtype=dtype,
+        weights=weights,
         eos_token_ids=eos,
         sampling_defaults=defaults,
     )

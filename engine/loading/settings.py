@@ -6,6 +6,8 @@ from pydantic import Field
 
 from penstock.settings import Settings
 
+from ..weights.settings import AS_STORED, FormatName
+
 
 class ModelSettings(Settings):
     """Model.
@@ -14,7 +16,8 @@ class ModelSettings(Settings):
     `served_model_name`: name of the model in requests; default: the name of its folder.
     `device`: device of the model; auto is cuda if there is one, else cpu.
     `dtype`: dtype of weights and KV cache; auto is bfloat16 on CUDA and float32 on a CPU.
-    `quantization`: of the weights of linear layers; int8 stores and multiplies them in 8 bits.
+    `quantization`: format of the weights of linear layers; none is the checkpoint's own, int8
+    stores and multiplies them in 8 bits, and installed packages may add others.
     `trust_remote_code`: run Python code from the model folder; only for models that you trust.
     `max_model_len`: longest prompt plus answer in tokens; default: the model's own context.
     `chat_control_tokens`: who may write control tokens in a chat: its template alone, so that the
@@ -27,7 +30,7 @@ class ModelSettings(Settings):
     served_model_name: str | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    quantization: Literal["none", "int8"] = "none"
+    quantization: FormatName = AS_STORED
     trust_remote_code: bool = False
     max_model_len: Annotated[int, Field(ge=16, le=2**24)] | None = None
     chat_control_tokens: Literal["template", "anyone"] = "template"

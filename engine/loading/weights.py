@@ -3,10 +3,12 @@
 import logging
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, Final
 
 import torch
+from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from ...errors import ConfigurationError, UnsupportedModelError
@@ -60,12 +62,8 @@ def check_sizes(
             "tensors"
         )
     try:
-        with stage(f"{path}: no model can be built from it"), torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(
-                model_config,
-                attn_implementation=NAME,
-                trust_remote_code=settings.trust_remote_code,
-            )
+        with stage(f"{path}: no model can be built from it"):
+            model = _without_memory(model_config, settings)
     except ConfigurationError as error:
         _refuse_bypassing(text_config.model_type, error.__cause__)
         raise
@@ -86,8 +84,9 @@ def load_weights(
     stored: Mapping[str, StoredTensor],
     settings: ModelSettings,
     dtype: torch.dtype,
+    tensors: Mapping[str, Tensor] | None = None,
 ) -> Any:
-    """The model with its weights.
+    """The model with its weights. `tensors`: in place of those that transformers would read.
 
     Raises:
         ConfigurationError: tensors are missing, unused or of another shape.
@@ -95,24 +94,52 @@ def load_weights(
     with _listening() as said:
         try:
             with stage(f"{folder}: the weights cannot be loaded"):
-                loaded: Any = AutoModelForCausalLM.from_pretrained(
-                    folder,
-                    config=model_config,
-                    dtype=dtype,
-                    attn_implementation=NAME,
-                    use_safetensors=True,
-                    trust_remote_code=settings.trust_remote_code,
-                    output_loading_info=True,
-                    ignore_mismatched_sizes=True,
-                )
+                model, report = _from_pretrained(folder, model_config, settings, dtype, tensors)
         except ConfigurationError as error:
             if reason := _conversion(said):
                 raise ConfigurationError(f"{folder}: the weights do not fit: {reason}") from error
             raise
-    model, report = loaded
     _check_report(folder, model, report, stored)
     _tell_untied(model)
     return model
+
+
+def _from_pretrained(
+    folder: Path,
+    model_config: Any,
+    settings: ModelSettings,
+    dtype: torch.dtype,
+    tensors: Mapping[str, Tensor] | None,
+) -> Any:
+    """The model, and transformers' report on its weights."""
+    options: dict[str, Any] = {
+        "dtype": dtype,
+        "attn_implementation": NAME,
+        "output_loading_info": True,
+        "ignore_mismatched_sizes": True,
+    }
+    if tensors is None:
+        return AutoModelForCausalLM.from_pretrained(
+            folder,
+            config=model_config,
+            use_safetensors=True,
+            trust_remote_code=settings.trust_remote_code,
+            **options,
+        )
+    kind: Any = type(_without_memory(model_config, settings))
+    own = deepcopy(model_config)
+    vars(own).pop("quantization_config", None)  # transformers would read the weights by it
+    return kind.from_pretrained(None, config=own, state_dict=dict(tensors), **options)
+
+
+def _without_memory(model_config: Any, settings: ModelSettings) -> Any:
+    """The model on the meta device."""
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(
+            model_config,
+            attn_implementation=NAME,
+            trust_remote_code=settings.trust_remote_code,
+        )
 
 
 def _tell_untied(model: Any) -> None:

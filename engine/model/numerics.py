@@ -12,6 +12,7 @@ from torch import nn
 
 from ...errors import ConfigurationError
 from ...kernels.backend import Choice
+from ..weights.base import WeightFormat
 from .fused.compiled import CompiledDecoder
 
 Numerics = Callable[[], AbstractContextManager[Any]]
@@ -41,14 +42,17 @@ def _multiplies_otherwise(model: nn.Module) -> bool:
     ) or any(parameter.ndim > 2 for parameter in model.parameters())
 
 
-def deterministic(model: nn.Module, backend: Choice) -> tuple[nn.Module, Numerics]:
+def deterministic(
+    model: nn.Module, backend: Choice, weights: WeightFormat
+) -> tuple[nn.Module, Numerics]:
     """The model and the context of its steps, so that sums have a fixed order.
 
     Raises:
         ConfigurationError: the backend's kernels cannot do that, or not for this model.
     """
     if backend.backend == "native":
-        if not isinstance(model, CompiledDecoder) and _multiplies_otherwise(model):
+        others = not weights.row_invariant or _multiplies_otherwise(model)
+        if not isinstance(model, CompiledDecoder) and others:
             raise ConfigurationError(
                 "--deterministic is not to be had with this model on a CPU: some of its products "
                 "are torch's, which add up in another order where there are more rows"

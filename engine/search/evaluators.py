@@ -7,10 +7,10 @@ A request can only name one: packages register them under the entry point
 import asyncio
 import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from importlib.metadata import entry_points
 
 from ...decoding.search.operations import Evaluate
-from ...errors import ConfigurationError, EvaluatorError
+from ...errors import EvaluatorError
+from ...plugins import plugins
 
 Function = Callable[[str, Sequence[str]], Sequence[float]]
 """Scores of candidate texts for a problem, one each, higher is better; any thread may call it."""
@@ -21,16 +21,9 @@ def registered() -> dict[str, Function]:
     """The functions that installed packages register.
 
     Raises:
-        ConfigurationError: two packages use the same name.
+        ConfigurationError: a package cannot be imported, or two use the same name.
     """
-    found: dict[str, Function] = {}
-    for point in sorted(entry_points(group="penstock.evaluators")):
-        if point.name in found:
-            raise ConfigurationError(
-                f"two installed packages register the evaluator {point.name!r}; uninstall one"
-            )
-        found[point.name] = point.load()
-    return found
+    return {plugin.name: plugin.value for plugin in plugins("penstock.evaluators")}
 
 
 def in_threads(functions: Mapping[str, Function]) -> dict[str, Evaluator]:

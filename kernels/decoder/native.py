@@ -71,14 +71,14 @@ class LayerWeights:
     options: dict[str, Any]
 
 
-def interleaved(gate: Tensor, up: Tensor, lanes: int) -> Tensor:
-    """Gates and ups `[I, ...]` in turns of `lanes`, filled up with zeros: `[2 x I', ...]`."""
-    fill = -gate.shape[0] % lanes
-    both = [
-        torch.cat((each, each.new_zeros(fill, *each.shape[1:]))).unflatten(0, (-1, lanes))
-        for each in (gate, up)
-    ]
-    return torch.stack(both, dim=1).flatten(0, 2)
+def interleaved(gate_up: Tensor, lanes: int) -> Tensor:
+    """Gates and ups `[2 x I, ...]` in turns of `lanes`: `[2 x I', ...]`.
+
+    The last turns are filled up with copies of the last row, whose products nothing reads.
+    """
+    size = gate_up.shape[0] // 2
+    gates = torch.arange(size + -size % lanes).clamp_(max=size - 1).unflatten(0, (-1, lanes))
+    return gate_up[torch.stack((gates, gates + size), dim=1).flatten()]
 
 
 class NativeLayers:

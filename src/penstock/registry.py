@@ -6,12 +6,12 @@ a registered name and give it parameters, never code, a module path or a URL.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from importlib.metadata import entry_points
 from typing import Any, Generic, Protocol, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from .errors import ConfigurationError, RequestError
+from .plugins import Group, plugins
 from .validation import deepest, from_json, path_of, sentence
 
 STRICT = ConfigDict(strict=True, frozen=True, extra="forbid")
@@ -73,9 +73,13 @@ class Registry(Generic[M]):
             self.methods[method.name] = method
 
     @classmethod
-    def from_entry_points(cls, field: str, group: str) -> "Registry[M]":
-        """All methods that installed packages register under the entry-point `group`."""
-        return cls(field, [cast(M, point.load()) for point in sorted(entry_points(group=group))])
+    def from_entry_points(cls, field: str, group: Group) -> "Registry[M]":
+        """All methods that installed packages register under the entry-point `group`.
+
+        Raises:
+            ConfigurationError: a package cannot be imported, or two use the same name.
+        """
+        return cls(field, [cast(M, plugin.value) for plugin in plugins(group)])
 
     def resolve(self, spec: Spec) -> tuple[Choice[M], ...]:
         """Check `spec` and return the chosen methods, at most one for each slot.

@@ -262,15 +262,18 @@ def _order(size: int, rotary_size: int, rotation: Rotation, device: torch.device
 
 def _permuted(rows: Tensor, heads: int, order: Tensor | None) -> Tensor:
     """Reorder the rows of each head."""
-    return rows if order is None else rows.unflatten(0, (heads, -1))[:, order].flatten(0, 1)
+    return rows if order is None else rows[_in_heads(order, heads, rows.shape[0] // heads)]
 
 
 def _reordered(norm: FusedRMSNorm, order: Tensor | None, size: int) -> FusedRMSNorm:
     if order is None:
         return norm
-    heads = norm.scaled_weight.shape[0] // size
-    offsets = torch.arange(heads, device=order.device)[:, None] * size
-    return norm.reordered((offsets + order).flatten())
+    return norm.reordered(_in_heads(order, norm.scaled_weight.shape[0] // size, size))
+
+
+def _in_heads(order: Tensor, heads: int, size: int) -> Tensor:
+    """Where the elements of all heads come from, if each head of `size` has this order."""
+    return (torch.arange(heads, device=order.device)[:, None] * size + order).flatten()
 
 
 def _normed(norm: FusedRMSNorm, x: Tensor, size: int) -> Tensor:

@@ -7,13 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from ....kernels.decoder.native import LayerWeights, NativeLayers, RMSNorm, interleaved
-from ....kernels.linear.native import Packed, fits_int8, pack, pack_int8
 from ....kernels.native.library import Library
 from ...attention.interface import PagedStep
+from ...weights.base import Pack, WeightFormat
 from .attention import FusedAttention, FusedRotary
 from .decoder import FusedDecoder, FusedLayer, Output
 from .feed_forward import FusedFeedForward
-from .linears import Quantization
 from .norms import FusedRMSNorm
 
 logger = logging.getLogger(__name__)
@@ -61,7 +60,7 @@ class CompiledDecoder(nn.Module):
 
 
 def compiled_decoder(
-    library: Library, model: nn.Module, quantization: Quantization
+    library: Library, model: nn.Module, weights: WeightFormat
 ) -> CompiledDecoder | None:
     """The compiled version of a fused decoder, whose weights it takes; None: there is none.
 
@@ -69,7 +68,8 @@ def compiled_decoder(
     """
     if not isinstance(model, FusedDecoder) or not isinstance(model.rotary, FusedRotary):
         return None
-    if quantization == "int8" and not library.multiplies_bytes:
+    pack = weights.packer(library)
+    if pack is None:
         return None
     found = [_parts(layer) for layer in model.layers]
     sizes = {attention.rotary_size for attention, _ in filter(None, found)} - {0}
@@ -80,17 +80,14 @@ def compiled_decoder(
         return None
     if type(head) is not nn.Linear:
         return None
-    bits = "8 bits" if quantization == "int8" else "float32"
-    logger.info("%d layers compiled for %s, in %s", len(found), library.name, bits)
+    logger.info("%d layers compiled for %s, in %s", len(found), library.name, weights.name)
     options = [(parts[0].layer_idx, parts[0].options) for parts in found if parts]
     del found
-    layers = [
-        _weights(library, model.take(index), quantization) for index in range(len(model.layers))
-    ]
+    layers = [_weights(library, model.take(index), pack) for index in range(len(model.layers))]
     return CompiledDecoder(
         model.embedding,
         model.rotary,
-        NativeLayers(library, layers, _norm(norm), _packed(library, head, quantization)),
+        NativeLayers(library, layers, _norm(norm), pack(head.weight, head.bias)),
         options,
     )
 
@@ -110,18 +107,19 @@ def _parts(layer: nn.Module) -> tuple[FusedAttention, FusedFeedForward] | None:
     return (attention, feed_forward) if feed_forward.is_silu else None
 
 
-def _weights(library: Library, layer: Any, quantization: Quantization) -> LayerWeights:
+def _weights(library: Library, layer: Any, pack: Pack) -> LayerWeights:
     attention, block, shape = layer.attention, layer.feed_forward, layer.attention.shape
     of_queries, of_keys = (*map(_norm, attention.norms), None, None)[:2]
+    gate_up = _in_turns(block.gate_up, library.lanes)
     return LayerWeights(
         before=_norm(layer.norm),
         after=_norm(layer.after),
         of_queries=of_queries,
         of_keys=of_keys,
-        qkv=_packed(library, attention.qkv, quantization),
-        out=_packed(library, attention.out, quantization),
-        gate_up=_packed(library, _in_turns(block.gate_up, library.lanes), quantization),
-        down=_packed(library, block.down, quantization),
+        qkv=pack(attention.qkv.weight, attention.qkv.bias),
+        out=pack(attention.out.weight, attention.out.bias),
+        gate_up=pack(gate_up.weight, gate_up.bias),
+        down=pack(block.down.weight, block.down.bias),
         gates=block.down.in_features,
         heads=shape.heads,
         kv_heads=shape.kv_heads,
@@ -136,20 +134,13 @@ def _in_turns(gate_up: nn.Linear, lanes: int) -> nn.Linear:
     """The layer with its outputs reordered: gates and ups interleaved."""
 
     def parameter(both: Tensor) -> nn.Parameter:
-        gate, up = both.chunk(2)
-        return nn.Parameter(interleaved(gate, up, lanes), requires_grad=False)
+        return nn.Parameter(interleaved(both, lanes), requires_grad=False)
 
     layer = nn.Linear(1, 1, bias=False, device="meta")
     layer.weight = parameter(gate_up.weight)
     if gate_up.bias is not None:  # pyright: ignore[reportUnnecessaryComparison]
         layer.bias = parameter(gate_up.bias)
     return layer
-
-
-def _packed(library: Library, layer: nn.Linear, quantization: Quantization) -> Packed:
-    if quantization == "int8" and fits_int8(library, layer.weight):
-        return pack_int8(library, layer.weight, layer.bias)
-    return pack(library, layer.weight, layer.bias)
 
 
 def _norm(norm: FusedRMSNorm) -> RMSNorm:

@@ -1,20 +1,18 @@
-"""Merges linear layers, packs them for a CPU, or quantises them, for a whole model at once."""
+"""Merges linear layers, and gives those of a whole model to the format of its weights."""
 
 import logging
-from typing import Literal, TypeGuard
+from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from ....kernels.linear.int8 import Int8Linear, fits
-from ....kernels.linear.native import NativeLinear, fits_int8, pack, pack_int8
 from ....kernels.native.library import Library, library
+from ...weights.base import WeightFormat
+from ...weights.float import FLOAT
 from .replace import replace
 
 logger = logging.getLogger(__name__)
-
-Quantization = Literal["none", "int8"]
 
 _WORTH_IT = 0.5
 
@@ -33,47 +31,54 @@ def merged(weights: list[Tensor], biases: list[Tensor | None]) -> nn.Linear:
     return layer
 
 
-def pack_linears(model: nn.Module, library: Library) -> None:
-    """Replace the float32 linear layers of a model on a CPU by compiled ones."""
+def store_linears(model: nn.Module, weights: WeightFormat, library: Library | None) -> int:
+    """Replace linear layers by those of a format, where it has one; returns how many it took."""
+    parameters = list(model.parameters())
+    all_bytes = sum(p.numel() * p.element_size() for p in parameters)
+    before_bytes = after_bytes = 0
 
-    def packed(module: nn.Module) -> nn.Module | None:
-        # GPT-2's kind: the same product with transposed weights.
-        if type(module) is Conv1D and module.weight.dtype == torch.float32:
-            return NativeLinear(library, pack(library, module.weight.t(), module.bias))
+    def stored(module: nn.Module) -> nn.Module | None:
+        nonlocal before_bytes, after_bytes
         if not _is_plain(module):
             return None
-        return NativeLinear(library, pack(library, module.weight, module.bias))
+        weight = module.weight
+        found = weights.linear(weight, module.bias, library)
+        if found is not None:
+            before_bytes += weight.numel() * weight.element_size()
+            after_bytes += weights.stored_bytes(weight)
+        return found
 
-    logger.info("%d linear layers packed", replace(model, packed))
+    count = replace(model, stored)
+    if weights.lossless and not count:
+        return count
+    share = before_bytes / max(1, all_bytes)
+    logger.log(
+        logging.INFO if weights.lossless or share > _WORTH_IT else logging.WARNING,
+        "%d linear layers, %.0f %% of the weights, in %s: %d MiB",
+        count,
+        100 * share,
+        weights.name,
+        after_bytes >> 20,
+    )
+    slow = weights.slow_reason(parameters[0].device, library)
+    if slow is not None:
+        logger.warning("%s: --quantization %s may be slower than float32 here", slow, weights.name)
+    return count
 
 
-def quantize_linears(model: nn.Module) -> None:
-    """Replace the linear layers of a model by 8-bit ones, where the kernels support their shape."""
-    all_bytes = sum(p.numel() * p.element_size() for p in model.parameters())
-    done_bytes = 0
-    parameter = next(model.parameters())
-    on_cpu = parameter.device.type == "cpu"
-    compiled = usable_library() if on_cpu and parameter.dtype == torch.float32 else None
+def pack_linears(model: nn.Module, library: Library) -> None:
+    """Lay out the float32 linear layers that are left, GPT-2's kind among them."""
 
-    def quantised(module: nn.Module) -> nn.Module | None:
-        nonlocal done_bytes
-        if type(module) is not nn.Linear or not fits(module.weight):
-            return None
-        done_bytes += module.weight.numel() * module.weight.element_size()
-        if compiled is not None and fits_int8(compiled, module.weight):
-            return NativeLinear(compiled, pack_int8(compiled, module.weight, module.bias))
-        return Int8Linear(module.weight, module.bias)
+    def packed(module: nn.Module) -> nn.Module | None:
+        if _is_plain(module):
+            return FLOAT.linear(module.weight, module.bias, library)
+        if type(module) is Conv1D:  # the same product with transposed weights
+            return FLOAT.linear(module.weight.t(), module.bias, library)
+        return None
 
-    count = replace(model, quantised)
-    share = done_bytes / max(1, all_bytes)
-    level = logging.INFO if share > _WORTH_IT else logging.WARNING
-    logger.log(level, "%d linear layers, %.0f %% of the weights, in 8 bits", count, 100 * share)
-    in_bytes = compiled is not None and compiled.multiplies_bytes
-    if on_cpu and not in_bytes and not multiplies_int8():
-        logger.warning(
-            "this processor has no instructions for products of 8 bits (VNNI, AMX): "
-            "--quantization int8 may be slower than float32 here"
-        )
+    count = replace(model, packed)
+    if count:
+        logger.info("%d linear layers packed", count)
 
 
 def usable_library() -> Library | None:
@@ -85,21 +90,11 @@ def usable_library() -> Library | None:
     return None
 
 
-def multiplies_int8() -> bool:
-    """Whether the processor multiplies bytes fast, as far as torch can tell: true where unknown."""
-    has = torch.cpu.get_capabilities()
-    if has.get("architecture") != "x86_64":
-        return True
-    return any(has.get(name) for name in ("avx512_vnni", "avx_vnni", "amx_int8"))
-
-
 def _is_plain(module: nn.Module) -> TypeGuard[nn.Linear]:
-    """Whether a module is a plain float32 linear layer: no subclass, no hooks."""
+    """Whether a module is a plain linear layer: no subclass, no hooks."""
     own = vars(module)
     return (
         type(module) is nn.Linear
-        and type(module.weight) is nn.Parameter
-        and module.weight.dtype == torch.float32
         and not own["_forward_hooks"]
         and not own["_forward_pre_hooks"]
         and "forward" not in own

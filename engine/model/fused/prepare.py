@@ -1,4 +1,4 @@
-"""Prepares a loaded model for serving: rewrites, quantises, packs and checks it."""
+"""Prepares a loaded model for serving: rewrites it, gives its weights their format, checks it."""
 
 import logging
 from typing import Any
@@ -7,27 +7,31 @@ import torch
 from torch import nn
 
 from ....errors import ConfigurationError
+from ...weights.base import WeightFormat
 from .compiled import compiled_decoder
-from .linears import Quantization, pack_linears, quantize_linears, usable_library
+from .linears import pack_linears, store_linears, usable_library
 from .observe import WHOLE_TOLERANCE, Observation, agree, observe
 from .rewrite import rewrite
 
 logger = logging.getLogger(__name__)
 
 
-def make_fused(model: Any, quantization: Quantization) -> nn.Module | None:
+def make_fused(model: Any, weights: WeightFormat) -> nn.Module | None:
     """The model in its fastest form. `model` is changed and must not be used any more.
 
-    None where that failed, which any model may cause: load it again and quantise it without
-    rewriting.
+    None where that failed, which any model may cause: load it again and call `store_weights`.
+
+    Raises:
+        ConfigurationError: the model cannot be served with weights of this format.
     """
-    if quantization == "none" and not _rewritable(model):
+    if not _rewritable(model):
+        store_weights(model, weights)
         return model
     try:
         seen = observe(model)
         seen.calls.clear()
-        model = _faster(model, quantization)
-        _check(model, seen, quantization)
+        model = _faster(model, weights)
+        _check(model, seen, weights)
     except Exception as error:
         logger.warning(
             "the model runs as transformers has it, which is slower: %s: %s",
@@ -39,39 +43,33 @@ def make_fused(model: Any, quantization: Quantization) -> nn.Module | None:
     return model
 
 
-def _faster(model: nn.Module, quantization: Quantization) -> nn.Module:
+def _faster(model: nn.Module, weights: WeightFormat) -> nn.Module:
     """Rewrite what is recognised, then compile the whole decoder or only its linear layers."""
-    if not _rewritable(model):
-        quantize(model, quantization)
-        return model
     model = rewrite(model)
     compiled = usable_library()
-    whole = None if compiled is None else compiled_decoder(compiled, model, quantization)
+    whole = None if compiled is None else compiled_decoder(compiled, model, weights)
     if whole is not None:
         return whole
-    quantize(model, quantization)
+    store_linears(model, weights, compiled)
     if compiled is not None:
         pack_linears(model, compiled)
     return model
 
 
-def quantize(model: nn.Module, quantization: Quantization) -> None:
-    """Quantise the weights of linear layers, if asked for."""
-    if quantization == "int8":
-        quantize_linears(model)
-
-
-def check_quantized(model: Any) -> None:
-    """Run a model that was quantised without rewriting.
+def store_weights(model: Any, weights: WeightFormat) -> None:
+    """Give the linear layers of a model that is not rewritten their format.
 
     Raises:
-        ConfigurationError: it does not run, or its logits are not finite.
+        ConfigurationError: it does not run with them, or its logits are not finite.
     """
+    compiled = usable_library() if _rewritable(model) else None
     try:
-        _check(model, observe(model), "int8")
+        if store_linears(model, weights, compiled):
+            _check(model, observe(model), weights)
     except Exception as error:
         raise ConfigurationError(
-            f"the model cannot be served with --quantization int8 ({type(error).__name__})"
+            f"the model cannot be served with --quantization {weights.name} "
+            f"({type(error).__name__})"
         ) from error
 
 
@@ -85,11 +83,11 @@ def _rewritable(model: nn.Module) -> bool:
 
 
 @torch.inference_mode()
-def _check(model: nn.Module, seen: Observation, quantization: Quantization) -> None:
-    """Compare with the logits recorded before; with 8 bits, only check that they are finite."""
+def _check(model: nn.Module, seen: Observation, weights: WeightFormat) -> None:
+    """Compare with the logits recorded before; of lossy weights, check that they are finite."""
     logits = model(**seen.given).logits[0]
     if not torch.isfinite(logits).all() or logits.shape != seen.logits.shape:
         raise ArithmeticError("its logits are not finite")
-    exact = quantization == "none" and seen.logits.dtype == torch.float32
+    exact = weights.lossless and seen.logits.dtype == torch.float32
     if exact and not agree(logits, seen.logits, WHOLE_TOLERANCE):
         raise ArithmeticError("its logits differ from the original's")

@@ -24,6 +24,7 @@ from penstock.engine.model.fused.norms import FusedRMSNorm
 from penstock.engine.model.fused.observe import DenseStep
 from penstock.engine.model.fused.prepare import make_fused
 from penstock.engine.model.fused.rewrite import RewriteError, rewrite
+from penstock.engine.weights.float import FLOAT
 from penstock.kernels.linear.native import NativeLinear
 from penstock.kernels.native.library import Library, library
 from tests.conftest import TinyModel
@@ -113,7 +114,7 @@ def test_what_six_small_tokens_do_not_show(kind: str, tmp_path: Path) -> None:
         ).eval()
 
     before = logits(loaded(), 31, [0, 30])
-    lean = make_fused(loaded(), "none") or loaded()
+    lean = make_fused(loaded(), FLOAT) or loaded()
     torch.testing.assert_close(logits(lean, 31, [0, 30]), before, atol=1e-4, rtol=1e-4)
 
 
@@ -164,7 +165,7 @@ def test_a_whole_that_differs_is_refused(tiny_model: TinyModel) -> None:
 @pytest.mark.parametrize("kind", sorted(set(WHOLE) - {"gemma"}))  # its activation is another
 def test_whole_decoders_are_compiled(kind: str, tiny_model: TinyModel) -> None:
     before = logits(load(kind, tiny_model), 31, [0, 3, 30])
-    compiled = make_fused(load(kind, tiny_model), "none")
+    compiled = make_fused(load(kind, tiny_model), FLOAT)
     assert isinstance(compiled, CompiledDecoder)
     assert not kinds(compiled)[nn.Linear]
     torch.testing.assert_close(logits(compiled, 31, [0, 3, 30]), before, atol=1e-4, rtol=1e-4)
@@ -172,14 +173,14 @@ def test_whole_decoders_are_compiled(kind: str, tiny_model: TinyModel) -> None:
 
 def test_a_compiled_decoder_answers_for_no_rows(tiny_model: TinyModel) -> None:
     """A step in which nobody wants logits."""
-    compiled = make_fused(load("llama", tiny_model), "none")
+    compiled = make_fused(load("llama", tiny_model), FLOAT)
     assert logits(compiled, 5, []).shape[0] == 0
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "gemma2", "cohere", "qwen3_moe"])
 def test_of_other_models_linear_layers_are_compiled(kind: str, tiny_model: TinyModel) -> None:
     before = logits(load(kind, tiny_model), 31, [0, 30])
-    model = make_fused(load(kind, tiny_model), "none")
+    model = make_fused(load(kind, tiny_model), FLOAT)
     assert model is not None
     assert kinds(model)[NativeLinear]
     assert not kinds(model)[nn.Linear] + kinds(model)[Conv1D]
@@ -223,5 +224,5 @@ def test_weights_are_let_go_while_a_decoder_is_compiled(
         return weights(*args)
 
     monkeypatch.setattr(compiled, "_weights", counted)
-    assert compiled.compiled_decoder(build, lean, "none") is not None
+    assert compiled.compiled_decoder(build, lean, FLOAT) is not None
     assert alive == [3, 2, 1]

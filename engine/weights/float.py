@@ -1,0 +1,38 @@
+"""Weights as floating-point numbers of the model's dtype: `float`."""
+
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from ...kernels.linear.native import NativeLinear, pack
+from ...kernels.native.library import Library
+from .base import Pack, WeightFormat
+
+
+class Float(WeightFormat):
+    """Nothing is converted; in float32 on a CPU, weights are laid out for the compiled products."""
+
+    name = "float"
+    lossless = True
+    row_invariant = True
+
+    def stored_bytes(self, weight: Tensor) -> int:
+        """See `WeightFormat`."""
+        return weight.numel() * weight.element_size()
+
+    def linear(
+        self, weight: Tensor, bias: Tensor | None, library: Library | None
+    ) -> nn.Module | None:
+        """See `WeightFormat`."""
+        packed = type(weight) not in (Tensor, nn.Parameter)
+        if library is None or weight.dtype != torch.float32 or packed:
+            return None
+        return NativeLinear(library, pack(library, weight, bias))
+
+    def packer(self, library: Library) -> Pack:
+        """See `WeightFormat`."""
+        return partial(pack, library)
+
+
+FLOAT = Float()
