@@ -8,6 +8,7 @@ from functools import cache, partial
 from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
@@ -15,6 +16,7 @@ from starlette.middleware.cors import CORSMiddleware
 from penstock import __version__
 
 from .errors import error_response
+from .extensions import add_extensions, wrong_value
 from .lifecycle import Lifecycle
 from .log import log_stats
 from .metrics import HttpMetrics
@@ -62,7 +64,7 @@ def create_app(
     `clock` gives seconds from any fixed point. `app.state.services` holds the `Services` made here.
 
     Raises:
-        ConfigurationError: the key file cannot be used.
+        ConfigurationError: the key file cannot be used, or the endpoints of a package.
     """
 
     def load_checked() -> Backend:
@@ -112,14 +114,24 @@ def create_app(
     )
     app.state.services = services
     app.openapi = cache(partial(describe, app, has_keys=bool(keys)))
+    ours = list(app.routes)  # /openapi.json
     for routes in (completions, chat, tokens, model_list, meta, later):
         app.include_router(routes.router)
+        ours += routes.router.routes
+    extended = add_extensions(app, services, ours)
 
     async def answer_unknown_route(request: Request, error: Exception) -> Response:
-        assert isinstance(error, HTTPException), "only the router raises these"
+        assert isinstance(error, HTTPException)
         return error_response(unknown_route(request, error))
 
+    async def answer_wrong_value(_: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)
+        return error_response(wrong_value(error))
+
     app.add_exception_handler(HTTPException, answer_unknown_route)
+    app.add_exception_handler(RequestValidationError, answer_wrong_value)
+    if extended:
+        app.openapi()  # a package's description is wrong now, or never
     return app
 
 

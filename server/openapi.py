@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 
+from penstock.errors import ConfigurationError
+
 from .errors import JSON_MEDIA_TYPE
 from .middleware.api_key import OPEN_PATHS
 from .protocol.answers import ChatCompletionChunk, ErrorAnswer
@@ -63,18 +65,11 @@ def documented(
 
     `events`: the data of a stream's events, where there is one. `engine`: whether it needs one.
     """
-    errors = dict(_OF_ANY_REQUEST)
+    errors: dict[int, str] = {}
     errors |= _OF_THE_ENGINE if engine else {}
     errors |= _OF_A_BODY if bodies else {}
     errors |= _UNKNOWN_MODEL if model_in_path else {}
-    responses: dict[int, dict[str, Any]] = {
-        # Not as `model`: an error is JSON, also of a route whose answer is not.
-        status: {
-            "description": text,
-            "content": {JSON_MEDIA_TYPE: {"schema": _reference(ErrorAnswer)}},
-        }
-        for status, text in errors.items()
-    }
+    responses = {status: _error(text) for status, text in errors.items()}
     if answer is not None:
         responses[200] = {"model": answer}
         if events is not None:
@@ -89,14 +84,21 @@ def documented(
 
 
 def describe(app: FastAPI, *, has_keys: bool) -> dict[str, Any]:
-    """The description of all routes."""
+    """The description of all routes.
+
+    Raises:
+        ConfigurationError: a package's endpoint has a model named as one of the server's.
+    """
     description = get_openapi(
         title=app.title, version=app.version, summary=app.summary, routes=app.routes
     )
     components: dict[str, Any] = description["components"]
     schemas: dict[str, Any] = components["schemas"]
     taken = _definitions(*_BODIES, mode="validation")
-    assert not taken.keys() & schemas.keys(), "a body and an answer have models of one name"
+    for name in schemas.keys() & {*taken, *(model.__name__ for model in _EVENTS)}:
+        raise ConfigurationError(
+            f"a package's endpoint has a model named {name}, as the server has; rename it"
+        )
     # Parts that answers and events share are there already.
     components["schemas"] = taken | _definitions(*_EVENTS, mode="serialization") | schemas
     # What FastAPI adds for its own check of parameters, which no route of ours has.
@@ -123,9 +125,10 @@ def _complete(operation: dict[str, Any], *, needs_key: bool) -> None:
     """Add what every operation has."""
     responses: dict[str, Any] = operation["responses"]
     responses.pop("422", None)
+    responses |= {str(status): _error(text) for status, text in _OF_ANY_REQUEST.items()}
     if needs_key:
         operation["security"] = [{"key": []}]
-        responses["401"] = {**responses["400"], "description": "The key is missing or wrong."}
+        responses["401"] = _error("The key is missing or wrong.")
     operation.setdefault("parameters", []).append(
         {"name": "X-Request-Id", "in": "header", "required": False, **_REQUEST_ID}
     )
@@ -140,6 +143,14 @@ def _complete(operation: dict[str, Any], *, needs_key: bool) -> None:
             }
         response["headers"] = headers
     operation["responses"] = dict(sorted(responses.items()))
+
+
+def _error(text: str) -> dict[str, Any]:
+    """An error's response. Not as `model`: it is JSON, also of a route whose answer is not."""
+    return {
+        "description": text,
+        "content": {JSON_MEDIA_TYPE: {"schema": _reference(ErrorAnswer)}},
+    }
 
 
 def _reference(model: type[BaseModel]) -> dict[str, str]:

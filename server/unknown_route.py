@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable
+from http import HTTPStatus
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -12,7 +13,12 @@ from .log import shown
 
 
 def unknown_route(request: Request, error: HTTPException) -> HttpError:
-    """What to answer where the router found no route (404), or none for the method (405)."""
+    """What to answer where the router found no route (404), or none for the method (405).
+
+    A route of a package may raise the same exception, with words of its own.
+    """
+    if error.detail != HTTPStatus(error.status_code).phrase:
+        return HttpError(error.status_code, str(error.detail), headers=error.headers)
     asked = f"{request.method} {shown(request.scope['raw_path'])}"
     if error.status_code == 405:
         allowed = (error.headers or {}).get("Allow", "")

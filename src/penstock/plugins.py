@@ -14,6 +14,7 @@ Group = Literal[
     "penstock.kv_cache",
     "penstock.weight_formats",
     "penstock.evaluators",
+    "penstock.endpoints",
 ]
 """The groups that the server loads; docs/architecture.md, "Touch points", says what is in each."""
 

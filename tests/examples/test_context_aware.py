@@ -1,19 +1,15 @@
 """The example plug-in, installed as a stranger would install it, over HTTP."""
 
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from tests.examples.installed import install
 from tests.server.process import ServeProcess
 from tests.tiny import save_tiny
 
-PACKAGE = Path(__file__).parents[2] / "examples" / "context_aware"
 DOCUMENT, QUESTION = "Anna lives in Oslo. ", "Anna lives in"
 BODY: dict[str, Any] = {
     "prompt": DOCUMENT + QUESTION,
@@ -26,15 +22,7 @@ BODY: dict[str, Any] = {
 @pytest.fixture(scope="module")
 def http(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     folder = tmp_path_factory.mktemp("plug-in")
-    source, site = folder / "source", folder / "site"
-    # A copy: building leaves files beside the source.
-    source.mkdir()
-    for file in PACKAGE.iterdir():
-        if file.is_file():
-            (source / file.name).write_bytes(file.read_bytes())
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index"]
-    command += ["--no-build-isolation", "--target", str(site), str(source)]
-    subprocess.run(command, check=True, env={**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1"})
+    site = install("context_aware", folder)
     model = save_tiny("llama", folder / "llama")
     arguments = [str(model), "--threads", "1", "--kv-cache-memory", "8000000"]
     environment = {"PYTHONPATH": str(site)}
