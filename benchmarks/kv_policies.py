@@ -1,7 +1,6 @@
 """The policies of the study of the KV cache: those of requests, and two that only a study can have.
 
-`random` and `oracle` are `h2o` without its scores: the product's own state evicts by its own rule,
-but what it takes for a key's mass is a ranking from outside.
+`random` and `oracle` are `h2o` with scores from outside.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,9 +11,10 @@ from typing import Final, Literal
 import torch
 from torch import Tensor
 
-from penstock.kvcache.base import Retention
+from penstock.kvcache.base import HeldKeys, Retention
 from penstock.kvcache.eviction_state import AttentionRecord, EvictionState
-from penstock.registry import Spec
+from penstock.kvcache.h2o import H2O, H2O_POLICY, H2OParameters
+from penstock.registry import Choice, Spec
 
 Ranking = Callable[[int], Tensor]
 """What keys are worth when so many tokens have been read: float32 `[layers, K, positions]`."""
@@ -47,6 +47,10 @@ def _heavy(keys: int) -> Spec:
     return {"h2o": {"heavy": keys - 1, "recent": 1, "sink": 0, "interval": 1}}
 
 
+def _keynorm(keys: int) -> Spec:
+    return {"keynorm": {"low": keys - keys // 2, "recent": keys // 2, "interval": 1}}
+
+
 def _window(keys: int, sink: int) -> Spec:
     return {"window": {"recent": keys - sink, "sink": sink, "interval": 1}}
 
@@ -59,23 +63,27 @@ POLICIES: Final[Mapping[str, StudyPolicy]] = {
     "h2o decay": StudyPolicy(spec=lambda keys: _h2o(keys, score="decay")),
     "h2o last 32": StudyPolicy(spec=lambda keys: _h2o(keys, score_window=32)),
     "heavy only": StudyPolicy(spec=_heavy),
+    "keynorm": StudyPolicy(spec=_keynorm),
+    "tova": StudyPolicy(spec=lambda keys: {"tova": {"keep": keys, "interval": 1}}),
     "sink + window": StudyPolicy(spec=lambda keys: _window(keys, min(SINK, keys - 1))),
     "window": StudyPolicy(spec=lambda keys: _window(keys, 0)),
     "random": StudyPolicy(spec=_heavy, ranked="random"),
 }
 
 
-class Foretold(EvictionState):
-    """Evicts as `like` would, but by what `ranking` says that keys are worth."""
+class Foretold(H2O):
+    """Evicts as `h2o` would, but by what `ranking` says that keys are worth."""
 
-    def __init__(self, like: EvictionState, ranking: Ranking) -> None:
-        layers, heads, _ = like.mass.shape
-        super().__init__(like.retention, layers, heads, like.mass.device)
+    def __init__(self, ranking: Ranking) -> None:
         self._ranking = ranking
 
-    def _scores(self, positions: Tensor) -> Tensor:
-        self.mass = self._ranking(self.length).gather(-1, positions.long())
-        return super()._scores(positions)
+    def score(self, held: HeldKeys, parameters: H2OParameters) -> Tensor:
+        """See `CachePolicy`."""
+        return self._ranking(held.length).gather(-1, held.positions.long())
+
+    def fused(self, parameters: H2OParameters) -> bool:
+        """See `CachePolicy`."""
+        return False
 
 
 class Recorder(EvictionState):
@@ -87,7 +95,13 @@ class Recorder(EvictionState):
     def __init__(
         self, *, tokens: int, prompt_tokens: int, layers: int, kv_heads: int, device: torch.device
     ) -> None:
-        super().__init__(Retention(heavy=tokens, recent=1), layers, kv_heads, device)
+        super().__init__(
+            Choice(method=H2O_POLICY, parameters=H2OParameters()),
+            Retention(heavy=tokens, recent=1),
+            kv_heads=kv_heads,
+            windows=[None] * layers,
+            device=device,
+        )
         self._prompt_tokens = prompt_tokens
         self.rows: list[Tensor] = []
 

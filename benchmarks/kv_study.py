@@ -35,7 +35,7 @@ from benchmarks.teacher_forcing import Job, forced, greedy
 from penstock.engine.build import Built, build_engine
 from penstock.engine.config import EngineConfig
 from penstock.kvcache.eviction_state import EvictionState
-from penstock.registry import Spec
+from penstock.registry import Choice, Spec
 
 RESULTS: Final = ROOT / "benchmarks" / "results" / "kv_study.csv"
 PLOTS: Final = ROOT / "docs" / "kv-cache"
@@ -145,7 +145,9 @@ def _recorded(recorder: Recorder, own: EvictionState | None) -> EvictionState:
 
 
 def _ranked(own: EvictionState | None, by: Ranking | None) -> EvictionState | None:
-    return own if own is None or by is None else Foretold(own, by)
+    if own is not None and by is not None:
+        own.choice = Choice(method=Foretold(by), parameters=own.choice.parameters)
+    return own
 
 
 def main() -> int:

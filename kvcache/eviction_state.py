@@ -8,24 +8,33 @@ Then the survivors move to slots of their own, and from then on each new key ove
     victims     2    4                                the next token takes slot 2, the one after 4
 
 A victim is attended to until it is overwritten. When all victims are, the next ones are chosen: by
-ranking the keys, or by a kernel of `kernels/evict` (see `EvictionState.one_at_a_time`).
+the policy's `score`, or by a kernel of `kernels/evict` (see `EvictionState.one_at_a_time`).
 """
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from .base import Retention
+from ..registry import Choice
+from .base import CachePolicy, HeldKeys, Retention
+from .ranking import ranks_of, scores_of
 from .store import Stored
+
+logger = logging.getLogger(__name__)
 
 _NEVER = 2**30
 _EMPTY = -1
 
 Evict = Callable[..., None]
 """One of `kernels/evict`."""
+ReadKeys = Callable[[int], Tensor]
+"""Reads the keys that a context holds in one layer: see `HeldKeys.keys`."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -50,32 +59,46 @@ class EvictionState:
     """The state of one context under an evicting policy. Its tensors are `[layers, K, keys]`.
 
     `length`: tokens whose keys have been computed, evicted ones included. `held`: keys that each
-    head has, victims included.
+    head has, victims included. `broken`: whether the policy's `score` has raised.
+
+    `windows`: of each layer, tokens that its own sliding window holds; None: it has none.
     """
 
     def __init__(
-        self, retention: Retention, layers: int, kv_heads: int, device: torch.device
+        self,
+        choice: Choice[CachePolicy[Any]],
+        retention: Retention,
+        *,
+        kv_heads: int,
+        windows: Sequence[int | None],
+        device: torch.device,
     ) -> None:
+        self.choice = choice
         self.retention = retention
+        self.observation = choice.method.observe(choice.parameters)
         self.length = 0
-        self.mass = torch.zeros(layers, kv_heads, 0, device=device)
+        self.mass = torch.zeros(len(windows), kv_heads, 0, device=device)
         self.positions: Tensor | None = None
         self.held = 0
+        self.broken = False
         self._victims: Tensor | None = None
         self._used = 0
         self._first_vote = 0
-        self._windows = torch.full((layers, 1, 1), _NEVER, device=device)
-        self._windowed = False
+        reach = [_NEVER if window is None else window for window in windows]
+        self._windows = torch.tensor(reach, device=device)[:, None, None]
+        self._windowed = any(window is not None for window in windows)
 
     @property
     def one_at_a_time(self) -> bool:
         """Whether `kernels/evict` can choose: one victim a token, by least sum or by age.
 
-        The kernel knows no mean, no decay, and no sums in a model with sliding windows.
+        The kernel knows no other score, no decay, and no sums in a model with sliding windows.
         """
-        retention = self.retention
-        return retention.interval == 1 and (
-            retention.score is None or (retention.score == "sum" and not self._windowed)
+        observation = self.observation
+        return (
+            self.retention.interval == 1
+            and self.choice.method.fused(self.choice.parameters)
+            and (observation is None or (observation.half_life is None and not self._windowed))
         )
 
     @property
@@ -102,13 +125,8 @@ class EvictionState:
     def fork(self) -> "EvictionState":
         """A copy; allowed only before the survivors have moved."""
         assert not self.in_slots, "choices fork before anything is evicted"
-        layers, kv_heads, _ = self.mass.shape
-        twin = EvictionState(self.retention, layers, kv_heads, self.mass.device)
         # Tensors are replaced, never changed, until the survivors have moved: they can be shared.
-        twin.length, twin.held, twin.mass = self.length, self.held, self.mass
-        twin._first_vote, twin._windows = self._first_vote, self._windows
-        twin._windowed = self._windowed
-        return twin
+        return copy(self)
 
     def reset(self, cached: int) -> None:
         """Start again after `cached` tokens, whose keys exist but got no attention yet."""
@@ -118,29 +136,44 @@ class EvictionState:
 
     def counts(self, prompt_length: int, count: int) -> bool:
         """Whether the attention of any of the next `count` tokens counts towards scores."""
-        retention = self.retention
-        if retention.score is None:
+        if self.observation is None:
             return False
-        window = retention.score_window
+        window = self.observation.prompt_window
         return window is None or self.length + count > prompt_length - window
+
+    def reusable(self, prompt_length: int, count: int) -> int:
+        """How many of the first `count` tokens may come from a cache.
+
+        What cached tokens attended to is unknown, so those that are observed are computed.
+        """
+        if self.observation is None:
+            return count
+        window = self.observation.prompt_window
+        return 0 if window is None else max(0, min(count, prompt_length - window))
 
     def votes(self, prompt_length: int, count: int) -> Tensor:
         """How much the attention of each of the next `count` tokens counts: float32 `[count]`."""
-        retention, device = self.retention, self.mass.device
+        observation, device = self.observation, self.mass.device
+        assert observation is not None
         at = torch.arange(self.length, self.length + count, device=device)
         votes = torch.ones(count, device=device)
-        if retention.score_window is not None:
-            self._first_vote = max(0, prompt_length - retention.score_window)
+        if observation.prompt_window is not None:
+            self._first_vote = max(0, prompt_length - observation.prompt_window)
             votes[at < self._first_vote] = 0.0
-        if retention.score == "decay":
-            votes *= 0.5 ** ((self.length + count - 1 - at) / retention.half_life)
+        if observation.half_life is not None:
+            votes *= observation.share(self.length + count - 1 - at)
         return votes
 
-    def note_window(self, layer: int, window: int | None) -> None:
-        """Record a layer's own sliding window: keys outside it are never seen again."""
-        if window is not None:
-            self._windows[layer] = window
-            self._windowed = True
+    @property
+    def has_victims(self) -> bool:
+        """Whether `choose` need not be called before the next row."""
+        return self._victims is not None
+
+    def choose(self, keys: ReadKeys) -> None:
+        """Choose the next victims among the keys in slots; their slots are used one by one."""
+        assert self.positions is not None
+        ranks = self._ranks(self.positions, keys)
+        self._victims = ranks.topk(self.retention.interval, dim=-1, largest=False).indices
 
     def seen(self, depths: list[int], window: int | None, layer: int) -> Tensor:
         """Boolean `[K, R, held]`: the slots that each row sees; the rows' own keys are not in them.
@@ -150,7 +183,7 @@ class EvictionState:
         assert self.positions is not None
         positions = self.positions[layer, :, : self.held]
         turns = torch.full_like(self.positions[layer], _NEVER)
-        ahead = self._chosen()[layer, :, self._used :]
+        ahead = self._chosen[layer, :, self._used :]
         turn = torch.arange(ahead.shape[1], dtype=turns.dtype, device=turns.device)
         turns.scatter_(-1, ahead, turn.expand_as(ahead))
         depth_R1 = torch.tensor(depths, device=positions.device)[:, None]
@@ -165,7 +198,7 @@ class EvictionState:
         Its key is written there before it attends; `end_row` takes its attention weights.
         """
         assert self.positions is not None
-        slots = self._chosen()[..., self._used : self._used + 1]
+        slots = self._chosen[..., self._used : self._used + 1]
         self.positions.scatter_(-1, slots, self.length)
         self.mass = self._decayed(self.mass, 1)
         self.mass.scatter_(-1, slots, 0.0)
@@ -181,8 +214,7 @@ class EvictionState:
         """
         assert self.positions is not None
         layers, heads, slots = self.mass.shape
-        # By age: with equal masses the oldest is evicted.
-        mass = self.mass if self.retention.score is not None else torch.zeros_like(self.mass)
+        mass = self._observed
         # Each number is 16-byte aligned; else Triton would compile the kernel once more.
         numbers = [self.length, self.retention.recent, self.retention.sink]
         of_all = torch.tensor(
@@ -240,9 +272,9 @@ class EvictionState:
         """
         weights = torch.stack(attention_record.weights)[:, :, rows]
         count, held = len(rows), weights.shape[-1] - len(attention_record.depths)
-        if self.retention.score == "decay":
+        if self.observation is not None and self.observation.half_life is not None:
             ages = torch.arange(count - 1, -1, -1, device=weights.device)
-            weights = weights * (0.5 ** (ages / self.retention.half_life))[:, None]
+            weights = weights * self.observation.share(ages)[:, None]
         received = weights.sum(dim=2)
         mass = self._decayed(self.mass[..., :held], count) + received[..., :held]
         own = received[..., [held + row for row in rows]]
@@ -252,7 +284,7 @@ class EvictionState:
             self.mass = torch.cat([mass, own], dim=-1)
             self.held = self.length
             return None
-        slots = self._chosen()[..., self._used : self._used + count]
+        slots = self._chosen[..., self._used : self._used + count]
         self.mass[..., :held] = mass
         self.mass.scatter_(-1, slots, own)
         positions = torch.arange(first, self.length, dtype=torch.int32, device=mass.device)
@@ -262,15 +294,16 @@ class EvictionState:
         self._forget_used_victims()
         return slots
 
-    def move_to_slots(self) -> Tensor:
+    def move_to_slots(self, keys: ReadKeys) -> Tensor:
         """Choose the first survivors: int64 `[layers, K, keep]`, their positions, ascending.
 
-        They move to slots 0 to keep - 1 of their head; the slots after these are empty.
+        They move to slots 0 to keep - 1 of their head; the slots after these are empty. `keys`:
+        those of all tokens, in order.
         """
         retention, device = self.retention, self.mass.device
         layers, heads, _ = self.mass.shape
         positions = torch.arange(self.length, device=device).expand_as(self.mass)
-        ranks = _ranks(self._scores(positions), positions)
+        ranks = self._ranks(positions, keys)
         kept = ranks.topk(retention.keep, dim=-1, sorted=False).indices.sort(dim=-1).values
         shape = layers, heads, retention.slots
         self.positions = torch.full(shape, _EMPTY, dtype=torch.int32, device=device)
@@ -287,38 +320,42 @@ class EvictionState:
         if self._used >= self.retention.interval:
             self._victims, self._used = None, 0
 
+    @property
     def _chosen(self) -> Tensor:
         """The victims' slots, int64 `[layers, K, interval]`; they stay until all are used."""
-        if self._victims is None:
-            assert self.positions is not None
-            ranks = _ranks(self._scores(self.positions), self.positions)
-            self._victims = ranks.topk(self.retention.interval, dim=-1, largest=False).indices
+        assert self._victims is not None, "victims are chosen before a row is computed"
         return self._victims
 
-    def _scores(self, positions: Tensor) -> Tensor:
-        """Scores that rank the keys; infinite for those that must stay."""
-        retention = self.retention
-        match retention.score:
-            case None:
-                scores = positions.float()
-            case "mean":
-                scores = self.mass / (self.length - positions.clamp(min=self._first_vote))
-            case _:
-                scores = self.mass.clone()
-        scores = scores.masked_fill(self.length - positions >= self._windows, -1.0)
-        stays = (positions >= self.length - retention.recent) | (positions < retention.sink)
-        return scores.masked_fill_(stays, float("inf"))
+    @property
+    def _observed(self) -> Tensor:
+        """The attention that the policy asked for; zeros if for none."""
+        return torch.zeros_like(self.mass) if self.observation is None else self.mass
+
+    def _ranks(self, positions: Tensor, keys: ReadKeys) -> Tensor:
+        """See `ranks_of`; by age if the policy raises."""
+        attention = self._observed
+        held = HeldKeys(
+            length=self.length,
+            positions=positions,
+            attention=attention,
+            first_observed=self._first_vote,
+            keys=keys,
+        )
+        try:
+            scores = scores_of(self.choice, held)
+        except Exception:  # noqa: BLE001, RUF100 - a plug-in may raise anything; other requests go on
+            logger.exception("the cache policy %s cannot score", self.choice.method.name)
+            self.broken = True
+            scores = torch.zeros_like(attention)
+        return ranks_of(
+            scores,
+            positions,
+            length=self.length,
+            retention=self.retention,
+            windows=self._windows,
+        )
 
     def _decayed(self, mass: Tensor, queries: int) -> Tensor:
-        if self.retention.score != "decay":
+        if self.observation is None or self.observation.half_life is None:
             return mass
-        return mass * 0.5 ** (queries / self.retention.half_life)
-
-
-def _ranks(scores: Tensor, positions: Tensor) -> Tensor:
-    """Distinct int64 in the order of float32 scores; of equal scores the older position is lower.
-
-    The bits of non-negative floats, as integers, have the order of the floats; the negative score
-    (-1) is below them.
-    """
-    return (scores.view(torch.int32).long() << 32) + positions
+        return mass * self.observation.share(float(queries))

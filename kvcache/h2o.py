@@ -3,10 +3,21 @@
 A few keys receive most of the attention. Each head keeps these keys and the newest ones.
 """
 
+from typing import Literal
+
 from pydantic import BaseModel, Field, model_validator
+from torch import Tensor
 
 from ..registry import STRICT
-from .base import MAX_TOKENS, Amount, CachePolicy, Retention, Score, tokens_of
+from .base import (
+    MAX_TOKENS,
+    Amount,
+    CachePolicy,
+    HeldKeys,
+    Observation,
+    Retention,
+    tokens_of,
+)
 
 
 class H2OParameters(BaseModel):
@@ -25,7 +36,7 @@ class H2OParameters(BaseModel):
     recent: Amount = 0.1
     sink: int = Field(default=4, ge=0, le=1024)
     interval: int = Field(default=16, ge=1, le=1024)
-    score: Score = "sum"
+    score: Literal["sum", "mean", "decay"] = "sum"
     half_life: int = Field(default=256, ge=1, le=MAX_TOKENS)
     score_window: int | None = Field(default=None, ge=1, le=MAX_TOKENS)
 
@@ -45,7 +56,6 @@ class H2O(CachePolicy[H2OParameters]):
     """Keeps heavy hitters and recent tokens."""
 
     name = "h2o"
-    scores = True
     parameters = H2OParameters
     summary = (
         "Keep the keys that received most attention, and the newest; a fraction of the memory."
@@ -58,10 +68,24 @@ class H2O(CachePolicy[H2OParameters]):
             recent=max(1, tokens_of(parameters.recent, prompt_tokens)),
             sink=parameters.sink,
             interval=parameters.interval,
-            score=parameters.score,
-            half_life=parameters.half_life,
-            score_window=parameters.score_window,
         )
+
+    def observe(self, parameters: H2OParameters) -> Observation:
+        """All attention, or that of the newest tokens most."""
+        return Observation(
+            half_life=parameters.half_life if parameters.score == "decay" else None,
+            prompt_window=parameters.score_window,
+        )
+
+    def score(self, held: HeldKeys, parameters: H2OParameters) -> Tensor:
+        """The attention received, or its mean over the tokens that could see the key."""
+        if parameters.score == "mean":
+            return held.attention / held.observers
+        return held.attention
+
+    def fused(self, parameters: H2OParameters) -> bool:
+        """Means are not."""
+        return parameters.score != "mean"
 
 
 H2O_POLICY = H2O()

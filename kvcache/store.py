@@ -24,11 +24,15 @@ both. All are `[..., D]`, equal in shape but for D."""
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerShape:
-    """Heads and head sizes of one attention layer; keys and values may differ in size."""
+    """Heads and head sizes of one attention layer; keys and values may differ in size.
+
+    `window`: tokens that its sliding window holds; None: it has none.
+    """
 
     kv_heads: int
     key_size: int
     value_size: int
+    window: int | None = None
 
     def bytes_per_token(self, dtype: torch.dtype) -> int:
         """Bytes that one token's key and value take in this layer, scales included."""
@@ -58,6 +62,7 @@ class KVStore:
         self.page_size = page_size
         self.pages = pages
         self.dtype = dtype
+        self.windows = [layer.window for layer in layers]
 
         def new(heads: int, size: int, dtype: torch.dtype = dtype) -> Tensor:
             return _new_cache(heads, pages, page_size, size, dtype, device)
@@ -130,6 +135,13 @@ class KVStore:
             .view(cache.dtype)
             for cache in self._of(layer)
         )
+
+    def read_keys(self, layer: int, slots_R: Tensor) -> Tensor:
+        """The keys of one layer in slots that are the same in every head: float32 `[K, R, D]`."""
+        cache, scales = self.keys[layer], self.scales[layer].get("k_scales")
+        keys = _flat(cache).index_select(1, slots_R).view(cache.dtype)
+        of_keys = None if scales is None else _flat(scales).index_select(1, slots_R)
+        return dequantise(keys, of_keys, torch.float32)
 
     def _of(self, layer: int) -> Stored:
         scales = self.scales[layer]

@@ -20,7 +20,7 @@ class WindowParameters(BaseModel):
 
 
 class Window(CachePolicy[WindowParameters]):
-    """Keeps the first tokens and the newest."""
+    """Keeps the first tokens and the newest: it observes nothing, so the oldest key goes."""
 
     name = "window"
     parameters = WindowParameters
@@ -33,8 +33,11 @@ class Window(CachePolicy[WindowParameters]):
             recent=max(1, tokens_of(parameters.recent, prompt_tokens)),
             sink=parameters.sink,
             interval=parameters.interval,
-            score=None,
         )
+
+    def fused(self, parameters: WindowParameters) -> bool:
+        """See `CachePolicy`."""
+        return True
 
 
 WINDOW = Window()

@@ -38,7 +38,6 @@ class ScoredRows:
         """Write keys and values, attend, and record the attention weights."""
         caches, scales = (store.keys[layer], store.values[layer]), store.scales[layer]
         self.kernels.kv_write(k_RKD, v_RKD, *caches, self.batch.slots, **scales)
-        self.eviction_state.note_window(layer, window)
         out, (weights,) = self.kernels.scored_attention(
             q_RHD,
             *caches,

@@ -110,7 +110,10 @@ class Probe:
         if options["window"] is None:
             self.full.append(options)
         self.layers[layer] = LayerShape(
-            kv_heads=k_THD.shape[1], key_size=k_THD.shape[2], value_size=v_THD.shape[2]
+            kv_heads=k_THD.shape[1],
+            key_size=k_THD.shape[2],
+            value_size=v_THD.shape[2],
+            window=options["window"],
         )
         self.queries.append(q_THD)
         self.keys.append(k_THD)

@@ -58,7 +58,9 @@ class Commit:
             sources, targets = zip(*moves, strict=True)
             self._store.move_slots(sources, targets)
         done.broken = [each for each, _ in failed.values() if each not in done.ended]
-        self._eviction.evict(step, decoded, [*done.ended, *done.broken])
+        for sequence in self._eviction.evict(step, decoded, [*done.ended, *done.broken]):
+            failed[id(sequence)] = (sequence, BROKEN)
+            done.broken.append(sequence)
         _end_read(step, failed, done)
         done.outputs += [failed_output(each, failed[id(each)][1]) for each in done.broken]
         return done

@@ -1,5 +1,7 @@
 """KV-cache eviction in the engine: score keys by attention, move survivors to slots, swap."""
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -24,8 +26,13 @@ class Eviction:
         retention = request.retention
         if retention is None or not retention.evicts(len(prompt), request.max_tokens):
             return None
-        layers, device = len(self._store.keys), self._store.keys[0].device
-        return EvictionState(retention, layers, self._store.keys[0].shape[1], device)
+        return EvictionState(
+            request.policy,
+            retention,
+            kv_heads=self._store.keys[0].shape[1],
+            windows=self._store.windows,
+            device=self._store.keys[0].device,
+        )
 
     def swap_out(self, sequence: Sequence) -> None:
         """Copy the slots of a preempted sequence to the host: they cannot be computed again."""
@@ -66,10 +73,15 @@ class Eviction:
             else:
                 eviction_state.add_prompt(chunk.attention_record, chunk.count)
 
-    def evict(self, step: Step, decoded: list[Decoded], ended: list[Sequence]) -> None:
-        """Credit keys with the attention of accepted draft rows; then move survivors to slots."""
+    def evict(
+        self, step: Step, decoded: list[Decoded], ended: list[Sequence]
+    ) -> list[Sequence]:
+        """Credit keys with the attention of accepted draft rows; then move survivors to slots.
+
+        Returns the sequences whose policy has raised.
+        """
         if all(chunk.context.eviction_state is None for chunk in step.chunks):
-            return
+            return []
         stays = {id(item.sequence): [0, *(1 + i for i in item.accepted)] for item in decoded}
         gone = {id(sequence) for sequence in ended}
         for chunk in step.chunks:
@@ -86,6 +98,8 @@ class Eviction:
                 for context in item.sequence.contexts:
                     if context.eviction_state is not None and context.eviction_state.must_move:
                         self._move_to_slots(context)
+        living = {id(c.sequence): c.sequence for c in step.chunks if id(c.sequence) not in gone}
+        return [sequence for sequence in living.values() if _is_broken(sequence)]
 
     def _note_rows(
         self,
@@ -109,7 +123,7 @@ class Eviction:
         assert eviction_state is not None
         device = self._store.keys[0].device
         lies = torch.tensor(table.slots(0, eviction_state.length), device=device)
-        kept = eviction_state.move_to_slots()
+        kept = eviction_state.move_to_slots(partial(self._store.read_keys, slots_R=lies))
         pages = table.take_reserve(context.slot_pages)
         context.table = SlotTable(self._pool, pages, table.page_size)
         places = self._slots(context)[:, : kept.shape[2]]
@@ -119,3 +133,8 @@ class Eviction:
                 self._store.write_slots(layer, places, stored)
         finally:
             table.free()
+
+
+def _is_broken(sequence: Sequence) -> bool:
+    states = (context.eviction_state for context in sequence.contexts)
+    return any(state is not None and state.broken for state in states)

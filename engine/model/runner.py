@@ -1,5 +1,6 @@
 """The model runner: a step's rows in, logits of the requested rows out."""
 
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -131,7 +132,7 @@ class ModelRunner:
             eviction_state = chunk.context.eviction_state
             assert eviction_state is not None
             if chunk.draft is None and eviction_state.in_slots:
-                scored = eviction_state.retention.score is not None
+                scored = eviction_state.observation is not None
                 slotted.setdefault(scored, []).append((row, chunk))
             else:
                 apart.append(self._alone(row, chunk))
@@ -192,7 +193,14 @@ class ModelRunner:
         if self.kernels.backend == "triton" and eviction_state.one_at_a_time:
             pages = table.page_ids(self._device)
             return eviction_state.begin_row_by(self.kernels.evict, pages, self._store.page_size)
+        self._choose(eviction_state, table)
         return table.index(eviction_state.retention.slots, self._device)[eviction_state.begin_row()]
+
+    def _choose(self, eviction_state: EvictionState, table: SlotTable) -> None:
+        """Choose the keys to evict next, if all that were chosen have been overwritten."""
+        if not eviction_state.has_victims:
+            slots = table.index(eviction_state.retention.slots, self._device)
+            eviction_state.choose(partial(self._store.read_keys, slots_R=slots))
 
     def _alone(self, row: int, chunk: Chunk) -> Apart:
         """Rows of one context with eviction: rows of a prompt, or draft tokens."""
@@ -206,6 +214,7 @@ class ModelRunner:
         parents = None if draft is None else draft.parents
         pages = context.table.pages
         if eviction_state.in_slots:
+            self._choose(eviction_state, context.slot_table)
             tree = path_mask(list(range(-1, chunk.count - 2)) if parents is None else parents)
             return SlottedDraft(
                 rows=rows,

@@ -21,14 +21,14 @@ class Combination:
     The defaults describe methods alone, without a request and a model.
 
     `evicts`: whether the policy evicts at all; `will_evict`: whether it does before this answer can
-    end. `scores`: whether it ranks keys by the attention that they receive. `contexts`: of each
+    end. `observes`: whether it observes the attention that keys receive. `contexts`: of each
     sequence. `prompts`: in the same body. `can_evict`, `sparse_unsupported_reason`: of the model.
     """
 
     methods: Methods
     policy: CachePolicy[Any]
     evicts: bool
-    scores: bool
+    observes: bool
     will_evict: bool = False
     contexts: int = 1
     prompts: int = 1
@@ -47,7 +47,7 @@ class Combination:
             methods=Methods.of(choices),
             policy=policy,
             evicts=policy.name != FULL.name,
-            scores=policy.scores,
+            observes=policy.observes,
         )
 
     @property
@@ -111,7 +111,7 @@ RULES: Final[tuple[Rule, ...]] = (
     ),
     Rule(
         refuses="prefill",
-        breaks=lambda c: c.methods.prefill is not None and c.scores,
+        breaks=lambda c: c.methods.prefill is not None and c.observes,
         param="{prefill}",
         sentence="{prefill} cannot be combined with {policy}, which counts the attention that each "
         "key receives, from every row; leave it out",

@@ -143,7 +143,7 @@ class InputProcessor:
             methods=methods,
             policy=policy.method,
             evicts=retention is not None,
-            scores=policy.method.scores or (retention is not None and retention.score is not None),
+            observes=policy.method.observe(policy.parameters) is not None,
             contexts=demand.contexts,
             prompts=given.prompts,
             max_tokens=given.params.max_tokens,

@@ -77,14 +77,8 @@ class PromptReuse:
         usable = len(context.tokens) - 1
         if sequence.request.prompt_logprobs is not None and context is sequence:
             usable = min(usable, sequence.request.scored_from - 1)
-        if (
-            context.eviction_state is not None
-            and context.eviction_state.retention.score is not None
-        ):
-            # The attention of cached tokens is unknown, so those whose attention is scored are
-            # computed.
-            votes = context.eviction_state.retention.score_window
-            usable = 0 if votes is None else max(0, min(usable, context.prompt_length - votes))
+        if context.eviction_state is not None:
+            usable = context.eviction_state.reusable(context.prompt_length, usable)
         return usable
 
 

@@ -5,7 +5,7 @@ The prompt's last rows say which of its keys the answer will need.
 
 from pydantic import BaseModel, Field
 
-from penstock.kvcache.base import MAX_TOKENS, Amount, CachePolicy, Retention, tokens_of
+from penstock.kvcache.base import MAX_TOKENS, Amount, CachePolicy, Observation, Retention, tokens_of
 from penstock.registry import STRICT
 
 
@@ -26,7 +26,6 @@ class SnapKV(CachePolicy[SnapKVParameters]):
     """Keeps the keys that the prompt's last rows attended to most."""
 
     name = "snapkv"
-    scores = True
     parameters = SnapKVParameters
     summary = "Keep the keys that the end of the prompt attends to most, and its last keys."
 
@@ -36,9 +35,15 @@ class SnapKV(CachePolicy[SnapKVParameters]):
             heavy=tokens_of(parameters.keep, prompt_tokens),
             recent=parameters.window,
             interval=16,
-            score="sum",
-            score_window=parameters.window,
         )
+
+    def observe(self, parameters: SnapKVParameters) -> Observation:
+        """The attention of the prompt's last rows, and of the answer's."""
+        return Observation(prompt_window=parameters.window)
+
+    def fused(self, parameters: SnapKVParameters) -> bool:
+        """The score is the attention observed."""
+        return True
 
 
 SNAPKV = SnapKV()

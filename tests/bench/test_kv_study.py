@@ -104,11 +104,12 @@ def test_the_oracle_knows_the_attention_of_a_forward_pass(tiny_model: TinyModel)
 @pytest.mark.parametrize("policy", ["oracle", "random"])
 def test_rankings_decide_what_stays(policy: str, tiny_model: TinyModel) -> None:
     subject, budget = study(tiny_model("llama")), 30
-    states: list[Foretold] = []
+    states: list[EvictionState] = []
 
     def noted(own: EvictionState | None, eviction_state: Any) -> EvictionState | None:
         state = eviction_state(own)
-        assert isinstance(state, Foretold)
+        assert state is not None
+        assert isinstance(state.choice.method, Foretold)
         states.append(state)
         return state
 

@@ -9,6 +9,8 @@ from penstock import SamplingParams
 from penstock.engine.build import Built
 from penstock.engine.state.request import Request
 from penstock.kvcache.h2o import H2O_POLICY, H2OParameters
+from penstock.kvcache.keynorm import KEY_NORM, KeyNormParameters
+from penstock.kvcache.tova import TOVA, TovaParameters
 from penstock.kvcache.window import WINDOW, WindowParameters
 from penstock.registry import Choice
 from tests.conftest import TinyModel
@@ -22,6 +24,14 @@ def h2o(**fields: Any) -> Choice[Any]:
 
 def window(**fields: Any) -> Choice[Any]:
     return Choice(method=WINDOW, parameters=WindowParameters(**fields))
+
+
+def keynorm(**fields: Any) -> Choice[Any]:
+    return Choice(method=KEY_NORM, parameters=KeyNormParameters(**fields))
+
+
+def tova(**fields: Any) -> Choice[Any]:
+    return Choice(method=TOVA, parameters=TovaParameters(**fields))
 
 
 def tokens(answers: list[Answer]) -> list[list[list[int]]]:
@@ -50,13 +60,24 @@ def test_a_budget_that_holds_everything_changes_nothing(kind: str, tiny_model: T
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
-    ("interval", "dtype"), [(1, "auto"), (4, "auto"), (16, "auto"), (4, "int8"), (4, "fp8")]
+    ("choice", "dtype"),
+    [
+        (h2o(heavy=6, recent=8, sink=2, interval=1), "auto"),
+        (h2o(heavy=6, recent=8, sink=2, interval=4), "auto"),
+        (h2o(heavy=6, recent=8, sink=2, interval=16), "auto"),
+        (h2o(heavy=6, recent=8, sink=2, interval=4), "int8"),
+        (h2o(heavy=6, recent=8, sink=2, interval=4), "fp8"),
+        (keynorm(low=6, recent=8, interval=4), "auto"),
+        (keynorm(low=6, recent=8, interval=4), "int8"),
+        (tova(keep=14, interval=1), "auto"),
+        (tova(keep=14, interval=4), "int8"),
+    ],
+    ids=["1", "4", "16", "int8", "fp8", "keynorm", "keynorm int8", "tova", "tova int8"],
 )
 def test_chunks_neighbours_drafts_and_preemption_change_nothing(
-    kind: str, interval: int, dtype: str, tiny_model: TinyModel
+    kind: str, choice: Choice[Any], dtype: str, tiny_model: TinyModel
 ) -> None:
     folder = tiny_model(kind)
-    choice = h2o(heavy=6, recent=8, sink=2, interval=interval)
     roomy = build(folder, prefix_cache=False, kv_cache_dtype=dtype)
     alone = [run(roomy, [job], change=with_policy(choice))[0].tokens for job in jobs()]
     assert alone != tokens(run(roomy, jobs())), "something was evicted"

@@ -39,6 +39,8 @@ JOBS = [
     evicting(LONG[9:20], window={"recent": 7, "sink": 2, "interval": 3}),
     evicting(LONG[7:20], h2o={**H2O, "score": "mean"}),
     evicting(LONG[8:20], h2o={**H2O, "score": "decay", "half_life": 9}),
+    evicting(LONG[6:20], keynorm={"low": 6, "recent": 4, "interval": 1}),
+    evicting(LONG[2:20], tova={"keep": 10, "interval": 3}, decoding=GUESSED),
     Job(prompt=LONG[3:20], params=PARAMS, logprobs=1),
 ]
 OUTGROWN = [
@@ -80,7 +82,7 @@ def logprobs(answers: list[Answer]) -> list[float]:
     ("kind", "cache", "jobs"),
     [
         pytest.param("llama", "auto", JOBS, id="llama"),
-        pytest.param("llama", "int8", [*JOBS[1:4], JOBS[-1]], id="int8"),
+        pytest.param("llama", "int8", [*JOBS[1:4], *JOBS[-3:]], id="int8"),
         # Every other layer has a window of its own, which contexts in slots outgrow.
         pytest.param("gpt_oss", "auto", OUTGROWN, id="windows"),
     ],
@@ -109,10 +111,9 @@ def test_victims_are_those_of_the_rule(
 ) -> None:
     folder = save_tiny("llama", tmp_path / "llama", num_hidden_layers=2)
     choice, ids = RULES[rule], PROMPTS[prompt]
-    retention = choice.method.retention(choice.parameters, len(ids))
     answer, held = by_engine(build(folder, attention_backend="triton"), ids, choice)
     assert called["evict"] >= len(answer) - 14
-    shortfalls, expected = naive(folder, ids, answer, retention)
+    shortfalls, expected = naive(folder, ids, answer, choice)
     assert held == expected
     assert max(shortfalls) <= 1e-5
 

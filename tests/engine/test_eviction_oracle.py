@@ -1,4 +1,4 @@
-"""h2o against a straightforward forward pass of a tiny Llama that evicts by the rule.
+"""Policies against a straightforward forward pass of a tiny Llama that evicts by the rule.
 
 One token at a time, one head at a time, dictionaries of what is held: nothing of the engine's.
 Not only the text is compared, but which keys every head of every layer holds after every step.
@@ -20,10 +20,10 @@ from penstock import SamplingParams
 from penstock.engine.build import Built
 from penstock.kernels.scored_attention.reference import scored_attention
 from penstock.kvcache.base import Retention
-from penstock.kvcache.eviction_state import AttentionRecord, EvictionState
+from penstock.kvcache.eviction_state import AttentionRecord, EvictionState, ReadKeys
 from penstock.registry import Choice
 from tests.engine.jobs import Job, build, run
-from tests.engine.test_eviction import h2o, window, with_policy
+from tests.engine.test_eviction import h2o, tova, window, with_policy
 from tests.tiny import save_tiny
 
 NEW_TOKENS = 30
@@ -34,11 +34,15 @@ Held = list[list[list[set[int]]]]
 
 @dataclass
 class NaiveHead:
-    """Keys, values and masses by position; `doomed`: the next to be overwritten, in turn."""
+    """Keys, values and masses by position; `newest`: the attention of the newest token alone.
+
+    `doomed`: the next to be overwritten, in turn.
+    """
 
     keys: dict[int, Tensor] = field(default_factory=dict)
     values: dict[int, Tensor] = field(default_factory=dict)
     masses: dict[int, float] = field(default_factory=dict)
+    newest: dict[int, float] = field(default_factory=dict)
     doomed: list[int] = field(default_factory=list)
 
     def drop(self, position: int) -> None:
@@ -49,12 +53,13 @@ class NaiveLlama:
     """Llama's formulas, and the rule of eviction."""
 
     def __init__(
-        self, folder: Path, retention: Retention, stored: Callable[[Tensor], Tensor]
+        self, folder: Path, choice: Choice[Any], prompt: int, stored: Callable[[Tensor], Tensor]
     ) -> None:
         loaded: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
         self.model = loaded.eval()
         self.config = loaded.config
-        self.retention = retention
+        self.retention: Retention = choice.method.retention(choice.parameters, prompt)
+        self.rule: str = getattr(choice.parameters, "score", choice.method.name)
         self.stored = stored
         self.evicts = False
         layers, heads = self.config.num_hidden_layers, self.config.num_key_value_heads
@@ -94,6 +99,7 @@ class NaiveLlama:
             here.values[position] = self.stored(v[kv])
             here.masses[position] = 0.0
             held = list(here.keys)
+            here.newest = dict.fromkeys(held, 0.0)
             for head in range(kv * group, (kv + 1) * group):
                 query = rotate(q[head], position)
                 scores = [float(query @ here.keys[p]) / math.sqrt(size) for p in held]
@@ -106,28 +112,34 @@ class NaiveLlama:
                 )
                 for share, p in zip(probs, held, strict=True):
                     here.masses[p] += share
+                    here.newest[p] += share
+        for here in self.heads[number]:
             if self.evicts and len(here.keys) == self.retention.slots and not here.doomed:
-                here.doomed = self.worst(here, position + 1)[: self.retention.interval]
+                here.doomed = self.worst(number, here, position + 1)[: self.retention.interval]
         return module.o_proj.weight @ torch.cat(outs)
 
-    def worst(self, head: NaiveHead, length: int) -> list[int]:
+    def worst(self, layer: int, head: NaiveHead, length: int) -> list[int]:
         retention = self.retention
         free = [p for p in head.keys if retention.sink <= p < length - retention.recent]
-        scores: dict[str | None, Callable[[int], float]] = {
-            None: float,
+        scores: dict[str, Callable[[int], float]] = {
+            "window": float,
             "sum": lambda p: head.masses[p],
             "mean": lambda p: head.masses[p] / (length - p),
+            "keynorm": lambda p: -math.hypot(*head.keys[p].tolist()),
+            "tova": lambda p: math.fsum(other.newest[p] for other in self.heads[layer]),
         }
-        return sorted(free, key=lambda p: (scores[retention.score](p), p))
+        return sorted(free, key=lambda p: (scores[self.rule](p), p))
 
     def first_eviction(self, length: int) -> None:
         """All but what is kept goes at once."""
         if self.evicts or length <= self.retention.keep:
             return
         self.evicts = True
-        for head in (head for layer in self.heads for head in layer):
-            for p in self.worst(head, length)[: length - self.retention.keep]:
-                head.drop(p)
+        over = length - self.retention.keep
+        for layer, heads in enumerate(self.heads):
+            for head, doomed in [(head, self.worst(layer, head, length)) for head in heads]:
+                for p in doomed[:over]:
+                    head.drop(p)
 
 
 def in_8_bits(row: Tensor) -> Tensor:
@@ -152,13 +164,13 @@ def rotate(x: Tensor, position: int) -> Tensor:
 
 @torch.no_grad()
 def naive(
-    folder: Path, prompt: list[int], answer: list[int], retention: Retention, dtype: str = "auto"
+    folder: Path, prompt: list[int], answer: list[int], choice: Choice[Any], dtype: str = "auto"
 ) -> tuple[list[float], Held]:
     """By how much the logit of each token of an answer is below the largest: 0 where it is it.
 
     And what was held after each step but the last, when the engine has forgotten it.
     """
-    llama = NaiveLlama(folder, retention, STORED[dtype])
+    llama = NaiveLlama(folder, choice, len(prompt), STORED[dtype])
     for position, token in enumerate(prompt[:-1]):
         llama.next_logits(token, position)
     logits = llama.next_logits(prompt[-1], len(prompt) - 1)
@@ -203,6 +215,8 @@ RULES = {
     "h2o, 16": h2o(heavy=4, recent=5, interval=16, sink=0),
     "h2o, mean": h2o(heavy=7, recent=5, interval=2, score="mean"),
     "window": window(recent=10, sink=2, interval=1),
+    "tova, 1": tova(keep=11, interval=1),
+    "tova, 4": tova(keep=10, interval=4),
 }
 
 
@@ -224,10 +238,9 @@ def test_text_and_held_keys_are_those_of_the_rule(
     choice = RULES[rule]
     changed = 0
     for prompt in PROMPTS:
-        retention = choice.method.retention(choice.parameters, len(prompt))
         answer, held = by_engine(built, prompt, choice)
         assert len(answer) == NEW_TOKENS
-        shortfalls, expected = naive(folder, prompt, answer, retention, dtype)
+        shortfalls, expected = naive(folder, prompt, answer, choice, dtype)
         if dtype == "auto":
             assert held == expected
         assert max(shortfalls) <= (0 if dtype == "auto" else 1e-3)
@@ -246,16 +259,16 @@ def attend_evenly(folder: Path) -> None:
 
 
 def without_recent(patch: pytest.MonkeyPatch) -> None:
-    scores = EvictionState._scores  # pyright: ignore[reportPrivateUsage]
+    ranks = EvictionState._ranks  # pyright: ignore[reportPrivateUsage]
 
-    def changed(self: EvictionState, positions: Tensor) -> Tensor:
+    def changed(self: EvictionState, positions: Tensor, keys: ReadKeys) -> Tensor:
         true, keep = self.retention, self.retention.keep
         self.retention = replace(true, heavy=keep - 1, recent=1)
-        found = scores(self, positions)
+        found = ranks(self, positions, keys)
         self.retention = true
         return found
 
-    patch.setattr(EvictionState, "_scores", changed)
+    patch.setattr(EvictionState, "_ranks", changed)
 
 
 def summed_in_bfloat16(patch: pytest.MonkeyPatch) -> None:
@@ -287,9 +300,8 @@ def test_the_comparison_notices_another_rule(
     # Means differ less than sums, of which the newest have least anyway.
     choice = h2o(heavy=20, recent=10, sink=1, interval=1, score="mean")
     prompt = [(17 * i * i) % 250 for i in range(60)]
-    retention = choice.method.retention(choice.parameters, len(prompt))
     answer, held = by_engine(built, prompt, choice)
-    assert naive(folder, prompt, answer, retention)[1] == held
+    assert naive(folder, prompt, answer, choice)[1] == held
     mutant(monkeypatch)
     answer, held = by_engine(built, prompt, choice)
-    assert naive(folder, prompt, answer, retention)[1] != held
+    assert naive(folder, prompt, answer, choice)[1] != held

@@ -27,6 +27,7 @@ from penstock.engine.build import Built
 from penstock.engine.core.engine import Engine
 from penstock.engine.state.request import Request, StepOutput
 from penstock.errors import GenerationError
+from penstock.kvcache.base import CachePolicy, HeldKeys, Retention
 from penstock.registry import Choice, NoParameters
 from tests.conftest import TinyModel
 from tests.engine.jobs import Job, build, prepare
@@ -90,6 +91,26 @@ class _BreakingTarget(Target[NoParameters]):
         if any(one is BROKEN for one in parameters):
             raise ArithmeticError("broken in combine")
         return logits_BRV[0]
+
+
+class _BreakingPolicy(CachePolicy[NoParameters]):
+    """Breaks when it scores for the `at`th time."""
+
+    name = "breaking"
+    parameters: type[BaseModel] = NoParameters
+    summary = "for tests"
+
+    def __init__(self, at: int) -> None:
+        self._left = at
+
+    def retention(self, parameters: NoParameters, prompt_tokens: int) -> Retention:
+        return Retention(heavy=3, recent=4, interval=3)
+
+    def score(self, held: HeldKeys, parameters: NoParameters) -> Tensor:
+        self._left -= 1
+        if self._left == 0:
+            raise ArithmeticError("broken in score")
+        return held.attention
 
 
 BROKEN, FINE = NoParameters(), NoParameters()
@@ -165,6 +186,16 @@ def test_the_state_of_a_method(built: Built) -> None:
 
     policy: Any = Choice(method=Policy(), parameters=NoParameters())  # type: ignore[type-var]
     broken = request_of(built, "broken", [5, 6, 7], policy=policy)
+    check(built, broken, request_of(built, "good", [8, 9, 10]))
+
+
+@pytest.mark.parametrize("at", [1, 2], ids=["prompt", "answer"])
+@pytest.mark.parametrize("decoding", [None, {"jacobi": {"window": 4, "adaptive": False}}])
+def test_a_policy_that_scores(built: Built, at: int, decoding: Any) -> None:
+    """The first time after the prompt, or when what the answer has added is to be ranked."""
+    policy = Choice(method=_BreakingPolicy(at), parameters=NoParameters())
+    job = Job(prompt=[5, 6, 7] * 4, params=PARAMS, decoding=decoding)
+    broken = replace(prepare(built, "broken", job), policy=policy)
     check(built, broken, request_of(built, "good", [8, 9, 10]))
 
 

@@ -133,6 +133,31 @@ def test_answers_are_those_of_the_same_process(
     serve(body, kv_cache_dtype=dtype)
 
 
+@pytest.mark.parametrize(
+    "kv_cache",
+    [{"keynorm": {"low": 6, "recent": 5, "interval": 2}}, {"tova": {"keep": 0.3, "interval": 3}}],
+    ids=["keynorm", "tova"],
+)
+def test_cache_policies_are_those_of_the_same_process(
+    kv_cache: dict[str, Any], serve: Serve, tiny_model: TinyModel
+) -> None:
+    llm = LLM(str(tiny_model("llama")), kv_cache_memory=0.01)
+    params = SamplingParams(max_tokens=24, seed=1, ignore_eos=True)
+    (full,) = llm.generate("a prompt of some length", params)
+    (expected,) = llm.generate("a prompt of some length", params, kv_cache=kv_cache)
+    assert expected.choices[0].token_ids != full.choices[0].token_ids
+
+    async def body(engine: AsyncEngine, process: psutil.Process) -> None:
+        prepared = engine.input_processor.prepare(
+            request_id="r", prompt="a prompt of some length", params=params, kv_cache=kv_cache
+        )
+        deltas = [delta async for delta in engine.submit(prepared)]
+        found = [token for delta in deltas for token in delta.token_ids]
+        assert found == list(expected.choices[0].token_ids)
+
+    serve(body)
+
+
 def test_a_dead_process_fails_the_waiting_and_refuses_the_next(
     serve: Serve,
 ) -> None:

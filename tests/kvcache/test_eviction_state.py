@@ -3,13 +3,17 @@
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from penstock.kernels.evict.reference import evict
 from penstock.kvcache.base import Retention
 from penstock.kvcache.eviction_state import AttentionRecord, EvictionState
+from penstock.registry import Choice
+from tests.engine.test_eviction import h2o, window
 
 LAYERS, HEADS = 2, 3
 CPU = torch.device("cpu")
@@ -20,7 +24,7 @@ Step = Callable[[EvictionState, list["Simulated"], object], None]
 class Simulated:
     """One head: positions held, and their masses; victims go when the interval is full."""
 
-    retention: Retention
+    choice: Choice[Any]
     masses: dict[int, float] = field(default_factory=dict)
     doomed: list[int] = field(default_factory=list)
     length: int = 0
@@ -32,6 +36,10 @@ class Simulated:
         return [p for p in self.masses if p not in gone] + [self.length]
 
     @property
+    def retention(self) -> Retention:
+        return retention_of(self.choice)
+
+    @property
     def empty(self) -> int:
         return self.retention.slots - len(self.masses) if self.evicts else 1
 
@@ -41,9 +49,9 @@ class Simulated:
             del self.masses[self.doomed.pop(0)]
         self.masses[self.length] = 0.0
         self.length += 1
-        if self.retention.score == "decay":
+        if score_of(self.choice) == "decay":
             for position in self.masses:
-                self.masses[position] *= 0.5 ** (1 / self.retention.half_life)
+                self.masses[position] *= 0.5 ** (1 / self.choice.parameters.half_life)
         for position, weight in weights.items():
             self.masses[position] += weight
         if self.evicts and len(self.masses) == self.retention.slots and not self.doomed:
@@ -62,26 +70,48 @@ class Simulated:
         return sorted(free, key=lambda p: (self.score(p), p))
 
     def score(self, position: int) -> float:
-        if self.retention.score is None:
+        if score_of(self.choice) is None:
             return float(position)
-        if self.retention.score == "mean":
+        if score_of(self.choice) == "mean":
             return self.masses[position] / (self.length - position)
         return self.masses[position]
 
 
+def retention_of(choice: Choice[Any]) -> Retention:
+    return choice.method.retention(choice.parameters, 1)
+
+
+def score_of(choice: Choice[Any]) -> str | None:
+    return getattr(choice.parameters, "score", None)
+
+
+def state_of(choice: Choice[Any], *windows: int | None) -> EvictionState:
+    return EvictionState(
+        choice,
+        retention_of(choice),
+        kv_heads=HEADS,
+        windows=windows or (None,) * LAYERS,
+        device=CPU,
+    )
+
+
+def exact(**fields: Any) -> Choice[Any]:
+    return h2o(**{"sink": 0, "interval": 1, **fields})
+
+
 CASES = {
-    "paper": Retention(heavy=5, recent=4),
-    "sinks": Retention(heavy=6, recent=3, sink=2),
-    "interval-4": Retention(heavy=5, recent=4, interval=4),
-    "interval-16": Retention(heavy=4, recent=6, sink=1, interval=16),
-    "mean": Retention(heavy=5, recent=4, interval=3, score="mean"),
-    "decay": Retention(heavy=5, recent=4, interval=2, score="decay", half_life=6),
-    "window": Retention(heavy=2, recent=6, sink=2, score=None, interval=2),
-    "all-recent": Retention(heavy=0, recent=7),
+    "paper": exact(heavy=5, recent=4),
+    "sinks": exact(heavy=6, recent=3, sink=2),
+    "interval-4": exact(heavy=5, recent=4, interval=4),
+    "interval-16": exact(heavy=4, recent=6, sink=1, interval=16),
+    "mean": exact(heavy=5, recent=4, interval=3, score="mean"),
+    "decay": exact(heavy=5, recent=4, interval=2, score="decay", half_life=6),
+    "window": window(recent=6, sink=2, interval=2),
+    "all-recent": exact(heavy=0, recent=7),
 }
 BY_KERNEL = {
     **{name: CASES[name] for name in ("paper", "sinks", "all-recent")},
-    "window-1": Retention(heavy=2, recent=6, sink=2, score=None),
+    "window-1": window(recent=6, sink=2, interval=1),
 }
 PAGE = 4
 
@@ -96,35 +126,33 @@ def test_the_kept_set_is_that_of_the_rule(name: str, prompt: int, at_once: bool)
 @pytest.mark.parametrize("prompt", [1, 30])
 @pytest.mark.parametrize("name", BY_KERNEL)
 def test_a_kernel_chooses_the_same_victims(name: str, prompt: int) -> None:
-    assert EvictionState(BY_KERNEL[name], LAYERS, HEADS, CPU).one_at_a_time
+    assert state_of(BY_KERNEL[name]).one_at_a_time
     run(name, BY_KERNEL[name], prompt, step_by_kernel)
 
 
 def test_what_the_kernel_does_not_know() -> None:
     """More victims at once, means, decay, windows of the model; by age, windows do not matter."""
     names = ("interval-4", "mean", "decay", "window")
-    assert not any(EvictionState(CASES[name], LAYERS, HEADS, CPU).one_at_a_time for name in names)
-    others = Retention(heavy=4, recent=4, score="mean"), Retention(heavy=4, recent=4, score="decay")
-    assert not any(EvictionState(other, LAYERS, HEADS, CPU).one_at_a_time for other in others)
+    assert not any(state_of(CASES[name]).one_at_a_time for name in names)
+    others = exact(heavy=4, recent=4, score="mean"), exact(heavy=4, recent=4, score="decay")
+    assert not any(state_of(other).one_at_a_time for other in others)
     for name, expected in (("paper", False), ("window-1", True)):
-        eviction_state = EvictionState(BY_KERNEL[name], LAYERS, HEADS, CPU)
-        eviction_state.note_window(0, None)
-        assert eviction_state.one_at_a_time
-        eviction_state.note_window(1, 100)
+        assert state_of(BY_KERNEL[name], None, None).one_at_a_time
+        eviction_state = state_of(BY_KERNEL[name], None, 100)
         assert eviction_state.one_at_a_time == expected
         assert eviction_state.fork().one_at_a_time == expected
 
 
-def run(name: str, retention: Retention, prompt: int, stepped: Step) -> None:
+def run(name: str, choice: Choice[Any], prompt: int, stepped: Step) -> None:
     """A prompt and 60 tokens; the first ones, and all that precede the move, when verified."""
     chooser = random.Random(f"{name} {prompt}")
-    eviction_state = EvictionState(retention, LAYERS, HEADS, CPU)
-    heads = [Simulated(retention) for _ in range(LAYERS * HEADS)]
+    eviction_state = state_of(choice)
+    heads = [Simulated(choice) for _ in range(LAYERS * HEADS)]
 
     def weights_of(head: Simulated) -> dict[int, float]:
         # Multiples of 1/64 add up exactly; some are equal, so that ties occur.
         # Where nothing is scored the engine gives no weights either, but to draft tokens.
-        counts = retention.score is not None or stepped is not step_by_kernel
+        counts = score_of(choice) is not None or stepped is not step_by_kernel
         return {p: chooser.randrange(8) / 64 if counts else 0.0 for p in head.sees()}
 
     given = [[weights_of_and_add(head, weights_of) for _ in range(prompt)] for head in heads]
@@ -134,23 +162,30 @@ def run(name: str, retention: Retention, prompt: int, stepped: Step) -> None:
             for position, weight in weights.items():
                 matrix[i, query, position] = weight
     matrix = matrix.view(LAYERS, HEADS, prompt, prompt)
-    attention_record = AttentionRecord(
-        depths=list(range(prompt)), votes=eviction_state.votes(prompt, prompt)
-    )
+    votes = torch.ones(prompt)
+    if eviction_state.observation is not None:
+        votes = eviction_state.votes(prompt, prompt)
+    attention_record = AttentionRecord(depths=list(range(prompt)), votes=votes)
     for layer in range(LAYERS):
-        assert attention_record.votes is not None
-        attention_record.weights.append(
-            torch.einsum("hqk,q->hk", matrix[layer], attention_record.votes)
-        )
+        attention_record.weights.append(torch.einsum("hqk,q->hk", matrix[layer], votes))
     eviction_state.add_prompt(attention_record, prompt)
     for _ in range(60):
         for head in heads:
             head.first_eviction()
         if eviction_state.must_move:
-            eviction_state.move_to_slots()
+            eviction_state.move_to_slots(no_keys)
         check(eviction_state, heads)
         (stepped if eviction_state.in_slots else step)(eviction_state, heads, weights_of)
     assert eviction_state.in_slots
+
+
+def no_keys(layer: int) -> Tensor:
+    raise AssertionError("these policies look at no keys")
+
+
+def choose(eviction_state: EvictionState) -> None:
+    if not eviction_state.has_victims:
+        eviction_state.choose(no_keys)
 
 
 def weights_of_and_add(head: Simulated, weights_of: object) -> dict[int, float]:
@@ -181,6 +216,8 @@ def check(eviction_state: EvictionState, heads: list[Simulated]) -> None:
 def step(eviction_state: EvictionState, heads: list[Simulated], weights_of: object) -> None:
     attention_record = AttentionRecord(depths=[0], votes=None)
     held = eviction_state.held
+    if eviction_state.in_slots:
+        choose(eviction_state)
     for layer in range(LAYERS):
         weight = torch.zeros(HEADS, 1, held + 1)
         seen = eviction_state.seen([0], None, layer) if eviction_state.in_slots else None
@@ -205,6 +242,7 @@ def step(eviction_state: EvictionState, heads: list[Simulated], weights_of: obje
 
 def step_at_once(eviction_state: EvictionState, heads: list[Simulated], weights_of: object) -> None:
     """A row without draft tokens takes its slots before it attends."""
+    choose(eviction_state)
     eviction_state.begin_row()
     attend(eviction_state, heads, weights_of)
 
@@ -242,7 +280,9 @@ def attend(eviction_state: EvictionState, heads: list[Simulated], weights_of: ob
 
 
 def test_a_mass_is_not_frozen_by_its_size() -> None:
-    eviction_state = EvictionState(Retention(heavy=4, recent=4), 1, 1, CPU)
+    eviction_state = EvictionState(
+        h2o(), Retention(heavy=4, recent=4), kv_heads=1, windows=[None], device=CPU
+    )
     attention_record = AttentionRecord(depths=[0], votes=torch.ones(1))
     attention_record.weights.append(torch.full((1, 1), 20.0))
     eviction_state.add_prompt(attention_record, 1)

@@ -94,3 +94,13 @@ def test_bytes_are_counted_with_the_scales(dtype: torch.dtype) -> None:
     per_token = elements * dtype.itemsize + scales * SCALE_DTYPE.itemsize
     assert sum(layer.bytes_per_token(dtype) for layer in LAYERS) == per_token
     assert store.bytes == 6 * PAGE * per_token
+
+
+@every_dtype
+def test_keys_are_read_as_attention_sees_them(dtype: torch.dtype) -> None:
+    store = filled(dtype)
+    slots = [7, 3, 22, 3]
+    for layer in range(2):
+        assert torch.equal(
+            store.read_keys(layer, torch.tensor(slots)), read(store, layer, slots)[0]
+        )

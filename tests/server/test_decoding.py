@@ -27,6 +27,7 @@ BODY: dict[str, Any] = {
     "allowed_token_ids": [65, 66, 67],
 }
 CONTROLLERS = ("best_of", "beam", "tot")
+POLICIES = ("full", "h2o", "keynorm", "tova", "window")
 LONG = "".join(chr(40 + 37 * i * i % 83) for i in range(180))
 SPARSE = {"method": "qk", "min_tokens": 128, "recent": 64, "keep": 0.05, "sink": 0}
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -74,9 +75,10 @@ def test_every_listed_combination_runs_and_drafting_changes_no_text(http: httpx.
     combinations = http.get("/v1/decoding").json()["combinations"]
     assert len(combinations) >= 12
     # What a policy evicts depends on the target, and on no drafter.
-    plain = {p: text(http, kv_cache=p) for p in ("full", "h2o", "window")}
+    plain = {p: text(http, kv_cache=p) for p in POLICIES}
     guided = {p: text(http, kv_cache=p, decoding=NEGATIVE) for p in plain}
-    assert guided["full"] != plain["full"] == plain["window"] != plain["h2o"]
+    assert guided["full"] != plain["full"] == plain["window"]
+    assert all(plain[p] != plain["full"] for p in ("h2o", "keynorm", "tova"))
     texts: dict[tuple[str, ...], set[str]] = {}
     for combination in combinations:
         if "sparse_prefill" in combination["decoding"]:
@@ -92,7 +94,9 @@ def test_every_listed_combination_runs_and_drafting_changes_no_text(http: httpx.
     # Neither a drafter nor an explicit `plain` changes the text.
     assert {key for key, found in texts.items() if len(found) != 1} == set()
     wanted = {(c, t, p) for c in ("", *CONTROLLERS) for t in ("", "cfg") for p in plain}
-    assert wanted - set(texts) == {("beam", t, p) for t in ("", "cfg") for p in ("h2o", "window")}
+    assert wanted - set(texts) == {
+        ("beam", t, p) for t in ("", "cfg") for p in POLICIES if p != "full"
+    }
 
 
 def test_every_listed_combination_with_sparse_prefill_runs(http: httpx.Client) -> None:
@@ -103,7 +107,7 @@ def test_every_listed_combination_with_sparse_prefill_runs(http: httpx.Client) -
         if "sparse_prefill" in combination["decoding"]
     ]
     wide: dict[str, Any] = {"prompt": LONG, "allowed_token_ids": list(range(32, 127))}
-    exact = {p: text(http, **wide, kv_cache=p) for p in ("full", "window")}
+    exact = {p: text(http, **wide, kv_cache=p) for p in ("full", "keynorm", "window")}
     texts: dict[tuple[str, ...], set[str]] = {}
     for combination in combinations:
         spec: dict[str, Any] = {name: SETTINGS.get(name, {}) for name in combination["decoding"]}
@@ -113,9 +117,11 @@ def test_every_listed_combination_with_sparse_prefill_runs(http: httpx.Client) -
         key = (controller, "cfg" if "cfg" in spec else "", policy)
         texts.setdefault(key, set()).add(found)
     assert {key for key, found in texts.items() if len(found) != 1} == set()
-    assert {policy for *_, policy in texts} == {"full", "window"}
+    assert {policy for *_, policy in texts} == set(exact)
     wanted = {(c, t, p) for c in ("", *CONTROLLERS) for t in ("", "cfg") for p in exact}
-    assert wanted - set(texts) == {("beam", t, "window") for t in ("", "cfg")}
+    assert wanted - set(texts) == {
+        ("beam", t, p) for t in ("", "cfg") for p in exact if p != "full"
+    }
     assert all(texts["", "", policy] != {exact[policy]} for policy in exact)
 
 
@@ -284,6 +290,18 @@ REFUSALS: list[tuple[dict[str, Any], str, str]] = [
         "kv_cache.h2o.heavy",
         "is 1.5; it must be an integer from 0",
     ),
+    (
+        {"decoding": "sparse_prefill", "kv_cache": "tova"},
+        "decoding.sparse_prefill",
+        "cannot be combined with kv_cache.tova",
+    ),
+    ({"kv_cache": {"keynorm": {"low": -1}}}, "kv_cache.keynorm.low", "is -1; it must be"),
+    ({"kv_cache": {"keynorm": {"recent": 0}}}, "kv_cache.keynorm.recent", "is 0; the newest"),
+    ({"kv_cache": {"keynorm": {"interval": 0}}}, "kv_cache.keynorm.interval", "is 0"),
+    ({"kv_cache": {"keynorm": {"heavy": 4}}}, "kv_cache.keynorm.heavy", "is not known here"),
+    ({"kv_cache": {"tova": {"keep": 0}}}, "kv_cache.tova.keep", "is 0; the newest"),
+    ({"kv_cache": {"tova": {"keep": 1.5}}}, "kv_cache.tova.keep", "is 1.5; it must be"),
+    ({"kv_cache": {"tova": {"keep": "all"}}}, "kv_cache.tova.keep", "it must be"),
     ({"kv_cache": {"h2o": {"recent": 0}}}, "kv_cache.h2o", "recent is 0; the newest"),
     ({"kv_cache": {"h2o": {"heavy": 2}}}, "kv_cache.h2o", "fewer than the 4 of sink"),
     ({"kv_cache": {"window": {"recent": True}}}, "kv_cache.window.recent", "is true; it must be"),
