@@ -88,9 +88,8 @@ class Observation:
     def share(self, ages: Ages) -> Ages:
         """How much of attention counts `ages` tokens later, where there is a half-life."""
         assert self.half_life is not None
-        if self.half_life == 0:
-            return (ages == 0) * 1.0
-        return 0.5 ** (ages / self.half_life)
+        share: Any = (ages == 0) * 1.0 if self.half_life == 0 else 0.5 ** (ages / self.half_life)
+        return share
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

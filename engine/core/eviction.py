@@ -73,9 +73,7 @@ class Eviction:
             else:
                 eviction_state.add_prompt(chunk.attention_record, chunk.count)
 
-    def evict(
-        self, step: Step, decoded: list[Decoded], ended: list[Sequence]
-    ) -> list[Sequence]:
+    def evict(self, step: Step, decoded: list[Decoded], ended: list[Sequence]) -> list[Sequence]:
         """Credit keys with the attention of accepted draft rows; then move survivors to slots.
 
         Returns the sequences whose policy has raised.

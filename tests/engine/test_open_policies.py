@@ -139,7 +139,7 @@ def test_accepted_draft_tokens_count_as_read_one_by_one(
     answered, held = run_watched(scripted(folder), job, choice)
     # In slots a draft ends where the next eviction is due: at an interval of 1 there is none.
     if "1" not in rule:
-        assert answered.usage.accepted > NEW_TOKENS // 4
+        assert answered.usage.counters.accepted > NEW_TOKENS // 4
         assert len(held) < NEW_TOKENS - 1
     check(folder, job, choice, answered, held)
 
@@ -149,7 +149,7 @@ def test_prompt_lookup_with_tova(tiny_model: TinyModel) -> None:
     job = Job(prompt=[9, 8, 7, 4] * 9, params=params(temperature=0), decoding="ngram")
     answered, held = run_watched(build(folder), job, choice)
     shortfalls, expected = naive(folder, job.prompt, answered.tokens[0], choice)
-    assert answered.usage.accepted > 0
+    assert answered.usage.counters.accepted > 0
     assert max(shortfalls) == 0
     for (_, length), found in held.items():
         assert found == expected[length - len(job.prompt)]
@@ -167,7 +167,7 @@ def test_prefixes_come_from_the_cache(
     (cached,) = run(built, [job], change=with_policy(choice))
     assert [cached.tokens] == expected
     assert cached.usage.cached_tokens == 64
-    assert cached.usage.evicted > 0
+    assert cached.usage.counters.evicted > 0
 
 
 def test_what_observes_nothing_needs_no_scored_attention(
@@ -185,7 +185,7 @@ def test_what_observes_nothing_needs_no_scored_attention(
     monkeypatch.setattr(built.engine.runner, "kernels", kernels)
     (found,) = run(built, [job], change=with_policy(keynorm()))
     assert found.tokens == expected.tokens
-    assert found.usage.evicted > 0
+    assert found.usage.counters.evicted > 0
 
 
 @pytest.mark.parametrize(("kind", "all_seen"), [("mistral", True), ("llama", False)])

@@ -50,8 +50,9 @@ class Simulated:
         self.masses[self.length] = 0.0
         self.length += 1
         if score_of(self.choice) == "decay":
+            parameters: Any = self.choice.parameters
             for position in self.masses:
-                self.masses[position] *= 0.5 ** (1 / self.choice.parameters.half_life)
+                self.masses[position] *= 0.5 ** (1 / parameters.half_life)
         for position, weight in weights.items():
             self.masses[position] += weight
         if self.evicts and len(self.masses) == self.retention.slots and not self.doomed:
