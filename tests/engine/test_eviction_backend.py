@@ -40,7 +40,7 @@ JOBS = [
     evicting(LONG[7:20], h2o={**H2O, "score": "mean"}),
     evicting(LONG[8:20], h2o={**H2O, "score": "decay", "half_life": 9}),
     evicting(LONG[6:20], keynorm={"low": 6, "recent": 4, "interval": 1}),
-    evicting(LONG[2:20], tova={"keep": 10, "interval": 3}, decoding=GUESSED),
+    evicting(LONG[2:20], tova={"keep": 10, "interval": 3}, decoding=DRAFTED),
     Job(prompt=LONG[3:20], params=PARAMS, logprobs=1),
 ]
 OUTGROWN = [
