@@ -155,7 +155,9 @@ def test_prompt_lookup_with_tova(tiny_model: TinyModel) -> None:
         assert found == expected[length - len(job.prompt)]
 
 
-@pytest.mark.parametrize(("choice", "computed"), [(keynorm(), 1), (tova(), 1)], ids=str)
+@pytest.mark.parametrize(
+    ("choice", "computed"), [(keynorm(), 1), (tova(), 1)], ids=["keynorm", "tova"]
+)
 def test_prefixes_come_from_the_cache(
     choice: Choice[Any], computed: int, tiny_model: TinyModel
 ) -> None:

@@ -98,5 +98,6 @@ def test_beside_others_searches_get_as_many_rows(tiny_model: TinyModel) -> None:
     assert max(rows_beside(0)) == 64
     for chats in (2, 8):
         beside = rows_beside(chats)[3:55]
-        assert 1.5 * chats <= sum(beside) / len(beside) <= 2.05 * chats
+        # The others add at most 0.7 times what the chats take (`shares.py`), in whole rows.
+        assert 1.4 * chats <= sum(beside) / len(beside) <= 1.75 * chats
         assert max(beside) <= 2 * chats + 2
