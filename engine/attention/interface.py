@@ -22,7 +22,7 @@ NAME = "penstock"
 AttentionStep = Callable[..., Tensor]
 
 
-class Apart(Protocol):
+class RowAttention(Protocol):
     """Rows that need an attention function of their own: evicting or sparse."""
 
     @property
@@ -41,15 +41,16 @@ class Apart(Protocol):
 class PagedStep:
     """Attention of one step: writes the rows' keys and values, then attends over the pages.
 
-    `batch`: the geometry of the ordinary rows. `rows`: int64, their indices if other rows are
-    `apart`; None: all rows. `kernels`: for the ordinary rows; `apart` has kernels of its own.
+    `batch`: the geometry of the ordinary rows. `rows`: int64, their indices if other rows
+    have a `row_attention`; None: all rows. `kernels`: for the ordinary rows; the others have their
+    own.
     """
 
     store: KVStore
     batch: PagedBatch
     kernels: Kernels = TORCH
     rows: Tensor | None = None
-    apart: Sequence[Apart] = ()
+    row_attention: Sequence[RowAttention] = ()
 
     def __call__(
         self,
@@ -71,7 +72,7 @@ class PagedStep:
         if self.rows.numel():
             rows = self.rows
             out[rows] = self._ordinary(layer, q_THD[rows], k_THD[rows], v_THD[rows], how)
-        for one in self.apart:
+        for one in self.row_attention:
             of = one.rows
             out[of] = one.attend(layer, q_THD[of], k_THD[of], v_THD[of], self.store, **how)
         return out
@@ -188,11 +189,11 @@ def probe_model(model: nn.Module, tokens: Sequence[int]) -> Findings:
     a, b, c, d = tokens[:4]
     base, logits = _probe(model, ids=[a, b, c], positions=[0, 1, 2])
     _, other = _probe(model, ids=[d, b, c], positions=[0, 1, 2])
-    apart, _ = _probe(model, ids=[a, a, a], positions=[4, 1, 0])
+    spread, _ = _probe(model, ids=[a, a, a], positions=[4, 1, 0])
     swapped, _ = _probe(model, ids=[a, a, a], positions=[0, 1, 4])
     pairs = [
-        *zip(apart.queries, swapped.queries, strict=True),
-        *zip(apart.keys, swapped.keys, strict=True),
+        *zip(spread.queries, swapped.queries, strict=True),
+        *zip(spread.keys, swapped.keys, strict=True),
     ]
     return Findings(
         layers=base.layers,

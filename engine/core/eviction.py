@@ -1,5 +1,6 @@
 """KV-cache eviction in the engine: score keys by attention, move survivors to slots, swap."""
 
+from collections.abc import Sequence as List
 from functools import partial
 
 import torch
@@ -73,7 +74,7 @@ class Eviction:
             else:
                 eviction_state.add_prompt(chunk.attention_record, chunk.count)
 
-    def evict(self, step: Step, decoded: list[Decoded], ended: list[Sequence]) -> list[Sequence]:
+    def evict(self, step: Step, decoded: List[Decoded], ended: List[Sequence]) -> list[Sequence]:
         """Credit keys with the attention of accepted draft rows; then move survivors to slots.
 
         Returns the sequences whose policy has raised.

@@ -95,7 +95,7 @@ def longest_prompt(
     for layer, k_KPD in enumerate(beginning):
         assert sparse_prefill.labeller(layer, k_KPD) is not None, "random keys are evenly spread"
     nothing = torch.empty(0, dtype=torch.int64, device=device)
-    apart = SparseRows(
+    sparse = SparseRows(
         rows=slice(0, rows),
         sparse_prefill=sparse_prefill,
         begin=keys - rows,
@@ -108,7 +108,9 @@ def longest_prompt(
         page_size=page_size, query_starts=[0], kv_lengths=[], tables=[], slots=nothing
     )
     store = KVStore(layers, pages=1, page_size=page_size, dtype=dtype, device=device)
-    return PagedStep(store=store, batch=batch, kernels=kernels, rows=nothing, apart=[apart])
+    return PagedStep(
+        store=store, batch=batch, kernels=kernels, rows=nothing, row_attention=[sparse]
+    )
 
 
 @torch.inference_mode()

@@ -15,7 +15,7 @@ from ...kvcache.eviction_state import AttentionRecord, EvictionState
 from ...kvcache.slot_table import SlotTable
 from ...kvcache.store import KVStore
 from ..attention.evicting import ScoredRows, SlottedDraft, SlottedRows
-from ..attention.interface import Apart, PagedStep
+from ..attention.interface import PagedStep, RowAttention
 from ..attention.sparse import SparseRows
 from ..state.step import Chunk, Step
 from .cuda_graphs import DecodeGraphs
@@ -67,13 +67,13 @@ class ModelRunner:
         )
         inputs = self._sent(rows, batch, wanted_rows(step))
         paged = PagedStep(store=self._store, batch=batch, kernels=self.kernels)
-        if rows.apart:
+        if rows.own_attention:
             paged = PagedStep(
                 store=self._store,
                 batch=batch,
                 kernels=self.kernels,
                 rows=self._tensor(rows.ordinary),
-                apart=self._apart(rows.apart),
+                row_attention=self._row_attention(rows.own_attention),
             )
         logits = self._forward(*inputs, paged)
         self._check([chunk for chunk in step.chunks if chunk.reads])
@@ -121,13 +121,13 @@ class ModelRunner:
             batch.derived = placed(found, derived)
         return ids, positions, at
 
-    def _apart(self, found: list[tuple[int, Chunk]]) -> list[Apart]:
-        """Attention of chunks that are computed apart. `found`: chunks with their first row."""
-        apart: list[Apart] = []
+    def _row_attention(self, found: list[tuple[int, Chunk]]) -> list[RowAttention]:
+        """Attention of chunks with one of their own. `found`: these chunks with their first row."""
+        attention: list[RowAttention] = []
         slotted: dict[bool, list[tuple[int, Chunk]]] = {}
         for row, chunk in found:
             if chunk.sparse:
-                apart.append(self._sparse(row, chunk))
+                attention.append(self._sparse(row, chunk))
                 continue
             eviction_state = chunk.context.eviction_state
             assert eviction_state is not None
@@ -135,10 +135,10 @@ class ModelRunner:
                 scored = eviction_state.observation is not None
                 slotted.setdefault(scored, []).append((row, chunk))
             else:
-                apart.append(self._alone(row, chunk))
-        return [*apart, *(self._slotted(rows, scored) for scored, rows in slotted.items())]
+                attention.append(self._alone(row, chunk))
+        return [*attention, *(self._slotted(rows, scored) for scored, rows in slotted.items())]
 
-    def _sparse(self, row: int, chunk: Chunk) -> Apart:
+    def _sparse(self, row: int, chunk: Chunk) -> RowAttention:
         """Rows of a prompt with sparse prefill: some see only a part of the keys."""
         context = chunk.context
         assert context.sparse_prefill is not None
@@ -202,7 +202,7 @@ class ModelRunner:
             slots = table.index(eviction_state.retention.slots, self._device)
             eviction_state.choose(partial(self._store.read_keys, slots_R=slots))
 
-    def _alone(self, row: int, chunk: Chunk) -> Apart:
+    def _alone(self, row: int, chunk: Chunk) -> RowAttention:
         """Rows of one context with eviction: rows of a prompt, or draft tokens."""
         context, draft = chunk.context, chunk.draft
         eviction_state = context.eviction_state
@@ -270,7 +270,7 @@ class ModelRunner:
 
 
 class _Rows:
-    """The rows of a step, flattened: ids and positions of all, layout of those not apart."""
+    """The rows of a step, flattened. The layout is that of rows with ordinary attention."""
 
     def __init__(self, page_size: int) -> None:
         self.page_size = page_size
@@ -282,14 +282,14 @@ class _Rows:
         self.lengths: list[int] = []
         self.tables: list[list[int]] = []
         self.trees: dict[int, list[int]] = {}
-        self.apart: list[tuple[int, Chunk]] = []
+        self.own_attention: list[tuple[int, Chunk]] = []
 
     def add(self, chunk: Chunk) -> None:
         """Add the rows of one context's chunk."""
         context, draft = chunk.context, chunk.draft
         row, first = len(self.ids), context.computed
         last = first + chunk.count
-        if chunk.count == 1 and not chunk.apart:
+        if chunk.count == 1 and not chunk.own_attention:
             self.ids.append(context.tokens[first])
             self.positions.append(first)
             self.ordinary.append(row)
@@ -305,8 +305,8 @@ class _Rows:
             newest = len(context.tokens) - 1
             self.ids += (context.tokens[newest], *draft.tokens)
             self.positions += (newest, *(newest + depth for depth in draft.depths))
-        if chunk.apart:
-            self.apart.append((row, chunk))
+        if chunk.own_attention:
+            self.own_attention.append((row, chunk))
             return
         self.ordinary += range(row, row + chunk.count)
         if draft is not None and draft.parents is not None:

@@ -105,8 +105,8 @@ class _Launches:
                 kernels.sparse_prefill(q_THD, *caches, batch, labels, scale=how["scale"], **scales)
             if not self.scored:
                 continue
-            apart = batch.slots[:, None].expand(-1, k_THD.shape[1])
-            kernels.kv_write(k_THD, v_THD, *caches, apart, **scales)
+            by_head = batch.slots[:, None].expand(-1, k_THD.shape[1])
+            kernels.kv_write(k_THD, v_THD, *caches, by_head, **scales)
             # Scores of draft tokens are kept row by row, those of a prompt are summed by votes.
             if q_THD.shape[0] <= WINDOW_ROWS:
                 kernels.scored_attention(q_THD, *caches, batch, **how, **scales)

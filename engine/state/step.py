@@ -48,7 +48,7 @@ class Chunk:
         return 1 + self.drafted if self.decodes else 0
 
     @property
-    def apart(self) -> bool:
+    def own_attention(self) -> bool:
         """Whether its rows need an attention function of their own.
 
         Its keys are in slots, or their attention is scored, or rows of its prompt see part of them.
@@ -66,7 +66,7 @@ class Chunk:
         with ordinary attention."""
         contexts = self.draft is not None and self.draft.parents is not None
         rows = 1 + self.drafted
-        return self.decodes and self.count == rows and not contexts and not self.apart
+        return self.decodes and self.count == rows and not contexts and not self.own_attention
 
     @property
     def sparse(self) -> bool:

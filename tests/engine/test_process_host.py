@@ -145,15 +145,17 @@ def test_cache_policies_are_those_of_the_same_process(
     params = SamplingParams(max_tokens=24, seed=1, ignore_eos=True)
     (full,) = llm.generate("a prompt of some length", params)
     (expected,) = llm.generate("a prompt of some length", params, kv_cache=kv_cache)
-    assert expected.choices[0].token_ids != full.choices[0].token_ids
+    assert expected.outputs[0].token_ids != full.outputs[0].token_ids
 
     async def body(engine: AsyncEngine, process: psutil.Process) -> None:
         prepared = engine.input_processor.prepare(
-            request_id="r", prompt="a prompt of some length", params=params, kv_cache=kv_cache
+            Input(
+                request_id="r", prompt="a prompt of some length", params=params, kv_cache=kv_cache
+            )
         )
         deltas = [delta async for delta in engine.submit(prepared)]
         found = [token for delta in deltas for token in delta.token_ids]
-        assert found == list(expected.choices[0].token_ids)
+        assert found == list(expected.outputs[0].token_ids)
 
     serve(body)
 

@@ -169,7 +169,7 @@ def test_offline_a_batch_has_the_other_answers(tmp_path: Path) -> None:
         alone = llm.generate("abc", params, decoding=decoding)[0].text
         good, bad = llm.generate(["abc", "a~c"], params, decoding=decoding)
         assert good.text == alone
-        assert bad.error is not None
+        assert isinstance(bad.error, GenerationError)
         assert bad.error.code == "numerical_error"
         with pytest.raises(GenerationError):
             _ = bad.text
