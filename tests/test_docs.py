@@ -18,7 +18,7 @@ from tests.tiny import ARCHITECTURES
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted(
     path
-    for pattern in ("*.md", "docs/**/*.md", "*/README.md", "kernels/*/README.md")
+    for pattern in ("*.md", "docs/**/*.md", "*/README.md", "*/*/README.md", "engine/*/*/README.md")
     for path in ROOT.glob(pattern)
 )
 FENCED = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)

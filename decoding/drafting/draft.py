@@ -58,7 +58,7 @@ class Draft:
                 at = index
         return Draft(tokens)
 
-    def right(self, predictions: Sequence[int]) -> list[int]:
+    def accepted(self, predictions: Sequence[int]) -> list[int]:
         """Indices of the draft tokens that are right, along one path.
 
         `predictions[0]` follows the newest token, `predictions[1 + i]` draft token i.

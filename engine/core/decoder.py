@@ -165,7 +165,7 @@ class Decoder:
 
 def _verified(sequence: Sequence, draft: Draft | None, predictions: list[int]) -> Decoded:
     """Accept draft tokens that the predictions confirm; a missing prediction confirms none."""
-    accepted = [] if draft is None else draft.right(predictions)
+    accepted = [] if draft is None else draft.accepted(predictions)
     tokens = [predictions[0], *(predictions[1 + i] for i in accepted)]
     ending = None
     if tokens[-1] == NOTHING:

@@ -17,9 +17,9 @@ from penstock.decoding.sampling import Sampling
 def test_a_chain_is_right_up_to_its_first_mistake() -> None:
     draft = Draft([5, 6, 7])
     assert draft.depths == [1, 2, 3]
-    assert draft.right([5, 6, 7, 8]) == [0, 1, 2]
-    assert draft.right([5, 9, 7, 8]) == [0]
-    assert draft.right([4, 6, 7, 8]) == []
+    assert draft.accepted([5, 6, 7, 8]) == [0, 1, 2]
+    assert draft.accepted([5, 9, 7, 8]) == [0]
+    assert draft.accepted([4, 6, 7, 8]) == []
 
 
 def test_a_tree_is_walked_along_its_predictions() -> None:
@@ -29,9 +29,9 @@ def test_a_tree_is_walked_along_its_predictions() -> None:
     draft = Draft([5, 6, 7, 8, 9], [-1, 0, -1, 2, 3])
     assert draft.depths == [1, 2, 1, 2, 3]
     assert draft.path(4) == [7, 8, 9]
-    assert draft.right([7, 0, 0, 8, 9, 1]) == [2, 3, 4]
-    assert draft.right([5, 8, 0, 8, 9, 1]) == [0]
-    assert draft.right([1, 0, 0, 0, 0, 0]) == []
+    assert draft.accepted([7, 0, 0, 8, 9, 1]) == [2, 3, 4]
+    assert draft.accepted([5, 8, 0, 8, 9, 1]) == [0]
+    assert draft.accepted([1, 0, 0, 0, 0, 0]) == []
 
 
 @dataclass
