@@ -12,6 +12,7 @@ from ...kernels.quantise import read
 from ...kernels.scored_attention.reference import scored_attention
 from ...kvcache.eviction_state import AttentionRecord, EvictionState
 from ...kvcache.store import KVStore
+from .write import written
 
 
 @dataclass(slots=True, kw_only=True)
@@ -36,8 +37,7 @@ class ScoredRows:
         **how: Any,
     ) -> Tensor:
         """Write keys and values, attend, and record the attention weights."""
-        caches, scales = (store.keys[layer], store.values[layer]), store.scales[layer]
-        self.kernels.kv_write(k_RKD, v_RKD, *caches, self.batch.slots, **scales)
+        caches, scales = written(self.kernels, store, layer, k_RKD, v_RKD, self.batch.slots)
         out, (weights,) = self.kernels.scored_attention(
             q_RHD,
             *caches,
@@ -80,8 +80,7 @@ class SlottedRows:
         **how: Any,
     ) -> Tensor:
         """Write all keys and values, then attend to those held."""
-        caches, scales = (store.keys[layer], store.values[layer]), store.scales[layer]
-        self.kernels.kv_write(k_RKD, v_RKD, *caches, self.slots[layer].T, **scales)
+        caches, scales = written(self.kernels, store, layer, k_RKD, v_RKD, self.slots[layer].T)
         if window is not None:
             return self._within(window, layer, q_RHD, store, how)
         if not self.scored:

@@ -16,6 +16,7 @@ from transformers.masking_utils import AttentionMaskInterface
 from ...kernels.backend import TORCH, Kernels
 from ...kernels.batch import PagedBatch
 from ...kvcache.store import KVStore, LayerShape
+from .write import written
 
 NAME = "penstock"
 
@@ -86,11 +87,9 @@ class PagedStep:
     def _ordinary(
         self, layer: int, q_THD: Tensor, k_THD: Tensor, v_THD: Tensor, how: dict[str, Any]
     ) -> Tensor:
-        k_cache, v_cache = self.store.keys[layer], self.store.values[layer]
-        scales = self.store.scales[layer]
-        kernels = self.kernels
-        kernels.kv_write(k_THD, v_THD, k_cache, v_cache, self.batch.slots, **scales)
-        return kernels.paged_attention(q_THD, k_cache, v_cache, self.batch, **how, **scales)
+        kernels, slots = self.kernels, self.batch.slots
+        caches, scales = written(kernels, self.store, layer, k_THD, v_THD, slots)
+        return kernels.paged_attention(q_THD, *caches, self.batch, **how, **scales)
 
 
 class Probe:

@@ -13,6 +13,7 @@ from ...kernels.quantise import read
 from ...kernels.sparse_prefill.lists import pairs
 from ...kvcache.store import KVStore
 from ..state.sparse_prefill import SparsePrefillState
+from .write import written
 
 
 @dataclass(slots=True, kw_only=True)
@@ -64,8 +65,7 @@ class SparseRows:
 
         In a layer with a sliding window of the model's own, all rows see every key of the window.
         """
-        caches, scales = (store.keys[layer], store.values[layer]), store.scales[layer]
-        self.kernels.kv_write(k_RKD, v_RKD, *caches, self.slots, **scales)
+        caches, scales = written(self.kernels, store, layer, k_RKD, v_RKD, self.slots)
         how.update(window=window, scale=scale)
         outs = [
             self._sparse(layer, q_RHD[of], store, batch, scale)
