@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from penstock.decoding.base import DecodingMethod
-from penstock.decoding.sampling_params import SamplingParams
+from penstock.decoding.sampling_params import SamplingFields
 from penstock.decoding.search.base import SearchLimits
 from penstock.decoding.search.budget import Budget
 from penstock.engine.requests.compatibility import RULES, Combination, Rule, broken_rule
@@ -48,8 +48,8 @@ def processor() -> InputProcessor:
 
 
 def given(**fields: Any) -> Input:
-    params = {name: fields.pop(name) for name in SamplingParams.model_fields if name in fields}
-    return Input(request_id="r", prompt="a", params=SamplingParams(**params), **fields)
+    params = {name: fields.pop(name) for name in SamplingFields.model_fields if name in fields}
+    return Input(request_id="r", prompt="a", params=SamplingFields(**params), **fields)
 
 
 def refusal(processor: InputProcessor, given: Input) -> tuple[str | None, str | None, str]:
