@@ -30,7 +30,7 @@ _CAPABILITY: Final = (8, 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Choice:
+class BackendChoice:
     """What was chosen, and why, in words that follow a colon."""
 
     backend: Backend
@@ -67,31 +67,31 @@ TORCH: Final = Kernels(
 
 def choose(
     wanted: Backend | Literal["auto"], *, device: torch.device, dtype: torch.dtype, head_size: int
-) -> Choice:
+) -> BackendChoice:
     """The backend of attention. `dtype`: of the model; `head_size`: its largest.
 
     Raises:
         ConfigurationError: what is wanted cannot be had.
     """
     if wanted == "torch":
-        return Choice(backend="torch", reason="asked for")
+        return BackendChoice(backend="torch", reason="asked for")
     if wanted == "native" or (wanted == "auto" and device.type == "cpu"):
         unsupported_reason = native_unsupported_reason(device=device, dtype=dtype)
-        found = Choice(backend="native", reason="compiled C++")
+        found = BackendChoice(backend="native", reason="compiled C++")
     else:
         unsupported_reason = triton_unsupported_reason(
             device=device, dtype=dtype, head_size=head_size
         )
         if unsupported_reason is None and wanted == "auto" and _interpreting():
             unsupported_reason = "Triton only interprets here, which is for tests"
-        found = Choice(backend="triton", reason=f"compiled for {device}")
+        found = BackendChoice(backend="triton", reason=f"compiled for {device}")
     if unsupported_reason is None:
         return found if wanted == "auto" else replace(found, reason="asked for")
     if wanted != "auto":
         raise ConfigurationError(
             f"--attention-backend is {wanted}, but {unsupported_reason}; choose auto or torch"
         )
-    return Choice(backend="torch", reason=unsupported_reason)
+    return BackendChoice(backend="torch", reason=unsupported_reason)
 
 
 def native_unsupported_reason(*, device: torch.device, dtype: torch.dtype) -> str | None:
@@ -123,7 +123,7 @@ def triton_unsupported_reason(
     return None
 
 
-def load(choice: Choice, *, splits_keys: bool = True) -> Kernels:
+def load(choice: BackendChoice, *, splits_keys: bool = True) -> Kernels:
     """The kernels that were chosen; nothing of Triton is imported before."""
     if choice.backend == "torch":
         return TORCH

@@ -262,9 +262,9 @@ class _Step:
 
 def _both() -> tuple[Kernels, Kernels]:
     """The reference and Triton's."""
-    from .backend import TORCH, Choice, load
+    from .backend import TORCH, BackendChoice, load
 
-    return TORCH, load(Choice(backend="triton", reason="checked"))
+    return TORCH, load(BackendChoice(backend="triton", reason="checked"))
 
 
 def _compared(found: list[torch.Tensor], tolerance: float) -> str | None:

@@ -15,6 +15,7 @@ from .base import (
     CachePolicy,
     HeldKeys,
     Observation,
+    PositiveAmount,
     Retention,
     tokens_of,
 )
@@ -33,7 +34,7 @@ class H2OParameters(BaseModel):
     model_config = STRICT
 
     heavy: Amount = 0.1
-    recent: Amount = 0.1
+    recent: PositiveAmount = 0.1
     sink: int = Field(default=4, ge=0, le=1024)
     interval: int = Field(default=16, ge=1, le=1024)
     score: Literal["sum", "mean", "decay"] = "sum"
@@ -47,8 +48,6 @@ class H2OParameters(BaseModel):
                 f"heavy is {self.heavy} tokens, fewer than the {self.sink} of sink, which it has "
                 "to hold; raise heavy or lower sink"
             )
-        if self.recent == 0:
-            raise ValueError("recent is 0; the newest token at least must stay")
         return self
 
 
@@ -65,7 +64,7 @@ class H2O(CachePolicy[H2OParameters]):
         """See `CachePolicy`."""
         return Retention(
             heavy=max(parameters.sink, tokens_of(parameters.heavy, prompt_tokens)),
-            recent=max(1, tokens_of(parameters.recent, prompt_tokens)),
+            recent=tokens_of(parameters.recent, prompt_tokens),
             sink=parameters.sink,
             interval=parameters.interval,
         )

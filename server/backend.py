@@ -79,7 +79,7 @@ class Stats(Protocol):
         ...
 
 
-class Generation(Protocol):
+class AnswerStream(Protocol):
     """One submitted request: an async iterator of `ChoiceDelta`, over when all choices ended.
 
     Iterating raises GenerationError where the request failed alone, EngineDeadError where the
@@ -143,7 +143,7 @@ class Backend(Protocol):
         """Refuse new requests, wait for the running ones that long, abort the rest."""
         ...
 
-    def submit(self, request: Request) -> Generation:
+    def submit(self, request: Request) -> AnswerStream:
         """Queue a request.
 
         Raises:

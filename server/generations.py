@@ -14,17 +14,17 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Generator, Sequence
 
     from ..engine.state.request import ChoiceDelta, Request
-    from .backend import Backend, Generation
+    from .backend import AnswerStream, Backend
 
 
 @contextmanager
-def submitted(engine: Backend, requests: Sequence[Request]) -> Generator[list[Generation]]:
+def submitted(engine: Backend, requests: Sequence[Request]) -> Generator[list[AnswerStream]]:
     """All requests running, or none; whatever has not ended on the way out is aborted.
 
     Raises:
         OverloadedError, UnavailableError: as `submit`.
     """
-    generations: list[Generation] = []
+    generations: list[AnswerStream] = []
     try:
         for request in requests:
             generations.append(engine.submit(request))  # noqa: PERF401 - the rest must be aborted
@@ -34,7 +34,7 @@ def submitted(engine: Backend, requests: Sequence[Request]) -> Generator[list[Ge
             generation.abort()
 
 
-async def collect(generations: Sequence[Generation]) -> list[list[ChoiceResult]]:
+async def collect(generations: Sequence[AnswerStream]) -> list[list[ChoiceResult]]:
     """Everything that every choice of every generation brings."""
     results: list[list[ChoiceResult]] = []
     for generation in generations:  # one after the other: each keeps what comes meanwhile
@@ -46,7 +46,7 @@ async def collect(generations: Sequence[Generation]) -> list[list[ChoiceResult]]
 
 
 async def merged(
-    generations: Sequence[Generation],
+    generations: Sequence[AnswerStream],
 ) -> AsyncIterator[list[tuple[int, ChoiceDelta]]]:
     """What has come, as soon as anything has: (number of the generation, delta) pairs."""
     if len(generations) == 1:
@@ -56,7 +56,7 @@ async def merged(
         return
     arrived: asyncio.Queue[tuple[int, ChoiceDelta] | BaseException | None] = asyncio.Queue()
 
-    async def forward(number: int, generation: Generation) -> None:
+    async def forward(number: int, generation: AnswerStream) -> None:
         try:
             async for delta in generation:
                 arrived.put_nowait((number, delta))

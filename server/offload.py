@@ -16,7 +16,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from penstock.errors import OverloadedError
 
-from ..engine.requests.caller import CALLER, Caller
+from ..engine.requests.caller import CALLER, JobCaller
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -30,7 +30,7 @@ class Offload:
         self._pool = ThreadPoolExecutor(max_pending, thread_name_prefix="intake")
         self._places = _Places(threads)
         self._max_pending = max_pending
-        self._live: dict[Future[Any], Caller] = {}
+        self._live: dict[Future[Any], JobCaller] = {}
 
     async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """The function's result.
@@ -46,7 +46,7 @@ class Offload:
             )
         loop = asyncio.get_running_loop()
         future: Future[T] = Future()
-        caller = Caller(release=self._places.release, acquire=self._places.acquire)
+        caller = JobCaller(release=self._places.release, acquire=self._places.acquire)
         self._live[future] = caller
         # Not in a `finally`: a job that has begun stays live when its caller leaves.
         future.add_done_callback(lambda done: self._ended(loop, done))
@@ -65,7 +65,7 @@ class Offload:
             caller.leave()
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def _work(self, future: "Future[T]", caller: Caller, function: Callable[[], T]) -> None:
+    def _work(self, future: "Future[T]", caller: JobCaller, function: Callable[[], T]) -> None:
         try:
             if not future.set_running_or_notify_cancel():
                 return

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
     from ..engine.state.request import Request
-    from .backend import Backend, Generation
+    from .backend import AnswerStream, Backend
     from .protocol.plan import StreamWriter
 
 logger = logging.getLogger(__name__)
@@ -78,7 +78,7 @@ class EventStream(Response):
                 beating.cancel()
                 await asyncio.gather(beating, return_exceptions=True)
 
-    async def _pump(self, generations: Sequence[Generation], output: _Output) -> None:
+    async def _pump(self, generations: Sequence[AnswerStream], output: _Output) -> None:
         writer = self._writer
         opening: bytes | None = writer.opening()
         try:

@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from ...errors import ConfigurationError
-from ...kernels.backend import Choice
+from ...kernels.backend import BackendChoice
 from ..weights.base import WeightFormat
 from .fused.compiled import CompiledDecoder
 
@@ -43,7 +43,7 @@ def _multiplies_otherwise(model: nn.Module) -> bool:
 
 
 def deterministic(
-    model: nn.Module, backend: Choice, weights: WeightFormat
+    model: nn.Module, backend: BackendChoice, weights: WeightFormat
 ) -> tuple[nn.Module, Numerics]:
     """The model and the context of its steps, so that sums have a fixed order.
 

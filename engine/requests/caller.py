@@ -10,7 +10,7 @@ class CallerLeftError(Exception):
     """The job was cancelled, because its caller has left."""
 
 
-class Caller:
+class JobCaller:
     """The caller of one job, who may leave before it is done.
 
     `release`, `acquire`: free the thread's place for another job, and take a place again.
@@ -56,5 +56,5 @@ class Caller:
             self._acquire()
 
 
-CALLER: ContextVar[Caller] = ContextVar("CALLER", default=Caller())  # noqa: B039 - never leaves
+CALLER: ContextVar[JobCaller] = ContextVar("CALLER", default=JobCaller())  # noqa: B039 - never leaves
 """The caller of the current thread's job; the default one never leaves."""

@@ -18,7 +18,7 @@ from ..state.step import Chunk, Step
 from .capacity import Room
 from .prompt_reuse import PromptReuse
 from .retained_kv import RetainedKV
-from .shares import Demand, Shares
+from .shares import RowDemand, Shares
 from .waiting_line import WaitingLine
 
 
@@ -172,11 +172,11 @@ class Scheduler:
             members.setdefault(sequence.request.flow, []).append(sequence)
         return members
 
-    def _demands(self, members: dict[Flow, list[Sequence]]) -> dict[Flow, Demand]:
+    def _demands(self, members: dict[Flow, list[Sequence]]) -> dict[Flow, RowDemand]:
         """Rows that each flow could use, also for waiting sequences that could be admitted."""
-        demands: dict[Flow, Demand] = {}
+        demands: dict[Flow, RowDemand] = {}
         for flow in self._shares.flows:
-            demand = demands[flow] = Demand()
+            demand = demands[flow] = RowDemand()
             for sequence in members.get(flow, []):
                 if sequence.decodes:
                     demand.decodes = True

@@ -62,7 +62,7 @@ class _Account:
 
 
 @dataclass(slots=True, kw_only=True)
-class Demand:
+class RowDemand:
     """Rows that a flow could use in a step, and whether it decodes."""
 
     rows: int = 0
@@ -129,7 +129,7 @@ class Shares:
         """Give the next step no bound; one flow may use all of it."""
         self._bound = None
 
-    def divide(self, demands: Mapping[Flow, Demand], most_rows: int) -> dict[Flow, int]:
+    def divide(self, demands: Mapping[Flow, RowDemand], most_rows: int) -> dict[Flow, int]:
         """Rows of each flow in the next step; those that need the smallest part come first.
 
         Flows that owe more time than their part are missing. Now and then a flow has a step for
@@ -225,7 +225,7 @@ class Shares:
 
     def _bound_of(
         self,
-        demands: Mapping[Flow, Demand],
+        demands: Mapping[Flow, RowDemand],
         fair: Mapping[Flow, int],
         weights: Mapping[Flow, float],
     ) -> _Bound | None:
@@ -254,7 +254,7 @@ class Shares:
         more_s = self._alone.estimate(beside + _AHEAD) - self._alone.estimate(beside)
         return max(0.0, more_s) / _AHEAD
 
-    def _unmeasured(self, demands: Mapping[Flow, Demand]) -> Flow | None:
+    def _unmeasured(self, demands: Mapping[Flow, RowDemand]) -> Flow | None:
         """A flow that decodes and whose steps alone were measured too long ago.
 
         Only one with few rows: it may bound a step, and its step alone delays no other flow much.

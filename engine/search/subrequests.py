@@ -16,7 +16,7 @@ from ..requests.tokenizer import Tokenizer
 from ..state.request import ChoiceDelta, Request, SearchTask, TokenLogprobs
 
 
-class Context:
+class RequestContext:
     """A request as its controller sees it (`SearchContext`)."""
 
     def __init__(self, request: Request, input_processor: InputProcessor) -> None:
@@ -80,7 +80,7 @@ class SubrequestBuilder:
 
     def __init__(self, request: Request, input_processor: InputProcessor) -> None:
         self.tokenizer: Tokenizer = input_processor.tokenizer
-        self.context = Context(request, input_processor)
+        self.context = RequestContext(request, input_processor)
         self.budget = self.context.budget
         self._request = request
         self._input_processor = input_processor

@@ -87,17 +87,17 @@ class Lists:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Choice:
+class DensityChoice:
     """`dense`: attention over all keys is to be taken instead, which this approximates."""
 
     density: float
     dense: bool
 
 
-def choose(lists: Lists) -> Choice:
+def choose(lists: Lists) -> DensityChoice:
     """Whether lists of this density are worth their walk. Waits for the device."""
     density = lists.density().item()
-    return Choice(density=density, dense=density > DENSE_ABOVE)
+    return DensityChoice(density=density, dense=density > DENSE_ABOVE)
 
 
 def pairs(labels: Labels) -> Tensor:

@@ -88,7 +88,7 @@ TemplateValue = bool | int | float | Annotated[str, Field(max_length=1024)]
 TemplateKwargs = Annotated[dict[Name, TemplateValue], Field(max_length=MAX_TEMPLATE_KWARGS)]
 
 
-class Conversation(BaseModel):
+class ConversationFields(BaseModel):
     """Messages and how they are rendered; shared by chats and /tokenize."""
 
     model_config = STRICT
@@ -148,7 +148,7 @@ class Conversation(BaseModel):
         return {**self.hints.variables(reads), **(self.chat_template_kwargs or {})}
 
 
-class ChatBody(GenerationBody, Conversation):
+class ChatBody(GenerationBody, ConversationFields):
     """A chat request."""
 
     endpoint: ClassVar[str] = "/v1/chat/completions"

@@ -2,7 +2,7 @@
 
 from pydantic import BaseModel
 
-from .chat_body import Conversation
+from .chat_body import ConversationFields
 from .fields import STRICT, Name, TokenIds
 
 
@@ -17,7 +17,7 @@ class TokenizeTextBody(BaseModel):
     return_token_strs: bool = False
 
 
-class TokenizeChatBody(Conversation):
+class TokenizeChatBody(ConversationFields):
     """Tokenise a chat as /v1/chat/completions would."""
 
     model: Name | None = None

@@ -18,7 +18,7 @@ from torch import Tensor
 from penstock import SamplingParams
 from penstock.engine.build import Built
 from penstock.engine.model.cuda_graphs import DecodeGraphs, Executor, Rerun, sizes_up_to, usable
-from penstock.kernels.backend import Choice, load
+from penstock.kernels.backend import BackendChoice, load
 from penstock.kernels.transfer import Staging
 from tests.conftest import TinyModel
 from tests.engine.jobs import Job, build, prepare, run
@@ -69,7 +69,7 @@ class Counting(Rerun):
 
 
 def with_graphs(built: Built, executor: Executor, rows: int = 8) -> DecodeGraphs:
-    triton = load(Choice(backend="triton", reason="tested"))
+    triton = load(BackendChoice(backend="triton", reason="tested"))
     store = built.engine._store  # pyright: ignore[reportPrivateUsage]
     graphs = DecodeGraphs(
         built.loaded.model, store, triton, built.loaded.device, executor, sizes_up_to(rows)

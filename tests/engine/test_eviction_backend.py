@@ -11,7 +11,7 @@ import pytest
 from penstock import SamplingParams
 from penstock.engine import build as building
 from penstock.kernels import backend
-from penstock.kernels.backend import Choice, Kernels
+from penstock.kernels.backend import BackendChoice, Kernels
 from tests.conftest import TinyModel
 from tests.engine.jobs import Answer, Job, build, run
 from tests.engine.test_drafting import tokens
@@ -61,7 +61,7 @@ def called(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
         return call
 
-    def load(choice: Choice, *, splits_keys: bool) -> Kernels:
+    def load(choice: BackendChoice, *, splits_keys: bool) -> Kernels:
         kernels = backend.load(choice, splits_keys=splits_keys)
         assert kernels.backend == choice.backend
         if choice.backend == "torch":

@@ -13,7 +13,7 @@ from penstock.decoding.sparse_parameters import SparsePrefillParameters
 from penstock.engine.model.memory import pages_of
 from penstock.engine.model.profile import DEAREST, longest_prompt, step_bytes
 from penstock.errors import ConfigurationError
-from penstock.kernels.backend import Backend, Choice, load
+from penstock.kernels.backend import Backend, BackendChoice, load
 from tests.conftest import TinyModel
 from tests.engine.jobs import build
 from tests.tiny import save_tiny
@@ -109,7 +109,7 @@ def test_a_step_is_measured_with_the_longest_sparse_prompt(kind: Backend, tmp_pa
         pytest.importorskip("triton")
     built = build(save_tiny("llama", tmp_path))
     loaded, cpu = built.loaded, torch.device("cpu")
-    kernels = load(Choice(backend=kind, reason="tested"))
+    kernels = load(BackendChoice(backend=kind, reason="tested"))
     (one, *_) = loaded.layers
 
     def taken(keys: int, form: SparsePrefillParameters = DEAREST) -> int:

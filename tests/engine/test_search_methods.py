@@ -11,7 +11,7 @@ from penstock import SamplingParams
 from penstock.engine.build import Built
 from penstock.engine.requests.input import Input
 from penstock.engine.requests.tokenizer import Tokenizer
-from penstock.engine.search.subrequests import Context
+from penstock.engine.search.subrequests import RequestContext
 from penstock.engine.state.request import Conversation
 from penstock.errors import RequestError
 from tests.conftest import TinyModel
@@ -224,6 +224,6 @@ def test_questions_are_put_as_the_chat_was(built: Built) -> None:
     )
     known = built.input_processor
     model = replace(known.model, tokenizer=Tokenizer(hf))
-    context = Context(request, replace(known, model=model))
+    context = RequestContext(request, replace(known, model=model))
     assert context.problem == "u"
     assert context.decode(context.ask("why").ids) == "<s><why>calm"

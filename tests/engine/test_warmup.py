@@ -12,7 +12,7 @@ from torch import Tensor
 from penstock.engine import build as building
 from penstock.engine.model import warmup
 from penstock.engine.model.warmup import launch_all, warm_up
-from penstock.kernels.backend import TORCH, Choice, load
+from penstock.kernels.backend import TORCH, BackendChoice, load
 from tests.conftest import TinyModel
 from tests.engine.jobs import Job, build, run
 from tests.engine.test_eviction_backend import H2O, JOBS, LONG, PARAMS, evicting
@@ -103,7 +103,7 @@ def test_requests_need_nothing_that_was_not_launched(
     store = built.engine._store  # pyright: ignore[reportPrivateUsage]
     for tensor in store._everything():  # pyright: ignore[reportPrivateUsage]
         tensor.zero_()  # nothing is written, and what is read must be finite
-    triton = load(Choice(backend="triton", reason="tested"))
+    triton = load(BackendChoice(backend="triton", reason="tested"))
     can = built.loaded.info.sparse_unsupported_reason is None
     launch_all(built.loaded.model, store, triton, built.loaded.device, evicts=True, sparse=can)
     ready = set(noted)
@@ -137,7 +137,7 @@ def test_only_compiled_kernels_are_warmed_up(
     built = build(tiny_model("llama"), attention_backend="triton")
     assert calls == [{"evicts": True, "sparse": True}]
     calls.clear()
-    triton = load(Choice(backend="triton", reason="tested"))
+    triton = load(BackendChoice(backend="triton", reason="tested"))
     store = built.engine._store  # pyright: ignore[reportPrivateUsage]
     times = iter([1.0, 3.5])
     with caplog.at_level(logging.INFO):

@@ -10,7 +10,7 @@ import torch
 
 from penstock.errors import ConfigurationError
 from penstock.kernels import backend
-from penstock.kernels.backend import TORCH, Choice, choose, load
+from penstock.kernels.backend import TORCH, BackendChoice, choose, load
 from penstock.kernels.native.library import Unavailable
 
 MODEL: dict[str, Any] = {
@@ -28,7 +28,7 @@ def with_change(change: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_torch_is_always_to_be_had() -> None:
-    assert choose("torch", **MODEL) == Choice(backend="torch", reason="asked for")
+    assert choose("torch", **MODEL) == BackendChoice(backend="torch", reason="asked for")
     assert load(choose("torch", **MODEL)) is TORCH
 
 
@@ -40,7 +40,7 @@ CUDA: dict[str, Any] = {"device": torch.device("cuda")}
 
 
 def test_on_a_cpu_the_compiled_kernels_serve(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert choose("auto", **MODEL) == Choice(backend="native", reason="compiled C++")
+    assert choose("auto", **MODEL) == BackendChoice(backend="native", reason="compiled C++")
     compiled = load(choose("native", **MODEL))
     assert compiled.backend == "native"
     for name in ("paged_attention", "scored_attention", "argmax", "gumbel_argmax"):
@@ -52,7 +52,7 @@ def test_on_a_cpu_the_compiled_kernels_serve(monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(ConfigurationError, match="the device is cuda"):
         choose("native", **with_change(CUDA))
     monkeypatch.setattr(backend, "library", lambda: Unavailable("they are missing"))
-    assert choose("auto", **MODEL) == Choice(
+    assert choose("auto", **MODEL) == BackendChoice(
         backend="torch", reason="of the compiled kernels, they are missing"
     )
 
@@ -63,7 +63,9 @@ def test_without_triton_torch_serves(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(backend, "find_spec", missing)
     on_cuda = with_change(CUDA)
-    assert choose("auto", **on_cuda) == Choice(backend="torch", reason="triton is not installed")
+    assert choose("auto", **on_cuda) == BackendChoice(
+        backend="torch", reason="triton is not installed"
+    )
     with pytest.raises(ConfigurationError, match="triton is not installed; choose auto or torch"):
         choose("triton", **on_cuda)
 

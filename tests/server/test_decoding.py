@@ -302,7 +302,7 @@ REFUSALS: list[tuple[dict[str, Any], str, str]] = [
     ({"kv_cache": {"tova": {"keep": 0}}}, "kv_cache.tova.keep", "is 0; the newest"),
     ({"kv_cache": {"tova": {"keep": 1.5}}}, "kv_cache.tova.keep", "is 1.5; it must be"),
     ({"kv_cache": {"tova": {"keep": "all"}}}, "kv_cache.tova.keep", "it must be"),
-    ({"kv_cache": {"h2o": {"recent": 0}}}, "kv_cache.h2o", "recent is 0; the newest"),
+    ({"kv_cache": {"h2o": {"recent": 0}}}, "kv_cache.h2o.recent", "recent is 0; the newest"),
     ({"kv_cache": {"h2o": {"heavy": 2}}}, "kv_cache.h2o", "fewer than the 4 of sink"),
     ({"kv_cache": {"window": {"recent": True}}}, "kv_cache.window.recent", "is true; it must be"),
     ({"kv_cache": ["h2o", "window"]}, "kv_cache.window", "both fill the policy slot"),

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from .bound import BoundModule
 from .linears import merged
 from .norms import FusedRMSNorm, fused_norm
-from .observe import AttentionShape, Call, DenseStep, Observation, matches
+from .observe import AttentionShape, Call, DenseStep, ObservedPass, matches
 
 _KNOWN_PARAMETERS = {"hidden_states", "position_embeddings", "use_cache", "output_attentions"}
 
@@ -151,7 +151,7 @@ class Recognised:
     rotary_size: int
 
 
-def recognise(module: nn.Module, seen: Observation) -> Recognised | None:
+def recognise(module: nn.Module, seen: ObservedPass) -> Recognised | None:
     """How `module` rotates, found by trying; None if no candidate gives the recorded output."""
     call = seen.calls.get(module)
     parts = _parts(module, seen)
@@ -181,7 +181,7 @@ def _needs_more(module: nn.Module, call: Call) -> bool:
     return any(call.kwargs.get(name) is not None for name in named)
 
 
-def fused_attention(module: nn.Module, known: Recognised, seen: Observation) -> FusedAttention:
+def fused_attention(module: nn.Module, known: Recognised, seen: ObservedPass) -> FusedAttention:
     """The fused version of a module that was recognised."""
     parts = _parts(module, seen)
     assert parts is not None, "recognised"
@@ -196,12 +196,12 @@ def _candidates(cos_sin: Any) -> Iterator[Recognised]:
     yield Recognised(rotation="none", rotary_size=0)
 
 
-def _build(module: Any, parts: _Parts, known: Recognised, seen: Observation) -> FusedAttention:
+def _build(module: Any, parts: _Parts, known: Recognised, seen: ObservedPass) -> FusedAttention:
     layer = module.layer_idx
     return FusedAttention(parts, seen.shapes[layer], layer, known.rotation, known.rotary_size)
 
 
-def _parts(module: Any, seen: Observation) -> _Parts | None:
+def _parts(module: Any, seen: ObservedPass) -> _Parts | None:
     layer = getattr(module, "layer_idx", None)
     shape = seen.shapes.get(layer) if isinstance(layer, int) else None
     if shape is None:
@@ -236,7 +236,7 @@ def _parts(module: Any, seen: Observation) -> _Parts | None:
     return _Parts(weights=weights, biases=biases, out=out, norms=norms or None)
 
 
-def _norms(module: nn.Module, seen: Observation) -> Any:
+def _norms(module: nn.Module, seen: ObservedPass) -> Any:
     """The fused norms of queries and keys; empty: none; None: they are of an unknown kind."""
     found: list[FusedRMSNorm] = []
     for q_name, k_name in (("q_norm", "k_norm"), ("q_layernorm", "k_layernorm")):

@@ -71,7 +71,7 @@ class DenseStep:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Observation:
+class ObservedPass:
     """A forward pass over six tokens. `calls`: the last call of each module that was called."""
 
     calls: dict[nn.Module, Call]
@@ -98,7 +98,7 @@ def inputs(model: Any, step: DenseStep) -> dict[str, Any]:
 
 
 @torch.inference_mode()
-def observe(model: Any) -> Observation:
+def observe(model: Any) -> ObservedPass:
     """Run the model on a few tokens and record every call."""
     calls: dict[nn.Module, Call] = {}
     step = DenseStep()
@@ -120,7 +120,7 @@ def observe(model: Any) -> Observation:
     finally:
         for handle in handles:
             handle.remove()
-    return Observation(calls=calls, shapes=step.shapes, given=given, logits=logits)
+    return ObservedPass(calls=calls, shapes=step.shapes, given=given, logits=logits)
 
 
 @torch.inference_mode()

@@ -10,7 +10,7 @@ from ....errors import ConfigurationError
 from ...weights.base import WeightFormat
 from .compiled import compiled_decoder
 from .linears import pack_linears, store_linears, usable_library
-from .observe import WHOLE_TOLERANCE, Observation, agree, observe
+from .observe import WHOLE_TOLERANCE, ObservedPass, agree, observe
 from .rewrite import rewrite
 
 logger = logging.getLogger(__name__)
@@ -83,7 +83,7 @@ def _rewritable(model: nn.Module) -> bool:
 
 
 @torch.inference_mode()
-def _check(model: nn.Module, seen: Observation, weights: WeightFormat) -> None:
+def _check(model: nn.Module, seen: ObservedPass, weights: WeightFormat) -> None:
     """Compare with the logits recorded before; of lossy weights, check that they are finite."""
     logits = model(**seen.given).logits[0]
     if not torch.isfinite(logits).all() or logits.shape != seen.logits.shape:

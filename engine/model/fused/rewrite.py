@@ -16,7 +16,7 @@ from .attention import FusedRotary, Recognised, fused_attention, recognise
 from .decoder import fused_decoder, fused_layer
 from .feed_forward import fused_feed_forward
 from .norms import fused_norm
-from .observe import WHOLE_TOLERANCE, Call, DenseStep, Observation, agree, observe
+from .observe import WHOLE_TOLERANCE, Call, DenseStep, ObservedPass, agree, observe
 from .replace import Replacer, replace
 
 logger = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ def rewrite(model: Any) -> nn.Module:
 
 
 def _tried(
-    make: Callable[[nn.Module, Call | None], nn.Module | None], seen: Observation
+    make: Callable[[nn.Module, Call | None], nn.Module | None], seen: ObservedPass
 ) -> Replacer:
     """A `Replacer` for `replace`: makes a module's fused version and forgets its call."""
 
@@ -74,12 +74,12 @@ def _tried(
     return fused
 
 
-def _gives(model: nn.Module, seen: Observation) -> bool:
+def _gives(model: nn.Module, seen: ObservedPass) -> bool:
     logits = model(**seen.given | {"penstock_step": DenseStep()}).logits[0]
     return agree(logits, seen.logits, WHOLE_TOLERANCE)
 
 
-def _rewrite_attention(model: nn.Module, seen: Observation) -> int:
+def _rewrite_attention(model: nn.Module, seen: ObservedPass) -> int:
     """Fuse all attention modules or none: they share the rotary embedding. Returns how many."""
     known: WeakKeyDictionary[nn.Module, Recognised] = WeakKeyDictionary()
     for module, call in seen.calls.items():

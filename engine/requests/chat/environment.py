@@ -28,7 +28,7 @@ _PRECISE = frozenset({"join", "replace"})
 """Methods of a template's own strings whose results may contain a caller's text."""
 
 
-class Generation(jinja2.ext.Extension):
+class GenerationTag(jinja2.ext.Extension):
     """`{% generation %}` marks what an assistant wrote, for training; here it changes nothing."""
 
     tags = {"generation"}  # noqa: RUF012 - as Jinja declares it
@@ -76,7 +76,7 @@ class TracingEnvironment(ImmutableSandboxedEnvironment):
         super().__init__(
             trim_blocks=True,
             lstrip_blocks=True,
-            extensions=[Generation, jinja2.ext.loopcontrols],
+            extensions=[GenerationTag, jinja2.ext.loopcontrols],
             finalize=as_text,
         )
         filters: dict[str, Any] = self.filters

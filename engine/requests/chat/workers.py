@@ -9,7 +9,7 @@ import weakref
 from contextlib import suppress
 from typing import Final
 
-from ..caller import CALLER, Caller, CallerLeftError
+from ..caller import CALLER, CallerLeftError, JobCaller
 from . import wire
 
 _NO_TIME = -int(signal.SIGPROF)
@@ -55,7 +55,7 @@ class Workers:
             return wire.Refused(f"it takes longer than {self._start.cpu_s:g} s", ended=True)
         return wire.Refused("it ends its process", ended=True)
 
-    def _take(self, caller: Caller) -> "_Worker | None":
+    def _take(self, caller: JobCaller) -> "_Worker | None":
         with self._changed:
             self._changed.wait_for(lambda: caller.left or self._busy < self._limit)
             if caller.left:
