@@ -1,6 +1,7 @@
 """The Python entry: shapes of input and output, one vocabulary with the server."""
 
 import io
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -8,9 +9,15 @@ import pytest
 from tqdm import tqdm
 
 from penstock import LLM, SamplingParams
-from penstock.errors import ContextLengthError, RequestError
+from penstock.decoding.search.base import SearchContext
+from penstock.decoding.search.operations import Evaluate, Generate
+from penstock.engine.build import Built, build_engine
+from penstock.engine.config import EngineConfig
+from penstock.errors import ContextLengthError, EvaluatorError, RequestError
 from penstock.registry import Spec
 from tests.conftest import TinyModel
+from tests.engine.searches import Steps, with_controller
+from tests.engine.test_search import DONE
 from tests.tiny import save_tiny
 
 
@@ -92,6 +99,34 @@ def test_a_search_is_an_output_too(llm: LLM) -> None:
     assert {node.text for node in found.trace.nodes} >= {one.text for one in found.outputs}
     assert len(found.outputs) == 2
     assert found.usage.thoughts == 3
+
+
+def test_a_search_that_cannot_begin_is_an_error_of_its_own(
+    tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A failure before any step, of one search of a batch. Where else: in a step, and when its time
+    is up, which take the same way."""
+
+    def body(context: SearchContext) -> Steps:
+        yield Evaluate(name="fussy", problem=context.problem, candidates=("a",))
+        yield Generate(state=context.prompt, max_tokens=4)
+        return DONE
+
+    def fussy(problem: str, candidates: Sequence[str]) -> list[float]:
+        return [] if problem == "bad" else [1.0] * len(candidates)
+
+    def with_scripted(config: EngineConfig, clock: Callable[[], float]) -> Built:
+        return with_controller(build_engine(config, clock), body)
+
+    monkeypatch.setattr("penstock.engine.llm.build_engine", with_scripted)
+    monkeypatch.setattr("penstock.engine.llm.registered", lambda: {"fussy": fussy})
+    llm = LLM(str(tiny_model("llama")), kv_cache_memory=0.01)
+    good, bad = llm.generate(["good", "bad"], decoding="scripted", use_tqdm=False)
+    assert good.finished
+    assert good.error is None
+    assert isinstance(bad.error, EvaluatorError)
+    assert not bad.finished
+    assert llm.stats().pages_in_use == 0
 
 
 @pytest.mark.parametrize("decoding", [None, {"best_of": {"n": 2}}], ids=["plain", "search"])
