@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from penstock import SamplingParams
+from penstock.decoding.constraint.masks import Masks
 from penstock.decoding.sampler import Drawn, Sampler
 from penstock.decoding.sampling import Row
 from penstock.engine.build import Built
@@ -27,11 +28,11 @@ class GivenTokens(Sampler):
         super().__init__()
         self._texts = texts
 
-    def draw(self, logits: Tensor, rows: Sequence[Row]) -> Drawn:
+    def draw(self, logits: Tensor, rows: Sequence[Row], masks: Masks | None = None) -> Drawn:
         """See `Sampler`; the logits do not matter."""
         tokens = [self._texts[row.sampling.seed][len(row.tokens)] for row in rows]
         ids = torch.tensor(tokens, device=logits.device)
-        return Drawn(ids=ids, logits=logits, with_rules=[], largest=None)
+        return Drawn(ids=ids, logits=logits, limited=[], largest=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

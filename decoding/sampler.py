@@ -14,6 +14,7 @@ from torch import Tensor
 from ..kernels.backend import TORCH, Kernels
 from ..kernels.gumbel_argmax.reference import NOTHING as NOTHING
 from ..kernels.transfer import to_device
+from .constraint.masks import Masks
 from .gumbel import row_keys
 from .logit_rules import RuleBook
 from .logprobs import log_total
@@ -79,21 +80,21 @@ class Drawn:
     """What was chosen for each row.
 
     `ids`: int64 `[R]`; `NOTHING` where no token is left, because all are forbidden or because the
-    row's logits are not finite. `logits`: float32 `[R, V]`, after the rules, before filters.
-    `with_rules`: rows that have rules. `largest`: the largest logit of each of them before these.
+    row's logits are not finite. `logits`: float32 `[R, V]`, after masks and rules, before filters.
+    `limited`: rows that have masks or rules. `largest`: the largest logit of each before these.
     """
 
     ids: Tensor
     logits: Tensor
-    with_rules: list[int]
+    limited: list[int]
     largest: Tensor | None
 
     def forbidden(self, rows: list[int]) -> list[int]:
-        """Of `rows`, all `NOTHING`, those whose rules forbid every token; waits for the device."""
+        """Of `rows`, all `NOTHING`, those whose mask and rules forbid all; waits for the device."""
         if self.largest is None:
             return []
         finite = self.largest.isfinite().tolist()
-        fine = {row for row, sound in zip(self.with_rules, finite, strict=True) if sound}
+        fine = {row for row, sound in zip(self.limited, finite, strict=True) if sound}
         return [row for row in rows if row in fine]
 
 
@@ -111,18 +112,26 @@ class Sampler:
         """The ids of `draw`."""
         return self.draw(logits, rows).ids
 
-    def draw(self, logits: Tensor, rows: Sequence[Row]) -> Drawn:
-        """The next token of each row, for float `logits [R, V]`, which may be overwritten."""
+    def draw(self, logits: Tensor, rows: Sequence[Row], masks: Masks | None = None) -> Drawn:
+        """The next token of each row, for float `logits [R, V]`, which may be overwritten.
+
+        `masks`: of the rows that are constrained; they come before the rules.
+        """
         packed = self._pack(rows, logits.device)
         logits = logits.float()
-        with_rules, largest = packed.with_rules, None
-        if with_rules:
+        limited, largest = packed.with_rules, None
+        if masks is not None:
+            limited = sorted({*limited, *masks.rows})
+        if limited:
             logits = logits.contiguous()
-            before = logits if len(with_rules) == len(rows) else logits[with_rules]
+            before = logits if len(limited) == len(rows) else logits[limited]
             largest = before.amax(dim=-1)
-            self._rules.apply(logits, rows, with_rules)
+            if masks is not None:
+                masks.apply(logits)
+            if packed.with_rules:
+                self._rules.apply(logits, rows, packed.with_rules)
         ids = self._choose(logits, rows, packed)
-        return Drawn(ids=ids, logits=logits, with_rules=with_rules, largest=largest)
+        return Drawn(ids=ids, logits=logits, limited=limited, largest=largest)
 
     def _choose(self, logits: Tensor, rows: Sequence[Row], packed: _Packed) -> Tensor:
         if packed.all_greedy:

@@ -11,6 +11,8 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from penstock.validation import show
 
+from .constraint.fields import ResponseFormat, StructuredOutputs
+
 MAX_N = 128
 MAX_STOP = 64
 MAX_STOP_LENGTH = 256
@@ -76,6 +78,8 @@ class SamplingFields(BaseModel):
     `seed`: same seed, prompt and parameters give the same tokens, whatever else the server does; -1
     is none. `max_tokens`: -1 is all that the context leaves. `top_p`: 0 keeps only the most likely
     token. `logit_bias`: token id (JSON turns it into a string) -> value added to its logit.
+    `response_format`: what the answer has to be, as OpenAI has it. `structured_outputs`: the same,
+    as vLLM has it.
     `skip_special_tokens`, `spaces_between_special_tokens`, `include_stop_str_in_output`: see
     `TextOptions`.
     """
@@ -111,6 +115,15 @@ class SamplingFields(BaseModel):
     skip_special_tokens: bool = True
     spaces_between_special_tokens: bool = True
     include_stop_str_in_output: bool = False
+    response_format: ResponseFormat | None = None
+    structured_outputs: StructuredOutputs | None = None
+
+    @property
+    def constrained(self) -> bool:
+        """Whether the answer has to have a certain form."""
+        if self.structured_outputs is not None and self.structured_outputs.kinds:
+            return True
+        return self.response_format is not None and self.response_format.type != "text"
 
     @property
     def stop_strings(self) -> tuple[str, ...]:

@@ -54,7 +54,8 @@ def _done() -> str:
 
 def _aliases() -> str:
     lines = ["## Other names", "", "| field | the same as |", "| --- | --- |"]
-    lines += [f"| `{field.name}` | `{field.same_as}` |" for field in _of_kind("alias")]
+    others = [*_of_kind("alias"), *_of_kind("part")]
+    lines += [f"| `{field.name}` | `{field.same_as}` |" for field in others]
     return "\n".join(lines) + "\n"
 
 

@@ -30,6 +30,7 @@ from .model.profile import CudaMeter, longest_prompt, step_bytes
 from .model.runner import ModelRunner
 from .model.threads import torch_gets_one
 from .model.warmup import warm_up
+from .requests.grammar_vocabulary import grammars_of
 from .requests.infill import infilling_of
 from .requests.input_processor import InputProcessor
 from .requests.limits import Limits
@@ -99,6 +100,14 @@ def build_engine(config: EngineConfig, clock: Callable[[], float]) -> Built:
         # torch splits the sum over a single long row among threads, but not over several rows.
         if config.deterministic or (compiled and torch_gets_one(info.vocab_size)):
             torch.set_num_threads(1)
+    input_processor = make_input_processor(
+        config,
+        pages=pages,
+        tokenizer=loaded.tokenizer,
+        info=info,
+        eos_token_ids=loaded.eos_token_ids,
+        sampling_defaults=loaded.sampling_defaults,
+    )
     engine = Engine(
         runner=ModelRunner(loaded.model, store, loaded.device, kernels),
         store=store,
@@ -113,14 +122,7 @@ def build_engine(config: EngineConfig, clock: Callable[[], float]) -> Built:
         pieces=loaded.tokenizer.pieces(info.vocab_size),
         numerics=numerics,
         draft_trees=not config.deterministic,
-    )
-    input_processor = make_input_processor(
-        config,
-        pages=pages,
-        tokenizer=loaded.tokenizer,
-        info=info,
-        eos_token_ids=loaded.eos_token_ids,
-        sampling_defaults=loaded.sampling_defaults,
+        grammars=input_processor.grammars,
     )
     tokens = pages * config.page_size
     logger.info("attention backend: %s (%s)", backend.backend, backend.reason)
@@ -190,6 +192,7 @@ def make_input_processor(
             evaluators=frozenset(registered()),
         ),
         default_prefill=_prefill(config, decoding, info),
+        grammars=grammars_of(tokenizer, info.vocab_size),
     )
 
 

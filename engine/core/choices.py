@@ -3,6 +3,8 @@
 from dataclasses import replace
 from typing import Any
 
+from ...decoding.constraint.constraint import Constraint
+from ...decoding.constraint.grammar import Grammars
 from ...decoding.gumbel import derive_seed
 from ...kvcache.pages import PagePool
 from ...kvcache.prefix import PrefixCache
@@ -17,12 +19,18 @@ class Choices:
     """Makes the sequences of requests, and knows which of them live."""
 
     def __init__(
-        self, pool: PagePool, prefix: PrefixCache, page_size: int, eviction: Eviction
+        self,
+        pool: PagePool,
+        prefix: PrefixCache,
+        page_size: int,
+        eviction: Eviction,
+        grammars: Grammars | None,
     ) -> None:
         self._pool = pool
         self._prefix = prefix
         self._page_size = page_size
         self._eviction = eviction
+        self._grammars = grammars
         self._living: dict[str, list[Sequence]] = {}
         self._arrivals = 0
 
@@ -56,6 +64,7 @@ class Choices:
                 other_contexts=tuple(context.fork() for context in sequence.other_contexts),
                 pending_choices=(),
                 rule_state=None if sequence.rule_state is None else sequence.rule_state.fork(),
+                constraint=None if sequence.constraint is None else sequence.constraint.fork(),
                 prompt_logprobs=[],
             )
             forks.append(fork)
@@ -97,7 +106,17 @@ class Choices:
             ),
             target=request.target,
             pending_choices=pending_choices,
+            constraint=self._constraint(request),
         )
+
+    def _constraint(self, request: Request) -> Constraint | None:
+        """The request's grammar, behind what the prompt has of the answer."""
+        if request.grammar is None:
+            return None
+        assert self._grammars is not None
+        constraint = self._grammars.start(request.grammar)
+        constraint.read(request.prompt_ids[len(request.prompt_ids) - request.answered :])
+        return constraint
 
     def _context(self, request: Request, prompt: tuple[int, ...]) -> dict[str, Any]:
         """The fields of a `Context` that has computed nothing yet."""

@@ -94,6 +94,8 @@ class Commit:
             done.ended.append(sequence)
         if item.draft is not None and not self._planner.learn(sequence, item):
             failed.setdefault(id(sequence), (sequence, BROKEN))
+        if reason is None and (failure := sequence.constraint_failure) is not None:
+            failed.setdefault(id(sequence), (sequence, failure))
         return moves
 
     def _append(self, sequence: Sequence, tokens: List[int]) -> tuple[int, _Ending]:
@@ -117,6 +119,11 @@ class Commit:
 def _ending(sequence: Sequence, token: int) -> _Ending:
     if token in sequence.request.stop_token_ids:
         return "stop", token
+    constraint = sequence.constraint
+    if constraint is not None:
+        constraint.read((token,))
+        if constraint.complete:
+            return "stop", None
     if sequence.generated >= sequence.request.max_tokens:
         return "length", None
     return None, None

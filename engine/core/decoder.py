@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...decoding.constraint.constraint import Bits
+from ...decoding.constraint.masks import Masks
 from ...decoding.drafting.draft import Draft, drafted_rows
 from ...decoding.logprobs import gather_logprobs
 from ...decoding.pieces import Pieces
@@ -90,10 +92,10 @@ class Decoder:
         if wanting:
             if any(f[0].request.ruled for f in wanting):
                 picked = _as_log_probs(picked.float(), rows, family_of, heads)
-            # Rules are applied in place, filters and noise are not.
-            has_rules = any(f[0].sampling.rules is not None for f in wanting)
-            raw = picked.clone() if has_rules else picked
-        drawn = self.sampler.draw(picked, rows)
+            # Masks and rules are applied in place, filters and noise are not.
+            limited = any(f[0].limited for f in wanting)
+            raw = picked.clone() if limited else picked
+        drawn = self.sampler.draw(picked, rows, _masks(heads, family_of))
         # The step's one synchronisation with the device:
         predictions: list[int] = drawn.ids.tolist()
         decoded: list[Decoded] = []
@@ -163,6 +165,24 @@ class Decoder:
         return heads
 
 
+def _masks(heads: List[_Head], family_of: List[list[Sequence]]) -> Masks | None:
+    """The masks of constrained rows; None: there are none. A family is at the same place.
+
+    Made while a GPU still computes the logits.
+    """
+    rows: list[int] = []
+    bits: list[Bits] = []
+    row = 0
+    for head, family in zip(heads, family_of, strict=True):
+        count = head.rows * len(family)
+        constraint = head.sequence.constraint
+        if constraint is not None:
+            bits += [constraint.masks(head.draft)] * len(family)
+            rows += range(row, row + count)
+        row += count
+    return Masks(rows=rows, bits=np.concatenate(bits)) if rows else None
+
+
 def _verified(sequence: Sequence, draft: Draft | None, predictions: list[int]) -> Decoded:
     """Accept draft tokens that the predictions confirm; a missing prediction confirms none."""
     accepted = [] if draft is None else draft.accepted(predictions)
@@ -193,7 +213,7 @@ def _explain(
         if item.sequence.target is not None:
             item.ending = failures.get(item.sequence.arrival, NOT_FINITE)
         if row in forbidden:
-            item.ending = NO_ALLOWED_TOKEN
+            item.ending = item.sequence.constraint_failure or NO_ALLOWED_TOKEN
 
 
 def _as_log_probs(

@@ -74,7 +74,7 @@ def can_overlap(sequence: Sequence) -> bool:
         or sequence.pending_choices
         or sequence.eviction_state is not None
         or sampling.top_p < 1  # asks the device whether its best tokens suffice
-        or sampling.rules is not None
+        or sequence.limited
     )
 
 

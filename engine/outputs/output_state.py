@@ -4,7 +4,6 @@ from dataclasses import replace
 
 from ..requests.tokenizer import Tokenizer
 from ..state.request import (
-    NO_ALLOWED_TOKEN,
     ChoiceDelta,
     FinishReason,
     Request,
@@ -62,7 +61,7 @@ class OutputState:
             self.usage.cached_tokens = max(self.usage.cached_tokens, output.cached_tokens)
             if output.prompt_logprobs is not None:
                 self.prompt_logprobs = output.prompt_logprobs
-        by_token = output.finish_reason == "stop" and output.stop_reason != NO_ALLOWED_TOKEN
+        by_token = isinstance(output.stop_reason, int)
         hides_last = by_token and not self.request.text.include_stop
         text = ""
         taken = 0
@@ -113,6 +112,7 @@ def answer_text(
         index=0,
         token_ids=ids,
         finish_reason="stop" if ended else "length",
+        stop_reason=ids[-1] if ended else None,
     )
     delta, _ = output_state.feed(output)
     assert delta is not None

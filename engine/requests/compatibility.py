@@ -36,6 +36,7 @@ class Combination:
     logprobs: int | None = None
     prompt_logprobs: int | None = None
     bad_words: bool = False
+    constrained: bool = False
     can_evict: bool = True
     sparse_unsupported_reason: str | None = None
 
@@ -151,6 +152,14 @@ RULES: Final[tuple[Rule, ...]] = (
         param="bad_words",
         sentence="bad_words cannot be kept out of what {controller} puts together here from "
         "several answers of the model; leave them out, or let it sample the answer itself",
+        code="unsupported_combination",
+    ),
+    Rule(
+        refuses="controller",
+        breaks=lambda c: c.constrained and c.composes,
+        param="{controller}",
+        sentence="{controller} puts its answer together from several answers of the model, so that "
+        "no grammar can hold the whole; leave the grammar out, or let it sample the answer itself",
         code="unsupported_combination",
     ),
     Rule(

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ...decoding.base import DecodingMethod
+from ...decoding.constraint.grammar import Grammars
 from ...decoding.methods import Methods
 from ...decoding.prefill import Prefill
 from ...decoding.search.base import SearchLimits
@@ -16,6 +17,7 @@ from ...registry import Choice, Registry
 from ..state.request import Request, SearchTask
 from .compatibility import Combination, broken_rule, check
 from .encoded_prompt import encode_prompt
+from .grammar import grammar_of
 from .input import Input
 from .limits import Demand, Limits
 from .prompt_encoder import PromptEncoder
@@ -31,7 +33,8 @@ class InputProcessor:
     """Checks and completes requests for one model.
 
     `decoding`, `kv_cache`: the methods that requests may name. `search_limits`: what one search may
-    use, and the known evaluators. `default_prefill`: for requests that name no prefill method.
+    use, and the known evaluators. `grammars`: compiles what answers have to be. `default_prefill`:
+    for requests that name no prefill method.
     """
 
     model: ModelTraits
@@ -39,6 +42,7 @@ class InputProcessor:
     decoding: Registry[DecodingMethod[Any]]
     kv_cache: Registry[CachePolicy[Any]]
     search_limits: SearchLimits
+    grammars: Grammars
     default_prefill: Choice[Prefill[Any]] | None = None
 
     @property
@@ -71,6 +75,7 @@ class InputProcessor:
         check(replace(combination, will_evict=demand.evicts(max_tokens)), "policy")
         self.limits.check_pages(demand, max_tokens)
         check(combination, "controller")
+        grammar = grammar_of(given.params, self.grammars)
         search = self._search(given, methods, prompt.ids, demand)
         stop_ids = stop_token_ids(params, self.model) | prompt.ends
         sampling = sampling_of(params, stop_ids, self.model)
@@ -93,6 +98,7 @@ class InputProcessor:
             policy=policy,
             contexts=contexts or (),
             combines=contexts is not None,
+            grammar=grammar,
             search=search,
         )
 
@@ -150,6 +156,7 @@ class InputProcessor:
             logprobs=given.logprobs,
             prompt_logprobs=given.prompt_logprobs,
             bad_words=bool(given.params.bad_words),
+            constrained=given.params.constrained,
             can_evict=self.model.can_evict,
             sparse_unsupported_reason=self.model.sparse_unsupported_reason,
         )

@@ -96,8 +96,9 @@ class SubrequestBuilder:
             contexts=(),
             combines=False,
             stop_strings=(),
-            # Rules apply to the answer; a judgement is not part of it.
+            # Rules and grammar apply to the answer; a judgement is not part of it.
             sampling=replace(request.sampling, rules=None),
+            grammar=None,
         )
 
     def parts(

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from math import inf
 from typing import Any, Final
 
-from ...decoding.drafting.base import DraftContext, Drafting, Vocabulary
+from ...decoding.constraint.drafting import ConstrainedDrafting
+from ...decoding.drafting.base import DraftContext, Drafter, Drafting, Vocabulary
+from ...registry import Choice
 from ..state.sequence import Context, Sequence
 from ..state.step import Decoded
 from .calibration import AcceptanceCalibration
@@ -89,7 +91,7 @@ class DraftPlanner:
 
         Draft tokens are added where they raise the tokens expected of the step, divided by its
         estimated time. So a lone sequence drafts more than one of many."""
-        drafting = [s for s in running if s.request.methods.drafter is not None]
+        drafting = [s for s in running if _can_draft(s)]
         broken: list[Sequence] = []
         if not drafting:
             return broken
@@ -114,7 +116,7 @@ class DraftPlanner:
         worth = self._worth(load)
         for sequence in drafting:
             state = self._states.get(sequence)
-            if state is not None and state.pause > 1:
+            if state is not None and state.pause > 1 and not state.drafting.fixed:
                 state.pause -= 1
                 continue
             # Choices that fork off next get their first token together, without draft tokens.
@@ -221,6 +223,7 @@ class DraftPlanner:
         sizes = drafting.sizes(_limit(sequence), worth)
         if drafting.fixed:
             best, gain = sizes[-1] if sizes else (0, 0.0)
+            state.expected_accepted = 0.0
             return min(best, most // contexts), gain
         sizes = [(size, right) for size, right in sizes if size * contexts <= most]
         share = state.calibration.share
@@ -269,8 +272,19 @@ class DraftPlanner:
         return best, gain
 
     def _start(self, sequence: Sequence) -> DraftState:
-        choice = sequence.request.methods.drafter
-        assert choice is not None
+        choice, constraint = sequence.request.methods.drafter, sequence.constraint
+        drafting, calibration = None, AcceptanceCalibration()
+        if choice is not None:
+            drafting, calibration = self._ask(sequence, choice)
+        if constraint is not None:
+            drafting = ConstrainedDrafting(constraint, drafting, vocab_size=self._vocabulary.size)
+        assert drafting is not None
+        return DraftState(drafting=drafting, calibration=calibration)
+
+    def _ask(
+        self, sequence: Sequence, choice: Choice[Drafter[Any]]
+    ) -> tuple[Drafting, AcceptanceCalibration]:
+        """The request's drafter, started, and how good its expectations are."""
         memory = self._memory(sequence.request.cache_salt)
         calibration = memory.setdefault(
             f"calibration: {choice.method.name}", AcceptanceCalibration()
@@ -282,8 +296,7 @@ class DraftPlanner:
             # Contexts that evict do not run in graphs.
             lines=self._lines() and sequence.eviction_state is None,
         )
-        drafting = choice.method.start(choice.parameters, sequence, context)
-        return DraftState(drafting=drafting, calibration=calibration)
+        return choice.method.start(choice.parameters, sequence, context), calibration
 
     def _memory(self, salt: str) -> dict[str, Any]:
         """What drafters keep for requests of that salt; the least recently used is dropped."""
@@ -296,6 +309,10 @@ class DraftPlanner:
 
 def _log_failure(sequence: Sequence) -> None:
     logger.exception("the drafter of request %s has failed", sequence.request.id)
+
+
+def _can_draft(sequence: Sequence) -> bool:
+    return sequence.request.methods.drafter is not None or sequence.constraint is not None
 
 
 def _limit(sequence: Sequence) -> int:

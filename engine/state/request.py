@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal
 
+from ...decoding.constraint.grammar import Grammar
 from ...decoding.methods import NO_METHODS, Methods
 from ...decoding.sampling import Sampling
 from ...decoding.sampling_params import PLAIN_TEXT, TextOptions
@@ -81,7 +82,8 @@ class Request:
     does not see. `owner`: owners share the engine by `weight`, whatever they ask of it. `priority`:
     lower runs earlier among requests of one owner. `cache_salt`: prefixes are shared only between
     requests of equal salt. `contexts`: prompts of the target's further contexts. `combines`:
-    whether the target changes anything. `search`: what a controller needs of the request, which
+    whether the target changes anything. `grammar`: what the answer has to be; None: anything.
+    `search`: what a controller needs of the request, which
     then runs only as subrequests. The remaining fields are for subrequests. `part_of`: id of the
     request that it belongs to. `ruled`: its logprobs are scores after the rules; tokens dropped by
     filters have none. `scored_from`: position of the first prompt token with logprobs. `answered`:
@@ -108,6 +110,7 @@ class Request:
     policy: Choice[CachePolicy[Any]] = KEEP_EVERYTHING
     contexts: tuple[tuple[int, ...], ...] = ()
     combines: bool = False
+    grammar: Grammar | None = None
     search: SearchTask | None = None
     part_of: str | None = None
     ruled: bool = False

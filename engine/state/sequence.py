@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from ...decoding.constraint.constraint import Constraint
 from ...decoding.drafting.draft import Draft
 from ...decoding.rule_state import RuleState
 from ...decoding.sampling import Sampling
@@ -13,7 +14,7 @@ from ...kvcache.store import Stored
 from ...kvcache.table import KVTable, PageTable
 from ...registry import Choice
 from .counters import NO_COUNTERS, MethodCounters
-from .request import Request, TokenLogprobs
+from .request import Failure, Request, TokenLogprobs
 from .sparse_prefill import SparsePrefillState
 
 
@@ -101,7 +102,7 @@ class Sequence(Context):
     has been read. `draft`: the draft tokens that the next step verifies. `reported_evictions`: in
     outputs so far. `awaits`: while it waits, a sequence that computes the tokens both begin with,
     and their number. `served`: the scheduler's step count when it last had rows. `rule_state`: what
-    its rules remember of its tokens."""
+    its rules remember of its tokens. `constraint`: where its answer is in the request's grammar."""
 
     request: Request
     index: int
@@ -119,6 +120,24 @@ class Sequence(Context):
     awaits: "tuple[Sequence, int] | None" = None
     served: int = 0
     rule_state: RuleState | None = None
+    constraint: Constraint | None = None
+
+    @property
+    def limited(self) -> bool:
+        """Whether some tokens may be forbidden, or their logits changed."""
+        return self.sampling.rules is not None or self.constraint is not None
+
+    @property
+    def constraint_failure(self) -> Failure | None:
+        """Why its grammar cannot go on; None: it can, or there is none."""
+        why = None if self.constraint is None else self.constraint.failure
+        if why is None:
+            return None
+        return Failure(
+            code="constraint_error",
+            message=f"the grammar of the answer became too complex at this place: {why}; "
+            "simplify the schema, the regular expression or the grammar",
+        )
 
     @property
     def key(self) -> tuple[int, int, int]:

@@ -142,12 +142,10 @@ def _read(
                 elif isinstance(message, wire.Released):
                     inbox.put(Release(names=message.names))
                 elif isinstance(message, wire.Submitted):
-                    input_processor = built.result().input_processor
-                    inbox.put(
-                        wire.unpack_request(
-                            message, input_processor.decoding, input_processor.kv_cache
-                        )
-                    )
+                    processor = built.result().input_processor
+                    if message.grammar is not None:
+                        processor.grammars.start(message.grammar)  # compiled before a step needs it
+                    inbox.put(wire.unpack_request(message, processor.decoding, processor.kv_cache))
     except BaseException:
         logger.exception("the engine's process cannot read what it is told")
     # The server is gone: finish the step, but do not wait for loading or for a step that hangs.

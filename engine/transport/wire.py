@@ -10,6 +10,7 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
+from ...decoding.constraint.grammar import Grammar
 from ...decoding.methods import Methods
 from ...decoding.sampling import Sampling
 from ...registry import Choice, Method, Registry
@@ -53,6 +54,7 @@ class Submitted(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     policy: Packed
     contexts: tuple[tuple[int, ...], ...]
     combines: bool
+    grammar: Grammar | None
     part_of: str | None
     ruled: bool
     scored_from: int

@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from prometheus_client import CollectorRegistry
-from pydantic import BaseModel, BeforeValidator, ConfigDict
-from pydantic_settings import CliPositionalArg, NoDecode
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_settings import CliPositionalArg, CliSuppress, NoDecode
 from tqdm import tqdm
 
 from penstock.errors import ConfigurationError
 
+from ...decoding.constraint.fields import ResponseFormat, StructuredOutputs
 from ...decoding.sampling_params import SamplingFields
 from ...engine.config import EngineConfig
 from ...engine.requests.input import Input
@@ -48,6 +50,7 @@ class GenerateSettings(SamplingFields, EngineConfig, CommandSettings):
     `temperature`: 0 always takes the most probable token.
     `seed`: same seed, same text.
     `stop`: end before this text.
+    `schema_file`: the answer is JSON that matches the JSON schema in this file.
     `decoding`: a decoding method, such as jacobi, or JSON with methods and their parameters.
     """
 
@@ -59,12 +62,25 @@ class GenerateSettings(SamplingFields, EngineConfig, CommandSettings):
     prompt: CliPositionalArg[str]
     chat: bool = False
     raw: bool = False
+    schema_file: Annotated[Path | None, Field(validation_alias="schema")] = None
+    response_format: CliSuppress[ResponseFormat | None] = None
+    structured_outputs: CliSuppress[StructuredOutputs | None] = None
     decoding: Annotated[MethodSpec | None, NoDecode, BeforeValidator(_name_or_json)] = None
 
     @property
     def sampling(self) -> SamplingFields:
         """The sampling part."""
-        return SamplingFields(**{name: getattr(self, name) for name in SamplingFields.model_fields})
+        fields = {name: getattr(self, name) for name in SamplingFields.model_fields}
+        if self.schema_file is not None:
+            fields["structured_outputs"] = StructuredOutputs(json=_read(self.schema_file))
+        return SamplingFields(**fields)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"--schema {path}: {error}") from error
 
 
 def run_generate(settings: GenerateSettings) -> int:

@@ -42,7 +42,9 @@ def check_fields(model: type[BaseModel], fields: Mapping[str, Any]) -> CheckedFi
             ignored.add(name)
         elif field.same_as in own:
             _rename(fields, field, values, sent_as)
-        elif field.kind == "refused" or issubclass(model, GenerationBody):
+        elif field.kind == "part" and issubclass(model, GenerationBody):
+            _put(fields, field, values, sent_as)
+        elif field.kind in ("refused", "part") or issubclass(model, GenerationBody):
             _check_neutral(model, field, fields[name])
     return CheckedFields(values, sent_as, tuple(name for name in fields if name in ignored))
 
@@ -62,6 +64,28 @@ def _rename(
         )
     values[target] = fields[name]
     sent_as[target] = name
+
+
+def _put(
+    fields: Mapping[str, Any], field: FieldMeaning, values: dict[str, Any], sent_as: dict[str, str]
+) -> None:
+    """Put a field that came alone where it belongs: into another field that is an object."""
+    name, value = field.name, fields[field.name]
+    if value in field.neutral:
+        return
+    assert field.same_as is not None
+    whole, _, part = field.same_as.partition(".")
+    if whole in values:
+        other = sent_as.get(whole, whole)
+        raise RequestError(
+            f"{name} and {other} both say what the answer has to be; send one of them",
+            param=name,
+            code="invalid_parameter",
+        )
+    if name == "format" and value == "json":
+        value = {"type": "object"}  # Ollama's word for any object
+    values[whole] = {part: value}
+    sent_as[whole] = name
 
 
 def _check_neutral(model: type[BaseModel], field: FieldMeaning, value: Any) -> None:

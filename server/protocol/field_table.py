@@ -1,10 +1,11 @@
 """What every field means that a client may send to /v1/completions or /v1/chat/completions.
 
 The fields are those that OpenAI, vLLM, SGLang, llama.cpp's server, Ollama and TGI document. Each is
-one of five kinds, by one question: would the server that documents it answer differently?
+one of six kinds, by one question: would the server that documents it answer differently?
 
 done        it would, and so does this one
 alias       the same as a field that is done, value for value, under another name
+part        the same as one part of a field that is done
 refused     it would, and this one cannot: 400, unless the value asks for nothing
 no effect   it would not (billing, storing, caching, scheduling): accepted
 hint        a word for the model: given to a chat template that reads it, else named as ignored
@@ -20,7 +21,7 @@ from typing import Final, Literal
 ANYTHING: Final = (...,)
 """As `neutral`: whatever the value, it asks for nothing."""
 
-Kind = Literal["done", "alias", "refused", "no effect", "hint"]
+Kind = Literal["done", "alias", "part", "refused", "no effect", "hint"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +30,7 @@ class FieldMeaning:
 
     `meaning`: what it does here; of what is refused, what to do instead, if there is something.
     `neutral`: values that ask for nothing: of what is refused, and of what an endpoint does not
-    have. `same_as`: of an alias, the field that it stands for.
+    have. `same_as`: of an alias, the field that it stands for; of a part, `field.part`.
     """
 
     name: str
@@ -60,6 +61,15 @@ def _done(**meanings: str) -> list[FieldMeaning]:
 def _aliases(of: str, *names: str) -> list[FieldMeaning]:
     return [
         FieldMeaning(name=n, kind="alias", meaning=f"another name of `{of}`", same_as=of)
+        for n in names
+    ]
+
+
+def _parts(of: str, *names: str) -> list[FieldMeaning]:
+    same = f"structured_outputs.{of}"
+    meaning = f"another name of `{same}`"
+    return [
+        FieldMeaning(name=n, kind="part", meaning=meaning, neutral=("",), same_as=same)
         for n in names
     ]
 
@@ -132,6 +142,9 @@ _DONE = _done(
     chat_template_kwargs="further words for the template, of those that the operator allows",
     priority="lower runs earlier",
     cache_salt="prefixes are shared only between requests of equal salt",
+    response_format="what the answer has to be: `text`, `json_object`, `json_schema` or "
+    "`structural_tag` ([docs/decoding/structured.md](decoding/structured.md))",
+    structured_outputs="the same, and `regex`, `choice` or `grammar`",
     decoding="methods by name ([docs/decoding](decoding/README.md))",
     kv_cache="a policy by name ([docs/kv-cache](kv-cache/README.md))",
 )
@@ -176,11 +189,11 @@ _TOOLS = [
     _refused("web_search_options"),
 ]
 
-_FORMAT = [
-    _refused("response_format", {"type": "text"}),
-    *[_refused(n, "") for n in ("grammar", "json_schema", "format", "regex", "ebnf")],
-    *[_refused(f"guided_{n}") for n in ("json", "regex", "choice", "grammar")],
-    _refused("structured_outputs", {}),
+_STRUCTURE = [
+    *_parts("json", "json_schema", "guided_json", "format"),
+    *_parts("regex", "regex", "guided_regex"),
+    *_parts("choice", "guided_choice"),
+    *_parts("grammar", "grammar", "ebnf", "guided_grammar"),
 ]
 
 _SAMPLING = [
@@ -293,7 +306,7 @@ FIELDS = _by_name(
         *_HINTS,
         *_NO_EFFECT,
         *_TOOLS,
-        *_FORMAT,
+        *_STRUCTURE,
         *_SAMPLING,
         *_ENDS,
         *_PROMPT,

@@ -10,6 +10,7 @@ from penstock.errors import RequestError
 from penstock.validation import deepest, from_json, path_of, sentence, show
 
 from .field_check import check_fields
+from .field_table import FIELDS
 from .structure import check_structure
 
 B = TypeVar("B", bound=BaseModel)
@@ -69,6 +70,9 @@ def explain(
     details = deepest(error)
     first, dot, rest = path_of(details, values).partition(".")
     path = sent_as.get(first, first) + dot + rest
+    part = FIELDS.get(sent_as.get(first, first))
+    if part is not None and part.kind == "part":  # of the object it was put into
+        path = part.name + rest.removeprefix((part.same_as or "").partition(".")[2])
     return RequestError(
         sentence(path or "the body", details),
         param=path or None,

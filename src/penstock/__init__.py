@@ -11,6 +11,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .decoding.constraint.fields import StructuredOutputs
     from .decoding.sampling_params import SamplingParams
     from .engine.llm import LLM
     from .engine.outputs.request_output import CompletionOutput, Logprob, RequestOutput
@@ -21,6 +22,7 @@ __all__ = [
     "Logprob",
     "RequestOutput",
     "SamplingParams",
+    "StructuredOutputs",
     "__version__",
 ]
 
@@ -37,6 +39,7 @@ _HOMES = {
     "Logprob": ".engine.outputs.request_output",
     "RequestOutput": ".engine.outputs.request_output",
     "SamplingParams": ".decoding.sampling_params",
+    "StructuredOutputs": ".decoding.constraint.fields",
 }
 
 

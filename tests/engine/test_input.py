@@ -11,6 +11,7 @@ from penstock.decoding.sampling_params import SamplingFields
 from penstock.decoding.search.base import SearchLimits
 from penstock.decoding.search.budget import Budget
 from penstock.engine.requests.compatibility import RULES, Combination, Rule, broken_rule
+from penstock.engine.requests.grammar_vocabulary import grammars_of
 from penstock.engine.requests.input import Input
 from penstock.engine.requests.input_processor import InputProcessor
 from penstock.engine.requests.limits import Limits
@@ -44,6 +45,7 @@ def processor() -> InputProcessor:
         search_limits=SearchLimits(
             budget=Budget(thoughts=100, sequences=16, tokens=10_000, seconds=60)
         ),
+        grammars=grammars_of(Tokenizer(byte_tokenizer(), [EOS]), VOCAB),
     )
 
 

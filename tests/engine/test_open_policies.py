@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from penstock import SamplingParams
+from penstock.decoding.constraint.masks import Masks
 from penstock.decoding.sampler import Drawn, Sampler
 from penstock.decoding.sampling import Row
 from penstock.engine.build import Built
@@ -34,9 +35,9 @@ Held = dict[tuple[int, int], list[list[set[int]]]]
 class Scripted(Sampler):
     """Chooses tokens by a row's seed and position; none of them comes twice, nor in the prompt."""
 
-    def draw(self, logits: Tensor, rows: Sequence[Row]) -> Drawn:
+    def draw(self, logits: Tensor, rows: Sequence[Row], masks: Masks | None = None) -> Drawn:
         chosen = [answer(row)[len(row.tokens) - row.prompt_length] for row in rows]
-        return Drawn(ids=torch.tensor(chosen), logits=logits, with_rules=[], largest=None)
+        return Drawn(ids=torch.tensor(chosen), logits=logits, limited=[], largest=None)
 
 
 def answer(row: Row) -> list[int]:

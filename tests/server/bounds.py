@@ -26,6 +26,19 @@ SHARED = (
         Bound(alias, (-1, 0, BIG), (-2, BIG + 1))
         for alias in ("max_completion_tokens", "n_predict", "num_predict", "max_new_tokens")
     ),
+    Bound(
+        "response_format",
+        ({"type": "json_schema", "json_schema": {"name": "x" * 256}},),
+        (
+            {"type": "json_schema", "json_schema": {"name": "x" * 257}},
+            {"type": "structural_tag", "structures": [{}] * 129, "triggers": ["x"]},
+        ),
+    ),
+    Bound(
+        "structured_outputs",
+        ({"choice": ["x"] * 1024}, {"choice": ["x" * 1024]}, {"regex": "x" * 8192}),
+        ({"choice": ["x"] * 1025}, {"choice": ["x" * 1025]}, {"regex": "x" * 8193}, {"choice": []}),
+    ),
     Bound("n_cmpl", (1, 128), (0, 129)),
     Bound("min_tokens", (0, BIG), (-1, BIG + 1)),
     Bound("temperature", (0, 2), (-0.001, 2.001)),

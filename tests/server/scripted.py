@@ -24,6 +24,7 @@ from penstock.decoding.search.base import SearchLimits
 from penstock.decoding.search.budget import Budget
 from penstock.engine.async_engine import AsyncEngine
 from penstock.engine.config import EngineConfig
+from penstock.engine.requests.grammar_vocabulary import grammars_of
 from penstock.engine.requests.input_processor import InputProcessor
 from penstock.engine.requests.limits import Limits
 from penstock.engine.requests.tokenizer import Tokenizer
@@ -135,6 +136,7 @@ class ScriptedEngine:
             search_limits=SearchLimits(
                 budget=Budget(thoughts=100, sequences=16, tokens=10_000, seconds=60)
             ),
+            grammars=grammars_of(self.tokenizer, VOCAB),
         )
         self.generations: list[ScriptedGeneration] = []
         self.snapshot = Stats()

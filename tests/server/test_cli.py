@@ -117,6 +117,21 @@ def test_generate_with_a_method(
     assert "there is no method 'beam9'" in capsys.readouterr().err
 
 
+def test_generate_with_a_schema(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    schema = tmp_path / "schema.json"
+    call = ["generate", "Hello", "--model", str(folder), "--schema", str(schema)]
+    assert cli.main(call) == 2
+    assert str(schema) in capsys.readouterr().err
+    schema.write_text('{"enum": ["cat", "dog"]}')
+    assert cli.main(call) == 0
+    assert capsys.readouterr().out in ('"cat"\n', '"dog"\n')
+    schema.write_text('{"not": {}}')
+    assert cli.main(call) == 1
+    assert "not" in capsys.readouterr().err
+
+
 def test_generate_reads_standard_input(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -33,6 +33,8 @@ def test_the_table_is_complete_over_the_bodies() -> None:
     assert {field.name for field in of_kind("done")} <= OWN
     assert {FIELDS[name].kind for name in OWN} == {"done", "hint", "no effect"}
     assert all(field.same_as in OWN for field in of_kind("alias"))
+    parts = {field.same_as for field in of_kind("part")}
+    assert parts == {f"structured_outputs.{n}" for n in ("json", "regex", "choice", "grammar")}
     assert all(field.meaning for field in FIELDS.values() if field.kind != "refused")
 
 

@@ -1,0 +1,105 @@
+"""Where one choice is in its grammar: which tokens may follow, and which have to."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from llguidance import LLMatcher
+
+    from ..drafting.draft import Draft
+
+Bits = np.ndarray[Any, np.dtype[np.int32]]
+"""Masks, int32 `[R, W]`: bit i % 32 of word i // 32 says whether token i is allowed."""
+
+
+class Constraint:
+    """One choice's place in a grammar. `vocab_size`: of the compiled vocabulary. `unnamed_ends`:
+    tokens beyond it that end an answer.
+
+    A matcher never raises: once it has failed, `failure` says why and nothing is allowed.
+    """
+
+    def __init__(
+        self, matcher: LLMatcher, vocab_size: int, unnamed_ends: tuple[int, ...] = ()
+    ) -> None:
+        self._matcher = matcher
+        self._vocab_size = vocab_size
+        self._unnamed_ends = unnamed_ends
+        self._forced: list[int] | None = None
+
+    def fork(self) -> Constraint:
+        """The same place, for a choice that may continue differently."""
+        return Constraint(self._matcher.deep_copy(), self._vocab_size, self._unnamed_ends)
+
+    @property
+    def failure(self) -> str | None:
+        """Why it cannot go on: its grammar has turned out to be too complex."""
+        return self._matcher.get_error() if self._matcher.is_error() else None
+
+    @property
+    def complete(self) -> bool:
+        """Whether the answer satisfies the grammar and nothing can follow."""
+        return self._matcher.is_stopped() and not self._matcher.is_error()
+
+    def read(self, tokens: Sequence[int]) -> None:
+        """Go on by these tokens, each of which has to be allowed."""
+        self._forced = None
+        self._matcher.consume_tokens(list(tokens))
+
+    def forced(self) -> list[int]:
+        """Tokens that the grammar forces next, as the tokenizer would write them.
+
+        The mask may also allow shorter tokens for the same bytes; so they are a draft.
+        """
+        if self._forced is None:
+            self._forced = self._matcher.compute_ff_tokens()
+        return self._forced
+
+    def allowed(self, draft: Draft) -> list[int]:
+        """Indices of the draft tokens that the grammar allows, behind others that it allows."""
+        kept: list[int] = []
+        self._walk(draft, kept.append)
+        return sorted(kept)
+
+    def masks(self, draft: Draft | None = None) -> Bits:
+        """What may follow the newest token and each draft token; nothing, behind forbidden ones."""
+        rows = 1 if draft is None else 1 + len(draft.tokens)
+        words = max((self._vocab_size - 1, *self._unnamed_ends)) // 32 + 1
+        bits = np.zeros((rows, words), dtype=np.int32)
+        self._fill(bits[0])
+        if draft is not None:
+            self._walk(draft, lambda index: self._fill(bits[1 + index]))
+        return bits
+
+    def _fill(self, row: Bits) -> None:
+        known = row[: (self._vocab_size + 31) // 32]
+        self._matcher.unsafe_compute_mask_ptr(known.ctypes.data, known.nbytes)
+        if self._unnamed_ends and self._matcher.is_accepting():
+            for token in self._unnamed_ends:
+                row.view(np.uint32)[token // 32] |= np.uint32(1 << token % 32)
+
+    def _walk(self, draft: Draft, visit: Callable[[int], None]) -> None:
+        """Visit each allowed draft token, with the matcher just behind it; ends where it began."""
+        children: dict[int, list[int]] = {}
+        for index in range(len(draft.tokens)):
+            parent = index - 1 if draft.parents is None else draft.parents[index]
+            children.setdefault(parent, []).append(index)
+        matcher, read = self._matcher, 0
+        ahead = children.get(-1, [])[::-1]
+        while ahead:
+            index = ahead.pop()
+            before = draft.depths[index] - 1
+            if read > before:
+                matcher.rollback(read - before)
+                read = before
+            if matcher.try_consume_tokens([draft.tokens[index]]) == 1:
+                read += 1
+                visit(index)
+                ahead += children.get(index, [])[::-1]
+        if read:
+            matcher.rollback(read)

@@ -1,0 +1,181 @@
+"""The grammar that a request asks for, checked: schemas, regular expressions, choices, tags."""
+
+import json
+from collections.abc import Iterator
+from typing import Any, Final, cast
+
+from llguidance import LLMatcher, StructTag
+from llguidance.gbnf_to_lark import any_to_lark
+from pydantic import ValidationError
+
+from ...decoding.constraint.fields import (
+    MAX_REGEX_LENGTH,
+    JsonSchema,
+    StructuralTag,
+    StructuredOutputs,
+)
+from ...decoding.constraint.grammar import Grammar, GrammarError, Grammars
+from ...decoding.sampling_params import SamplingFields
+from ...errors import RequestError
+
+MAX_SCHEMA_CHARS: Final = 262_144
+MAX_SCHEMA_DEPTH: Final = 64
+MAX_SCHEMA_PARTS: Final = 20_000
+_MAX_REASON_CHARS: Final = 300
+_ANY_WHITESPACE: Final = r"[\x20\x0A\x0D\x09]+"
+
+
+def grammar_of(params: SamplingFields, grammars: Grammars) -> Grammar | None:
+    """The grammar, compiled once to see that it can be; None: any answer will do.
+
+    Raises:
+        RequestError: it is wrong or too large, or two of them contradict each other.
+    """
+    structure, param = params.structured_outputs, "structured_outputs"
+    if params.response_format is not None and params.response_format.type != "text":
+        if structure is not None and structure.kinds:
+            raise RequestError(
+                "response_format and structured_outputs both say what the answer has to be; send "
+                "one of them",
+                param="structured_outputs",
+                code="invalid_parameter",
+            )
+        param = "response_format"
+        try:
+            structure = params.response_format.wanted
+        except ValidationError as error:
+            raise _refused(param, error.errors()[0]["msg"]) from None
+    if structure is None or not structure.kinds:
+        return None
+    (kind,) = structure.kinds
+    if param == "structured_outputs":
+        param = f"{param}.{kind}"
+    elif kind == "json":
+        param = f"{param}.json_schema.schema"
+    try:
+        grammar = Grammar(text=_text(structure, param))
+        grammars.start(grammar)
+    except (GrammarError, ValueError) as error:
+        raise _refused(param, str(error)) from None
+    return grammar
+
+
+def _refused(param: str, reason: str) -> RequestError:
+    reason = reason.strip().removeprefix("Value error, ").partition("\n")[0]
+    return RequestError(
+        f"{param} cannot be used: {reason[:_MAX_REASON_CHARS]}",
+        param=param,
+        code="invalid_grammar",
+    )
+
+
+def _text(structure: StructuredOutputs, param: str) -> str:
+    """The grammar in llguidance's notation."""
+    if structure.json_object:
+        return _of_schema({"type": "object"}, structure)
+    if structure.json_ is not None:
+        return _of_schema(checked_schema(structure.json_, param), structure)
+    if structure.regex is not None:
+        return LLMatcher.grammar_from_regex(structure.regex)
+    if structure.choice is not None:
+        return LLMatcher.grammar_from_lark(
+            "start: " + " | ".join(json.dumps(text) for text in structure.choice)
+        )
+    if structure.grammar is not None:
+        return LLMatcher.grammar_from_lark(_lark(structure.grammar))
+    tag = structure.structural_tag
+    assert tag is not None
+    return _of_tag(tag if isinstance(tag, StructuralTag) else _parsed_tag(tag), param)
+
+
+def _lark(grammar: str) -> str:
+    try:
+        return any_to_lark(grammar)
+    except Exception as error:
+        raise ValueError(f"it is no GBNF: {error}") from None
+
+
+def _parsed_tag(text: str) -> StructuralTag:
+    try:
+        return StructuralTag.model_validate_json(text)
+    except ValidationError as error:
+        raise ValueError(error.errors()[0]["msg"]) from None
+
+
+def _of_tag(tag: StructuralTag, param: str) -> str:
+    tags = [
+        StructTag(
+            trigger=next(t for t in tag.triggers if structure.begin.startswith(t)),
+            begin=structure.begin,
+            grammar=cast("dict[str, Any]", checked_schema(structure.schema_, param)),
+            end=structure.end,
+        )
+        for structure in tag.structures
+    ]
+    return LLMatcher.grammar_from_lark(StructTag.to_grammar(tags, assume_special=False))
+
+
+def _of_schema(schema: JsonSchema, structure: StructuredOutputs) -> str:
+    whitespace = structure.whitespace_pattern
+    if whitespace is None and not structure.disable_any_whitespace:
+        whitespace = _ANY_WHITESPACE
+    options: dict[str, Any] = {
+        "lenient": False,
+        "coerce_one_of": False,
+        "whitespace_flexible": whitespace is not None,
+        "whitespace_pattern": whitespace,
+    }
+    return LLMatcher.grammar_from_json_schema(
+        json.dumps(schema),
+        overrides=options,  # pyright: ignore[reportArgumentType] - a plain dict of its keys
+    )
+
+
+def checked_schema(schema: JsonSchema | str, param: str) -> JsonSchema:
+    """The schema, parsed and within its bounds.
+
+    Raises:
+        RequestError: it is too large or too deep, or would switch checks off.
+        ValueError: it is no JSON.
+    """
+    if isinstance(schema, str):
+        _check("characters", len(schema), MAX_SCHEMA_CHARS, param)
+        parsed: Any = json.loads(schema)
+        if not isinstance(parsed, dict | bool):
+            raise ValueError("it is no JSON object")
+        schema = cast("JsonSchema", parsed)
+    for parts, (depth, key, value) in enumerate(_parts(schema), start=1):
+        _check("levels", depth, MAX_SCHEMA_DEPTH, param)
+        _check("parts", parts, MAX_SCHEMA_PARTS, param)
+        if key == "x-guidance":
+            raise ValueError("x-guidance is not for callers; leave it out")
+        if key == "pattern" and isinstance(value, str):
+            _check("characters in a pattern", len(value), MAX_REGEX_LENGTH, param)
+    _check("characters", len(json.dumps(schema)), MAX_SCHEMA_CHARS, param)
+    return schema
+
+
+def _parts(schema: JsonSchema) -> Iterator[tuple[int, str | None, Any]]:
+    """Every value of the schema: (its depth, the keyword it belongs to, itself)."""
+    ahead: list[tuple[int, str | None, Any]] = [(1, None, schema)]
+    while ahead:
+        depth, key, value = ahead.pop()
+        yield depth, key, value
+        if isinstance(value, dict):
+            # Names of properties are the caller's own and no keywords.
+            named = key in ("properties", "$defs", "definitions", "patternProperties")
+            ahead += [
+                (depth + 1, None if named else name, item)
+                for name, item in cast("dict[str, Any]", value).items()
+            ]
+        elif isinstance(value, list):
+            ahead += [(depth + 1, None, item) for item in cast("list[Any]", value)]
+
+
+def _check(what: str, count: int, limit: int, param: str) -> None:
+    if count > limit:
+        raise RequestError(
+            f"{param} has {count} {what}, and {limit} are allowed; simplify it",
+            param=param,
+            code="invalid_grammar",
+        )
