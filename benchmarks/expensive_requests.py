@@ -77,10 +77,33 @@ def _big_text(number: int) -> Body:
     return {"prompt": words, "truncate_prompt_tokens": 16, "max_tokens": 1}
 
 
+def _grammars(number: int) -> Body:
+    """A large grammar that nobody has compiled yet."""
+    rng = Random(number)
+    names = ["".join(rng.choices("abcdefghij", k=40)) for _ in range(400)]
+    schema = {name: {"type": "string", "pattern": f"^{name[:9]}.{{0,30}}$"} for name in names}
+    return {
+        "prompt": ids(number, 20),
+        "max_tokens": 4,
+        "structured_outputs": {
+            "json": {"type": "object", "properties": schema, "additionalProperties": False}
+        },
+    }
+
+
+def _masks(number: int) -> Body:
+    """Masks that take long, for as many rows as there may be."""
+    rng = Random(number)
+    words = ["".join(rng.choices("abcdefghij", k=1000)) for _ in range(1000)]
+    return _many(number, 62, structured_outputs={"choice": words})
+
+
 KINDS: Final[dict[str, Kind]] = {
     "long-prompts": Kind(clients=64, body=_long),
     "choices": Kind(clients=2, body=lambda i: _many(i, 64)),
     "rules": Kind(clients=2, body=_rules),
+    "grammars": Kind(clients=16, body=_grammars),
+    "masks": Kind(clients=2, body=_masks),
     "logprobs": Kind(clients=2, body=lambda i: _many(i, 64, logprobs=20)),
     "prompt-logprobs": Kind(clients=16, body=lambda i: _long(i, prompt_logprobs=20)),
     "echo": Kind(clients=16, body=lambda i: _long(i, echo=True, logprobs=20, max_tokens=0)),

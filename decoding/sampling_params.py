@@ -119,11 +119,13 @@ class SamplingFields(BaseModel):
     structured_outputs: StructuredOutputs | None = None
 
     @property
-    def constrained(self) -> bool:
-        """Whether the answer has to have a certain form."""
+    def form_field(self) -> str | None:
+        """The field that says what the answer has to be; None: it may be anything."""
         if self.structured_outputs is not None and self.structured_outputs.kinds:
-            return True
-        return self.response_format is not None and self.response_format.type != "text"
+            return "structured_outputs"
+        if self.response_format is not None and self.response_format.type != "text":
+            return "response_format"
+        return None
 
     @property
     def stop_strings(self) -> tuple[str, ...]:

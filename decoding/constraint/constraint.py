@@ -39,7 +39,9 @@ class Constraint:
     @property
     def failure(self) -> str | None:
         """Why it cannot go on: its grammar has turned out to be too complex."""
-        return self._matcher.get_error() if self._matcher.is_error() else None
+        if not self._matcher.is_error():
+            return None
+        return self._matcher.get_error().partition("\n")[0]
 
     @property
     def complete(self) -> bool:

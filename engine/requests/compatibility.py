@@ -22,7 +22,9 @@ class Combination:
 
     `evicts`: whether the policy evicts at all; `will_evict`: whether it does before this answer can
     end. `observes`: whether it observes the attention that keys receive. `contexts`: of each
-    sequence. `prompts`: in the same body. `can_evict`, `sparse_unsupported_reason`: of the model.
+    sequence. `prompts`: in the same body. `form`:
+    the field that says what the answer has to be. `can_evict`, `sparse_unsupported_reason`: of the
+    model.
     """
 
     methods: Methods
@@ -36,7 +38,7 @@ class Combination:
     logprobs: int | None = None
     prompt_logprobs: int | None = None
     bad_words: bool = False
-    constrained: bool = False
+    form: str | None = None
     can_evict: bool = True
     sparse_unsupported_reason: str | None = None
 
@@ -58,6 +60,7 @@ class Combination:
             **{each.method.slot: f"decoding.{each.method.name}" for each in self.methods.chosen},
             "policy": f"kv_cache.{self.policy.name}",
             "prompts": self.prompts,
+            "form": self.form,
             "reason": self.sparse_unsupported_reason,
         }
 
@@ -156,10 +159,10 @@ RULES: Final[tuple[Rule, ...]] = (
     ),
     Rule(
         refuses="controller",
-        breaks=lambda c: c.constrained and c.composes,
-        param="{controller}",
-        sentence="{controller} puts its answer together from several answers of the model, so that "
-        "no grammar can hold the whole; leave the grammar out, or let it sample the answer itself",
+        breaks=lambda c: c.form is not None and c.composes,
+        param="{form}",
+        sentence="{form} cannot hold what {controller} puts together here from several answers of "
+        "the model; leave it out, or let it sample the answer itself",
         code="unsupported_combination",
     ),
     Rule(

@@ -156,7 +156,7 @@ class InputProcessor:
             logprobs=given.logprobs,
             prompt_logprobs=given.prompt_logprobs,
             bad_words=bool(given.params.bad_words),
-            constrained=given.params.constrained,
+            form=given.params.form_field,
             can_evict=self.model.can_evict,
             sparse_unsupported_reason=self.model.sparse_unsupported_reason,
         )

@@ -130,6 +130,16 @@ BROKEN: list[tuple[dict[str, Any], dict[str, Any], tuple[str, str, str]]] = [
         ),
     ),
     (
+        {"decoding": "tot", "structured_outputs": {"choice": ["z"]}},
+        {},
+        (
+            "structured_outputs",
+            "unsupported_combination",
+            "structured_outputs cannot hold what decoding.tot puts together here from several "
+            "answers of the model; leave it out, or let it sample the answer itself",
+        ),
+    ),
+    (
         {"decoding": "beam", "kv_cache": "window"},
         {},
         (

@@ -87,7 +87,10 @@ def test_a_stop_string_aborts_its_choice_alone(script: Script) -> None:
     collector = script.begin("a", n=2, stop=["!"])
     script.feed(script.output("a", "x!"), script.output("a", "y", index=1))
     assert script.sent[1:] == [Abort(request_id="a", index=0)]
-    script.feed(script.output("a", "more"), script.output("a", "z", index=1, finish_reason="stop"))
+    script.feed(
+        script.output("a", "more"),
+        script.output("a", "z", index=1, finish_reason="stop", stop_reason=ord("z")),
+    )
     first, second = collector.output().outputs
     assert (first.text, first.finish_reason, first.stop_reason) == ("x", "stop", "!")
     assert (second.text, second.finish_reason) == ("y", "stop")  # a stop token is not shown

@@ -6,6 +6,7 @@ judges, drafts, a combined distribution) and so passes by what the caller asked 
 answer or refused by name. A field or a controller that this file does not know fails it.
 """
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -78,6 +79,10 @@ TO_END = {
     "ignore_eos": False,
 }
 ONLY_SPECIAL = {"allowed_token_ids": [byte_tokenizer().eos_token_id]}
+ANIMAL = {
+    "type": "json_schema",
+    "json_schema": {"name": "animal", "schema": {"enum": ["cat", "dog"]}},
+}
 CASES: dict[str, Case] = {
     "n": Case(fields={"n": 2}, holds=lambda given, _: len(given) == 2),
     "max_tokens": Case(fields={"max_tokens": 3}, holds=lambda given, _: lengths(given) == [3]),
@@ -149,6 +154,15 @@ CASES: dict[str, Case] = {
         holds=lambda given, without: (
             set("".join(texts(given))) <= {"c", "d"} and not set(texts(without)[0]) <= {"c", "d"}
         ),
+    ),
+    "structured_outputs": Case(
+        fields={"structured_outputs": {"regex": "[ab]{2}[cd]{2}"}},
+        holds=lambda given, _: re.fullmatch("[ab]{2}[cd]{2}", texts(given)[0]) is not None,
+    ),
+    "response_format": Case(
+        base={"allowed_token_ids": None},
+        fields={"response_format": ANIMAL},
+        holds=lambda given, _: texts(given)[0] in ('"cat"', '"dog"'),
     ),
 }
 
