@@ -36,7 +36,9 @@ def check_fields(model: type[BaseModel], fields: Mapping[str, Any]) -> CheckedFi
     values = {name: value for name, value in fields.items() if name in own}
     sent_as: dict[str, str] = {}
     ignored: set[str] = set()
-    for name in fields.keys() - own.keys():
+    for name in fields:  # in the order sent, so that the same body gets the same refusal
+        if name in own:
+            continue
         field = FIELDS.get(name)
         if field is None or field.kind == "hint":
             ignored.add(name)
