@@ -95,7 +95,9 @@ def _masks(number: int) -> Body:
     """Masks that take long, for as many rows as there may be."""
     rng = Random(number)
     words = ["".join(rng.choices("abcdefghij", k=1000)) for _ in range(1000)]
-    return _many(number, 62, structured_outputs={"choice": words})
+    ambiguous = 'start: e\ne: e e | e "+" e | "a" | "b" | /[a-z]{1,9}/'
+    structure = {"choice": words} if number % 2 else {"grammar": ambiguous}
+    return _many(number, 62, structured_outputs=structure)
 
 
 KINDS: Final[dict[str, Kind]] = {

@@ -12,8 +12,10 @@ import statistics
 import sys
 import time
 from collections import defaultdict
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 # At the end: an installed package must win over a folder of that name.
 sys.path.append(str(Path(__file__).resolve().parents[1]))
@@ -22,6 +24,7 @@ from benchmarks.models import model_folder
 from benchmarks.provenance import Provenance
 from benchmarks.results import write
 from penstock.bench.report import plain_table
+from penstock.decoding.constraint.constraint import Constraint
 from penstock.decoding.sampling_params import SamplingParams
 from penstock.engine.build import Built, build_engine
 from penstock.engine.config import EngineConfig
@@ -75,7 +78,8 @@ def measure(built: Built, model: str, concurrency: int, rounds: int) -> list[dic
     for number in range(rounds + 1):
         lengths: list[int] = []
         for way in (NO_DRAFTS, DRAFTS, FREE):
-            took_s, passes, lengths = decode(built, way, concurrency, number, lengths)
+            with drafting(way):
+                took_s, passes, lengths = decode(built, way, concurrency, number, lengths)
             if number:
                 seconds[way].append(took_s)
                 steps[way].append(passes)
@@ -97,6 +101,13 @@ def measure(built: Built, model: str, concurrency: int, rounds: int) -> list[dic
 
 def _ratio(seconds: float, tokens: int) -> float:
     return seconds / tokens
+
+
+def drafting(way: str) -> AbstractContextManager[Any]:
+    """Forces nothing inside the block, if the way says so."""
+    if way != NO_DRAFTS:
+        return nullcontext()
+    return patch.object(Constraint, "forced", return_value=[])
 
 
 def decode(
@@ -121,19 +132,11 @@ def decode(
         _count(engine.step(), made)
     before, passes, began_s = sum(made), 0, time.perf_counter()
     while engine.has_work:
-        if way == NO_DRAFTS:
-            _forget_forced(built)
         _count(engine.step(), made)
         passes += 1
     took_s = time.perf_counter() - began_s
     # The first tokens are not timed.
     return took_s * sum(made) / max(1, sum(made) - before), passes, made
-
-
-def _forget_forced(built: Built) -> None:
-    for sequence in built.engine.scheduler.running:
-        if sequence.constraint is not None:
-            sequence.constraint.forced = list  # type: ignore[method-assign]
 
 
 def _count(outputs: list[Any], made: list[int]) -> None:

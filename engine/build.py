@@ -100,14 +100,6 @@ def build_engine(config: EngineConfig, clock: Callable[[], float]) -> Built:
         # torch splits the sum over a single long row among threads, but not over several rows.
         if config.deterministic or (compiled and torch_gets_one(info.vocab_size)):
             torch.set_num_threads(1)
-    input_processor = make_input_processor(
-        config,
-        pages=pages,
-        tokenizer=loaded.tokenizer,
-        info=info,
-        eos_token_ids=loaded.eos_token_ids,
-        sampling_defaults=loaded.sampling_defaults,
-    )
     engine = Engine(
         runner=ModelRunner(loaded.model, store, loaded.device, kernels),
         store=store,
@@ -122,7 +114,14 @@ def build_engine(config: EngineConfig, clock: Callable[[], float]) -> Built:
         pieces=loaded.tokenizer.pieces(info.vocab_size),
         numerics=numerics,
         draft_trees=not config.deterministic,
-        grammars=input_processor.grammars,
+    )
+    input_processor = make_input_processor(
+        config,
+        pages=pages,
+        tokenizer=loaded.tokenizer,
+        info=info,
+        eos_token_ids=loaded.eos_token_ids,
+        sampling_defaults=loaded.sampling_defaults,
     )
     tokens = pages * config.page_size
     logger.info("attention backend: %s (%s)", backend.backend, backend.reason)

@@ -25,12 +25,13 @@ class Constraint:
     """
 
     def __init__(
-        self, matcher: LLMatcher, vocab_size: int, unnamed_ends: tuple[int, ...] = ()
+        self, matcher: LLMatcher, vocab_size: int, unnamed_ends: frozenset[int] = frozenset()
     ) -> None:
         self._matcher = matcher
         self._vocab_size = vocab_size
         self._unnamed_ends = unnamed_ends
         self._forced: list[int] | None = None
+        self._ended = False
 
     def fork(self) -> Constraint:
         """The same place, for a choice that may continue differently."""
@@ -46,12 +47,18 @@ class Constraint:
     @property
     def complete(self) -> bool:
         """Whether the answer satisfies the grammar and nothing can follow."""
+        if self._ended:
+            return True
         return self._matcher.is_stopped() and not self._matcher.is_error()
 
     def read(self, tokens: Sequence[int]) -> None:
         """Go on by these tokens, each of which has to be allowed."""
         self._forced = None
-        self._matcher.consume_tokens(list(tokens))
+        for token in tokens:
+            if token in self._unnamed_ends:
+                self._ended = True
+            else:
+                self._matcher.consume_token(token)
 
     def forced(self) -> list[int]:
         """Tokens that the grammar forces next, as the tokenizer would write them.

@@ -25,23 +25,31 @@ class Structure(BaseModel):
     end: Annotated[str, Field(max_length=MAX_CHOICE_LENGTH)] = ""
 
 
+_Structures = Annotated[list[Structure], Field(min_length=1, max_length=MAX_TAGS, fail_fast=True)]
+_Triggers = Annotated[
+    list[Annotated[str, Field(min_length=1, max_length=MAX_CHOICE_LENGTH)]],
+    Field(min_length=1, max_length=MAX_TAGS, fail_fast=True),
+]
+
+
+def _check_triggers(structures: list[Structure], triggers: list[str]) -> None:
+    for at, structure in enumerate(structures):
+        if not structure.begin.startswith(tuple(triggers)):
+            raise ValueError(f"structures[{at}].begin starts with none of the triggers")
+
+
 class StructuralTag(BaseModel):
     """Free text in which a trigger begins one of the structures."""
 
     model_config = _STRICT
 
     type: Literal["structural_tag"] = "structural_tag"
-    structures: Annotated[list[Structure], Field(min_length=1, max_length=MAX_TAGS)]
-    triggers: Annotated[
-        list[Annotated[str, Field(min_length=1, max_length=MAX_CHOICE_LENGTH)]],
-        Field(min_length=1, max_length=MAX_TAGS),
-    ]
+    structures: _Structures
+    triggers: _Triggers
 
     @model_validator(mode="after")
     def _has_triggers(self) -> "StructuralTag":
-        for at, structure in enumerate(self.structures):
-            if not structure.begin.startswith(tuple(self.triggers)):
-                raise ValueError(f"structures[{at}].begin starts with none of the triggers")
+        _check_triggers(self.structures, self.triggers)
         return self
 
 
@@ -112,8 +120,8 @@ class ResponseFormat(BaseModel):
     type: Literal["text", "json_object", "json_schema", "structural_tag"]
     json_schema: NamedSchema | None = None
     schema_: JsonSchema | None = Field(default=None, alias="schema")
-    structures: list[Any] | None = Field(default=None, max_length=MAX_TAGS)
-    triggers: list[Any] | None = Field(default=None, max_length=MAX_TAGS)
+    structures: _Structures | None = None
+    triggers: _Triggers | None = None
 
     @model_validator(mode="after")
     def _has_its_part(self) -> "ResponseFormat":
@@ -121,9 +129,19 @@ class ResponseFormat(BaseModel):
             raise ValueError("has json_schema exactly where its type is json_schema")
         if self.schema_ is not None and self.type != "json_object":
             raise ValueError("has schema only where its type is json_object")
-        if (self.type == "structural_tag") != (self.structures is not None):
-            raise ValueError("has structures exactly where its type is structural_tag")
+        for part in (self.structures, self.triggers):
+            if (self.type == "structural_tag") != (part is not None):
+                raise ValueError(
+                    "has structures and triggers exactly where its type is structural_tag"
+                )
+        _check_triggers(self.structures or [], self.triggers or [])
         return self
+
+    @property
+    def place(self) -> str:
+        """The part that errors name."""
+        places = {"json_schema": "json_schema.schema", "json_object": "schema"}
+        return places.get(self.type, "structures")
 
     @property
     def wanted(self) -> StructuredOutputs | None:
@@ -135,9 +153,7 @@ class ResponseFormat(BaseModel):
         if self.json_schema is not None:
             schema = self.json_schema.schema_
             return StructuredOutputs(json={} if schema is None else schema)
-        if self.type == "structural_tag":
-            tag = StructuralTag.model_validate(
-                {"structures": self.structures, "triggers": self.triggers or []}
-            )
+        if self.structures is not None and self.triggers is not None:
+            tag = StructuralTag(structures=self.structures, triggers=self.triggers)
             return StructuredOutputs(structural_tag=tag)
         return None

@@ -8,22 +8,23 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
 from .constraint import Constraint
 
-_REMEMBERED: Final = 256
-"""Compiled grammars that are kept, for requests with the same one."""
+_REMEMBERED_CHARS: Final = 1 << 21
+"""Length of all grammars that are kept for later requests; each character costs about 70 bytes."""
 _LIMITS: Final = LLParserLimits(
-    # About 20 ms of building; then, for each mask, about 4 ms of lexing and 1 ms of parsing.
     initial_lexer_fuel=1_000_000,
+    # For one mask.
     step_lexer_fuel=50_000,
     step_max_items=20_000,
     max_lexer_states=50_000,
-    max_grammar_size=200_000,
+    # Compiling takes time with the square of it.
+    max_grammar_size=20_000,
     # Errors reach callers: they must not hold a dump of the parser.
     verbose_errors=False,
 )
@@ -31,9 +32,21 @@ _LIMITS: Final = LLParserLimits(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grammar:
-    """What an answer has to be, in llguidance's own notation (`text`)."""
+    """A compiled grammar. `text`: in llguidance's notation. `beginning`: before any token; None:
+    it could not be compiled here."""
 
     text: str
+    beginning: Constraint | None = field(repr=False, compare=False)
+
+    def start(self) -> Constraint:
+        """The place of a choice that has no tokens yet.
+
+        Raises:
+            GrammarError: it could not be compiled.
+        """
+        if self.beginning is None:
+            raise GrammarError("it could not be compiled")
+        return self.beginning.fork()
 
 
 class GrammarError(ValueError):
@@ -41,7 +54,7 @@ class GrammarError(ValueError):
 
 
 class Grammars:
-    """The grammars of one vocabulary, compiled. Thread-safe.
+    """Compiles grammars for one vocabulary, and remembers them. Thread-safe.
 
     `tokenizer`: the vocabulary; building one takes half a second for 50,000 tokens.
     `unnamed_ends`: tokens that end an answer and that the tokenizer does not know.
@@ -49,33 +62,37 @@ class Grammars:
 
     def __init__(self, tokenizer: LLTokenizer, unnamed_ends: Sequence[int] = ()) -> None:
         self._tokenizer = tokenizer
-        self._unnamed_ends = tuple(unnamed_ends)
-        self._compiled: OrderedDict[Grammar, Constraint] = OrderedDict()
+        self._unnamed_ends = frozenset(unnamed_ends)
+        self._known: OrderedDict[str, Grammar] = OrderedDict()
+        self._chars = 0
         self._lock = threading.Lock()
 
-    def start(self, grammar: Grammar) -> Constraint:
-        """A constraint that has read nothing yet. Compiles without the interpreter's lock.
+    def compile(self, text: str) -> Grammar:
+        """The grammar, compiled without the interpreter's lock if it is not known yet.
 
         Raises:
             GrammarError: it is wrong, too large, or leaves no answer at all.
         """
         with self._lock:
-            found = self._compiled.get(grammar)
+            found = self._known.get(text)
             if found is not None:
-                self._compiled.move_to_end(grammar)
-        if found is None:
-            found = self._compile(grammar)
-            with self._lock:
-                self._compiled[grammar] = found
-                if len(self._compiled) > _REMEMBERED:
-                    self._compiled.popitem(last=False)
-        return found.fork()
-
-    def _compile(self, grammar: Grammar) -> Constraint:
-        matcher = LLMatcher(self._tokenizer, grammar.text, log_level=0, limits=_LIMITS)
+                self._known.move_to_end(text)
+                return found
+        matcher = LLMatcher(self._tokenizer, text, log_level=0, limits=_LIMITS)
         if matcher.is_error():
             raise GrammarError(matcher.get_error())
-        constraint = Constraint(matcher, self._tokenizer.vocab_size, self._unnamed_ends)
-        if not constraint.masks().any():
-            raise GrammarError(constraint.failure or "no answer satisfies it")
-        return constraint
+        beginning = Constraint(matcher, self._tokenizer.vocab_size, self._unnamed_ends)
+        # The first mask takes longest, and does its work for all that begin here.
+        if not beginning.masks().any():
+            raise GrammarError(beginning.failure or "no answer satisfies it")
+        return self._remember(Grammar(text=text, beginning=beginning))
+
+    def _remember(self, grammar: Grammar) -> Grammar:
+        with self._lock:
+            known = self._known.setdefault(grammar.text, grammar)
+            if known is grammar:
+                self._chars += len(grammar.text)
+            while self._chars > _REMEMBERED_CHARS and len(self._known) > 1:
+                oldest, _ = self._known.popitem(last=False)
+                self._chars -= len(oldest)
+        return known

@@ -43,7 +43,10 @@ class Masks:
                 np.invert(words).view(np.uint8), axis=1, count=size, bitorder="little"
             )
             return torch.from_numpy(bits.view(np.bool_))
-        packed = to_device(words, np.int32, logits.device)
-        shifts = torch.arange(32, dtype=torch.int32, device=logits.device)
-        allowed = (packed[:, :, None] >> shifts) & 1
-        return allowed.flatten(1)[:, :size] == 0
+        return forbidden_on_device(to_device(words, np.int32, logits.device), size)
+
+
+def forbidden_on_device(words: Tensor, size: int) -> Tensor:
+    """Bool `[M, size]` from masks int32 `[M, W]`, by operations of the device."""
+    shifts = torch.arange(32, dtype=torch.int32, device=words.device)
+    return ((words[:, :, None] >> shifts) & 1).flatten(1)[:, :size] == 0

@@ -4,7 +4,6 @@ from dataclasses import replace
 from typing import Any
 
 from ...decoding.constraint.constraint import Constraint
-from ...decoding.constraint.grammar import Grammars
 from ...decoding.gumbel import derive_seed
 from ...kvcache.pages import PagePool
 from ...kvcache.prefix import PrefixCache
@@ -24,13 +23,11 @@ class Choices:
         prefix: PrefixCache,
         page_size: int,
         eviction: Eviction,
-        grammars: Grammars | None,
     ) -> None:
         self._pool = pool
         self._prefix = prefix
         self._page_size = page_size
         self._eviction = eviction
-        self._grammars = grammars
         self._living: dict[str, list[Sequence]] = {}
         self._arrivals = 0
 
@@ -106,17 +103,8 @@ class Choices:
             ),
             target=request.target,
             pending_choices=pending_choices,
-            constraint=self._constraint(request),
+            constraint=_constraint(request),
         )
-
-    def _constraint(self, request: Request) -> Constraint | None:
-        """The request's grammar, behind what the prompt has of the answer."""
-        if request.grammar is None:
-            return None
-        assert self._grammars is not None
-        constraint = self._grammars.start(request.grammar)
-        constraint.read(request.prompt_ids[len(request.prompt_ids) - request.answered :])
-        return constraint
 
     def _context(self, request: Request, prompt: tuple[int, ...]) -> dict[str, Any]:
         """The fields of a `Context` that has computed nothing yet."""
@@ -129,3 +117,12 @@ class Choices:
             "eviction_state": self._eviction.eviction_state_for(request, prompt),
             "sparse_prefill": sparse_prefill,
         }
+
+
+def _constraint(request: Request) -> Constraint | None:
+    """The place in the request's grammar behind what the prompt has of the answer."""
+    if request.grammar is None:
+        return None
+    constraint = request.grammar.start()
+    constraint.read(request.prompt_ids[len(request.prompt_ids) - request.answered :])
+    return constraint

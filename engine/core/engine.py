@@ -7,7 +7,6 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from ...decoding.constraint.grammar import Grammars
 from ...decoding.drafting.base import Vocabulary
 from ...decoding.pieces import Pieces
 from ...kvcache.pages import PagePool
@@ -53,12 +52,11 @@ class Engine:
         pieces: Pieces,
         numerics: Numerics = AS_THEY_ARE,
         draft_trees: bool = True,
-        grammars: Grammars | None = None,
     ) -> None:
         self.pool = PagePool(store.pages)
         self.prefix = PrefixCache(self.pool, store.page_size, enabled=prefix_cache)
         self._eviction = Eviction(store, self.pool)
-        self._choices = Choices(self.pool, self.prefix, store.page_size, self._eviction, grammars)
+        self._choices = Choices(self.pool, self.prefix, store.page_size, self._eviction)
         self._retained_kv = RetainedKV()
         self.scheduler = Scheduler(
             self.pool,

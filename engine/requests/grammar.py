@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from typing import Any, Final, cast
 
+import orjson
 from llguidance import LLMatcher, StructTag
 from llguidance.gbnf_to_lark import any_to_lark
 from pydantic import ValidationError
@@ -14,50 +15,44 @@ from ...decoding.constraint.fields import (
     StructuralTag,
     StructuredOutputs,
 )
-from ...decoding.constraint.grammar import Grammar, GrammarError, Grammars
+from ...decoding.constraint.grammar import Grammar, Grammars
 from ...decoding.sampling_params import SamplingFields
 from ...errors import RequestError
 
 MAX_SCHEMA_CHARS: Final = 262_144
 MAX_SCHEMA_DEPTH: Final = 64
-MAX_SCHEMA_PARTS: Final = 20_000
+MAX_SCHEMA_PARTS: Final = 5_000
+_NO_SWITCHES: Final = "x-guidance, which switches checks off, is not for callers; leave it out"
 _MAX_REASON_CHARS: Final = 300
 _ANY_WHITESPACE: Final = r"[\x20\x0A\x0D\x09]+"
 
 
 def grammar_of(params: SamplingFields, grammars: Grammars) -> Grammar | None:
-    """The grammar, compiled once to see that it can be; None: any answer will do.
+    """The grammar, compiled; None: any answer will do.
 
     Raises:
         RequestError: it is wrong or too large, or two of them contradict each other.
     """
-    structure, param = params.structured_outputs, "structured_outputs"
-    if params.response_format is not None and params.response_format.type != "text":
-        if structure is not None and structure.kinds:
-            raise RequestError(
-                "response_format and structured_outputs both say what the answer has to be; send "
-                "one of them",
-                param="structured_outputs",
-                code="invalid_parameter",
-            )
-        param = "response_format"
-        try:
-            structure = params.response_format.wanted
-        except ValidationError as error:
-            raise _refused(param, error.errors()[0]["msg"]) from None
-    if structure is None or not structure.kinds:
+    structure, form = params.structured_outputs, params.response_format
+    structure = None if structure is None or not structure.kinds else structure
+    wanted = None if form is None else form.wanted
+    if structure is not None and wanted is not None:
+        raise RequestError(
+            "response_format and structured_outputs both say what the answer has to be; send one "
+            "of them",
+            param="structured_outputs",
+            code="invalid_parameter",
+        )
+    if structure is not None:
+        param = f"structured_outputs.{structure.kinds[0]}"
+    elif form is not None and wanted is not None:
+        structure, param = wanted, f"response_format.{form.place}"
+    else:
         return None
-    (kind,) = structure.kinds
-    if param == "structured_outputs":
-        param = f"{param}.{kind}"
-    elif kind == "json":
-        param = f"{param}.json_schema.schema"
     try:
-        grammar = Grammar(text=_text(structure, param))
-        grammars.start(grammar)
-    except (GrammarError, ValueError) as error:
+        return grammars.compile(_text(structure, param))
+    except ValueError as error:  # GrammarError is one
         raise _refused(param, str(error)) from None
-    return grammar
 
 
 def _refused(param: str, reason: str) -> RequestError:
@@ -82,6 +77,8 @@ def _text(structure: StructuredOutputs, param: str) -> str:
             "start: " + " | ".join(json.dumps(text) for text in structure.choice)
         )
     if structure.grammar is not None:
+        if "x-guidance" in structure.grammar:
+            raise ValueError(_NO_SWITCHES)
         return LLMatcher.grammar_from_lark(_lark(structure.grammar))
     tag = structure.structural_tag
     assert tag is not None
@@ -91,7 +88,7 @@ def _text(structure: StructuredOutputs, param: str) -> str:
 def _lark(grammar: str) -> str:
     try:
         return any_to_lark(grammar)
-    except Exception as error:
+    except Exception as error:  # it raises these themselves, and RecursionError
         raise ValueError(f"it is no GBNF: {error}") from None
 
 
@@ -140,7 +137,7 @@ def checked_schema(schema: JsonSchema | str, param: str) -> JsonSchema:
     """
     if isinstance(schema, str):
         _check("characters", len(schema), MAX_SCHEMA_CHARS, param)
-        parsed: Any = json.loads(schema)
+        parsed: Any = orjson.loads(schema)  # bounds the depth
         if not isinstance(parsed, dict | bool):
             raise ValueError("it is no JSON object")
         schema = cast("JsonSchema", parsed)
@@ -148,7 +145,7 @@ def checked_schema(schema: JsonSchema | str, param: str) -> JsonSchema:
         _check("levels", depth, MAX_SCHEMA_DEPTH, param)
         _check("parts", parts, MAX_SCHEMA_PARTS, param)
         if key == "x-guidance":
-            raise ValueError("x-guidance is not for callers; leave it out")
+            raise ValueError(_NO_SWITCHES)
         if key == "pattern" and isinstance(value, str):
             _check("characters in a pattern", len(value), MAX_REGEX_LENGTH, param)
     _check("characters", len(json.dumps(schema)), MAX_SCHEMA_CHARS, param)

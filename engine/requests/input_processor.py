@@ -75,11 +75,11 @@ class InputProcessor:
         check(replace(combination, will_evict=demand.evicts(max_tokens)), "policy")
         self.limits.check_pages(demand, max_tokens)
         check(combination, "controller")
-        grammar = grammar_of(given.params, self.grammars)
         search = self._search(given, methods, prompt.ids, demand)
         stop_ids = stop_token_ids(params, self.model) | prompt.ends
         sampling = sampling_of(params, stop_ids, self.model)
         check(combination, "target")
+        grammar = grammar_of(params, self.grammars)
         return Request(
             id=given.request_id,
             prompt_ids=prompt.ids,

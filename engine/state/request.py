@@ -83,8 +83,8 @@ class Request:
     lower runs earlier among requests of one owner. `cache_salt`: prefixes are shared only between
     requests of equal salt. `contexts`: prompts of the target's further contexts. `combines`:
     whether the target changes anything. `grammar`: what the answer has to be; None: anything.
-    `search`: what a controller needs of the request, which
-    then runs only as subrequests. The remaining fields are for subrequests. `part_of`: id of the
+    `search`: what a controller needs of the request, which then runs only as subrequests. The
+    remaining fields are for subrequests. `part_of`: id of the
     request that it belongs to. `ruled`: its logprobs are scores after the rules; tokens dropped by
     filters have none. `scored_from`: position of the first prompt token with logprobs. `answered`:
     number of last tokens of the prompt, and of all contexts, that belong to the answer. `retain`:

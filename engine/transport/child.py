@@ -21,9 +21,10 @@ from ...errors import ConfigurationError
 from ..build import Built, build_engine
 from ..config import EngineConfig
 from ..core.loop import EngineLoop
-from ..state.messages import Abort, Inbox, Release
+from ..state.messages import Inbox
 from ..state.request import StepOutput
 from . import wire
+from .compiling import Compiling
 
 logger = logging.getLogger(__name__)
 
@@ -130,6 +131,7 @@ def _read(
     connection: socket.socket, frames: wire.Frames, built: Future[Built], inbox: Inbox
 ) -> None:
     """Pass messages on to the loop. Ends the loop, or the process, when the server ends."""
+    compiling = Compiling(inbox, built)
     try:
         while data := connection.recv(wire.READ_BYTES):
             for body in frames.feed(data):
@@ -137,15 +139,8 @@ def _read(
                 if isinstance(message, wire.Stop):
                     inbox.put(None)
                     return
-                if isinstance(message, wire.Aborted):
-                    inbox.put(Abort(request_id=message.request_id, index=message.index))
-                elif isinstance(message, wire.Released):
-                    inbox.put(Release(names=message.names))
-                elif isinstance(message, wire.Submitted):
-                    processor = built.result().input_processor
-                    if message.grammar is not None:
-                        processor.grammars.start(message.grammar)  # compiled before a step needs it
-                    inbox.put(wire.unpack_request(message, processor.decoding, processor.kv_cache))
+                if not isinstance(message, wire.Start):
+                    compiling.put(message)
     except BaseException:
         logger.exception("the engine's process cannot read what it is told")
     # The server is gone: finish the step, but do not wait for loading or for a step that hangs.

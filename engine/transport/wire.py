@@ -54,7 +54,7 @@ class Submitted(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     policy: Packed
     contexts: tuple[tuple[int, ...], ...]
     combines: bool
-    grammar: Grammar | None
+    grammar: str | None
     part_of: str | None
     ruled: bool
     scored_from: int
@@ -162,18 +162,25 @@ def pack_message(message: Message) -> ToEngine:
         **{
             name: getattr(message, name)
             for name in Submitted.__struct_fields__
-            if name not in ("methods", "policy")
+            if name not in ("methods", "policy", "grammar")
         },
         methods=_pack(message.methods.chosen),
         policy=_pack([message.policy]),
+        grammar=None if message.grammar is None else message.grammar.text,
     )
 
 
-def unpack_request(message: Submitted, decoding: Registry[Any], kv_cache: Registry[Any]) -> Request:
-    """The request that `pack_message` packed."""
+def unpack_request(
+    message: Submitted,
+    decoding: Registry[Any],
+    kv_cache: Registry[Any],
+    grammar: Grammar | None = None,
+) -> Request:
+    """The request that `pack_message` packed; `grammar`: its grammar, compiled."""
     fields = {name: getattr(message, name) for name in Submitted.__struct_fields__}
     fields["methods"] = Methods.of(_unpack(message.methods, decoding))
     (fields["policy"],) = _unpack(message.policy, kv_cache)
+    fields["grammar"] = grammar
     return Request(**fields)
 
 

@@ -9,8 +9,8 @@ import torch
 
 from penstock.decoding.constraint.constraint import Constraint
 from penstock.decoding.constraint.drafting import ConstrainedDrafting
-from penstock.decoding.constraint.grammar import Grammar, GrammarError, Grammars
-from penstock.decoding.constraint.masks import Masks
+from penstock.decoding.constraint.grammar import GrammarError, Grammars
+from penstock.decoding.constraint.masks import Masks, forbidden_on_device
 from penstock.decoding.drafting.draft import Draft
 from penstock.engine.requests.grammar_vocabulary import grammars_of
 from penstock.engine.requests.tokenizer import Tokenizer
@@ -29,10 +29,6 @@ def grammars(tokenizer: Tokenizer) -> Grammars:
     return grammars_of(tokenizer, VOCAB)
 
 
-def lark(text: str) -> Grammar:
-    return Grammar(text=text)
-
-
 def ids(tokenizer: Tokenizer, text: str) -> list[int]:
     return tokenizer.encode(text, add_special_tokens=False)
 
@@ -42,7 +38,7 @@ def allowed(mask: np.ndarray[Any, Any]) -> set[int]:
 
 
 def after(grammars: Grammars, tokens: list[int]) -> Constraint:
-    constraint = grammars.start(lark(LARK))
+    constraint = grammars.compile(LARK).start()
     constraint.read(tokens)
     return constraint
 
@@ -77,7 +73,7 @@ def test_every_row_of_a_tree_has_the_mask_of_its_path(
 def test_an_end_token_without_a_name_is_allowed_where_the_answer_may_end(
     grammars: Grammars, tokenizer: Tokenizer
 ) -> None:
-    constraint = grammars.start(lark('start: "a"+'))
+    constraint = grammars.compile('start: "a"+').start()
     assert EOS not in allowed(constraint.masks()[0])
     constraint.read(ids(tokenizer, "a"))
     assert {EOS, *ids(tokenizer, "a")} <= allowed(constraint.masks()[0])
@@ -85,7 +81,7 @@ def test_an_end_token_without_a_name_is_allowed_where_the_answer_may_end(
 
 
 def test_a_complete_answer_forces_nothing_more(grammars: Grammars, tokenizer: Tokenizer) -> None:
-    constraint = grammars.start(lark('start: "abc"'))
+    constraint = grammars.compile('start: "abc"').start()
     assert constraint.forced()
     constraint.read(ids(tokenizer, "ab"))
     assert not constraint.complete
@@ -94,6 +90,35 @@ def test_a_complete_answer_forces_nothing_more(grammars: Grammars, tokenizer: To
     assert constraint.complete
     assert constraint.forced() == []
     assert not copy.complete, "forks go their own way"
+
+
+def test_an_end_token_without_a_name_ends_the_answer(
+    grammars: Grammars, tokenizer: Tokenizer
+) -> None:
+    constraint = grammars.compile('start: "a"+').start()
+    constraint.read([*ids(tokenizer, "a"), EOS])
+    assert constraint.complete
+    assert constraint.failure is None
+
+
+@pytest.mark.parametrize("size", [31, 32, 33, 100, 257])
+def test_a_device_unpacks_masks_alike(size: int) -> None:
+    chooser = np.random.default_rng(0)
+    bits = chooser.integers(-(2**31), 2**31, size=(2, -(-size // 32)), dtype=np.int32)
+    found = forbidden_on_device(torch.from_numpy(bits), size)
+    logits = torch.zeros(2, size)
+    Masks(rows=[0, 1], bits=bits).apply(logits)
+    assert found.equal(logits == float("-inf"))
+
+
+def test_grammars_are_remembered_up_to_a_length(tokenizer: Tokenizer) -> None:
+    grammars = grammars_of(tokenizer, VOCAB)
+    first = grammars.compile('start: "a"')
+    assert grammars.compile('start: "a"') is first
+    for number in range(40):
+        grammars.compile(f'start: "{number}{"b" * 60_000}"')
+    assert grammars.compile('start: "a"') is not first
+    assert first.start().forced() == ids(tokenizer, "a"), "who holds it goes on"
 
 
 @pytest.mark.parametrize("size", [31, 32, 33, 100, 257])
@@ -115,7 +140,7 @@ def test_masks_reach_as_far_as_the_logits(size: int) -> None:
 def test_forced_tokens_beyond_the_model_are_not_drafted(
     grammars: Grammars, tokenizer: Tokenizer
 ) -> None:
-    constraint = grammars.start(lark('start: "abcdefgh" | "abcdefgi"'))
+    constraint = grammars.compile('start: "abcdefgh" | "abcdefgi"').start()
     forced = constraint.forced()
     assert forced[:3] == ids(tokenizer, "abc")
     drafting = ConstrainedDrafting(constraint, None, vocab_size=min(forced))
@@ -127,7 +152,7 @@ def test_sentencepiece_tokens_spell_the_answer() -> None:
     hf = sentencepiece_tokenizer()
     tokenizer = Tokenizer(hf, [2])
     grammars = grammars_of(tokenizer, len(hf) + 40)
-    constraint = grammars.start(lark('start: "the cat" | "thecat"'))
+    constraint = grammars.compile('start: "the cat" | "thecat"').start()
     text = b""
     while not constraint.complete:
         token = min(allowed(constraint.masks()[0]))
@@ -138,4 +163,4 @@ def test_sentencepiece_tokens_spell_the_answer() -> None:
 
 def test_what_cannot_be_compiled_says_why(grammars: Grammars) -> None:
     with pytest.raises(GrammarError, match="nobody"):
-        grammars.start(lark("start: nobody"))
+        grammars.compile("start: nobody").start()

@@ -5,9 +5,13 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
 from contextlib import suppress
+from dataclasses import replace
+from queue import SimpleQueue
 from typing import Any
 
 import psutil
@@ -15,11 +19,16 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from penstock import LLM, SamplingParams
+from penstock.decoding.constraint.grammar import Grammar
 from penstock.engine.async_engine import AsyncEngine
+from penstock.engine.build import Built
 from penstock.engine.config import EngineConfig
 from penstock.engine.requests.input import Input
-from penstock.engine.state.request import ChoiceDelta, StepOutput, TokenLogprobs
+from penstock.engine.state.messages import Abort, Inbox
+from penstock.engine.state.request import BROKEN, ChoiceDelta, Request, StepOutput, TokenLogprobs
+from penstock.engine.transport.compiling import Compiling
 from penstock.engine.transport.wire import (
+    Aborted,
     Frames,
     Stepped,
     Submitted,
@@ -31,6 +40,7 @@ from penstock.engine.transport.wire import (
 )
 from penstock.errors import ConfigurationError, EngineDeadError
 from tests.conftest import TinyModel
+from tests.engine.jobs import Job, build, prepare
 from tests.engine.test_async_engine import DEADLINE_S, read, request
 
 Body = Callable[[AsyncEngine, psutil.Process], Coroutine[Any, Any, None]]
@@ -133,6 +143,69 @@ def test_answers_are_those_of_the_same_process(
     serve(body, kv_cache_dtype=dtype)
 
 
+def test_only_what_concerns_a_request_waits_for_its_grammar(
+    monkeypatch: pytest.MonkeyPatch, tiny_model: TinyModel
+) -> None:
+    built = build(tiny_model("llama"))
+    form: Any = {"regex": "[a-f]{9}"}
+    bound = prepare(built, "bound", Job(prompt=[1], params=SamplingParams(structured_outputs=form)))
+    free = prepare(built, "free", Job(prompt=[1], params=SamplingParams()))
+    broken = replace(bound, id="broken", grammar=Grammar(text="start: nobody", beginning=None))
+    packed = [pack_message(each) for each in (bound, free, broken)]
+    go, compile_now = threading.Event(), built.input_processor.grammars.compile
+
+    def compile_later(text: str) -> Grammar:
+        assert go.wait(DEADLINE_S)
+        return compile_now(text)
+
+    monkeypatch.setattr(built.input_processor.grammars, "compile", compile_later)
+    inbox: Inbox = SimpleQueue()
+    ready: Future[Built] = Future()
+    ready.set_result(built)
+    compiling = Compiling(inbox, ready)
+    for message in (packed[0], Aborted("bound", 0), packed[1], Aborted("free", None), packed[2]):
+        assert isinstance(message, Submitted | Aborted)
+        compiling.put(message)
+    assert inbox.get(timeout=DEADLINE_S) == free
+    assert inbox.get(timeout=DEADLINE_S) == Abort(request_id="free", index=None)
+    go.set()
+    assert inbox.get(timeout=DEADLINE_S) == bound
+    assert inbox.get(timeout=DEADLINE_S) == Abort(request_id="bound", index=0)
+    # What cannot be compiled there ends its own request alone.
+    last = inbox.get(timeout=DEADLINE_S)
+    assert isinstance(last, Request)
+    built.engine.add(last)
+    (output,) = built.engine.step()
+    assert (output.request_id, output.failure) == ("broken", BROKEN)
+
+
+def test_grammars_are_those_of_the_same_process(serve: Serve, tiny_model: TinyModel) -> None:
+    llm = LLM(str(tiny_model("llama")), kv_cache_memory=0.01)
+    names = [f"n{i}" for i in range(400)]
+    large = {"properties": {n: {"type": "string", "pattern": f"^{n}.*$"} for n in names}}
+    fields: list[dict[str, Any]] = [
+        {"structured_outputs": {"json": {"type": "object", "minProperties": 0, **large}}},
+        {"structured_outputs": {"regex": "[a-f]{9}(x|y)"}},
+        {},
+    ]
+    expected = [
+        llm.generate("hello", SamplingParams(max_tokens=8, seed=1, ignore_eos=True, **f))
+        for f in fields
+    ]
+
+    async def body(engine: AsyncEngine, process: psutil.Process) -> None:
+        del process
+        for _ in range(2):
+            ended = engine.submit(request(engine, max_tokens=90, **fields[0]))
+            ended.abort()  # before its grammar is compiled there
+            found = await asyncio.gather(
+                *(read(engine.submit(request(engine, **each))) for each in fields)
+            )
+            assert found == [[one.text] for (one,) in expected]
+
+    serve(body)
+
+
 @pytest.mark.parametrize(
     "kv_cache",
     [{"keynorm": {"low": 6, "recent": 5, "interval": 2}}, {"tova": {"keep": 0.3, "interval": 3}}],
@@ -212,6 +285,8 @@ def test_signals_to_the_whole_group_leave_it_running(
 
 SERVER = """
 import os, sys, time
+from penstock.decoding.constraint.grammar import Grammar
+from penstock.engine.build import Built
 from penstock.engine.config import EngineConfig
 from penstock.engine.transport.process import ProcessHost
 if sys.argv[2] == "loading":

@@ -159,6 +159,6 @@ def _check_beginning(llm: LLM, schema: dict[str, Any], tokens: list[int]) -> Non
     grammars = grammars_of(llm.tokenizer, llm.info.vocab_size)
     grammar = grammar_of(SamplingParams(**fields), grammars)
     assert grammar is not None
-    constraint = grammars.start(grammar)
+    constraint = grammar.start()
     constraint.read(tokens)
     assert constraint.failure is None

@@ -74,7 +74,6 @@ def naive(built: Built, folder: Path, job: Job) -> list[int]:
     """Transformers' logits, the mask of a matcher that reads the answer anew, one token a pass."""
     request = prepare(built, "naive", job)
     assert request.grammar is not None
-    grammars = built.input_processor.grammars
     model: Any = AutoModelForCausalLM.from_pretrained(
         folder, attn_implementation="eager", dtype=torch.float32
     ).eval()
@@ -83,7 +82,7 @@ def naive(built: Built, folder: Path, job: Job) -> list[int]:
     sampler = Sampler(pieces=built.loaded.tokenizer.pieces(built.info.vocab_size))
     answer: list[int] = []
     while len(answer) < request.max_tokens:
-        constraint = grammars.start(request.grammar)
+        constraint = request.grammar.start()
         constraint.read(answer)
         if constraint.complete:
             break
@@ -154,6 +153,25 @@ def test_mixed_batches_choices_and_preemption_change_nothing(tiny_model: TinyMod
     together = small.generate(prompts, params)
     assert [[choice.token_ids for choice in one.outputs] for one in together] == wanted
     assert small.stats().preemptions > 0
+
+
+@pytest.mark.parametrize("text", ["naïve", "日本", "😀 x", 'a "q" \\ \n\t', "b\x01"])
+def test_a_choice_may_be_any_text(nano: Built, text: str) -> None:
+    (answer,) = run(nano, [job(nano, {"choice": [text]})])
+    assert answer.texts == [text]
+
+
+def test_an_answer_may_end_by_a_token_that_its_tokenizer_does_not_know(
+    tiny_model: TinyModel,
+) -> None:
+    built = build(tiny_model("llama"))
+    for ignore_eos in (False, True):
+        one = job(
+            built, {"regex": "a+"}, ignore_eos=ignore_eos, logit_bias={"300": 100}, max_tokens=9
+        )
+        (answer,) = run(built, [one])
+        assert answer.texts == ["a"]
+        assert answer.reasons == [("stop", None)]
 
 
 def test_what_is_forced_is_drafted(nano: Built) -> None:
@@ -231,6 +249,11 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"json": False}, ""),
     ({"json": "{"}, ""),
     ({"json": "[]"}, "no JSON object"),
+    ({"json": '{"a":' * 50_000}, ""),
+    ({"json": "[" * 200_000}, ""),
+    ({"grammar": "root ::= " + "(" * 20_000}, "GBNF"),
+    ({"grammar": 'start: %json {"type": "string", "x-guidance": {"lenient": true}}'}, "x-guidance"),
+    ({"json": {"properties": {f"k{i}": {"type": "string"} for i in range(2600)}}}, "parts"),
     ({"json": {"$ref": "#/nowhere"}}, ""),
     ({"json": {"type": "string", "pattern": "("}}, ""),
     ({"json": {"type": "string", "minLength": 3, "maxLength": 2}}, ""),
