@@ -56,11 +56,12 @@ class GrammarError(ValueError):
 class Grammars:
     """Compiles grammars for one vocabulary, and remembers them. Thread-safe.
 
-    `tokenizer`: the vocabulary; building one takes half a second for 50,000 tokens.
+    `tokenizer`: the vocabulary; building one takes half a second for 50,000 tokens. None:
+    the model's cannot be used, and every grammar is refused.
     `unnamed_ends`: tokens that end an answer and that the tokenizer does not know.
     """
 
-    def __init__(self, tokenizer: LLTokenizer, unnamed_ends: Sequence[int] = ()) -> None:
+    def __init__(self, tokenizer: LLTokenizer | None, unnamed_ends: Sequence[int] = ()) -> None:
         self._tokenizer = tokenizer
         self._unnamed_ends = frozenset(unnamed_ends)
         self._known: OrderedDict[str, Grammar] = OrderedDict()
@@ -78,6 +79,8 @@ class Grammars:
             if found is not None:
                 self._known.move_to_end(text)
                 return found
+        if self._tokenizer is None:
+            raise GrammarError("no grammar can be held with this model's tokenizer; leave it out")
         matcher = LLMatcher(self._tokenizer, text, log_level=0, limits=_LIMITS)
         if matcher.is_error():
             raise GrammarError(matcher.get_error())

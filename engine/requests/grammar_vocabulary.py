@@ -1,12 +1,15 @@
 """A model's vocabulary as llguidance wants it."""
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
 from llguidance import LLTokenizer
 
 from ...decoding.constraint.grammar import Grammars
-from .tokenizer import Tokenizer
+from .tokenizer import Tokenizer, panics_are_errors
+
+logger = logging.getLogger(__name__)
 
 
 class _Words:
@@ -27,7 +30,23 @@ class _Words:
 
 def grammars_of(tokenizer: Tokenizer, vocab_size: int) -> Grammars:
     """The grammars for a model's vocabulary. Holds the interpreter's lock: about half a second for
-    50,000 tokens. So it is made while the model is loaded."""
+    50,000 tokens. So it is made while the model is loaded.
+
+    A model whose tokenizer llguidance cannot take is served without grammars.
+    """
+    try:
+        with panics_are_errors():
+            return _grammars(tokenizer, vocab_size)
+    except Exception as error:
+        logger.warning(
+            "structured output is not available: %s",
+            error,
+            exc_info=logger.isEnabledFor(logging.DEBUG),
+        )
+        return Grammars(None)
+
+
+def _grammars(tokenizer: Tokenizer, vocab_size: int) -> Grammars:
     backend: Any = tokenizer.backend
     size = vocab_size if backend is None else backend.get_vocab_size(with_added_tokens=True)
     ends = sorted(tokenizer.eos_ids)

@@ -96,7 +96,7 @@ class Tokenizer:
         """
         if self.backend is None:
             return str(self.hf.decode(list(ids), skip_special_tokens=skip_special_tokens))
-        with _panics_are_errors():
+        with panics_are_errors():
             # `decode` would hold the interpreter lock throughout.
             batch = self.backend.decode_batch([list(ids)], skip_special_tokens=skip_special_tokens)
         return batch[0]
@@ -248,12 +248,12 @@ class Tokenizer:
 
 def _encoded(backend: Any, texts: list[str], add_special_tokens: bool) -> list[Any]:
     """Encodings of the texts, in a batch: `encode` would hold the interpreter lock throughout."""
-    with _panics_are_errors():
+    with panics_are_errors():
         return backend.encode_batch(texts, add_special_tokens=add_special_tokens)
 
 
 @contextmanager
-def _panics_are_errors() -> Generator[None]:
+def panics_are_errors() -> Generator[None]:
     """Turn panics of the Rust tokenizer, which are not `Exception`s, into RequestError."""
     try:
         yield

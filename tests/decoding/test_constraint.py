@@ -164,3 +164,16 @@ def test_sentencepiece_tokens_spell_the_answer() -> None:
 def test_what_cannot_be_compiled_says_why(grammars: Grammars) -> None:
     with pytest.raises(GrammarError, match="nobody"):
         grammars.compile("start: nobody").start()
+
+
+def test_a_tokenizer_that_cannot_be_used_refuses_grammars_alone() -> None:
+    class Huge(Tokenizer):
+        """A token longer than llguidance can hold, for which it panics."""
+
+        def __init__(self) -> None:
+            hf = byte_tokenizer()
+            hf.add_special_tokens({"eos_token": "a" * 3000})
+            super().__init__(hf, [EOS])
+
+    with pytest.raises(GrammarError, match="this model's tokenizer"):
+        grammars_of(Huge(), VOCAB).compile('start: "a"')
