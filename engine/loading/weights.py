@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 
 from ...errors import ConfigurationError, UnsupportedModelError
 from ..attention.interface import NAME
@@ -41,7 +41,10 @@ def build_config(folder: Path, settings: ModelSettings) -> Any:
         ConfigurationError: transformers does not know the architecture, or refuses a field.
     """
     with stage(f"{folder / CONFIG}"):
-        return AutoConfig.from_pretrained(folder, trust_remote_code=settings.trust_remote_code)
+        found = AutoConfig.from_pretrained(folder, trust_remote_code=settings.trust_remote_code)
+        if not isinstance(found.get_text_config(), PreTrainedConfig):
+            raise ValueError(f"{found.model_type!r} has no parts, and one is given")
+    return found
 
 
 def check_sizes(

@@ -81,6 +81,7 @@ CONFIG: dict[str, tuple[Twist, str]] = {
     ),
     "labels": (config(num_labels=10**9), "num_labels is 1000000000, and at most 65536"),
     "part": (config(text_config=5), "text_config is 5, and an object"),
+    "no parts": (config(text_config={}), "config.json: 'llama' has no parts, and one is given"),
     "layer types": (config(layer_types=["round"] * 3), "config.json: .*layer_types"),
     "twice": (
         content("config.json", lambda data: data.replace(b"{", b'{"vocab_size": 1,', 1)),
