@@ -184,8 +184,10 @@ def judge(folder: Path) -> tuple[str, str | None]:
         return "refused a prompt", None
     except BaseException as error:
         return "raised", f"when serving: {type(error).__name__}: {str(error)[:200]!r}"
+    if getattr(out[0].error, "code", None) == "numerical_error":
+        return "numbers overflow", None  # in weights that only some prompts reach
     served = len(out[0].outputs[0].token_ids)
-    return "served", None if served == 2 else f"{served} of 2 tokens"
+    return "served", None if served == 2 else f"{served} of 2 tokens, error {out[0].error}"
 
 
 def _wrong_refusal(said: str, folder: Path) -> str | None:
