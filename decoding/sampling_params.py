@@ -62,11 +62,13 @@ class TextOptions:
     `skip_special_tokens`: leave them out. `spaces_between_special_tokens`: space shown ones as the
     tokenizer's decoder does; false: no space between them.
     `include_stop`: the text includes the stop string or stop token that ended it.
+    `shown_tokens`: special tokens that are never left out, because they are read as markup.
     """
 
     skip_special_tokens: bool = True
     spaces_between_special_tokens: bool = True
     include_stop: bool = False
+    shown_tokens: frozenset[int] = frozenset()
 
 
 PLAIN_TEXT = TextOptions()

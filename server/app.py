@@ -15,6 +15,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from penstock import __version__
 
+from .conventions.choose import conventions_of
 from .errors import error_response
 from .extensions import add_extensions, wrong_value
 from .lifecycle import Lifecycle
@@ -70,6 +71,7 @@ def create_app(
     def load_checked() -> Backend:
         engine = load_engine()
         check_presets(engine, settings.presets)
+        conventions_of(engine.tokenizer, settings.tool_parser, settings.reasoning_parser)
         return engine
 
     services = Services(

@@ -1,13 +1,14 @@
-"""Where one choice is in its grammar: which tokens may follow, and which have to."""
+"""Where one choice is in its answer's form: which tokens may follow, and which have to."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     from llguidance import LLMatcher
 
@@ -17,7 +18,58 @@ Bits = np.ndarray[Any, np.dtype[np.int32]]
 """Masks, int32 `[R, W]`: bit i % 32 of word i // 32 says whether token i is allowed."""
 
 
-class Constraint:
+class Constraint(ABC):
+    """What the tokens of one choice have to be, at the place where the choice is."""
+
+    @abstractmethod
+    def fork(self) -> Constraint:
+        """The same place, for a choice that may continue differently."""
+
+    @property
+    @abstractmethod
+    def failure(self) -> str | None:
+        """Why it cannot go on: its grammar has turned out to be too complex."""
+
+    @property
+    @abstractmethod
+    def complete(self) -> bool:
+        """Whether the answer satisfies the grammar and nothing can follow."""
+
+    @abstractmethod
+    def read(self, tokens: Sequence[int]) -> None:
+        """Go on by these tokens, each of which has to be allowed."""
+
+    @abstractmethod
+    def forced(self) -> list[int]:
+        """Tokens that have to come next, as the tokenizer would write them.
+
+        The mask may also allow shorter tokens for the same bytes; so they are a draft.
+        """
+
+    @abstractmethod
+    def allowed(self, draft: Draft) -> list[int]:
+        """Indices of the draft tokens that are allowed, behind others that are."""
+
+    @abstractmethod
+    def masks(self, draft: Draft | None = None) -> Bits:
+        """What may follow the newest token and each draft token; nothing, behind forbidden ones."""
+
+
+def mask_words(vocab_size: int, unnamed_ends: Collection[int]) -> int:
+    """Words of a mask: of every mask of one model the same."""
+    return max((vocab_size - 1, *unnamed_ends)) // 32 + 1
+
+
+def children_of(draft: Draft) -> dict[int, list[int]]:
+    """Indices of the draft tokens behind each draft token; -1: behind the newest token."""
+    children: dict[int, list[int]] = {}
+    for index in range(len(draft.tokens)):
+        parent = index - 1 if draft.parents is None else draft.parents[index]
+        children.setdefault(parent, []).append(index)
+    return children
+
+
+class GrammarConstraint(Constraint):
     """One choice's place in a grammar. `vocab_size`: of the compiled vocabulary. `unnamed_ends`:
     tokens beyond it that end an answer.
 
@@ -33,26 +85,26 @@ class Constraint:
         self._forced: list[int] | None = None
         self._ended = False
 
-    def fork(self) -> Constraint:
-        """The same place, for a choice that may continue differently."""
-        return Constraint(self._matcher.deep_copy(), self._vocab_size, self._unnamed_ends)
+    def fork(self) -> GrammarConstraint:
+        """See `Constraint`."""
+        return GrammarConstraint(self._matcher.deep_copy(), self._vocab_size, self._unnamed_ends)
 
     @property
     def failure(self) -> str | None:
-        """Why it cannot go on: its grammar has turned out to be too complex."""
+        """See `Constraint`."""
         if not self._matcher.is_error():
             return None
         return self._matcher.get_error().partition("\n")[0]
 
     @property
     def complete(self) -> bool:
-        """Whether the answer satisfies the grammar and nothing can follow."""
+        """See `Constraint`."""
         if self._ended:
             return True
         return self._matcher.is_stopped() and not self._matcher.is_error()
 
     def read(self, tokens: Sequence[int]) -> None:
-        """Go on by these tokens, each of which has to be allowed."""
+        """See `Constraint`."""
         self._forced = None
         for token in tokens:
             if token in self._unnamed_ends:
@@ -61,24 +113,21 @@ class Constraint:
                 self._matcher.consume_token(token)
 
     def forced(self) -> list[int]:
-        """Tokens that the grammar forces next, as the tokenizer would write them.
-
-        The mask may also allow shorter tokens for the same bytes; so they are a draft.
-        """
+        """See `Constraint`."""
         if self._forced is None:
             self._forced = self._matcher.compute_ff_tokens()
         return self._forced
 
     def allowed(self, draft: Draft) -> list[int]:
-        """Indices of the draft tokens that the grammar allows, behind others that it allows."""
+        """See `Constraint`."""
         kept: list[int] = []
         self._walk(draft, kept.append)
         return sorted(kept)
 
     def masks(self, draft: Draft | None = None) -> Bits:
-        """What may follow the newest token and each draft token; nothing, behind forbidden ones."""
+        """See `Constraint`."""
         rows = 1 if draft is None else 1 + len(draft.tokens)
-        words = max((self._vocab_size - 1, *self._unnamed_ends)) // 32 + 1
+        words = mask_words(self._vocab_size, self._unnamed_ends)
         bits = np.zeros((rows, words), dtype=np.int32)
         self._fill(bits[0])
         if draft is not None:
@@ -94,10 +143,7 @@ class Constraint:
 
     def _walk(self, draft: Draft, visit: Callable[[int], None]) -> None:
         """Visit each allowed draft token, with the matcher just behind it; ends where it began."""
-        children: dict[int, list[int]] = {}
-        for index in range(len(draft.tokens)):
-            parent = index - 1 if draft.parents is None else draft.parents[index]
-            children.setdefault(parent, []).append(index)
+        children = children_of(draft)
         matcher, read = self._matcher, 0
         ahead = children.get(-1, [])[::-1]
         while ahead:

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
-from .constraint import Constraint
+from .constraint import Constraint, GrammarConstraint
+from .thinking import Thinking
 
 _REMEMBERED_CHARS: Final = 1 << 21
 """Length of all grammars that are kept for later requests; each character costs about 70 bytes."""
@@ -58,15 +59,37 @@ class Grammars:
 
     `tokenizer`: the vocabulary; building one takes half a second for 50,000 tokens. None:
     the model's cannot be used, and every grammar is refused.
-    `unnamed_ends`: tokens that end an answer and that the tokenizer does not know.
+    `unnamed_ends`: tokens that end an answer and that the tokenizer does not know. `controls`: ids
+    by text of the tokens that are no text in grammars.
     """
 
-    def __init__(self, tokenizer: LLTokenizer | None, unnamed_ends: Sequence[int] = ()) -> None:
+    def __init__(
+        self,
+        tokenizer: LLTokenizer | None,
+        unnamed_ends: Sequence[int] = (),
+        controls: Mapping[str, int] | None = None,
+    ) -> None:
+        self.controls: Mapping[str, int] = controls or {}
         self._tokenizer = tokenizer
         self._unnamed_ends = frozenset(unnamed_ends)
         self._known: OrderedDict[str, Grammar] = OrderedDict()
         self._chars = 0
         self._lock = threading.Lock()
+
+    def completed(self, thinking: Thinking) -> Thinking:
+        """The same with what masks need of the vocabulary.
+
+        Raises:
+            GrammarError: the model's tokenizer cannot be used.
+        """
+        known = self._known_tokenizer()
+        ends = {*known.eos_tokens, *self._unnamed_ends}
+        return replace(thinking, vocab_size=known.vocab_size, ends=tuple(sorted(ends)))
+
+    def _known_tokenizer(self) -> LLTokenizer:
+        if self._tokenizer is None:
+            raise GrammarError("no grammar can be held with this model's tokenizer; leave it out")
+        return self._tokenizer
 
     def compile(self, text: str) -> Grammar:
         """The grammar, compiled without the interpreter's lock if it is not known yet.
@@ -79,12 +102,11 @@ class Grammars:
             if found is not None:
                 self._known.move_to_end(text)
                 return found
-        if self._tokenizer is None:
-            raise GrammarError("no grammar can be held with this model's tokenizer; leave it out")
-        matcher = LLMatcher(self._tokenizer, text, log_level=0, limits=_LIMITS)
+        tokenizer = self._known_tokenizer()
+        matcher = LLMatcher(tokenizer, text, log_level=0, limits=_LIMITS)
         if matcher.is_error():
             raise GrammarError(matcher.get_error())
-        beginning = Constraint(matcher, self._tokenizer.vocab_size, self._unnamed_ends)
+        beginning = GrammarConstraint(matcher, tokenizer.vocab_size, self._unnamed_ends)
         # The first mask takes longest, and does its work for all that begin here.
         if not beginning.masks().any():
             raise GrammarError(beginning.failure or "no answer satisfies it")

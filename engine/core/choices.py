@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 from ...decoding.constraint.constraint import Constraint
+from ...decoding.constraint.thinking import ThinkingConstraint
 from ...decoding.gumbel import derive_seed
 from ...kvcache.pages import PagePool
 from ...kvcache.prefix import PrefixCache
@@ -120,9 +121,11 @@ class Choices:
 
 
 def _constraint(request: Request) -> Constraint | None:
-    """The place in the request's grammar behind what the prompt has of the answer."""
-    if request.grammar is None:
+    """The place in the answer's form behind what the prompt has of the answer."""
+    constraint = None if request.grammar is None else request.grammar.start()
+    if request.thinking is not None:
+        constraint = ThinkingConstraint(request.thinking, constraint)
+    if constraint is None:
         return None
-    constraint = request.grammar.start()
     constraint.read(request.prompt_ids[len(request.prompt_ids) - request.answered :])
     return constraint

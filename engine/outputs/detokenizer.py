@@ -33,7 +33,8 @@ class TextStream(Protocol):
 class _ByteStream:
     def __init__(self, tokenizer: Tokenizer, options: TextOptions) -> None:
         self._tokenizer = tokenizer
-        self._skipped = tokenizer.special_ids if options.skip_special_tokens else frozenset[int]()
+        skipped = tokenizer.special_ids if options.skip_special_tokens else frozenset[int]()
+        self._skipped = skipped - options.shown_tokens
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def push(self, token_id: int) -> str:
@@ -53,6 +54,7 @@ class _WindowStream:
         self._skips = options.skip_special_tokens
         self._joins = not (self._skips or options.spaces_between_special_tokens)
         self._after_added = False
+        self._shown = options.shown_tokens if self._skips else frozenset[int]()
         self._window = list(prompt_ids[-_CONTEXT_TOKENS:])
         self._known = self._decode()
         while self._known.endswith("\ufffd"):
@@ -62,6 +64,11 @@ class _WindowStream:
         self._read = len(self._window)
 
     def push(self, token_id: int) -> str:
+        if token_id in self._shown:
+            # A text ends before markup, and another begins behind it.
+            text = self.flush() + self._tokenizer.token_text(token_id)
+            self._window, self._read, self._known = [], 0, ""
+            return text
         added = self._tokenizer.added_text(token_id) if self._joins else None
         beside, self._after_added = self._after_added, added is not None
         self._window.append(token_id)

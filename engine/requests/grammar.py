@@ -1,11 +1,11 @@
 """The grammar that a request asks for, checked: schemas, regular expressions, choices, tags."""
 
 import json
-from collections.abc import Iterator
-from typing import Any, Final, cast
+from collections.abc import Iterator, Mapping
+from typing import Any, Final, Protocol, cast
 
 import orjson
-from llguidance import LLMatcher, StructTag
+from llguidance import LLMatcher
 from llguidance.gbnf_to_lark import any_to_lark
 from pydantic import ValidationError
 
@@ -15,9 +15,10 @@ from ...decoding.constraint.fields import (
     StructuralTag,
     StructuredOutputs,
 )
-from ...decoding.constraint.grammar import Grammar, Grammars
+from ...decoding.constraint.grammar import Grammar, GrammarError, Grammars
 from ...decoding.sampling_params import SamplingFields
 from ...errors import RequestError
+from .lark import TEXT, Lark
 
 MAX_SCHEMA_CHARS: Final = 262_144
 MAX_SCHEMA_DEPTH: Final = 64
@@ -27,7 +28,27 @@ _MAX_REASON_CHARS: Final = 300
 _ANY_WHITESPACE: Final = r"[\x20\x0A\x0D\x09]+"
 
 
-def grammar_of(params: SamplingFields, grammars: Grammars) -> Grammar | None:
+class Frame(Protocol):
+    """What may stand around and in place of the text that a request asks for: calls of tools."""
+
+    @property
+    def field(self) -> str | None:
+        """The field because of which the answer cannot be any text; None: it can."""
+        ...
+
+    def grammar(self, answer: str | None, grammars: Grammars) -> str | None:
+        """The grammar of the whole answer, whose text has the grammar `answer` (None: any); None:
+        any answer will do. Raises RequestError where it is wrong."""
+        ...
+
+    def refusal(self, grammars: Grammars, reason: str) -> RequestError:
+        """Why it could not be compiled."""
+        ...
+
+
+def grammar_of(
+    params: SamplingFields, grammars: Grammars, frame: Frame | None = None
+) -> Grammar | None:
     """The grammar, compiled; None: any answer will do.
 
     Raises:
@@ -48,14 +69,31 @@ def grammar_of(params: SamplingFields, grammars: Grammars) -> Grammar | None:
     elif form is not None and wanted is not None:
         structure, param = wanted, f"response_format.{form.place}"
     else:
+        return None if frame is None else _framed(frame, None, grammars)
+    try:
+        text = _text(structure, param, grammars.controls)
+        if frame is None:
+            return grammars.compile(text)
+        if structure.kinds[0] in ("grammar", "structural_tag"):
+            raise ValueError("it cannot stand beside tools, only a schema, a regex or choices can")
+        grammars.compile(text)  # alone first, so that an error names it
+    except ValueError as error:  # GrammarError is one
+        raise refused(param, str(error)) from None
+    return _framed(frame, text, grammars)
+
+
+def _framed(frame: Frame, answer: str | None, grammars: Grammars) -> Grammar | None:
+    text = frame.grammar(answer, grammars)
+    if text is None:
         return None
     try:
-        return grammars.compile(_text(structure, param))
-    except ValueError as error:  # GrammarError is one
-        raise _refused(param, str(error)) from None
+        return grammars.compile(text)
+    except GrammarError as error:
+        raise frame.refusal(grammars, str(error)) from None
 
 
-def _refused(param: str, reason: str) -> RequestError:
+def refused(param: str, reason: str) -> RequestError:
+    """The refusal of a grammar. `param`: the field that it came in."""
     reason = reason.strip().removeprefix("Value error, ").partition("\n")[0]
     return RequestError(
         f"{param} cannot be used: {reason[:_MAX_REASON_CHARS]}",
@@ -64,7 +102,7 @@ def _refused(param: str, reason: str) -> RequestError:
     )
 
 
-def _text(structure: StructuredOutputs, param: str) -> str:
+def _text(structure: StructuredOutputs, param: str, controls: Mapping[str, int]) -> str:
     """The grammar in llguidance's notation."""
     if structure.json_object:
         return _of_schema({"type": "object"}, structure)
@@ -82,7 +120,7 @@ def _text(structure: StructuredOutputs, param: str) -> str:
         return LLMatcher.grammar_from_lark(_lark(structure.grammar))
     tag = structure.structural_tag
     assert tag is not None
-    return _of_tag(tag if isinstance(tag, StructuralTag) else _parsed_tag(tag), param)
+    return _of_tag(tag if isinstance(tag, StructuralTag) else _parsed_tag(tag), param, controls)
 
 
 def _lark(grammar: str) -> str:
@@ -99,17 +137,16 @@ def _parsed_tag(text: str) -> StructuralTag:
         raise ValueError(error.errors()[0]["msg"]) from None
 
 
-def _of_tag(tag: StructuralTag, param: str) -> str:
-    tags = [
-        StructTag(
-            trigger=next(t for t in tag.triggers if structure.begin.startswith(t)),
-            begin=structure.begin,
-            grammar=cast("dict[str, Any]", checked_schema(structure.schema_, param)),
-            end=structure.end,
-        )
-        for structure in tag.structures
-    ]
-    return LLMatcher.grammar_from_lark(StructTag.to_grammar(tags, assume_special=False))
+def _of_tag(tag: StructuralTag, param: str, controls: Mapping[str, int]) -> str:
+    lark = Lark(controls)
+    parts: list[str] = []
+    for structure in tag.structures:
+        trigger = next(t for t in tag.triggers if structure.begin.startswith(t))
+        schema = lark.json(checked_schema(structure.schema_, param))
+        rest = lark.text(structure.begin[len(trigger) :])
+        whole = f"{rest} {schema} {lark.text(structure.end)}"
+        parts.append(lark.rule(lark.behind_text(trigger, whole)))
+    return lark.grammar(f"({' | '.join(parts)})* {TEXT}")
 
 
 def _of_schema(schema: JsonSchema, structure: StructuredOutputs) -> str:

@@ -55,4 +55,9 @@ def _grammars(tokenizer: Tokenizer, vocab_size: int) -> Grammars:
     if backend is None:
         words = _Words(tokenizer, vocab_size, named[0] if named else 0)
     known = LLTokenizer(words, eos_token=named or None)
-    return Grammars(known, [token for token in ends if size <= token < vocab_size])
+    controls = {
+        tokenizer.token_text(token): token
+        for token in range(size)
+        if token < vocab_size and known.is_special_token(token)
+    }
+    return Grammars(known, [token for token in ends if size <= token < vocab_size], controls)

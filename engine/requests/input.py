@@ -2,9 +2,11 @@
 
 from dataclasses import dataclass, replace
 
+from ...decoding.constraint.thinking import Thinking
 from ...decoding.sampling_params import ALL_THAT_IS_LEFT, SamplingFields
 from ...registry import Spec
 from ..state.request import Conversation
+from .grammar import Frame
 from .prompt_encoder import Prompt
 from .truncation import Truncation
 
@@ -17,7 +19,9 @@ class Input:
     `add_special_tokens`: those that begin a prompt; None: for texts but not for chats.
     `prompt_param`: the field that errors about the prompt name. `suffix`: the text after the
     answer, which then fills in the middle; empty: none. `conversation`: the chat that the prompt
-    was rendered from, if any. `prompts`: how many the caller's body has; this is one of them.
+    was rendered from, if any. `frame`: what may stand around the form of the answer. `thinking`:
+    how the model thinks, where it does so before it answers. `shown_tokens`: special tokens that
+    are text in any case. `prompts`: how many the caller's body has; this is one of them.
     The other fields are those of `Request`, before they are checked.
     """
 
@@ -36,7 +40,18 @@ class Input:
     decoding: Spec = None
     kv_cache: Spec = None
     conversation: Conversation | None = None
+    frame: Frame | None = None
+    thinking: Thinking | None = None
+    shown_tokens: frozenset[int] = frozenset()
     prompts: int = 1
+
+    @property
+    def form_field(self) -> str | None:
+        """The field that says what the answer has to be; None: it may be anything."""
+        asked = self.params.form_field or (None if self.frame is None else self.frame.field)
+        if asked is None and self.thinking is not None and self.thinking.budget is not None:
+            return "thinking.budget"
+        return asked
 
     def with_length_resolved(self) -> "Input":
         """The same with None for a `max_tokens` that asks for all that is left."""

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ...decoding.base import DecodingMethod
-from ...decoding.constraint.grammar import Grammars
+from ...decoding.constraint.grammar import Grammar, GrammarError, Grammars
+from ...decoding.constraint.thinking import Thinking
 from ...decoding.methods import Methods
 from ...decoding.prefill import Prefill
 from ...decoding.search.base import SearchLimits
@@ -17,7 +18,7 @@ from ...registry import Choice, Registry
 from ..state.request import Request, SearchTask
 from .compatibility import Combination, broken_rule, check
 from .encoded_prompt import encode_prompt
-from .grammar import grammar_of
+from .grammar import grammar_of, refused
 from .input import Input
 from .limits import Demand, Limits
 from .prompt_encoder import PromptEncoder
@@ -79,7 +80,8 @@ class InputProcessor:
         stop_ids = stop_token_ids(params, self.model) | prompt.ends
         sampling = sampling_of(params, stop_ids, self.model)
         check(combination, "target")
-        grammar = grammar_of(params, self.grammars)
+        grammar = grammar_of(params, self.grammars, given.frame)
+        thinking = self._thinking(given.thinking, grammar)
         return Request(
             id=given.request_id,
             prompt_ids=prompt.ids,
@@ -89,7 +91,7 @@ class InputProcessor:
             n=params.n,
             stop_strings=params.stop_strings,
             stop_token_ids=stop_ids,
-            text=params.text_options,
+            text=replace(params.text_options, shown_tokens=given.shown_tokens),
             logprobs=given.logprobs,
             prompt_logprobs=given.prompt_logprobs,
             priority=given.priority,
@@ -99,6 +101,7 @@ class InputProcessor:
             contexts=contexts or (),
             combines=contexts is not None,
             grammar=grammar,
+            thinking=thinking,
             search=search,
         )
 
@@ -156,10 +159,19 @@ class InputProcessor:
             logprobs=given.logprobs,
             prompt_logprobs=given.prompt_logprobs,
             bad_words=bool(given.params.bad_words),
-            form=given.params.form_field,
+            form=given.form_field,
             can_evict=self.model.can_evict,
             sparse_unsupported_reason=self.model.sparse_unsupported_reason,
         )
+
+    def _thinking(self, thinking: Thinking | None, grammar: Grammar | None) -> Thinking | None:
+        """What the engine has to know of thoughts; None: nothing, they are as any text."""
+        if thinking is None or (thinking.budget is None and grammar is None):
+            return None
+        try:
+            return self.grammars.completed(thinking)
+        except GrammarError as error:
+            raise refused("thinking.budget", str(error)) from None
 
     def _search(
         self, given: Input, methods: Methods, ids: tuple[int, ...], demand: Demand

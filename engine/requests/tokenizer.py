@@ -113,8 +113,9 @@ class Tokenizer:
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
         template_kwargs: Mapping[str, Any] | None = None,
+        tools: Sequence[Mapping[str, Any]] = (),
     ) -> RenderedChat:
-        """The prompt of a chat, for `encode_chat`.
+        """The prompt of a chat, for `encode_chat`. `tools`: see `ChatTemplate.render`.
 
         Raises:
             RequestError: the model has no template, or the template refuses these messages.
@@ -130,6 +131,7 @@ class Tokenizer:
             add_generation_prompt=add_generation_prompt,
             continue_final_message=continue_final_message,
             variables=template_kwargs,
+            tools=tools,
         )
 
     @cached_property
@@ -235,6 +237,10 @@ class Tokenizer:
     def is_byte_level(self) -> bool:
         """Whether the text is exactly the concatenation of the tokens' bytes (byte-level BPE)."""
         return self.backend is not None and repr(self.backend.decoder).startswith("ByteLevel")
+
+    def added_id(self, text: str) -> int | None:
+        """The token added to the trained vocabulary that is this text; None: there is none."""
+        return next((token for token, added in self._added.items() if added == text), None)
 
     def added_text(self, token_id: int) -> str | None:
         """The text of a token added to the trained vocabulary; None: it is not an added one."""

@@ -99,6 +99,7 @@ class SubrequestBuilder:
             # Rules and grammar apply to the answer; a judgement is not part of it.
             sampling=replace(request.sampling, rules=None),
             grammar=None,
+            thinking=None,
         )
 
     def parts(

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal
 
 from ...decoding.constraint.grammar import Grammar
+from ...decoding.constraint.thinking import Thinking
 from ...decoding.methods import NO_METHODS, Methods
 from ...decoding.sampling import Sampling
 from ...decoding.sampling_params import PLAIN_TEXT, TextOptions
@@ -83,6 +84,7 @@ class Request:
     lower runs earlier among requests of one owner. `cache_salt`: prefixes are shared only between
     requests of equal salt. `contexts`: prompts of the target's further contexts. `combines`:
     whether the target changes anything. `grammar`: what the answer has to be; None: anything.
+    `thinking`: what holds of a thought before the answer; None: nothing.
     `search`: what a controller needs of the request, which then runs only as subrequests. The
     remaining fields are for subrequests. `part_of`: id of the
     request that it belongs to. `ruled`: its logprobs are scores after the rules; tokens dropped by
@@ -111,6 +113,7 @@ class Request:
     contexts: tuple[tuple[int, ...], ...] = ()
     combines: bool = False
     grammar: Grammar | None = None
+    thinking: Thinking | None = None
     search: SearchTask | None = None
     part_of: str | None = None
     ruled: bool = False

@@ -11,6 +11,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from ...decoding.constraint.grammar import Grammar
+from ...decoding.constraint.thinking import Thinking
 from ...decoding.methods import Methods
 from ...decoding.sampling import Sampling
 from ...registry import Choice, Method, Registry
@@ -55,6 +56,7 @@ class Submitted(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     contexts: tuple[tuple[int, ...], ...]
     combines: bool
     grammar: str | None
+    thinking: Thinking | None
     part_of: str | None
     ruled: bool
     scored_from: int

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from ...engine.outputs.choice_result import ChoiceResult
     from ...engine.state.request import ChoiceDelta
+    from ..conventions.reading import ChoiceReading
     from .chat_body import ChatBody
     from .plan import Answered, Plan
 
@@ -28,12 +29,22 @@ def chat_answer(
     body = plan.body
     echo = "".join(echo.text for echo in plan.echo)
     choices: list[dict[str, Any]] = []
+    thought_tokens: int | None = None
     for index, result in enumerate(results[0]):
+        fields: dict[str, Any] = {"content": result.text}
+        reason: str | None = result.finish_reason
+        if plan.reading is not None:
+            choice_reading = plan.reading.choice()
+            fields = choice_reading.message(result.text, result.token_ids)
+            reason = _reason(reason, choice_reading)
+            thought_tokens = (thought_tokens or 0) + choice_reading.thought_tokens
+        if echo:
+            fields["content"] = echo + (fields["content"] or "")
         choice: dict[str, Any] = {
             "index": index,
-            "message": {"role": "assistant", "content": echo + result.text, "refusal": None},
+            "message": {"role": "assistant", "refusal": None, **fields},
             "logprobs": chat_logprobs(result.logprobs, plan.spelling) if body.logprobs else None,
-            "finish_reason": result.finish_reason,
+            "finish_reason": reason,
             "stop_reason": result.stop_reason,
         }
         if body.return_token_ids:
@@ -45,7 +56,7 @@ def chat_answer(
         "created": plan.created,
         "model": plan.model,
         "choices": choices,
-        "usage": usage_object(usages(answered)),
+        "usage": usage_object(usages(answered), thought_tokens),
     }
     if body.return_token_ids:
         answer["prompt_token_ids"] = plan.requests[0].prompt_ids
@@ -54,6 +65,11 @@ def chat_answer(
             answered[0].prompt_logprobs or (), body.prompt_logprobs, plan.spelling
         )
     return orjson.dumps(with_trees(answer, plan.requests, answered))
+
+
+def _reason(reason: str | None, reading: ChoiceReading) -> str | None:
+    """The finish reason: an answer that ends with calls waits for their results."""
+    return "tool_calls" if reason == "stop" and reading.calls else reason
 
 
 class ChatStream(ChunkStream["ChatBody"]):
@@ -67,6 +83,9 @@ class ChatStream(ChunkStream["ChatBody"]):
             text_end=b'},"logprobs":null,"finish_reason":null}]',
         )
         self._full = plan.body.logprobs or plan.body.return_token_ids
+        self._choices = (
+            None if plan.reading is None else [plan.reading.choice() for _ in range(plan.body.n)]
+        )
 
     def opening(self) -> bytes:
         """The role chunk of every choice, and one with what stands before the answer."""
@@ -91,8 +110,16 @@ class ChatStream(ChunkStream["ChatBody"]):
             return self._nodes.of(prompt, delta.index, delta.nodes)
         index = b"%d" % delta.index
         written = b""
-        if self._full and delta.token_ids:
-            written = self._full_chunk(delta)
+        reading = None if self._choices is None else self._choices[delta.index]
+        reason: str | None = delta.finish_reason
+        if reading is not None:
+            last = reason is not None
+            fields = reading.push(delta.text, delta.token_ids, last=last)
+            reason = _reason(reason, reading)
+            if fields or (self._full and delta.token_ids):
+                written = self._full_chunk(delta, fields)
+        elif self._full and delta.token_ids:
+            written = self._full_chunk(delta, {"content": delta.text})
         elif delta.text:
             written = (
                 self._head
@@ -103,14 +130,21 @@ class ChatStream(ChunkStream["ChatBody"]):
             )
         if delta.finish_reason is None:
             return written
-        end = orjson.dumps({"finish_reason": delta.finish_reason, "stop_reason": delta.stop_reason})
+        end = orjson.dumps({"finish_reason": reason, "stop_reason": delta.stop_reason})
         finish = b',"delta":{},"logprobs":null,' + end[1:] + b"]"
         return written + self._head + index + finish + self._tail
 
-    def _full_chunk(self, delta: ChoiceDelta) -> bytes:
+    @property
+    def thought_tokens(self) -> int | None:
+        """See `ChunkStream`."""
+        if self._choices is None:
+            return None
+        return sum(choice.thought_tokens for choice in self._choices)
+
+    def _full_chunk(self, delta: ChoiceDelta, fields: dict[str, Any]) -> bytes:
         body = self._plan.body
         choice: dict[str, Any] = {
-            "delta": {"content": delta.text},
+            "delta": fields,
             "logprobs": (
                 chat_logprobs(delta.logprobs, self._plan.spelling) if body.logprobs else None
             ),

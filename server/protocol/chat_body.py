@@ -1,12 +1,14 @@
 """The body of /v1/chat/completions, and the messages that /tokenize shares with it."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, Discriminator, Field, Tag, model_validator
 
 from penstock.errors import RequestError
 
+from ..conventions.chat import ThoughtUse, ToolUse
+from ..conventions.frame import Mode, Offered
 from .fields import (
     MAX_MESSAGES,
     MAX_PARTS,
@@ -18,11 +20,20 @@ from .fields import (
 )
 from .generation import Alternatives, GenerationBody
 from .hints import Hints
+from .tool_fields import (
+    MAX_CALLS,
+    ChoiceOfAllowed,
+    NamedTool,
+    ThinkingFields,
+    ToolCall,
+    ToolChoice,
+    Tools,
+)
 
 
-def _refuse_tools(value: Any) -> Any:
-    if value not in (None, []):
-        raise ValueError("is not supported yet by this server; leave it out")
+def _refuse_calls(value: Any) -> Any:
+    if value is not None:
+        raise ValueError("is the older form of tool_calls; send that")
     return value
 
 
@@ -55,16 +66,22 @@ class Message(BaseModel):
 
     model_config = STRICT
 
-    role: Literal["system", "developer", "user", "assistant"]
+    role: Literal["system", "developer", "user", "assistant", "tool"]
     content: Content | None = None
     name: Name | None = None
-    tool_calls: Annotated[Any, AfterValidator(_refuse_tools)] = None
-    function_call: Annotated[Any, AfterValidator(_refuse_tools)] = None
+    tool_calls: Annotated[list[ToolCall], Field(fail_fast=True, max_length=MAX_CALLS)] | None = None
+    tool_call_id: Name | None = None
+    reasoning_content: str | None = None
+    function_call: Annotated[Any, AfterValidator(_refuse_calls)] = None
 
     @model_validator(mode="after")
-    def _has_content(self) -> "Message":
+    def _has_its_fields(self) -> "Message":
         if self.content is None and self.role != "assistant":
             raise ValueError("has no content; give a string or a list of text parts")
+        if self.role == "tool" and self.tool_call_id is None:
+            raise ValueError("has no tool_call_id; name the call that it is the result of")
+        if self.tool_calls and self.role != "assistant":
+            raise ValueError(f"has tool_calls, which only an assistant has, not a {self.role}")
         return self
 
     @property
@@ -80,7 +97,15 @@ class Message(BaseModel):
             content = [{"type": part.type, "text": part.text} for part in content]
         role = "system" if self.role == "developer" else self.role
         message: dict[str, Any] = {"role": role, "content": content}
-        return message if self.name is None else {**message, "name": self.name}
+        if self.name is not None:
+            message["name"] = self.name
+        if self.role == "tool":
+            message["tool_call_id"] = self.tool_call_id
+        if self.reasoning_content is not None and self.role == "assistant":
+            message["reasoning_content"] = self.reasoning_content
+        if self.tool_calls:
+            message["tool_calls"] = [call.model_dump() for call in self.tool_calls]
+        return message
 
 
 Messages = Annotated[list[Message], Field(fail_fast=True, min_length=1, max_length=MAX_MESSAGES)]
@@ -102,6 +127,71 @@ class ConversationFields(BaseModel):
     reasoning: FreeObject | None = None
     think: Hint | None = None
     verbosity: Hint | None = None
+    thinking: ThinkingFields | None = None
+    tools: Tools | None = None
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool = True
+
+    @property
+    def tool_use(self) -> ToolUse:
+        """What the chat says about tools."""
+        choice = self.tool_choice
+        if not self.tools or choice == "none":
+            return ToolUse()
+        tools = [fields.tool for fields in self.tools]
+        offered = [
+            Offered(tool=tool, param=f"tools.{index}.function.parameters")
+            for index, tool in enumerate(tools)
+        ]
+        mode: Mode = "required" if choice == "required" else "auto"
+        several, held = self.parallel_tool_calls, not self.parallel_tool_calls
+        if isinstance(choice, NamedTool):
+            mode, several = "required", False
+            offered = [each for each in offered if each.tool.name == choice.function.name]
+        elif isinstance(choice, ChoiceOfAllowed):
+            mode, held = choice.allowed_tools.mode, True
+            names = {tool.function.name for tool in choice.allowed_tools.tools}
+            offered = [each for each in offered if each.tool.name in names]
+        held = held or any(each.tool.strict for each in offered)
+        return ToolUse(tools=tools, offered=offered, mode=mode, several=several, held=held)
+
+    def check_tools(self) -> None:
+        """Raise RequestError where tools, choice and calls contradict each other."""
+        known = {fields.function.name for fields in self.tools or ()}
+        for param, name in self._names_chosen():
+            if name not in known:
+                raise RequestError(
+                    f"{param}: {name!r} is none of the tools; "
+                    + (f"they are {', '.join(sorted(known))[:200]}" if known else "there are none"),
+                    param=param,
+                    code="invalid_parameter",
+                )
+        if self.tool_choice == "required" and not known:
+            raise RequestError(
+                "tool_choice is 'required', and there are no tools; send tools, or leave it out",
+                param="tool_choice",
+                code="invalid_parameter",
+            )
+        called: set[str] = set()
+        for index, message in enumerate(self.messages):
+            called |= {call.id for call in message.tool_calls or ()}
+            if message.role == "tool" and message.tool_call_id not in called:
+                raise RequestError(
+                    f"messages.{index}.tool_call_id is {message.tool_call_id!r}, and no message "
+                    "before it has a call with this id; send the assistant's message with it",
+                    param=f"messages.{index}.tool_call_id",
+                    code="invalid_parameter",
+                )
+
+    def _names_chosen(self) -> Iterator[tuple[str, str]]:
+        """The tools that `tool_choice` names, and where."""
+        choice = self.tool_choice
+        if isinstance(choice, NamedTool):
+            yield "tool_choice.function.name", choice.function.name
+        elif isinstance(choice, ChoiceOfAllowed):
+            for index, tool in enumerate(choice.allowed_tools.tools):
+                path = f"tool_choice.allowed_tools.tools.{index}.function.name"
+                yield path, tool.function.name
 
     @property
     def starts_answer(self) -> bool:
@@ -141,6 +231,7 @@ class ConversationFields(BaseModel):
             reasoning=self.reasoning,
             think=self.think,
             verbosity=self.verbosity,
+            thinking=None if self.thinking is None else self.thinking.type,
         )
 
     def template_kwargs(self, reads: Collection[str]) -> Mapping[str, Any]:
@@ -156,6 +247,16 @@ class ChatBody(GenerationBody, ConversationFields):
     logprobs: bool = False
     top_logprobs: Alternatives | None = None
     echo: bool = False
+    include_reasoning: bool = True
+    separate_reasoning: bool = True
+
+    @property
+    def thought_use(self) -> ThoughtUse:
+        """What the chat says about thoughts."""
+        budget = None if self.thinking is None else self.thinking.budget
+        return ThoughtUse(
+            budget=budget, apart=self.separate_reasoning, shown=self.include_reasoning
+        )
 
     @property
     def alternatives(self) -> int | None:
@@ -171,6 +272,7 @@ class ChatBody(GenerationBody, ConversationFields):
     def check_together(self) -> None:
         """Raise RequestError where fields that are right alone contradict each other."""
         super().check_together()
+        self.check_tools()
         if self.top_logprobs and not self.logprobs:
             raise RequestError(
                 f"top_logprobs is {self.top_logprobs} and logprobs is not true; set it, or leave "

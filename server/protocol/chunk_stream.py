@@ -40,6 +40,11 @@ class ChunkStream(Generic[B]):
         tail = b',"usage":null}\n\n' if has_usage else b"}\n\n"
         self._end_with(tail if self._running is None else self._running.tail)
 
+    @property
+    def thought_tokens(self) -> int | None:
+        """Tokens of thoughts, of all choices; None: there are no thoughts to read."""
+        return None
+
     def _end_with(self, tail: bytes) -> None:
         """What chunks end with from now on."""
         self._tail = tail
@@ -55,5 +60,5 @@ class ChunkStream(Generic[B]):
         """The usage chunk, if that was asked for."""
         if not self._plan.body.include_usage:
             return b""
-        usage = orjson.dumps(usage_object(usages(answered)))
+        usage = orjson.dumps(usage_object(usages(answered), self.thought_tokens))
         return self._empty + b',"usage":' + usage + b"}\n\n"

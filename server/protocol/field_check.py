@@ -44,7 +44,7 @@ def check_fields(model: type[BaseModel], fields: Mapping[str, Any]) -> CheckedFi
             ignored.add(name)
         elif field.same_as in own:
             _rename(fields, field, values, sent_as)
-        elif field.kind == "part" and issubclass(model, GenerationBody):
+        elif field.kind == "part" and (field.same_as or "").partition(".")[0] in own:
             _put(fields, field, values, sent_as)
         elif field.kind in ("refused", "part") or issubclass(model, GenerationBody):
             _check_neutral(model, field, fields[name])
@@ -80,7 +80,7 @@ def _put(
     if whole in values:
         other = sent_as.get(whole, whole)
         raise RequestError(
-            f"{name} and {other} both say what the answer has to be; send one of them",
+            f"{name} and {other} both say the same; send one of them",
             param=name,
             code="invalid_parameter",
         )

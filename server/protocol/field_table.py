@@ -47,6 +47,12 @@ _ABSENT: dict[str, tuple[object, ...]] = {
     "add_generation_prompt": (False,),
     "continue_final_message": (False,),
     "chat_template_kwargs": ({},),
+    "tools": ([],),
+    "tool_choice": ("none", "auto"),
+    "parallel_tool_calls": (True, False),
+    "include_reasoning": (True, False),
+    "separate_reasoning": (True, False),
+    "thinking": ({},),
 }
 """Values of fields that one endpoint has, which ask for nothing of the other."""
 
@@ -65,11 +71,10 @@ def _aliases(of: str, *names: str) -> list[FieldMeaning]:
     ]
 
 
-def _parts(of: str, *names: str) -> list[FieldMeaning]:
-    same = f"structured_outputs.{of}"
+def _parts(same: str, *names: str, neutral: object = "") -> list[FieldMeaning]:
     meaning = f"another name of `{same}`"
     return [
-        FieldMeaning(name=n, kind="part", meaning=meaning, neutral=("",), same_as=same)
+        FieldMeaning(name=n, kind="part", meaning=meaning, neutral=(neutral,), same_as=same)
         for n in names
     ]
 
@@ -144,6 +149,13 @@ _DONE = _done(
     cache_salt="prefixes are shared only between requests of equal salt",
     response_format="what the answer has to be: `text`, `json_object`, `json_schema` or "
     "`structural_tag` ([docs/decoding/structured.md](decoding/structured.md))",
+    tools="functions that the model may call ([docs/tools.md](tools.md))",
+    tool_choice="`auto`, `none`, `required`, the tool to call, or `allowed_tools`",
+    parallel_tool_calls="false: at most one call in an answer",
+    thinking="`budget`: tokens that a thought may have, which is then closed; `type`: `enabled` or "
+    "`disabled`, as `think`",
+    include_reasoning="false: thoughts are left out of the answer",
+    separate_reasoning="false: thoughts are part of `content`, as the model writes them",
     structured_outputs="the same, and `regex`, `choice` or `grammar`",
     decoding="methods by name ([docs/decoding](decoding/README.md))",
     kv_cache="a policy by name ([docs/kv-cache](kv-cache/README.md))",
@@ -181,19 +193,18 @@ _NO_EFFECT = [
 ]  # fmt: skip
 
 _TOOLS = [
-    _refused("tools", []),
-    _refused("functions", []),
-    _refused("tool_choice", "none", "auto"),
-    _refused("function_call", "none", "auto"),
-    *_beside("tools", "parallel_tool_calls", "tool_prompt"),
+    _refused("functions", [], instead="`tools` takes functions"),
+    _refused("function_call", "none", "auto", instead="`tool_choice` says it"),
+    _refused("tool_prompt", "", instead="the model's own template describes tools"),
     _refused("web_search_options"),
 ]
 
 _STRUCTURE = [
-    *_parts("json", "json_schema", "guided_json", "format"),
-    *_parts("regex", "regex", "guided_regex"),
-    *_parts("choice", "guided_choice"),
-    *_parts("grammar", "grammar", "ebnf", "guided_grammar"),
+    *_parts("structured_outputs.json", "json_schema", "guided_json", "format"),
+    *_parts("structured_outputs.regex", "regex", "guided_regex"),
+    *_parts("structured_outputs.choice", "guided_choice"),
+    *_parts("structured_outputs.grammar", "grammar", "ebnf", "guided_grammar"),
+    *_parts("thinking.budget", "thinking_token_budget", "thinking_budget", neutral=-1),
 ]
 
 _SAMPLING = [
@@ -226,7 +237,6 @@ _SAMPLING = [
     *_beside("custom_logit_processor", "custom_params"),
     _refused("vllm_xargs", {}),
     _refused("repetition_detection"),
-    _refused("thinking_token_budget", -1),
 ]  # fmt: skip
 
 _ENDS = [
@@ -287,10 +297,10 @@ _ANSWER = [
     _refused("timings_per_token", False),
     _refused("response_fields", []),
     _refused("_debug_render_only", False, instead="/tokenize shows what a prompt becomes"),
-    _refused("reasoning_format", "none", "auto"),
-    _refused("include_reasoning", True),
-    _refused("separate_reasoning", True, False),
-    *_beside("separate_reasoning", "stream_reasoning"),
+    _refused(
+        "reasoning_format", "auto", "deepseek", instead="`separate_reasoning` false: one text"
+    ),
+    _refused("stream_reasoning", True),
     _refused("reasoning_control", False),
 ]
 

@@ -16,11 +16,12 @@ class Hints:
     reasoning: Mapping[str, Any] | None = None
     think: Any = None
     verbosity: Any = None
+    thinking: Any = None
 
     def variables(self, reads: Collection[str]) -> dict[str, Any]:
         """Template variables, of those that the template `reads`; explicit fields go first."""
         found: dict[str, Any] = {}
-        for name in ("think", "reasoning", "reasoning_effort", "verbosity"):
+        for name in ("think", "thinking", "reasoning", "reasoning_effort", "verbosity"):
             found |= self._of(name)
         return {name: value for name, value in found.items() if name in reads}
 
@@ -35,6 +36,8 @@ class Hints:
             value = None if value is None else value.get("effort")
         if value is None:
             return {}
+        if field == "thinking":
+            return dict.fromkeys(_THINKING, value == "enabled")
         if field == "verbosity":
             return {"verbosity": value}
         if isinstance(value, bool):

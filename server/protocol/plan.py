@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         Trace,
         Usage,
     )
+    from ..conventions.reading import Reading
     from .echo import Echo
     from .generation import GenerationBody
     from .spelling import Spelling
@@ -29,6 +30,7 @@ class Plan(Generic[B]):
     `id`: of the answer. `created`: Unix time in seconds. `model`: the served name.
     `requests`: one for each prompt of the batch.
     `echo`: what stands before the answers to each prompt where that is asked for, else empty.
+    `reading`: how to find thoughts and calls of tools in the answers; None: they are text.
     `ignored`: names of the fields without any effect.
     """
 
@@ -39,6 +41,7 @@ class Plan(Generic[B]):
     requests: tuple[Request, ...]
     spelling: Spelling
     echo: tuple[Echo, ...] = ()
+    reading: Reading | None = None
     ignored: tuple[str, ...] = ()
 
 

@@ -24,6 +24,12 @@ class PromptTokensDetails(BaseModel):
     cached_tokens: Count
 
 
+class CompletionTokensDetails(BaseModel):
+    """Tokens of the answer that are thoughts."""
+
+    reasoning_tokens: Count
+
+
 class MethodUsage(BaseModel):
     """What the methods used; of each count only where there is some."""
 
@@ -45,20 +51,27 @@ class TokenUsage(BaseModel):
     completion_tokens: Count
     total_tokens: Count
     prompt_tokens_details: PromptTokensDetails | None = None
+    completion_tokens_details: CompletionTokensDetails | None = None
     penstock: MethodUsage | None = None
 
 
-def usage_object(usages: Sequence[Usage]) -> dict[str, Any]:
-    """The counts of all prompts of one HTTP request together."""
+def usage_object(usages: Sequence[Usage], thought_tokens: int | None = None) -> dict[str, Any]:
+    """The counts of all prompts of one HTTP request together.
+
+    `thought_tokens`: those of thoughts; None: the model's answers are not read for thoughts.
+    """
     prompt = sum(usage.prompt_tokens for usage in usages)
     completion = sum(usage.completion_tokens for usage in usages)
-    return {
+    found = {
         "prompt_tokens": prompt,
         "completion_tokens": completion,
         "total_tokens": prompt + completion,
         "prompt_tokens_details": {"cached_tokens": sum(usage.cached_tokens for usage in usages)},
         "penstock": _own(usages),
     }
+    if thought_tokens is not None:
+        found["completion_tokens_details"] = {"reasoning_tokens": thought_tokens}
+    return found
 
 
 def _own(usages: Sequence[Usage]) -> dict[str, Any]:

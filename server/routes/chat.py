@@ -10,6 +10,8 @@ from starlette.responses import Response
 
 from ...engine.requests.input import Input
 from ...engine.state.request import Conversation
+from ..conventions.chat import ChatConventions
+from ..conventions.choose import conventions_of
 from ..openapi import documented
 from ..presets import served_model
 from ..protocol.answers import ChatCompletion, ChatCompletionChunk
@@ -47,7 +49,15 @@ def plan_chat(engine: Backend, raw: bytes, asked: Asked) -> Plan[ChatBody]:
     served = served_model(engine, body.model, asked.settings.presets)
     body.check_together()
     body.check_template(asked.settings.chat_template_kwarg)
-    messages = body.template_messages()
+    chat = ChatConventions(
+        conventions_of(
+            engine.tokenizer, asked.settings.tool_parser, asked.settings.reasoning_parser
+        ),
+        engine.tokenizer,
+        body.tool_use,
+        body.thought_use,
+    )
+    messages = chat.messages(body.template_messages())
     reads = engine.tokenizer.template_variables
     template_kwargs = body.template_kwargs(reads)
     prompt = engine.tokenizer.render_chat(
@@ -55,6 +65,7 @@ def plan_chat(engine: Backend, raw: bytes, asked: Asked) -> Plan[ChatBody]:
         add_generation_prompt=body.starts_answer,
         continue_final_message=body.continue_final_message,
         template_kwargs=template_kwargs,
+        tools=chat.template_tools,
     )
     identity = answer_id("chatcmpl")
     request = engine.input_processor.prepare(
@@ -72,6 +83,9 @@ def plan_chat(engine: Backend, raw: bytes, asked: Asked) -> Plan[ChatBody]:
             decoding=served.preset.decoding if body.decoding is None else body.decoding,
             kv_cache=served.preset.kv_cache if body.kv_cache is None else body.kv_cache,
             conversation=Conversation(messages=messages, template_kwargs=template_kwargs),
+            frame=chat.frame(prompt),
+            thinking=chat.thinking(prompt),
+            shown_tokens=chat.shown_tokens,
         )
     )
     return Plan(
@@ -82,5 +96,6 @@ def plan_chat(engine: Backend, raw: bytes, asked: Asked) -> Plan[ChatBody]:
         requests=(request,),
         spelling=Spelling.of(engine.tokenizer, body),
         echo=(Echo(text=body.echoed),) if body.echoed else (),
+        reading=chat.reading(prompt),
         ignored=(*ignored, *body.hints.unread(reads)),
     )

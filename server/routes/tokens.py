@@ -8,6 +8,8 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
+from ..conventions.chat import ChatConventions, ThoughtUse
+from ..conventions.choose import conventions_of
 from ..disconnect import until_disconnect
 from ..openapi import documented
 from ..presets import served_model
@@ -59,11 +61,15 @@ def _tokenize(engine: Backend, raw: bytes, settings: ServeSettings) -> Answer:
         served_model(engine, chat.model, settings.presets)
         chat.check_template(settings.chat_template_kwarg)
         reads = engine.tokenizer.template_variables
+        chat.check_tools()
+        known = conventions_of(engine.tokenizer, settings.tool_parser, settings.reasoning_parser)
+        conventions = ChatConventions(known, engine.tokenizer, chat.tool_use, ThoughtUse())
         rendered = engine.tokenizer.render_chat(
-            chat.template_messages(),
+            conventions.messages(chat.template_messages()),
             add_generation_prompt=chat.starts_answer,
             continue_final_message=chat.continue_final_message,
             template_kwargs=chat.template_kwargs(reads),
+            tools=conventions.template_tools,
         )
         ignored = (*ignored, *chat.hints.unread(reads))
         tokens = engine.input_processor.encoder.encode(

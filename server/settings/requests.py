@@ -7,6 +7,7 @@ from pydantic_settings import NoDecode
 
 from penstock.settings import Settings
 
+from ..conventions.choose import AUTO
 from ..evaluators import MAX_EVALUATORS, EvaluatorName, ExternalEvaluator
 from ..presets import MAX_PRESETS, Preset, PresetName
 from .values import Words, as_json
@@ -46,6 +47,10 @@ class RequestSettings(Settings):
     """Requests.
 
     `chat_template_kwarg`: variables of the chat template that requests may set.
+    `tool_parser`: how the model writes calls of tools: auto (recognised from its chat template),
+    none, deepseek, harmony, hermes, json, llama3, mistral or pythonic, or a plug-in's.
+    `reasoning_parser`: how it writes thoughts: auto, none, harmony, mistral or think, or a
+    plug-in's.
     `presets`: named combinations of methods, each served as the model MODEL:NAME. In YAML:
     `presets: {fast: {decoding: jacobi}}`; in a flag the same as JSON. A preset may set `decoding`
     and `kv_cache`.
@@ -54,6 +59,8 @@ class RequestSettings(Settings):
     on_failure: neutral}}`; in a flag the same as JSON.
     """
 
+    tool_parser: str = AUTO
+    reasoning_parser: str = AUTO
     chat_template_kwarg: Words = Field(default=["enable_thinking"])
     presets: PresetTable = Field(default={}, max_length=MAX_PRESETS)
     evaluators: EvaluatorTable = Field(default={}, max_length=MAX_EVALUATORS)

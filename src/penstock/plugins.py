@@ -15,6 +15,8 @@ Group = Literal[
     "penstock.weight_formats",
     "penstock.evaluators",
     "penstock.endpoints",
+    "penstock.tool_parsers",
+    "penstock.reasoning_parsers",
 ]
 """The groups that the server loads; docs/architecture.md, "Touch points", says what is in each."""
 

@@ -1,10 +1,12 @@
 """A model's chat template: finds out by trial what it accepts, and renders chats with it."""
 
+import json
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from ....errors import RequestError
 from . import wire
@@ -19,6 +21,8 @@ RENDER_CPU_S: Final = 2.0
 
 RENDER_MEMORY_BYTES: Final = 256 * 2**20
 _WORKERS: Final = 2
+_CALL_ID: Final = "penstock1"
+"""Nine letters and digits, on which Mistral's templates insist."""
 _WORDS: Final = ("penstockone", "penstocktwo", "penstockthree", "penstockfour")
 
 
@@ -59,8 +63,13 @@ class ChatTemplate:
 
     @cached_property
     def variables(self) -> frozenset[str]:
-        """Variables that it reads from its caller, such as `enable_thinking`."""
-        return template_variables(self._sources[self._index])
+        """Variables that it reads from its caller, such as `enable_thinking` and `tools`."""
+        return frozenset().union(*map(template_variables, self._sources))
+
+    @property
+    def source(self) -> str:
+        """Its text: of several, that for chats with tools."""
+        return self._sources[self._index_of(tools=True)]
 
     @cached_property
     def wants(self) -> Wants:
@@ -85,8 +94,9 @@ class ChatTemplate:
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
         variables: Mapping[str, Any] | None = None,
+        tools: Sequence[Mapping[str, Any]] = (),
     ) -> RenderedChat:
-        """The prompt of a chat.
+        """The prompt of a chat. `tools`: that the model may call, for templates that read `tools`.
 
         Raises:
             RequestError: the template refuses these messages, or fails on them.
@@ -95,7 +105,8 @@ class ChatTemplate:
             arranged(messages, self.wants),
             add_generation_prompt=add_generation_prompt,
             continue_final_message=continue_final_message,
-            variables=variables,
+            variables={**(variables or {}), "tools": list(tools)} if tools else variables,
+            tools=bool(tools),
         )
         if isinstance(reply, wire.Refused):
             raise RequestError(
@@ -109,9 +120,9 @@ class ChatTemplate:
         """End the processes that render."""
         self._workers.close()
 
-    def trial(self, messages: list[dict[str, Any]]) -> str | None:
+    def trial(self, messages: list[dict[str, Any]], *, tools: bool = False) -> str | None:
         """The text of the messages, not rearranged; None: they are refused."""
-        reply = self._reply(messages, add_generation_prompt=True)
+        reply = self._reply(messages, add_generation_prompt=True, tools=tools)
         if isinstance(reply, wire.Rendered):
             return reply.text
         if reply.ended:
@@ -125,9 +136,10 @@ class ChatTemplate:
         add_generation_prompt: bool,
         continue_final_message: bool = False,
         variables: Mapping[str, Any] | None = None,
+        tools: bool = False,
     ) -> wire.Rendered | wire.Refused:
         request = wire.Render(
-            template=self._index,
+            template=self._index_of(tools=tools),
             messages=messages,
             variables=dict(variables or {}),
             add_generation_prompt=add_generation_prompt,
@@ -135,9 +147,11 @@ class ChatTemplate:
         )
         return self._workers.render(request)
 
-    @property
-    def _index(self) -> int:
-        return self._names.index("default") if "default" in self._names else 0
+    def _index_of(self, *, tools: bool) -> int:
+        for name in ("tool_use", "default") if tools else ("default",):
+            if name in self._names:
+                return self._names.index(name)
+        return 0
 
 
 class _NoAnswerError(Exception):
@@ -159,7 +173,30 @@ class _Trial:
             forms=forms,
             systems=self._systems(forms),
             repeats=self._repeats(forms),
+            arguments=self._arguments(forms),
         )
+
+    def _arguments(self, forms: Mapping[str, Form]) -> Literal["objects", "json"] | None:
+        name, key, value, result = _WORDS
+        begin = self._turn("user", 0, forms["user"])
+        kinds: dict[Literal["objects", "json"], Any] = {
+            "objects": {key: value},
+            "json": json.dumps({key: value}),
+        }
+        for kind, arguments in kinds.items():
+            function = {"name": name, "arguments": arguments}
+            call = {"id": _CALL_ID, "type": "function", "function": function}
+            turns = [
+                begin,
+                {"role": "assistant", "content": "", "tool_calls": [call]},
+                {"role": "tool", "tool_call_id": _CALL_ID, "name": name, "content": result},
+            ]
+            text = self._template.trial(turns, tools=True) or ""
+            # Neither Python's spelling of a dictionary nor JSON inside a string of JSON.
+            arrived = re.search(rf"{key}\W*[:=>]\W*{value}", text) and result in text
+            if arrived and f"{{'{key}'" not in text and f'\\"{key}' not in text:
+                return kind
+        return None
 
     def _form(self, before: list[dict[str, Any]], role: str, behind: list[dict[str, Any]]) -> Form:
         word, other = _WORDS[1], _WORDS[2]

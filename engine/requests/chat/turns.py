@@ -1,5 +1,6 @@
 """Rearranges messages as a chat template wants them: roles, order, strings or lists of parts."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeGuard
@@ -25,12 +26,14 @@ class Wants:
 
     `forms`: by role; strings for a role without an entry. `systems`: where system messages may
     stand: "first" is one in front, "none" is nowhere. `repeats`: whether two user turns may follow
-    each other.
+    each other. `arguments`: how it wants the arguments of tool calls: as objects, or as their JSON;
+    None: it does not print calls and their results.
     """
 
     forms: Mapping[str, Form] = field(default_factory=dict[str, Form])
     systems: Systems = "anywhere"
     repeats: bool = True
+    arguments: Literal["objects", "json"] | None = None
 
 
 def arranged(messages: Sequence[Message], wants: Wants) -> list[dict[str, Any]]:
@@ -44,6 +47,8 @@ def arranged(messages: Sequence[Message], wants: Wants) -> list[dict[str, Any]]:
         if "content" in turn:
             form = wants.forms.get(str(turn.get("role")), Form())
             turn["content"] = _in_form(turn["content"], form)
+        if "tool_calls" in turn and wants.arguments == "objects":
+            turn["tool_calls"] = [_with_object(call) for call in turn["tool_calls"]]
     return turns
 
 
@@ -54,6 +59,16 @@ def content_text(content: Any) -> str | None:
     if not _is_text_parts(content):
         return None
     return BETWEEN_PARTS.join(part["text"] for part in content)
+
+
+def _with_object(call: Mapping[str, Any]) -> dict[str, Any]:
+    """A call whose arguments are an object; what is none stays text."""
+    function = call["function"]
+    try:
+        arguments = json.loads(function["arguments"] or "{}")
+    except (ValueError, RecursionError):
+        arguments = function["arguments"]
+    return {**call, "function": {**function, "arguments": arguments}}
 
 
 def _in_front(turns: list[dict[str, Any]], systems: Systems) -> list[dict[str, Any]]:

@@ -1,0 +1,52 @@
+"""`{"name": ..., "parameters": {...}}`, perhaps behind `<|python_tag|>`: Llama 3.1 to 3.3."""
+
+from collections.abc import Collection
+
+from ..reader import Reader
+from .format import CallSyntax, ToolFormat
+from .readers import JsonCallReader
+
+_TAG = "<|python_tag|>"
+
+
+class _Llama3Reader(JsonCallReader):
+    def __init__(self, names: Collection[str]) -> None:
+        super().__init__("", "", between=";", accepts=names.__contains__)
+        self._at_begin = True
+
+    def step(self) -> bool:
+        """See `Reader`."""
+        if self._at_begin:
+            tagged = self.skip(_TAG)
+            if tagged is None:
+                return False
+            self._at_begin = False
+            return True
+        return super().step()
+
+
+class Llama3(ToolFormat):
+    """See the module."""
+
+    name = "llama3"
+    markers = (_TAG,)
+
+    def recognises(self, template: str) -> bool:
+        """See `ToolFormat`."""
+        return _TAG in template or (
+            '"parameters"' in template and "<|start_header_id|>" in template
+        )
+
+    def syntax(self, template: str) -> CallSyntax:
+        """See `ToolFormat`."""
+        del template
+        return CallSyntax(
+            before='{"name": "', middle='", "parameters": ', after="}", parallel=False
+        )
+
+    def reader(self, names: Collection[str]) -> Reader:
+        """See `ToolFormat`."""
+        return _Llama3Reader(names)
+
+
+LLAMA3 = Llama3()
