@@ -93,13 +93,15 @@ class LLM:
         use_tqdm: UseTqdm = True,
         decoding: Spec = None,
         kv_cache: Spec = None,
+        tools: Sequence[Mapping[str, Any]] = (),
     ) -> list[RequestOutput]:
         """Answer one conversation, or several, through the model's chat template.
 
-        The other arguments, the results and the errors are those of `generate`.
+        `tools`: functions that the template tells the model of, as OpenAI has them; calls are part
+        of the answer's text. The other arguments, the results and the errors are those of `generate`.
         """
         several = [messages] if messages and isinstance(messages[0], Mapping) else messages
-        given: list[Prompt] = [self.tokenizer.render_chat(one) for one in several]  # type: ignore[arg-type]
+        given: list[Prompt] = [self.tokenizer.render_chat(one, tools=tools) for one in several]  # type: ignore[arg-type]
         each = _spread(sampling_params, len(given))
         requests = [
             self._input_processor.prepare(

@@ -6,6 +6,7 @@ its tokens is closed by force, and the model answers with what it has thought.
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -26,8 +27,9 @@ _AFTER: Final = -2
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Thinking:
     """How a model writes a thought before its answer. `begin`, `end`: tokens around it; no `begin`:
-    it always thinks. `opened`: the prompt has begun the thought. `budget`: tokens that it may have;
-    None: any number.
+    it always thinks. `opened`: the prompt has begun the thought. `opening`: tokens that have to
+    begin it even so. `budget`: further tokens that it may have; None: any number. `never`: tokens
+    that it cannot have.
 
     The engine completes: `vocab_size`, of the tokenizer; `ends`, tokens that end an answer.
     """
@@ -35,7 +37,9 @@ class Thinking:
     begin: int | None
     end: int
     opened: bool
+    opening: tuple[int, ...] = ()
     budget: int | None = None
+    never: tuple[int, ...] = ()
     vocab_size: int = 0
     ends: tuple[int, ...] = ()
 
@@ -49,13 +53,14 @@ class ThinkingConstraint(Constraint):
     def __init__(self, thinking: Thinking, answer: Constraint | None) -> None:
         self._thinking = thinking
         self._answer = answer
+        self._rows = _Rows(thinking, must_end=answer is not None)
         self._place = 0 if thinking.opened or thinking.begin is None else _BEFORE
 
     def fork(self) -> ThinkingConstraint:
         """See `Constraint`."""
         answer = None if self._answer is None else self._answer.fork()
-        fork = ThinkingConstraint(self._thinking, answer)
-        fork._place = self._place
+        fork = copy(self)
+        fork._answer = answer
         return fork
 
     @property
@@ -78,6 +83,9 @@ class ThinkingConstraint(Constraint):
 
     def forced(self) -> list[int]:
         """See `Constraint`."""
+        opening = self._thinking.opening
+        if 0 <= self._place < len(opening):
+            return list(opening[self._place :])
         if self._spent(self._place):
             return [self._thinking.end]
         if self._place == _AFTER and self._answer is not None:
@@ -99,7 +107,7 @@ class ThinkingConstraint(Constraint):
         thinking = self._thinking
         bits = np.zeros((rows, mask_words(thinking.vocab_size, thinking.ends)), dtype=np.int32)
         if self._place == _AFTER:
-            bits[:] = self._everything(ends=True)
+            bits[:] = self._rows.anything
             return bits
         bits[0] = self._mask(self._place)
         if draft is not None:
@@ -116,7 +124,7 @@ class ThinkingConstraint(Constraint):
 
     def _spent(self, place: int) -> bool:
         budget = self._thinking.budget
-        return budget is not None and place >= budget
+        return budget is not None and place >= budget + len(self._thinking.opening)
 
     def _places(self, draft: Draft) -> dict[int, int]:
         """The places behind the allowed draft tokens, from a place before the end of a thought."""
@@ -139,34 +147,33 @@ class ThinkingConstraint(Constraint):
     def _may_follow(self, place: int, token: int) -> bool:
         if place == _BEFORE:
             return token == self._thinking.begin
-        if self._spent(place):
-            return token == self._thinking.end
-        return token < self._thinking.vocab_size and not (
-            self._answer is not None and token in self._thinking.ends
-        )
+        return self._mask(place)[token // 32] >> token % 32 & 1 == 1
 
     def _mask(self, place: int) -> Bits:
         """One row: what may follow at a place."""
         thinking = self._thinking
-        if place == _AFTER:
-            return self._everything(ends=True) if self._answer is None else self._answer.masks()[0]
-        if place == _BEFORE:
-            row = self._everything(ends=True) if self._answer is None else self._answer.masks()[0]
-            assert thinking.begin is not None
-            return _with(row, thinking.begin)
-        if self._spent(place):
-            return _with(np.zeros_like(self._everything(ends=False)), thinking.end)
-        # A thought that ends the answer would leave a form unsaid.
-        return _with(self._everything(ends=self._answer is None), thinking.end)
+        if place in (_BEFORE, _AFTER):
+            row = self._rows.anything if self._answer is None else self._answer.masks()[0]
+            return row if place == _AFTER or thinking.begin is None else _with(row, thinking.begin)
+        nothing = np.zeros_like(self._rows.anything)
+        if place < len(thinking.opening):
+            return _with(nothing, thinking.opening[place])
+        return _with(nothing, thinking.end) if self._spent(place) else self._rows.thought
 
-    def _everything(self, *, ends: bool) -> Bits:
-        """One row: every token, with or without those that end an answer."""
-        thinking = self._thinking
-        size = 32 * mask_words(thinking.vocab_size, thinking.ends)
-        allowed = np.zeros(size, dtype=np.bool_)
+
+class _Rows:
+    """Masks of places without a form: behind a thought, and inside it."""
+
+    def __init__(self, thinking: Thinking, *, must_end: bool) -> None:
+        allowed = np.zeros(32 * mask_words(thinking.vocab_size, thinking.ends), dtype=np.bool_)
         allowed[: thinking.vocab_size] = True
-        allowed[list(thinking.ends)] = ends
-        return np.packbits(allowed, bitorder="little").view(np.int32)
+        allowed[list(thinking.ends)] = True
+        self.anything: Bits = np.packbits(allowed, bitorder="little").view(np.int32)
+        allowed[list(thinking.never)] = False
+        if must_end:  # a thought that ends the answer would leave its form unsaid
+            allowed[list(thinking.ends)] = False
+        allowed[thinking.end] = True
+        self.thought: Bits = np.packbits(allowed, bitorder="little").view(np.int32)
 
 
 def _with(row: Bits, token: int) -> Bits:

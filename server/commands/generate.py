@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
@@ -20,8 +22,12 @@ from ...decoding.sampling_params import SamplingFields
 from ...engine.config import EngineConfig
 from ...engine.requests.input import Input
 from ...engine.state.request import Conversation
+from ..conventions.chat import ChatConventions, ThoughtUse
+from ..conventions.choose import AUTO, conventions_of
 from ..log import configure_logging
+from ..protocol.chat_body import ConversationFields
 from ..protocol.fields import MethodSpec
+from ..protocol.parse import validated
 from ..settings.serve import ServeSettings
 from ..settings.values import as_json
 from .command_settings import CommandSettings
@@ -29,6 +35,7 @@ from .loading import load_engine
 
 if TYPE_CHECKING:
     from ...engine.async_engine import AsyncEngine
+    from ..conventions.reading import Reading
 
 
 _LONG_PROMPT_TOKENS = 512
@@ -51,6 +58,9 @@ class GenerateSettings(SamplingFields, EngineConfig, CommandSettings):
     `seed`: same seed, same text.
     `stop`: end before this text.
     `schema_file`: the answer is JSON that matches the JSON schema in this file.
+    `tools_file`: a JSON list of tools, as OpenAI has them, that the model may call; calls are shown
+    as lines of JSON.
+    `tool_choice`: auto, required, none, or the name of the function to call.
     `decoding`: a decoding method, such as jacobi, or JSON with methods and their parameters.
     """
 
@@ -63,6 +73,8 @@ class GenerateSettings(SamplingFields, EngineConfig, CommandSettings):
     chat: bool = False
     raw: bool = False
     schema_file: Annotated[Path | None, Field(validation_alias="schema")] = None
+    tools_file: Annotated[Path | None, Field(validation_alias="tools")] = None
+    tool_choice: str = "auto"
     response_format: CliSuppress[ResponseFormat | None] = None
     structured_outputs: CliSuppress[StructuredOutputs | None] = None
     decoding: Annotated[MethodSpec | None, NoDecode, BeforeValidator(_name_or_json)] = None
@@ -72,15 +84,36 @@ class GenerateSettings(SamplingFields, EngineConfig, CommandSettings):
         """The sampling part."""
         fields = {name: getattr(self, name) for name in SamplingFields.model_fields}
         if self.schema_file is not None:
-            fields["structured_outputs"] = StructuredOutputs(json=_read(self.schema_file))
+            schema = _read("--schema", self.schema_file)
+            fields["structured_outputs"] = StructuredOutputs(json=schema)
         return SamplingFields(**fields)
 
+    def conversation(self, prompt: str) -> ConversationFields:
+        """The prompt as a chat, with the tools.
 
-def _read(path: Path) -> str:
+        Raises:
+            ConfigurationError: the file of tools cannot be used.
+        """
+        fields: dict[str, Any] = {"messages": [{"role": "user", "content": prompt}]}
+        if self.tools_file is not None:
+            text = _read("--tools", self.tools_file)
+            try:
+                fields["tools"] = json.loads(text)
+            except ValueError as error:
+                raise ConfigurationError(f"--tools {self.tools_file}: not JSON: {error}") from error
+            named = {"type": "function", "function": {"name": self.tool_choice}}
+            is_word = self.tool_choice in ("auto", "none", "required")
+            fields["tool_choice"] = self.tool_choice if is_word else named
+        chat, _ = validated(ConversationFields, fields)
+        chat.check_tools()
+        return chat
+
+
+def _read(flag: str, path: Path) -> str:
     try:
         return path.read_text()
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"--schema {path}: {error}") from error
+        raise ConfigurationError(f"{flag} {path}: {error}") from error
 
 
 def run_generate(settings: GenerateSettings) -> int:
@@ -92,6 +125,8 @@ def run_generate(settings: GenerateSettings) -> int:
     """
     if settings.chat and settings.raw:
         raise ConfigurationError("--chat and --raw contradict each other; give one of them")
+    if settings.raw and settings.tools_file is not None:
+        raise ConfigurationError("--tools are for chats, and --raw asks for none; leave one out")
     if settings.n != 1:
         raise ConfigurationError(f"-n is {settings.n}, but a terminal shows one answer")
     configure_logging("warning")
@@ -104,27 +139,67 @@ def run_generate(settings: GenerateSettings) -> int:
 async def _stream(engine: AsyncEngine, settings: GenerateSettings, prompt: str) -> None:
     tokenizer = engine.tokenizer
     as_chat = settings.chat or (not settings.raw and tokenizer.chat_template is not None)
-    messages = [{"role": "user", "content": prompt}]
-    request = engine.input_processor.prepare(
-        Input(
-            request_id="generate",
-            prompt=tokenizer.render_chat(messages) if as_chat else prompt,
-            params=settings.sampling,
-            decoding=settings.decoding,
-            conversation=Conversation(messages=messages) if as_chat else None,
-        )
+    given = Input(
+        request_id="generate",
+        prompt=prompt,
+        params=settings.sampling,
+        decoding=settings.decoding,
     )
+    reading: Reading | None = None
+    if as_chat:
+        body = settings.conversation(prompt)
+        known = conventions_of(tokenizer, AUTO, AUTO)
+        chat = ChatConventions(known, tokenizer, body.tool_use, ThoughtUse(apart=False))
+        messages = chat.messages(body.template_messages())
+        rendered = tokenizer.render_chat(messages, tools=chat.template_tools)
+        given = replace(
+            given,
+            prompt=rendered,
+            conversation=Conversation(messages=messages),
+            frame=chat.frame(rendered),
+            thinking=chat.thinking(rendered),
+            shown_tokens=chat.shown_tokens,
+        )
+        reading = chat.reading(rendered)
+    request = engine.input_processor.prepare(given)
+    writer = _Writer(reading)
     engine.start()
-    reading = asyncio.create_task(_show_reading(engine, len(request.prompt_ids)))
+    bar = asyncio.create_task(_show_reading(engine, len(request.prompt_ids)))
     try:
         async for delta in engine.submit(request):
-            reading.cancel()
-            sys.stdout.write(delta.text)
-            sys.stdout.flush()
+            bar.cancel()
+            writer.write(delta.text, last=delta.finish_reason is not None)
         sys.stdout.write("\n")
     finally:
-        reading.cancel()
+        bar.cancel()
         await engine.stop(0.0)
+
+
+class _Writer:
+    """Writes an answer to standard output: text as it comes, calls as lines of JSON at the end."""
+
+    def __init__(self, reading: Reading | None) -> None:
+        self._choice = None if reading is None else reading.choice()
+        self._calls: list[dict[str, str]] = []
+
+    def write(self, text: str, *, last: bool) -> None:
+        """Write what has come; `last`: the answer has ended."""
+        if self._choice is not None:
+            fields = self._choice.push(text, (), last=last)
+            text = fields.get("content", "")
+            for call in fields.get("tool_calls", ()):
+                function: dict[str, str] = call["function"]
+                if "name" in function:
+                    self._calls.append({"name": function["name"], "arguments": ""})
+                self._calls[-1]["arguments"] += function["arguments"]
+        sys.stdout.write(text)
+        if last:
+            sys.stdout.write("\n".join(_line(call) for call in self._calls))
+        sys.stdout.flush()
+
+
+def _line(call: dict[str, str]) -> str:
+    return f'{{"name": {json.dumps(call["name"])}, "arguments": {call["arguments"]}}}'
 
 
 async def _show_reading(engine: AsyncEngine, prompt_tokens: int) -> None:

@@ -56,7 +56,7 @@ class ChatConventions:
     ) -> None:
         if model.tools is None and tools.mode == "required":
             raise RequestError(
-                "tool_choice asks for a call, and this server reads none (--tool-parser none); "
+                "tool_choice asks for a call, and this server reads none (--tool-parser off); "
                 "leave it out",
                 param="tool_choice",
                 code="unsupported_parameter",
@@ -109,8 +109,17 @@ class ChatConventions:
         opened = None if form is None else form.opened(prompt.text)
         end = None if form is None else self._tokenizer.added_id(form.end)
         begin = None if form is None else self._tokenizer.added_id(form.begin)
-        if opened is not None and end is not None and (opened or begin is not None):
-            return Thinking(begin=begin, end=end, opened=opened, budget=self._thoughts.budget)
+        if form and opened is not None and end is not None and (opened or begin is not None):
+            never = [self._tokenizer.added_id(text) for text in form.never]
+            opening = self._tokenizer.encode(form.begin, add_special_tokens=False)
+            return Thinking(
+                begin=begin,
+                end=end,
+                opened=opened,
+                opening=tuple(opening) if form.always else (),
+                budget=self._thoughts.budget,
+                never=tuple(token for token in never if token is not None),
+            )
         if self._thoughts.budget is not None and (form is None or opened is not None):
             raise RequestError(
                 "thinking.budget bounds thoughts, and this model "

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 AUTO: Final = "auto"
-NONE: Final = "none"
+OFF: Final = "off"
 F = TypeVar("F", ToolFormat, ThoughtFormat)
 
 
@@ -63,16 +63,16 @@ def conventions_of(tokenizer: Tokenizer, tool_parser: str, reasoning_parser: str
     )
     logger.info(
         "tool calls: %s%s; thoughts: %s",
-        NONE if found.tools is None else found.tools.name,
+        OFF if found.tools is None else found.tools.name,
         " (tools are described in a system message)" if found.described else "",
-        NONE if found.thinking is None else found.thinking.name,
+        OFF if found.thinking is None else found.thinking.name,
     )
     return found
 
 
 def _chosen(kind: type[F], group: Group, name: str, template: str) -> F | None:
     """The registered format of that name, or the first one that recognises the template."""
-    if name == NONE:
+    if name == OFF:
         return None
     known = {plugin.name: cast("F", plugin.value) for plugin in plugins(group)}
     if name != AUTO:
@@ -80,7 +80,7 @@ def _chosen(kind: type[F], group: Group, name: str, template: str) -> F | None:
             names = ", ".join(sorted(known))
             raise ConfigurationError(
                 f"{group.removeprefix('penstock.')}: there is no {name!r}; known are {names}, "
-                f"{AUTO} and {NONE}"
+                f"{AUTO} and {OFF}"
             )
         return known[name]
     return next((found for found in known.values() if found.recognises(template)), None)

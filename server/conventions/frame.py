@@ -64,13 +64,11 @@ class AnswerFrame:
                 return refused(each.param, str(error))
         return refused("tools", reason)
 
-    def _written(
-        self, tools: Sequence[Offered], answer: str | None, grammars: Grammars
-    ) -> str:
+    def _written(self, tools: Sequence[Offered], answer: str | None, grammars: Grammars) -> str:
         lark = Lark(grammars.controls)
         syntax = self.syntax
         text = "" if answer is None else f"{lark.text(self.before)} {lark.other(answer)}"
-        space = SPACE if self.thinks else ""
+        space = SPACE if self.thinks and not self.before else ""
         if syntax is None or self.form is None:
             return lark.grammar(f"{space} {text}")
         begin = syntax.begin + syntax.before
@@ -107,9 +105,7 @@ class AnswerFrame:
         middle, after = lark.text(syntax.middle), lark.text(syntax.after)
         return f"{json.dumps(each.tool.name)} {middle} {arguments} {after}"
 
-    def _parameters(
-        self, each: Offered, form: ToolFormat, grammars: Grammars
-    ) -> Mapping[str, Any]:
+    def _parameters(self, each: Offered, form: ToolFormat, grammars: Grammars) -> Mapping[str, Any]:
         """The schema that arguments are held to: any object, where the caller does not insist on
         parameters that no grammar can hold."""
         parameters = {"type": "object", **each.tool.parameters}

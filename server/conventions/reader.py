@@ -5,6 +5,9 @@ from collections.abc import Sequence
 
 from .parts import Part, Said, joined
 
+_PIECE = 1024
+"""Longer texts are read in pieces: a step may copy all that is left."""
+
 
 class Reader(ABC):
     """Splits one choice's text into parts. No text is lost: what is not a whole call is said.
@@ -20,9 +23,10 @@ class Reader(ABC):
 
     def push(self, text: str) -> list[Part]:
         """The parts that have become clear with `text`."""
-        self.left += text
-        while self.step():
-            pass
+        for at in range(0, len(text) or 1, _PIECE):
+            self.left += text[at : at + _PIECE]
+            while self.step():
+                pass
         found, self.found = self.found, []
         return joined(found)
 
@@ -53,6 +57,29 @@ class Reader(ABC):
         keep = 0 if self.ended else begun(self.left, (marker,))
         self.left = text[len(text) - keep :]
         return text[: len(text) - keep], False
+
+
+class Edge:
+    """The white space at the end of a text, which waits for what follows."""
+
+    def __init__(self) -> None:
+        self._space: list[str] = []
+
+    def add(self, text: str) -> str:
+        """The same with the white space before it, and without that at its end."""
+        shown = text.rstrip()
+        space = text[len(shown) :]
+        if shown:
+            shown = self.take() + shown
+        if space:
+            self._space.append(space)
+        return shown
+
+    def take(self) -> str:
+        """What waits."""
+        space = "".join(self._space)
+        self._space.clear()
+        return space
 
 
 class PlainReader(Reader):

@@ -39,6 +39,8 @@ class ChoiceReading:
         self._reading = reading
         self._reader = reading.reader()
         self._thinks: bool | None = True if reading.opened else None
+        if reading.end is None:  # nothing tells where a thought ends
+            self._thinks = False
         self.calls = 0
         self.thought_tokens = 0
 

@@ -48,8 +48,8 @@ class RequestSettings(Settings):
 
     `chat_template_kwarg`: variables of the chat template that requests may set.
     `tool_parser`: how the model writes calls of tools: auto (recognised from its chat template),
-    none, deepseek, harmony, hermes, json, llama3, mistral or pythonic, or a plug-in's.
-    `reasoning_parser`: how it writes thoughts: auto, none, harmony, mistral or think, or a
+    off, deepseek, harmony, hermes, json, llama3, mistral or pythonic, or a plug-in's.
+    `reasoning_parser`: how it writes thoughts: auto, off, harmony, mistral or think, or a
     plug-in's.
     `presets`: named combinations of methods, each served as the model MODEL:NAME. In YAML:
     `presets: {fast: {decoding: jacobi}}`; in a flag the same as JSON. A preset may set `decoding`

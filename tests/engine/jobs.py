@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from penstock import SamplingParams
+from penstock.decoding.constraint.thinking import Thinking
 from penstock.engine.build import Built, build_engine
 from penstock.engine.config import EngineConfig
 from penstock.engine.outputs.output_state import OutputState
@@ -24,6 +25,7 @@ class Job:
     decoding: Spec = None
     logprobs: int | None = None
     kv_cache: Spec = None
+    thinking: Thinking | None = None
 
     def with_decoding(self, decoding: Spec) -> "Job":
         return replace(self, decoding=decoding)
@@ -57,6 +59,7 @@ def prepare(built: Built, name: str, job: Job) -> Request:
             decoding=job.decoding,
             kv_cache=job.kv_cache,
             logprobs=job.logprobs,
+            thinking=job.thinking,
         )
     )
 

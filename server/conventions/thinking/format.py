@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..parts import Thought
-from ..reader import Reader
+from ..reader import Edge, Reader
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -13,7 +13,8 @@ class ThoughtFormat:
 
     `name`: for `--reasoning-parser`. `signs`: texts of which a chat template has one where the
     model thinks like this. `answer`: markup between the end of a thought and an answer of a given
-    form. `always`: the model thinks first, whatever the prompt says.
+    form. `always`: the model thinks first, whatever the prompt says. `never`: control tokens that no
+    thought has.
     """
 
     name: str
@@ -22,6 +23,7 @@ class ThoughtFormat:
     signs: Sequence[str]
     answer: str = ""
     always: bool = False
+    never: Sequence[str] = ()
 
     @property
     def markers(self) -> tuple[str, ...]:
@@ -52,7 +54,8 @@ class ThoughtReader(Reader):
         self._form = form
         self._opened = opened
         self._step = self._beginning
-        self._held = ""
+        self._before: list[str] = []
+        self._edge = Edge()
         self._shown = False
 
     def step(self) -> bool:
@@ -62,11 +65,14 @@ class ThoughtReader(Reader):
     def _beginning(self) -> bool:
         """Find out whether there is a thought; models may open again what the prompt has opened."""
         text, begin = self.left.lstrip(), self._form.begin
+        self._before.append(self.left[: len(self.left) - len(text)])
+        self.left = text
         if text.startswith(begin):
             self.left = text[len(begin) :]
         elif begin.startswith(text) and not self.ended:
             return False
         elif not self._opened:
+            self.left = "".join(self._before) + text
             self._step = self.say_rest
             return True
         self._step = self._inside
@@ -74,11 +80,11 @@ class ThoughtReader(Reader):
 
     def _inside(self) -> bool:
         text, closed = self.before(self._form.end)
-        text = self._held + text
+        shown = self._edge.add(text)
+        if self.ended and not closed:
+            shown += self._edge.take()
         if not self._shown:
-            text = text.lstrip()
-        shown = text.rstrip() if closed or not self.ended else text
-        self._held = "" if closed else text[len(shown) :]
+            shown = shown.lstrip()
         self._shown = self._shown or bool(shown)
         self.found.append(Thought(shown))
         if closed:

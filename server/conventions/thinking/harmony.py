@@ -20,4 +20,5 @@ HARMONY = _Harmony(
     signs=("<|channel|>",),
     answer="<|start|>assistant<|channel|>final<|message|>",
     always=True,
+    never=("<|start|>", "<|channel|>", "<|message|>", "<|constrain|>", "<|call|>", "<|return|>"),
 )

@@ -1,37 +1,20 @@
 """DeepSeek's models: V3.1 writes a name and JSON, V3 and R1 a fenced block of JSON."""
 
+import re
 from collections.abc import Collection
+from typing import Final
 
 from ..reader import Reader
 from .format import CallSyntax, ToolFormat
-from .readers import NamedCallReader
+from .readers import NAME, NamedCallReader
 
 _CALLS, _CALLS_END = "<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>"
 _BEGIN, _SEPARATOR, _END = "<｜tool▁call▁begin｜>", "<｜tool▁sep｜>", "<｜tool▁call▁end｜>"
 _FENCE, _FENCE_END = "```json", "```"
-
-
-class _DeepSeekReader(NamedCallReader):
-    """V3: `function<｜tool▁sep｜>NAME`, a fence and JSON in it, in place of a name and JSON."""
-
-    def __init__(self) -> None:
-        super().__init__(_BEGIN, _SEPARATOR, _END, outer=(_CALLS, _CALLS_END))
-
-    def read_name(self) -> str | None:
-        """See `NamedCallReader`."""
-        name, found, behind = self.left.partition(_SEPARATOR)
-        if not found or (not behind.strip() and not self.ended):
-            return None
-        if not behind.lstrip().startswith("{"):
-            name, found, behind = behind.partition(_FENCE)
-            if not found:
-                return None
-        self.left = behind
-        return name
-
-    def skip_end(self) -> bool:
-        """See `NamedCallReader`."""
-        return self.skip(_FENCE_END) is not None and super().skip_end()
+_HEAD: Final = re.compile(
+    rf"\s*(?:\w+{_SEPARATOR}\s*(?=\S+\s*{_FENCE}))?({NAME})\s*(?:{_SEPARATOR}|{_FENCE})\s*"
+)
+"""Before a fence stands the type of the tool, too."""
 
 
 class DeepSeek(ToolFormat):
@@ -59,7 +42,7 @@ class DeepSeek(ToolFormat):
 
     def reader(self, names: Collection[str]) -> Reader:
         """See `ToolFormat`."""
-        return _DeepSeekReader()
+        return NamedCallReader(_BEGIN, _HEAD, (_FENCE_END, _END), (_CALLS, _CALLS_END))
 
 
 DEEPSEEK = DeepSeek()

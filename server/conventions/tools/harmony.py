@@ -10,65 +10,72 @@ from typing import Final
 from ..parts import Arguments, Said, Thought
 from ..reader import Reader, begun
 from .format import CallSyntax, ToolFormat
-from .readers import CallReader
+from .readers import LONGEST_HEAD, NAME, CallReader
 
 _CHANNEL, _MESSAGE, _START = "<|channel|>", "<|message|>", "<|start|>"
 _CONSTRAIN: Final = "<|constrain|>"
 _ENDS: Final = ("<|end|>", "<|call|>", "<|return|>", _START)
-_TO: Final = re.compile(r"to=(?:functions\.)?([A-Za-z0-9_.-]+)")
+_HEADERS: Final = (_CHANNEL, _START, " to=")
+"""Beginnings of headers; the prompt has begun the first one."""
+_TO: Final = re.compile(rf"to=(?:functions\.)?({NAME})")
 
 
 class _HarmonyReader(CallReader):
     """Reads headers (`_header`) and bodies (`_body`) of messages in turn."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self._step = self._header
+        super().__init__(self._header)
         self._kind: type[Thought | Said | Arguments] = Said
         self._told: set[type] = set()
-
-    def step(self) -> bool:
-        """See `Reader`."""
-        return self._step()
+        self._before = ""
 
     def _header(self) -> bool:
-        if not self.left:
+        header_like = self.left.startswith(_HEADERS)
+        if not self.ended and not header_like and begun(self.left, _HEADERS) == len(self.left):
             return False
-        markers = (_CHANNEL, _START, " to=")
-        header_like = self.left.startswith(markers) or begun(self.left, markers) == len(self.left)
-        header, found, behind = self.left.partition(_MESSAGE)
-        if not found and header_like and not self.ended:
+        end = self.left.find(_MESSAGE, 0, LONGEST_HEAD) if header_like else -1
+        if header_like and end < 0 and len(self.left) < LONGEST_HEAD and not self.ended:
             return False
-        if not found or not (header_like or header.startswith("assistant")):
+        self._step = self._body
+        if end < 0:
             # A continued message, or no harmony at all.
-            self._kind, self._step = Said, self._body
+            self._kind, self._before = Said, ""
+            self._tell(self.left[:1])
+            self.left = self.left[1:]
             return True
-        self.left = behind
+        header, self.left = self.left[:end], self.left[end + len(_MESSAGE) :]
         recipient = _TO.search(header)
         if recipient is not None:
             self.begin_call(recipient[1])
             self._kind = Arguments
+            self._told.discard(Arguments)
         else:
             self._kind = Thought if "analysis" in header else Said
-            if self._kind in self._told:
-                self.found.append(self._kind("\n"))  # several messages of one channel
-        self._step = self._body
+        # Between several messages of one channel.
+        self._before = "\n" if self._kind in self._told else ""
         return True
 
     def _body(self) -> bool:
         places = [(self.left.find(end), end) for end in _ENDS]
         there = [(at, end) for at, end in places if at >= 0]
-        if there:
-            at, end = min(there)
-            text, self.left = self.left[:at], self.left[at + len(end) :]
-            self._step = self._header
-        else:
+        if not there:
             keep = 0 if self.ended else begun(self.left, _ENDS)
-            text, self.left = self.left[: len(self.left) - keep], self.left[len(self.left) - keep :]
+            self._tell(self.left[: len(self.left) - keep])
+            self.left = self.left[len(self.left) - keep :]
+            return False
+        at, end = min(there)
+        self._tell(self.left[:at])
+        self.left = self.left[at if end == _START else at + len(end) :]
+        if self._kind is Arguments and Arguments not in self._told:
+            self._tell("{}")
+        self._step = self._header
+        return True
+
+    def _tell(self, text: str) -> None:
         if text:
+            self.found.append(self._kind(self._before + text))
             self._told.add(self._kind)
-            self.found.append(self._kind(text))
-        return bool(there)
+            self._before = ""
 
 
 class Harmony(ToolFormat):

@@ -34,7 +34,7 @@ class Hermes(ToolFormat):
 
     def reader(self, names: Collection[str]) -> Reader:
         """See `ToolFormat`."""
-        return JsonCallReader(_BEGIN, _END, between="", accepts=bool)
+        return JsonCallReader(_BEGIN, _END, accepts=bool)
 
 
 HERMES = Hermes()

@@ -1,6 +1,7 @@
 """JSON that comes in pieces: where a value ends, and the name and the arguments of a call."""
 
 import json
+from collections.abc import Callable
 from typing import Any, Literal
 
 from ..parts import Arguments, Call, Part
@@ -8,6 +9,7 @@ from ..parts import Arguments, Call, Part
 _ARGUMENTS = ("arguments", "parameters")
 _SPACE = " \t\r\n"
 _LONGEST_KEY = 256
+_LONGEST_ESCAPE = 12
 State = Literal["more", "done", "wrong"]
 
 
@@ -25,10 +27,9 @@ class JsonValue:
         self._kind = ""
         self._escaped = False
 
-    def take(self, text: str, at: int) -> tuple[int, bool]:
-        """Where the value ends or the text does, from `at` on, and whether the value has ended."""
-        for place in range(at, len(text)):
-            character = text[place]
+    def take(self, text: str) -> tuple[int, bool]:
+        """Where in the further text the value ends, or the text, and whether the value does."""
+        for place, character in enumerate(text):
             if self._quote:
                 if self._escaped:
                     self._escaped = False
@@ -59,126 +60,163 @@ class JsonValue:
 class JsonCall:
     """Reads `{"name": ..., "arguments": {...}}`, in any order of its keys.
 
-    `state`: "wrong" where it is no such object. `known`: the name is known, and parts were given.
+    `accepts`: whether it is a name of a tool. `state`: "wrong" where it is no such object. `known`:
+    the name is known, and parts were given. `left`: what has not been read; behind the object, or
+    behind the place where it was found to be wrong.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, accepts: Callable[[str], bool]) -> None:
         self.state: State = "more"
         self.known = False
-        self.taken = ""
-        self._left = ""
+        self.left = ""
+        self._accepts = accepts
+        self._next = self._begin
         self._key: str | None = None
-        self._value: JsonValue | None = None
-        self._text = ""
+        self._value = JsonValue()
+        self._read: list[str] = []
+        self._size = 0
+        self._streams = self._had_arguments = False
         self._held: str | None = None
         self._found: list[Part] = []
-        self._opened = self._had_arguments = False
 
-    def push(self, text: str) -> tuple[list[Part], str]:
-        """The parts that have become clear, and what is left behind the object."""
-        self.taken += text
-        self._left += text
-        while self.state == "more" and self._step():
+    def push(self, text: str) -> list[Part]:
+        """The parts that have become clear."""
+        self.left += text
+        while self.state == "more" and self._next():
             pass
         found, self._found = self._found, []
-        left = ""
-        if self.state == "done":
-            left, self._left = self._left, ""
-        return found, left
+        return found
 
-    @property
-    def unread(self) -> str:
-        """Behind the place where it was found to be wrong."""
-        return self._left
+    def finish(self) -> list[Part]:
+        """What has come of arguments that are given in one piece; no text follows."""
+        text = "".join(self._read)
+        if not self.known or self._key not in _ARGUMENTS or self._had_arguments:
+            return []
+        if text.startswith('"'):
+            ends = (_parsed(text[: len(text) - cut] + '"') for cut in range(_LONGEST_ESCAPE))
+            text = next((end for end in ends if isinstance(end, str)), text)
+        return [Arguments(text)]
 
-    def _step(self) -> bool:
-        if self._value is not None:
-            return self._read_value(self._value)
-        self._left = self._left.lstrip(_SPACE)
-        if not self._left:
-            return False
-        if self._key is not None:
-            return self._colon()
-        if not self._opened:
-            self._opened = self._left[0] == "{"
-            return self._go_on() if self._opened else self._fail()
-        if self._left[0] == "}":
+    def _begin(self) -> bool:
+        if self._character() == "{":
+            return self._go_on(self._between)
+        return self._fail()
+
+    def _between(self) -> bool:
+        """Before a key, or the end."""
+        character = self._character()
+        if character == "}":
             return self._end()
-        if self._left[0] == ",":
-            return self._go_on()
-        return self._read_key()
+        if character == ",":
+            return self._go_on(self._between)
+        if character == '"':
+            return self._expect(self._in_key)
+        return self._fail()
 
-    def _read_key(self) -> bool:
-        if self._left[0] != '"':
-            return self._fail()
-        end, ended = JsonValue().take(self._left, 0)
-        if not ended:
-            return self._fail() if end > _LONGEST_KEY else False
-        self._key = _parsed(self._left[:end])
-        self._left = self._left[end:]
-        return True
-
-    def _colon(self) -> bool:
-        if self._left[0] != ":":
-            return self._fail()
-        self._value, self._text = JsonValue(), ""
-        return self._go_on()
-
-    def _read_value(self, value: JsonValue) -> bool:
-        end, ended = value.take(self._left, 0)
-        piece, self._left = self._left[:end], self._left[end:]
-        self._text += piece
-        if self._key in _ARGUMENTS and self.known and self._text.lstrip(_SPACE)[:1] == "{":
-            self._had_arguments = True
-            self._found.append(Arguments(piece if self._text != piece else piece.lstrip(_SPACE)))
+    def _in_key(self) -> bool:
+        end, ended = self._value.take(self.left[: _LONGEST_KEY - self._size])
+        self._take(end)
         if ended:
-            self._keep()
-            self._key = self._value = None
+            self._key = _parsed("".join(self._read))
+            self._read.clear()
+            self._next = self._colon
+        elif self._size == _LONGEST_KEY:
+            self.state = "wrong"
         return ended
 
-    def _keep(self) -> None:
+    def _colon(self) -> bool:
+        if self._character() == ":" and self._key is not None:
+            return self._go_on(self._before_value)
+        return self._fail()
+
+    def _before_value(self) -> bool:
+        """Arguments are told as they come, once the name is known."""
+        character = self._character()
+        self._streams = (
+            character == "{" and self.known and self._key in _ARGUMENTS and not self._had_arguments
+        )
+        self._had_arguments = self._had_arguments or self._streams
+        return bool(character) and self._expect(self._in_value)
+
+    def _in_value(self) -> bool:
+        end, ended = self._value.take(self.left)
+        if self._streams:
+            self._found.append(Arguments(self.left[:end]))
+            self.left = self.left[end:]
+        else:
+            self._take(end)
+        if ended:
+            self._next = self._between
+            if not self._streams:
+                self._keep("".join(self._read))
+            self._key = None
+        return ended
+
+    def _keep(self, text: str) -> None:
         if self._key == "name":
-            name = _parsed(self._text)
-            if not isinstance(name, str) or not name or self.known:
+            name = _parsed(text)
+            if self.known or not isinstance(name, str) or not self._accepts(name):
                 self.state = "wrong"
                 return
             self.known = True
             self._found.append(Call(name))
             if self._held is not None:
                 self._give(self._held)
-        elif self._key in _ARGUMENTS:
-            if not self.known:
-                self._held = self._text
-            elif not self._had_arguments:
-                self._give(self._text)
+        elif self._key in _ARGUMENTS and not self._had_arguments:
+            if self.known:
+                self._give(text)
+            elif self._held is None:
+                self._held = text
 
     def _give(self, text: str) -> None:
         """Arguments in one piece; some models write the object as a string."""
         self._had_arguments = True
-        parsed, text = _parsed(text), text.strip(_SPACE)
+        parsed = _parsed(text) if text.startswith('"') else None
         text = parsed if isinstance(parsed, str) else text
         self._found.append(Arguments("{}" if text in ("", "null") else text))
 
     def _end(self) -> bool:
-        self._left = self._left[1:]
         if not self.known:
             return self._fail()
+        self.left = self.left[1:]
         if not self._had_arguments:
             self._found.append(Arguments("{}"))
         self.state = "done"
         return False
 
-    def _go_on(self) -> bool:
-        self._left = self._left[1:]
+    def _character(self) -> str:
+        """The next one that is not white space."""
+        self.left = self.left.lstrip(_SPACE)
+        return self.left[:1]
+
+    def _go_on(self, to: Callable[[], bool]) -> bool:
+        """Take a character."""
+        self.left, self._next = self.left[1:], to
         return True
 
+    def _expect(self, value: Callable[[], bool]) -> bool:
+        """Begin to read a key or a value."""
+        self._value, self._next, self._size = JsonValue(), value, 0
+        self._read.clear()
+        return True
+
+    def _take(self, size: int) -> None:
+        self._read.append(self.left[:size])
+        self._size += size
+        self.left = self.left[size:]
+
     def _fail(self) -> bool:
-        self.state = "wrong"
+        """It is wrong, if there is anything."""
+        self.state = "wrong" if self.left else self.state
         return False
 
 
 def _parsed(text: str) -> Any:
+    """The value; None: it is wrong, or text that cannot be encoded."""
     try:
-        return json.loads(text)
+        value = json.loads(text)
+        if isinstance(value, str):
+            value.encode()
     except (ValueError, RecursionError):
         return None
+    return value

@@ -12,17 +12,13 @@ _TAG = "<|python_tag|>"
 class _Llama3Reader(JsonCallReader):
     def __init__(self, names: Collection[str]) -> None:
         super().__init__("", "", between=";", accepts=names.__contains__)
-        self._at_begin = True
+        self._step = self._tag
 
-    def step(self) -> bool:
-        """See `Reader`."""
-        if self._at_begin:
-            tagged = self.skip(_TAG)
-            if tagged is None:
-                return False
-            self._at_begin = False
-            return True
-        return super().step()
+    def _tag(self) -> bool:
+        known = self.skip(_TAG) is not None
+        if known:
+            self._step = self._object
+        return known
 
 
 class Llama3(ToolFormat):

@@ -1,33 +1,28 @@
 """Mistral's models: `[TOOL_CALLS][{"name": ..., "arguments": {...}}, ...]`, and, in templates with
 `[ARGS]`, `[TOOL_CALLS]name[ARGS]{...}` for each call."""
 
+import re
 from collections.abc import Collection
+from typing import Final
 
-from ..reader import Reader
+from ..parts import Said
+from ..reader import Edge, Reader
 from .format import CallSyntax, ShortIds, ToolFormat
-from .readers import CallReader, JsonCallReader, NamedCallReader
+from .readers import NAME, JsonCallReader, NamedCallReader
 
 _BEGIN, _ARGS = "[TOOL_CALLS]", "[ARGS]"
+_HEAD: Final = re.compile(rf"\s*({NAME})\s*(?:{re.escape(_ARGS)}\s*)?")
+"""Some models leave `[ARGS]` out."""
 
 
-class _NamedReader(NamedCallReader):
-    """Some models leave `[ARGS]` out."""
-
-    def read_name(self) -> str | None:
-        """See `NamedCallReader`."""
-        name, found, _ = self.left.partition("{")
-        if _ARGS in name or not found:
-            return super().read_name()
-        self.left = self.left[len(name) :]
-        return name
-
-
-class _MistralReader(CallReader):
+class _MistralReader(Reader):
     """Which of the two it is, the first character behind `[TOOL_CALLS]` tells."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._calls: CallReader | None = None
+        self._calls: Reader | None = None
+        self._edge = Edge()
+        self._held: list[str] = []
         self._step = self._outside
 
     def step(self) -> bool:
@@ -35,28 +30,33 @@ class _MistralReader(CallReader):
         return self._step()
 
     def _outside(self) -> bool:
-        if self.say_before(_BEGIN) is None:
-            return False
-        self._step = self._choose
-        return True
+        text, found = self.before(_BEGIN)
+        self.found.append(Said(self._edge.add(text)))
+        if found:
+            self._held = [self._edge.take(), _BEGIN]
+            self._step = self._choose
+        elif self.ended:
+            self.found.append(Said(self._edge.take()))
+        return found
 
     def _choose(self) -> bool:
         text = self.left.lstrip()
+        self._held.append(self.left[: len(self.left) - len(text)])
+        self.left = text
         if not text and not self.ended:
             return False
         if text.startswith("["):
-            self._calls = JsonCallReader("[", "]", between=",", accepts=bool)
+            self._calls = JsonCallReader(_BEGIN, "]", opening="[", between=",", accepts=bool)
         else:
-            self._calls = _NamedReader(_BEGIN, _ARGS, "")
-            text = _BEGIN + text
-        self.left, self._step = text, self._pass_on
+            self._calls = NamedCallReader(_BEGIN, _HEAD, ())
+        self.left, self._step = "".join(self._held) + text, self._pass_on
         return True
 
     def _pass_on(self) -> bool:
         assert self._calls is not None
-        text, self.left = self.left, ""
-        self.found += self._calls.push(text)
-        if self.ended and not self._calls.ended:
+        self.found += self._calls.push(self.left)
+        self.left = ""
+        if self.ended:
             self.found += self._calls.finish()
         return False
 

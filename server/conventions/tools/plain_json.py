@@ -36,7 +36,7 @@ class PlainJson(ToolFormat):
 
     def reader(self, names: Collection[str]) -> Reader:
         """See `ToolFormat`."""
-        return JsonCallReader("", "", between="", accepts=names.__contains__)
+        return JsonCallReader("", "", accepts=names.__contains__)
 
 
 JSON = PlainJson()
@@ -58,7 +58,8 @@ def described(messages: Sequence[Mapping[str, Any]], tools: Sequence[Tool]) -> l
         for call in turn.pop("tool_calls", ()):
             function = call["function"]
             names[call["id"]] = function["name"]
-            written = json.dumps(function, ensure_ascii=False)
+            name = json.dumps(function["name"])
+            written = f'{{"name": {name}, "arguments": {function["arguments"] or "{}"}}}'
             turn["content"] = "\n".join(filter(None, [_text(turn.get("content")), written]))
         turns.append(turn)
     return turns

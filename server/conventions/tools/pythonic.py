@@ -11,7 +11,7 @@ from ..parts import Arguments
 from ..reader import Reader
 from .format import CallSyntax, ToolFormat
 from .json_text import JsonValue
-from .readers import CallReader
+from .readers import LONGEST_HEAD, NAME, CallReader
 
 _SIGN: Final = re.compile(r"func_name1?\(params_name1")
 _JSON_NAMES: Final = {"true": True, "false": False, "null": None}
@@ -20,85 +20,116 @@ _PLAIN: Final = {
     "type", "properties", "required", "additionalProperties", "title", "description", "$schema",
     *_SHARED,
 }  # fmt: skip
-_BEGINNING: Final = re.compile(r"\s*\[\s*([A-Za-z_][\w.]*)\s*\(")
+_HEAD: Final = re.compile(rf"\s*({NAME})\s*")
+_QUOTED: Final = r"""(?: "[^"\\]*(?:\\.[^"\\]*)*(?:"|\Z) | '[^'\\]*(?:\\.[^'\\]*)*(?:'|\Z) )"""
+_TOKEN: Final = re.compile(
+    r"""(?P<kept> \"{3}.*?(?:\"{3}|\Z) | '{3}.*?(?:'{3}|\Z) """
+    rf"| \b[A-Za-z]{{1,2}}{_QUOTED} ) | (?P<text>{_QUOTED}) | \b(?P<name>\w++)(?=\s*=)",
+    re.DOTALL | re.VERBOSE,
+)
+"""Texts, with and without triple quotes or a prefix, and names of arguments."""
+_ESCAPE: Final = re.compile(r"\\([^\n'\"\\abfnrtvxuUN0-7])|\\.", re.DOTALL)
 
 
 class _PythonReader(CallReader):
     """Reads calls once each is whole: a Python value is not JSON before it has ended."""
 
     def __init__(self, names: Collection[str]) -> None:
-        super().__init__()
+        super().__init__(self._begin)
         self._names = names
-        self._step = self._beginning
-        self._read = 0
-        self._end: JsonValue | None = None
+        self._name = ""
+        self._value = JsonValue()
+        self._arguments: list[str] = []
 
-    def step(self) -> bool:
-        """See `Reader`."""
-        return self._step()
+    def _begin(self) -> bool:
+        found = self.skip("[")
+        if found is not None:
+            self._step = self._head if found else self._is_text
+        return found is not None
 
-    def _beginning(self) -> bool:
-        text = self.left.lstrip()
-        known = _BEGINNING.match(text)
-        if known is None and not self.ended and re.fullmatch(r"(\[\s*[\w.]*\s*)?", text):
+    def _head(self) -> bool:
+        if self.called and self.skip("]"):
+            return self._end()
+        end = self.left.find("(", 0, LONGEST_HEAD)
+        begun = end < 0 and (not self.left.strip() or _HEAD.fullmatch(self.left) is not None)
+        if begun and len(self.left) < LONGEST_HEAD and not self.ended:
             return False
-        is_call = known is not None and known[1] in self._names
-        self._step = self._calls if is_call else self._text
+        head = _HEAD.fullmatch(self.left, 0, max(end, 0))
+        if head is None or head[1] not in self._names:
+            self._step = self._is_text
+            return True
+        self.take(end)
+        self._name, self._step = head[1], self._call
+        self._value, self._arguments = JsonValue(("([{", ")]}"), "\"'"), []
         return True
 
-    def _text(self) -> bool:
-        self.say(self.left)
-        self.left = ""
-        return False
-
-    def _calls(self) -> bool:
-        """Take a call that has ended: up to a `)` at which it can be parsed."""
-        if self._end is None:
-            self.left = self.left if self.called else self.left.lstrip()
-            at = self.left.find("(", self._read)
-            if at < 0:
-                self._read = len(self.left)
-                return self._none_follows()
-            self._read, self._end = at, JsonValue(("([{", ")]}"), "\"'")
-        self._read, done = self._end.take(self.left, self._read)
-        if not done:
-            return self._none_follows()
-        call = _parsed(self.left[: self._read].lstrip("[, \n"))
-        if call is None or call[0] not in self._names:
-            self._step = self._text
+    def _call(self) -> bool:
+        """Take the rest of a call, up to its last bracket."""
+        end, done = self._value.take(self.left)
+        self._arguments.append(self.left[:end])
+        self.take(end)
+        if not done and not self.ended:
+            return False
+        arguments = _parsed("".join(self._arguments)) if done else None
+        if arguments is None:
+            self._step = self._is_text
             return True
-        self.left, self._read, self._end = self.left[self._read :], 0, None
-        self.begin_call(call[0])
-        self.found.append(Arguments(call[1]))
+        self.begin_call(self._name)
+        self.found.append(Arguments(arguments))
         self._step = self._behind
         return True
 
-    def _none_follows(self) -> bool:
-        if self.ended:
-            self._step = self._text
-        return self.ended and bool(self.left)
-
     def _behind(self) -> bool:
-        text = self.left.lstrip()
-        if not text:
+        self.skip("")
+        if not self.left:
             return False
-        if text[0] == ",":
-            self.left, self._step = text[1:], self._calls
-        else:
-            self.left, self._step = text[1:] if text[0] == "]" else text, self._text
+        if self.left[0] == "]":
+            return self._end()
+        self._step = self._head if self.skip(",") else self._is_text
+        return True
+
+    def _end(self) -> bool:
+        """The list has ended: what follows is text."""
+        self.left = self.left.removeprefix("]")
+        self.taken.clear()
+        self._step = self.only_text
+        return True
+
+    def _is_text(self) -> bool:
+        """It is no call, nor does one follow."""
+        self.give_up(",")
+        self._step = self.only_text
         return True
 
 
-def _parsed(text: str) -> tuple[str, str] | None:
-    """Name and JSON of the arguments of one whole call."""
+def _parsed(text: str) -> str | None:
+    """JSON of the arguments, in brackets, of a call; None: they are not literals with names."""
     try:
-        call = ast.parse(text.strip(), mode="eval").body
+        call = ast.parse("_" + _TOKEN.sub(_python, text), mode="eval").body
         if not isinstance(call, ast.Call) or call.args:
             return None
-        values = {word.arg: _value(word.value) for word in call.keywords if word.arg is not None}
-        return ast.unparse(call.func), json.dumps(values, ensure_ascii=False)
+        values: dict[str, Any] = {}
+        for word in call.keywords:
+            if word.arg is None:
+                return None
+            values[word.arg[1:]] = _value(word.value)
+        found = json.dumps(values, ensure_ascii=False, allow_nan=False)
+        found.encode()
     except (SyntaxError, ValueError, RecursionError, MemoryError, TypeError):
         return None
+    return found
+
+
+def _python(token: re.Match[str]) -> str:
+    """As Python takes it: words of the language may be names here, and texts may be JSON's."""
+    if token["name"]:
+        return f"_{token['name']}"
+    if not token["text"]:
+        return token[0]
+    try:
+        return repr(json.loads(token["text"], strict=False))
+    except ValueError:
+        return _ESCAPE.sub(lambda found: "\\" * bool(found[1]) + found[0], token["text"])
 
 
 def _value(node: ast.expr) -> Any:

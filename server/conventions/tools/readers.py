@@ -1,33 +1,71 @@
 """What the readers of calls share, and the two usual shapes: a JSON object, and a name and JSON."""
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
+from typing import Final
 
 from ..parts import Arguments, Call, Said
-from ..reader import Reader, begun
+from ..reader import Edge, Reader, begun
 from .json_text import JsonCall, JsonValue
+
+NAME: Final = "[A-Za-z0-9_.:-]{1,128}"
+"""Names of tools, as a regular expression."""
+LONGEST_HEAD: Final = 512
+"""Most characters before the arguments of a call."""
 
 
 class CallReader(Reader):
-    """Base of the readers: white space beside calls is markup."""
+    """Base of the readers: white space beside calls is markup.
 
-    def __init__(self) -> None:
+    `taken`: what may be markup, and is text if it turns out to be none.
+    """
+
+    def __init__(self, first: Callable[[], bool]) -> None:
         super().__init__()
         self.called = False
-        self._space = ""
+        self.taken: list[str] = []
+        self._edge = Edge()
+        self._step = first
+
+    def step(self) -> bool:
+        """See `Reader`."""
+        return self._step()
 
     def say(self, text: str) -> None:
         """Say text; white space at its end waits for what follows."""
-        text = self._space + text
-        if self.called and not text.strip():
-            text = text if not self.ended else ""
-        shown = text if self.ended and not self.called else text.rstrip()
-        self._space = text[len(shown) :]
+        shown = self._edge.add(text)
+        if self.ended and not self.called:
+            shown += self._edge.take()
         self.found.append(Said(shown))
 
     def begin_call(self, name: str) -> None:
-        """A call begins."""
-        self.called, self._space = True, ""
+        """A call begins; what was taken is its markup."""
+        self.called = True
+        self._edge.take()
+        self.taken.clear()
         self.found.append(Call(name))
+
+    def give_up(self, separator: str = "") -> None:
+        """What was taken is text; white space is not, nor is a separator at the end of all."""
+        text = "".join(self.taken)
+        self.taken.clear()
+        cut_off = self.ended and self.called and not self.left
+        if not cut_off or text.strip() != separator:
+            self.say(text)
+
+    def take(self, size: int) -> None:
+        """Take the first characters of what is left."""
+        if size:
+            self.taken.append(self.left[:size])
+            self.left = self.left[size:]
+
+    def skip(self, marker: str) -> bool | None:
+        """Take white space, and the marker if it is there; None: that is not known yet."""
+        self.take(len(self.left) - len(self.left.lstrip()))
+        if self.left.startswith(marker):
+            self.take(len(marker))
+            return True
+        return None if marker.startswith(self.left) and not self.ended else False
 
     def say_before(self, *markers: str) -> str | None:
         """Say the text before the first of the markers, which is taken; None: there is none yet."""
@@ -36,186 +74,184 @@ class CallReader(Reader):
         if there:
             at, _, marker = min(there)
             self.say(self.left[:at])
-            self.left = self.left[at + len(marker) :]
+            self.left = self.left[at:]
+            self.take(len(marker))
             return marker
         keep = 0 if self.ended else begun(self.left, markers)
         self.say(self.left[: len(self.left) - keep])
         self.left = self.left[len(self.left) - keep :]
         return None
 
-    def skip(self, marker: str) -> bool | None:
-        """Take white space and the marker, if it is there; None: that is not known yet."""
-        text = self.left.lstrip()
-        if text.startswith(marker):
-            self.left = text[len(marker) :]
-            return True
-        if marker.startswith(text) and not self.ended:
-            return None
+    def only_text(self) -> bool:
+        """The rest is text, as a step."""
+        self.say(self.left)
+        self.left = ""
         return False
 
 
 class JsonCallReader(CallReader):
-    """Calls as JSON objects. `begin`: before the first; `end`: behind the last; `between`: several
-    objects may stand between the two. With an empty `begin` the whole answer is calls, or none.
-    `accepts`: whether it is a name of a tool; other objects are text.
+    """Calls as JSON objects. `begin`, `opening`: before the first; `end`: behind the last;
+    `between`: several objects may stand between the two. With an empty `begin` the whole answer is
+    calls, or none. `accepts`: whether it is a name of a tool; other objects are text.
     """
 
     def __init__(
-        self, begin: str, end: str, *, between: str, accepts: Callable[[str], bool]
+        self,
+        begin: str,
+        end: str,
+        *,
+        accepts: Callable[[str], bool],
+        opening: str = "",
+        between: str = "",
     ) -> None:
-        super().__init__()
-        self._begin, self._end, self._between = begin, end, between
+        super().__init__(self._outside if begin else self._object)
+        self._begin, self._opening, self._end, self._between = begin, opening, end, between
         self._accepts = accepts
-        self._call = JsonCall()
-        self._raw = ""
-        self._step = self._outside if begin else self._object
-
-    def step(self) -> bool:
-        """See `Reader`."""
-        return self._step()
+        self._call = JsonCall(accepts)
 
     def _outside(self) -> bool:
         if self.say_before(self._begin) is None:
             return False
-        self._raw, self._call = self._begin, JsonCall()
-        self._step = self._object
+        self._step = self._open
         return True
 
+    def _open(self) -> bool:
+        found = self.skip(self._opening)
+        if found is not None:
+            self._step = self._object if found else self._is_text
+        return found is not None
+
     def _object(self) -> bool:
-        if not self.left and not self.ended:
-            return False
-        text, self.left = self.left, ""
-        parts, behind = self._call.push(text)
-        for part in parts:
+        call, text, self.left = self._call, self.left, ""
+        if not call.known:
+            self.taken.append(text)
+        for part in call.push(text):
             if isinstance(part, Call):
-                if not self._accepts(part.name):
-                    return self._give_up()
                 self.begin_call(part.name)
             else:
                 self.found.append(part)
-        if self._call.state == "more":
-            if self.ended and not self._call.known:
-                return self._give_up()
-            return False
-        if self._call.state == "wrong":
-            if not self._call.known:
-                return self._give_up()
-            # The name has been told: what was not JSON stays with the call.
-            self.left = self._call.unread
-            self._step = self._broken
-            return True
-        self.left = behind
-        self._raw = ""
-        self._step = self._behind
+        if call.state == "more":
+            if self.ended and call.known:
+                self.found += call.finish()
+            self._step = self._is_text if self.ended and not call.known else self._step
+            return self.ended and not call.known
+        self.left = call.left
+        if call.known:
+            # What is wrong behind the name stays with the call.
+            self._step = self._behind if call.state == "done" else self._broken
+        else:
+            whole = "".join(self.taken)
+            self.taken = [whole[: len(whole) - len(self.left)]]
+            self._step = self._is_text
         return True
 
-    def _give_up(self) -> bool:
-        """It is no call: what was taken of it is text."""
-        self.left = self._call.taken
-        self.say(self._raw)
-        self._raw, self._call = "", JsonCall()
-        self._step = self._outside if self._begin else self._only_text
-        return bool(self.left)
-
-    def _only_text(self) -> bool:
-        self.say(self.left)
-        self.left = ""
-        return False
+    def _is_text(self) -> bool:
+        """It is no call."""
+        self.give_up(self._between)
+        self._call = JsonCall(self._accepts)
+        self._step = self._outside if self._begin else self.only_text
+        return True
 
     def _broken(self) -> bool:
         text, closed = self.before(self._end) if self._end else (self.left, False)
         self.left = self.left if self._end else ""
         self.found.append(Arguments(text))
         if closed:
+            self._call = JsonCall(self._accepts)
             self._step = self._outside
         return closed
 
     def _behind(self) -> bool:
         """Behind a whole object: another one, the end, or text."""
-        if self._between:
-            again = self.skip(self._between)
-            if again is None:
-                return False
-            if again:
-                self._call = JsonCall()
-                self._step = self._object
-                return True
-        closed = self.skip(self._end) if self._end else False
-        if closed is None:
+        again = self.skip(self._between) if self._between else False
+        closed = self.skip(self._end) if self._end and again is False else False
+        if again is None or closed is None:
             return False
+        self._call = JsonCall(self._accepts)
+        if again:
+            self._step = self._object
+            return True
+        if closed:
+            self.taken.clear()
+        self.give_up()
         self._step = self._outside if self._begin else self._more
         return True
 
     def _more(self) -> bool:
         """Without markers: another object on a new line, or text."""
-        text = self.left.lstrip()
-        if not text and not self.ended:
+        self.skip("")
+        if not self.left:
             return False
-        if text.startswith("{"):
-            self._raw, self._call = self.left[: len(self.left) - len(text)], JsonCall()
-            self.left, self._step = text, self._object
-            return True
-        self._step = self._only_text
-        return bool(text)
+        self._step = self._object if self.left[0] == "{" else self._is_text
+        return True
 
 
 class NamedCallReader(CallReader):
-    """Calls as `begin` name `middle` JSON `end`. `outer`: markup around all calls."""
+    """Calls as `begin`, a head, a JSON object, and `ends`, each of which may be missing.
 
-    def __init__(self, begin: str, middle: str, end: str, *, outer: tuple[str, ...] = ()) -> None:
-        super().__init__()
-        self._begin, self._middle, self._end = begin, middle, end
-        self._outer = outer
+    `head`: its first group is the name. `outer`: what stands before and behind all calls.
+    """
+
+    def __init__(
+        self, begin: str, head: re.Pattern[str], ends: Sequence[str], outer: Sequence[str] = ()
+    ) -> None:
+        super().__init__(self._outside)
+        self._begin, self._head, self._outer = begin, head, outer
+        self._ends = (*ends, *outer[1:])
+        self._missing = self._ends
         self._value = JsonValue()
-        self._step = self._outside
-
-    def step(self) -> bool:
-        """See `Reader`."""
-        return self._step()
-
-    def read_name(self) -> str | None:
-        """Take the name and what separates it from the JSON; None: not all of it is there."""
-        name, found, behind = self.left.partition(self._middle)
-        if not found:
-            return None
-        self.left = behind
-        return name
-
-    def skip_end(self) -> bool:
-        """Take what stands behind the JSON; whether that is known yet."""
-        return not self._end or self.skip(self._end) is not None
 
     def _outside(self) -> bool:
-        found = self.say_before(self._begin, *self._outer)
+        outer = self._outer if self.called else self._outer[:1]
+        found = self.say_before(self._begin, *outer)
         if found == self._begin:
             self._step = self._name
+        elif found in self._outer[:1]:
+            self._step = self._open
+        else:
+            self.taken.clear()
+        return found is not None
+
+    def _open(self) -> bool:
+        found = self.skip(self._begin)
+        if found is not None:
+            self._step = self._name if found else self._is_text
         return found is not None
 
     def _name(self) -> bool:
-        name = self.read_name()
-        if name is not None:
-            self.begin_call(name.strip())
-            self._value, self._step = JsonValue(), self._gap
-        elif self.ended:
-            self.say(self._begin + self.left)
-            self.left = ""
-        return name is not None
+        end = self.left.find("{", 0, LONGEST_HEAD)
+        if end < 0 and len(self.left) < LONGEST_HEAD and not self.ended:
+            return False
+        head = self._head.fullmatch(self.left, 0, max(end, 0))
+        if head is None:
+            self._step = self._is_text
+            return True
+        self.begin_call(head[1])
+        self.left = self.left[end:]
+        self._value, self._step = JsonValue(), self._json
+        return True
 
-    def _gap(self) -> bool:
-        self.left = self.left.lstrip()
-        self._step = self._json if self.left else self._step
-        return bool(self.left)
+    def _is_text(self) -> bool:
+        """It is no call."""
+        self.give_up()
+        self._step = self._outside
+        return True
 
     def _json(self) -> bool:
-        end, done = self._value.take(self.left, 0)
+        end, done = self._value.take(self.left)
         self.found.append(Arguments(self.left[:end]))
         self.left = self.left[end:]
         if done:
-            self._step = self._behind
+            self._missing, self._step = self._ends, self._behind
         return done
 
     def _behind(self) -> bool:
-        known = self.skip_end()
-        if known:
-            self._step = self._outside
-        return known
+        while self._missing:
+            found = self.skip(self._missing[0])
+            if found is None:
+                return False
+            if found:
+                self.taken.clear()
+            self._missing = self._missing[1:]
+        self._step = self._is_text
+        return True
