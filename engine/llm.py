@@ -98,7 +98,8 @@ class LLM:
         """Answer one conversation, or several, through the model's chat template.
 
         `tools`: functions that the template tells the model of, as OpenAI has them; calls are part
-        of the answer's text. The other arguments, the results and the errors are those of `generate`.
+        of the answer's text. The other arguments, the results and the errors are those of
+        `generate`.
         """
         several = [messages] if messages and isinstance(messages[0], Mapping) else messages
         given: list[Prompt] = [self.tokenizer.render_chat(one, tools=tools) for one in several]  # type: ignore[arg-type]

@@ -116,6 +116,8 @@ def begun(text: str, markers: Sequence[str]) -> int:
     """Length of the longest end of `text` that is a proper beginning of a marker."""
     longest = max(map(len, markers)) - 1
     for size in range(min(len(text), longest), 0, -1):
-        if any(len(marker) > size and marker.startswith(text[-size:]) for marker in markers):
-            return size
+        end = text[-size:]
+        for marker in markers:
+            if marker.startswith(end) and len(marker) > size:
+                return size
     return 0

@@ -23,9 +23,9 @@ from .hints import Hints
 from .tool_fields import (
     MAX_CALLS,
     ChoiceOfAllowed,
+    EarlierCall,
     NamedTool,
     ThinkingFields,
-    ToolCall,
     ToolChoice,
     Tools,
 )
@@ -69,7 +69,9 @@ class Message(BaseModel):
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: Content | None = None
     name: Name | None = None
-    tool_calls: Annotated[list[ToolCall], Field(fail_fast=True, max_length=MAX_CALLS)] | None = None
+    tool_calls: Annotated[list[EarlierCall], Field(fail_fast=True, max_length=MAX_CALLS)] | None = (
+        None
+    )
     tool_call_id: Name | None = None
     reasoning_content: str | None = None
     function_call: Annotated[Any, AfterValidator(_refuse_calls)] = None

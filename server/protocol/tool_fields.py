@@ -146,7 +146,7 @@ class CalledFunction(BaseModel):
     arguments: Annotated[str, Field(max_length=MAX_ARGUMENTS)] = "{}"
 
 
-class ToolCall(BaseModel):
+class EarlierCall(BaseModel):
     """A call in an earlier message."""
 
     model_config = STRICT

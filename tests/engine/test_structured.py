@@ -62,7 +62,7 @@ def sampling(**fields: Any) -> SamplingParams:
 
 
 @dataclass
-class _Row:
+class Row:
     sampling: Sampling
     tokens: list[int]
     prompt_length: int
@@ -77,7 +77,7 @@ def naive(built: Built, folder: Path, job: Job) -> list[int]:
     model: Any = AutoModelForCausalLM.from_pretrained(
         folder, attn_implementation="eager", dtype=torch.float32
     ).eval()
-    row = _Row(request.sampling, list(request.prompt_ids), len(request.prompt_ids), 0)
+    row = Row(request.sampling, list(request.prompt_ids), len(request.prompt_ids), 0)
     row.answer_start = row.prompt_length
     sampler = Sampler(pieces=built.loaded.tokenizer.pieces(built.info.vocab_size))
     answer: list[int] = []

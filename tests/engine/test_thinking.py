@@ -16,7 +16,7 @@ from penstock.decoding.sampler import Sampler
 from penstock.engine.build import Built
 from tests.conftest import TinyModel
 from tests.engine.jobs import Job, build, prepare, run
-from tests.engine.test_structured import _Row
+from tests.engine.test_structured import Row
 from tests.tiny import EOS
 
 BEGIN, END = 200, 201
@@ -85,7 +85,7 @@ def allowed(thinking: Thinking, constraint: Any, answer: list[int], vocab: int) 
 def naive(built: Built, model: Any, one: Job) -> list[int]:
     request = prepare(built, "naive", one)
     assert one.thinking is not None
-    row = _Row(request.sampling, list(request.prompt_ids), len(request.prompt_ids), 0)
+    row = Row(request.sampling, list(request.prompt_ids), len(request.prompt_ids), 0)
     row.answer_start = row.prompt_length
     sampler = Sampler(pieces=built.loaded.tokenizer.pieces(built.info.vocab_size))
     answer: list[int] = []

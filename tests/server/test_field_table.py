@@ -34,7 +34,8 @@ def test_the_table_is_complete_over_the_bodies() -> None:
     assert {FIELDS[name].kind for name in OWN} == {"done", "hint", "no effect"}
     assert all(field.same_as in OWN for field in of_kind("alias"))
     parts = {field.same_as for field in of_kind("part")}
-    assert parts == {f"structured_outputs.{n}" for n in ("json", "regex", "choice", "grammar")}
+    forms = {f"structured_outputs.{n}" for n in ("json", "regex", "choice", "grammar")}
+    assert parts == forms | {"thinking.budget"}
     assert all(field.meaning for field in FIELDS.values() if field.kind != "refused")
 
 
@@ -63,8 +64,15 @@ def test_the_table_knows_what_openai_documents() -> None:
 def test_nothing_is_in_the_table_that_nobody_documents() -> None:
     sdk = set(sdk_chat.CompletionCreateParamsBase.__annotations__)
     sdk |= set(sdk_completion.CompletionCreateParamsBase.__annotations__)
-    ours = {"decoding", "kv_cache"}
-    others = {"early_stopping", "functions", "function_call", "slot_id", "image_data"}
+    ours = {"decoding", "kv_cache", "thinking"}
+    others = {
+        "thinking_budget",
+        "early_stopping",
+        "functions",
+        "function_call",
+        "slot_id",
+        "image_data",
+    }
     assert FIELDS.keys() - set().union(*DOCUMENTED.values(), sdk) - ours - others == set()
 
 
@@ -106,6 +114,12 @@ def test_fields_of_the_other_endpoint_are_refused_unless_neutral(http: httpx.Cli
         ("completion", "top_logprobs", 0, 2),
         ("completion", "continue_final_message", False, True),
         ("completion", "chat_template_kwargs", {}, {"enable_thinking": False}),
+        ("completion", "tools", [], [{"type": "function", "function": {"name": "f"}}]),
+        ("completion", "tool_choice", "auto", "required"),
+        ("completion", "parallel_tool_calls", True, 3),
+        ("completion", "thinking", {}, {"budget": 3}),
+        ("completion", "include_reasoning", True, 3),
+        ("completion", "separate_reasoning", False, 3),
         ("chat", "prompt", None, "x"),
         ("chat", "best_of", 1, 2),
         ("chat", "suffix", "", "x"),

@@ -8,10 +8,10 @@ from typing import Any
 import httpx
 import jsonschema
 import pytest
-from tokenizers import AddedToken
+from transformers import AddedToken
 
 from tests.server.process import ServeProcess
-from tests.tiny import EOS, byte_tokenizer, save_tiny
+from tests.tiny import EOS, byte_tokenizer, save_tiny, token_of
 
 CHATS = "/v1/chat/completions"
 QUESTION = {"role": "user", "content": "How many legs has a cat?"}
@@ -56,7 +56,7 @@ def thinker(
     log = tmp_path_factory.mktemp("log") / "server.log"
     arguments = [str(folder), "--threads", "1", "--kv-cache-memory", "8000000"]
     with ServeProcess(arguments, log) as running:
-        ids = {each: tokenizer.convert_tokens_to_ids(each) for each in CONTROLS}
+        ids = {each: token_of(tokenizer, each) for each in CONTROLS}
         yield opened, running, ids
 
 
@@ -85,11 +85,11 @@ def test_a_budget_ends_a_thought(
     http: httpx.Client, thinker: tuple[bool, ServeProcess, dict[str, int]]
 ) -> None:
     opened, _, ids = thinker
-    bias = {} if opened else {"logit_bias": {str(ids["<think>"]): 5}}
+    bias = {} if opened else {"logit_bias": {str(ids["<think>"]): 8}}
     names = ({"thinking": {"budget": 6}}, {"thinking_token_budget": 6}, {"thinking_budget": 6})
     ended = 0
-    for fields in names:
-        body = ask(http, **fields, **bias, return_token_ids=True, n=3)
+    for seed, fields in enumerate(names):
+        body = ask(http, **fields, **bias, return_token_ids=True, n=8, seed=seed)
         for choice in body["choices"]:
             tokens = choice["token_ids"]
             if opened or tokens[0] == ids["<think>"]:

@@ -13,10 +13,10 @@ import httpx
 import jsonschema
 import openai
 import pytest
-from tokenizers import AddedToken
+from transformers import AddedToken
 
 from tests.server.process import ServeProcess
-from tests.tiny import byte_tokenizer, save_tiny
+from tests.tiny import byte_tokenizer, save_tiny, token_of
 
 CHATS = "/v1/chat/completions"
 WEATHER: dict[str, Any] = {
@@ -137,9 +137,7 @@ def convention(
     tokenizer = byte_tokenizer()
     tokenizer.chat_template = template
     # Special ones are left out of texts unless they are read as markup.
-    tokenizer.add_special_tokens(
-        {"additional_special_tokens": [AddedToken(each, special=True) for each in controls]}
-    )
+    tokenizer.add_tokens([AddedToken(each, special=True) for each in controls])
     folder = save_tiny(
         "llama",
         tmp_path_factory.mktemp(name) / "model",
@@ -149,7 +147,7 @@ def convention(
     arguments = [str(folder), "--threads", "1", "--kv-cache-memory", "8000000"]
     log = tmp_path_factory.mktemp("log") / "server.log"
     with ServeProcess(arguments, log) as running:
-        yield name, running, {each: tokenizer.convert_tokens_to_ids(each) for each in controls}
+        yield name, running, {each: token_of(tokenizer, each) for each in controls}
 
 
 @pytest.fixture

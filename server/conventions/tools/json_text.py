@@ -95,7 +95,7 @@ class JsonCall:
         if text.startswith('"'):
             ends = (_parsed(text[: len(text) - cut] + '"') for cut in range(_LONGEST_ESCAPE))
             text = next((end for end in ends if isinstance(end, str)), text)
-        return [Arguments(text)]
+        return [] if "null".startswith(text) else [Arguments(text)]
 
     def _begin(self) -> bool:
         if self._character() == "{":

@@ -97,7 +97,7 @@ class _PythonReader(CallReader):
 
     def _is_text(self) -> bool:
         """It is no call, nor does one follow."""
-        self.give_up(",")
+        self.give_up()
         self._step = self.only_text
         return True
 

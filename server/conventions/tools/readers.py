@@ -36,7 +36,8 @@ class CallReader(Reader):
         shown = self._edge.add(text)
         if self.ended and not self.called:
             shown += self._edge.take()
-        self.found.append(Said(shown))
+        if shown:
+            self.found.append(Said(shown))
 
     def begin_call(self, name: str) -> None:
         """A call begins; what was taken is its markup."""
@@ -60,19 +61,22 @@ class CallReader(Reader):
             self.left = self.left[size:]
 
     def skip(self, marker: str) -> bool | None:
-        """Take white space, and the marker if it is there; None: that is not known yet."""
+        """Take white space, and the marker if it is there; None: that is not known yet.
+
+        A marker that the end of the text cuts off is there.
+        """
         self.take(len(self.left) - len(self.left.lstrip()))
-        if self.left.startswith(marker):
+        cut_off = self.ended and marker.startswith(self.left)
+        if cut_off or self.left.startswith(marker):
             self.take(len(marker))
             return True
-        return None if marker.startswith(self.left) and not self.ended else False
+        return None if marker.startswith(self.left) else False
 
     def say_before(self, *markers: str) -> str | None:
         """Say the text before the first of the markers, which is taken; None: there is none yet."""
-        places = [(self.left.find(marker), marker) for marker in markers]
-        there = [(at, -len(marker), marker) for at, marker in places if at >= 0]
+        there = [(self.left.index(marker), marker) for marker in markers if marker in self.left]
         if there:
-            at, _, marker = min(there)
+            at, marker = min(there)
             self.say(self.left[:at])
             self.left = self.left[at:]
             self.take(len(marker))
