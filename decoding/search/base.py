@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from ..base import DecodingMethod, P, Slot
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Sequence
+    from collections.abc import Generator, Mapping, Sequence
 
+    from ..constraint.fields import StructuredOutputs
     from .budget import Budget
     from .operations import Operation, Outcome, State
 
@@ -122,6 +123,11 @@ class Controller(DecodingMethod[P]):
     def composes(self, parameters: P) -> bool:
         """Whether it composes answer texts itself, so that token rules do not bind them."""
         return False
+
+    def forms(self, parameters: P) -> Mapping[str, StructuredOutputs]:
+        """Forms by name, of texts that it generates and reads itself (`Generate.form`)."""
+        del parameters
+        return {}
 
     def trace(self, parameters: P) -> TraceLevel:
         """How much of the tree the answer shows."""

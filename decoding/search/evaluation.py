@@ -68,10 +68,10 @@ class Judge:
     def _labels(self, prompts: Sequence[str]) -> Asking[dict[str, float]]:
         """For each prompt, the sum of the values of the labels answered; other answers add 0."""
         plan = self.tree.plan
-        results = yield from self._answers(prompts)
+        results = yield from self._answers(prompts, "value")
         values: dict[str, float] = {}
         for prompt, answers in zip(prompts, results, strict=True):
-            labels = [read_label(answer.text, plan.labels) for answer in answers]
+            labels = [read_label(answer, plan.labels) for answer in answers]
             counted = [value * labels.count(label) for label, value in plan.labels.items()]
             values[prompt] = sum(counted)
         return values
@@ -95,8 +95,8 @@ class Judge:
         assert template is not None
         numbered = [f"{i}. " + "\n".join(path) for i, path in enumerate(paths, start=1)]
         fields = {"problem": tree.context.problem, "candidates": "\n\n".join(numbered)}
-        (answers,) = yield from self._answers([fill(template, fields)])
-        votes = [read_vote(answer.text, len(paths)) for answer in answers]
+        (answers,) = yield from self._answers([fill(template, fields)], "vote")
+        votes = [read_vote(answer, len(paths)) for answer in answers]
         return [float(votes.count(place)) for place in range(len(paths))]
 
     def _ask_evaluator(self, paths: Sequence[Thoughts]) -> Asking[list[float]]:
@@ -111,17 +111,19 @@ class Judge:
         ]
         return [_bounded(value) for value in results[0]]
 
-    def _answers(self, prompts: Sequence[str]) -> Asking[list[tuple[Generated, ...]]]:
+    def _answers(self, prompts: Sequence[str], form: str) -> Asking[list[list[str]]]:
         results: list[tuple[Generated, ...]] = yield [
             Generate(
                 state=self.tree.context.ask(prompt),
                 count=self.tree.plan.evaluate_samples,
                 max_tokens=self.tree.plan.judge_tokens,
                 guided=False,
+                form=form,
             )
             for prompt in prompts
         ]
-        return results
+        read = self.tree.plan.parameters.forms.read
+        return [[read(form, answer.text) for answer in answers] for answers in results]
 
 
 def _expected(logprobs: Sequence[float], values: Sequence[float]) -> float:

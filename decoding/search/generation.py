@@ -50,14 +50,17 @@ def _propose(tree: Tree, parents: Sequence[tuple[Thought, int]]) -> Asking[list[
             state=tree.context.ask(prompt),
             count=count,
             max_tokens=tree.context.max_tokens or tree.plan.thought_tokens,
+            form="propose",
         )
         for prompt, count in counts.items()
     ]
     texts = dict(zip(counts, results, strict=True))
+    forms = tree.plan.parameters.forms
     branches: list[Branch] = []
     for prompt, (parent, times) in zip(asked, parents, strict=True):
         count = times * tree.plan.generate_samples
-        read: list[Candidate] = tree.puzzle.read([one.text for one in texts[prompt][:count]])
+        lists = [forms.read("propose", one.text) for one in texts[prompt][:count]]
+        read: list[Candidate] = tree.puzzle.read(lists)
         for candidate in read:
             path = (*parent.path, candidate.text)
             if tree.puzzle.legal(path):

@@ -46,6 +46,7 @@ class Generate:
     `max_tokens`: of each. `stop`: texts that end one, in addition to the request's. `guided`:
     whether the request's target (such as cfg) applies: it does to thoughts, not to judgements of
     them. `logprobs`: whether the results have them. `keep`: whether their states will be continued.
+    `form`: the name of one of the controller's forms, which they have to have; None: any text.
 
     Result: a tuple of `Generated`.
     """
@@ -57,6 +58,7 @@ class Generate:
     guided: bool = True
     logprobs: bool = False
     keep: bool = False
+    form: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

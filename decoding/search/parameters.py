@@ -1,11 +1,13 @@
 """The parameters of a tree of thoughts, and the plan that they make with the task's defaults."""
 
-from collections.abc import Mapping
-from typing import Annotated, Final, Literal
+import json
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Final, Literal, cast
 
 from pydantic import BaseModel, Field, StringConstraints, field_validator, model_validator
 
 from ...registry import STRICT
+from ..constraint.fields import StructuredOutputs
 from .budget import Budget
 from .prompts import Prompts
 from .tasks.base import Algorithm, Defaults, Task, plain
@@ -30,6 +32,43 @@ LabelValue = Annotated[float, Field(ge=-MAX_VALUE, le=MAX_VALUE, allow_inf_nan=F
 Labels = Annotated[dict[Label, LabelValue], Field(min_length=1, max_length=MAX_LABELS)]
 
 
+class Forms(BaseModel):
+    """What the model's texts have to be, so that reading them cannot fail: a list of proposals, a
+    judgement, a vote. Of JSON the texts and numbers are read, one a line."""
+
+    model_config = STRICT
+
+    propose: StructuredOutputs | None = None
+    value: StructuredOutputs | None = None
+    vote: StructuredOutputs | None = None
+
+    def given(self) -> dict[str, StructuredOutputs]:
+        """Those that are set, by name."""
+        named = {"propose": self.propose, "value": self.value, "vote": self.vote}
+        return {name: form for name, form in named.items() if form is not None and form.kinds}
+
+    def read(self, name: str, text: str) -> str:
+        """What the model has written in this form, as prompts without one have it."""
+        form = self.given().get(name)
+        if form is None or form.kinds[0] not in ("json", "json_object"):
+            return text
+        try:
+            return "\n".join(_leaves(json.loads(text)))
+        except (ValueError, RecursionError):  # cut off by a limit
+            return text
+
+
+def _leaves(value: Any) -> Iterator[str]:
+    """The texts and numbers in a JSON value, in their order."""
+    if isinstance(value, dict):
+        value = list(cast("dict[str, Any]", value).values())
+    if isinstance(value, list):
+        for item in cast("list[Any]", value):
+            yield from _leaves(item)
+    elif isinstance(value, str | int | float) and not isinstance(value, bool):
+        yield str(value)
+
+
 class TotParameters(BaseModel):
     """Null, where it is allowed, means the task's default.
 
@@ -42,7 +81,7 @@ class TotParameters(BaseModel):
     Breadth first: each step keeps `breadth` states, the best (`greedy`) or drawn with probabilities
     in proportion to their values (`sample`). Depth first: at most `max_children` of each state are
     visited; those of a value under `prune_below` are not expanded; `budget.thoughts` is 100 if not
-    set. `depth`: thoughts of a solution. `thought_tokens`: most tokens of a thought, or of a list
+    set. `forms`: what proposals, judgements and votes have to be. `depth`: thoughts of a solution. `thought_tokens`: most tokens of a thought, or of a list
     of proposals, unless the request sets `max_tokens`. `judge_tokens`: of a judgement or vote.
     """
 
@@ -63,6 +102,7 @@ class TotParameters(BaseModel):
     thought_tokens: int | None = Field(default=None, ge=1, le=MAX_THOUGHT_TOKENS)
     judge_tokens: int | None = Field(default=None, ge=1, le=MAX_THOUGHT_TOKENS)
     prompts: Prompts = Prompts()
+    forms: Forms = Forms()
     labels: Labels | None = None
     trace: Trace = "summary"
     budget: Budget = Budget()

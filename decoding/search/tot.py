@@ -5,10 +5,11 @@ bfs.py, depth first in dfs.py. A sampled thought continues the tokens of the one
 is tokenised again.
 """
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from typing import Any
 
 from ...errors import ContextLengthError, RequestError
+from ..constraint.fields import StructuredOutputs
 from .base import Controller, SearchContext, SearchLimits
 from .bfs import breadth_first
 from .budget import Budget
@@ -55,6 +56,10 @@ class Tot(Controller[TotParameters]):
     def composes(self, parameters: TotParameters) -> bool:
         """See `Controller`."""
         return not (Plan(parameters).task.verbatim and parameters.generate == "sample")
+
+    def forms(self, parameters: TotParameters) -> Mapping[str, StructuredOutputs]:
+        """See `Controller`."""
+        return parameters.forms.given()
 
     def trace(self, parameters: TotParameters) -> Trace:
         """How much of the tree the answer shows."""

@@ -82,6 +82,19 @@ def grammar_of(
     return _framed(frame, text, grammars)
 
 
+def compiled(structure: StructuredOutputs, param: str, grammars: Grammars) -> Grammar:
+    """The grammar of one form. `param`: the field that it came in.
+
+    Raises:
+        RequestError: it is wrong or too large.
+    """
+    param = f"{param}.{structure.kinds[0]}"
+    try:
+        return grammars.compile(_text(structure, param, grammars.controls))
+    except ValueError as error:
+        raise refused(param, str(error)) from None
+
+
 def _framed(frame: Frame, answer: str | None, grammars: Grammars) -> Grammar | None:
     text = frame.grammar(answer, grammars)
     if text is None:

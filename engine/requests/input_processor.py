@@ -184,6 +184,7 @@ class InputProcessor:
             problem=problem_of(given, ids, self.tokenizer),
             contexts=demand.contexts,
             limits=self.search_limits,
+            grammars=self.grammars,
         )
 
 

@@ -2,12 +2,14 @@
 
 from typing import Any
 
+from ...decoding.constraint.grammar import Grammars
 from ...decoding.search.base import Controller, SearchLimits
 from ...decoding.search.budget import Budget, filled
 from ...errors import RequestError
 from ...registry import Choice
 from ..state.request import Conversation, SearchTask
 from .chat.turns import content_text
+from .grammar import compiled
 from .input import Input
 from .tokenizer import Tokenizer
 
@@ -19,10 +21,11 @@ def search_task(
     problem: str,
     contexts: int,
     limits: SearchLimits,
+    grammars: Grammars,
 ) -> SearchTask:
     """The request as its controller will see it.
 
-    `contexts`: how many each sequence runs in.
+    `contexts`: how many each sequence runs in. `grammars`: compiles the controller's forms.
 
     Raises:
         RequestError: names the field that this controller cannot work with.
@@ -46,6 +49,10 @@ def search_task(
         conversation=given.conversation,
         max_tokens=given.params.max_tokens,
         sequences=allowed.sequences,
+        grammars={
+            each: compiled(form, f"{name}.forms.{each}", grammars)
+            for each, form in method.forms(controller.parameters).items()
+        },
     )
 
 

@@ -83,6 +83,7 @@ class SubrequestBuilder:
         self.context = RequestContext(request, input_processor)
         self.budget = self.context.budget
         self._request = request
+        self._grammars = {} if request.search is None else request.search.grammars
         self._input_processor = input_processor
         self._known_contexts: tuple[tuple[int, ...], tuple[tuple[int, ...], ...]] = ((), ())
         self._sequences = self.context.budget.sequences or 1
@@ -125,6 +126,8 @@ class SubrequestBuilder:
             wanted, n, logprobs, retain = 1, 1, operation.top, True
         else:
             base = replace(base, stop_strings=(*base.stop_strings, *operation.stop))
+            if operation.form in self._grammars:
+                base = replace(base, grammar=self._grammars[operation.form], thinking=None)
             wanted, n, retain = operation.max_tokens, operation.count, operation.keep
             logprobs = 0 if operation.logprobs else None
         base = replace(base, n=1, contexts=self._contexts(base, state))

@@ -62,13 +62,15 @@ class SearchTask:
 
     `problem`: the prompt's text, or what a chat's user said last. `conversation`: None if the
     prompt is no chat. `max_tokens`: as the caller set it.
-    `sequences`: how many may run at once, counting each in all its contexts.
+    `sequences`: how many may run at once, counting each in all its contexts. `grammars`: of the
+    controller's forms, by name.
     """
 
     problem: str
     conversation: Conversation | None
     max_tokens: int | None
     sequences: int
+    grammars: Mapping[str, Grammar] = field(default_factory=dict[str, Grammar])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -59,7 +59,9 @@ class _HarmonyReader(CallReader):
         places = [(self.left.find(end), end) for end in _ENDS]
         there = [(at, end) for at, end in places if at >= 0]
         if not there:
-            keep = 0 if self.ended else begun(self.left, _ENDS)
+            # What is cut off behind text may be text; behind arguments it is markup.
+            said = self.ended and self._kind is not Arguments
+            keep = 0 if said else begun(self.left, _ENDS)
             self._tell(self.left[: len(self.left) - keep])
             self.left = self.left[len(self.left) - keep :]
             return False
