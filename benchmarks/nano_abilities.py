@@ -9,6 +9,7 @@ eight words occurs three times.
 
 import argparse
 import asyncio
+import json
 import sys
 import time
 from collections import defaultdict
@@ -84,10 +85,53 @@ ABILITIES: Final[Mapping[str, Callable[[int], list[Example]]]] = {
     "recall": _recall,
     "copy": _drawn(copying.example, "copy"),
     "extract": _drawn(extraction.example, "extract"),
+    "extract, held to its schema": _drawn(extraction.example, "extract"),
+    "extract, by a forced call": _drawn(extraction.example, "extract"),
     "translate": _drawn(translation.example, "translate"),
     "rewrite": _drawn(rewriting.example, "rewrite"),
     "chat": _drawn(chat.example, "chat"),
 }
+
+
+def _schema(example: Example) -> dict[str, Any]:
+    """What the right answer's fields are, in their order."""
+    values: dict[str, Any] = json.loads(example.answer)
+    kinds = {
+        key: "integer" if isinstance(value, int) else "string" for key, value in values.items()
+    }
+    return {
+        "type": "object",
+        "properties": {
+            key: {"type": kind, **({"maxLength": 40} if kind == "string" else {})}
+            for key, kind in kinds.items()
+        },
+        "required": list(kinds),
+        "additionalProperties": False,
+    }
+
+
+def _held(example: Example) -> dict[str, Any]:
+    # White space as the model has learned to write it.
+    return {"structured_outputs": {"json": _schema(example), "whitespace_pattern": " ?"}}
+
+
+def _called(example: Example) -> dict[str, Any]:
+    function = {"name": "save", "parameters": _schema(example)}
+    return {
+        "tools": [{"type": "function", "function": function}],
+        "tool_choice": {"type": "function", "function": {"name": "save"}},
+    }
+
+
+def _free(_: Example) -> dict[str, Any]:
+    return {}
+
+
+FORMS: Final[Mapping[str, Callable[[Example], dict[str, Any]]]] = {
+    "extract, held to its schema": _held,
+    "extract, by a forced call": _called,
+}
+"""Further fields of the requests of some abilities."""
 
 
 def loops(text: str) -> bool:
@@ -131,21 +175,26 @@ def table(
 
 
 async def ask(
-    client: httpx.AsyncClient, messages: list[dict[str, str]], most_tokens: int = 700
+    client: httpx.AsyncClient,
+    messages: list[dict[str, str]],
+    most_tokens: int = 700,
+    fields: Mapping[str, Any] | None = None,
 ) -> Answer:
-    """Return the server's answer to a conversation at temperature 0."""
+    """Return the server's answer to a conversation at temperature 0; of a call its arguments."""
     body: dict[str, Any] = {
         "messages": messages,
         "temperature": 0,
         "max_tokens": most_tokens,
+        **(fields or {}),
     }
     response = await client.post("/v1/chat/completions", json=body)
     response.raise_for_status()
     said = response.json()
     choice = said["choices"][0]
+    calls = choice["message"].get("tool_calls")
     return Answer(
-        text=choice["message"]["content"],
-        ended=choice["finish_reason"] == "stop",
+        text=calls[0]["function"]["arguments"] if calls else choice["message"]["content"],
+        ended=choice["finish_reason"] != "length",
         prompt_tokens=said["usage"]["prompt_tokens"],
     )
 
@@ -178,14 +227,16 @@ async def measure(
             examples = ABILITIES[name](count)
             bar = stack.enter_context(tqdm(total=len(examples), desc=name))
 
-            async def answer(example: Example, bar: "tqdm[Any]") -> Answer:
+            form = FORMS.get(name, _free)
+
+            async def answer(example: Example, bar: "tqdm[Any]", form: Any) -> Answer:
                 async with turn:
                     most_tokens = len(example.answer) + SPARE_TOKENS
-                    found = await ask(client, example.messages, most_tokens)
+                    found = await ask(client, example.messages, most_tokens, form(example))
                 bar.update()
                 return found
 
-            answers = await asyncio.gather(*map(partial(answer, bar=bar), examples))
+            answers = await asyncio.gather(*map(partial(answer, bar=bar, form=form), examples))
             lines += table(name, examples, answers)
             asked = examples[0].messages[-1]["content"]
             samples.append(f"{name}\n> {asked}\n\n{answers[0].text}")
