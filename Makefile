@@ -36,6 +36,19 @@ WORKERS ?= 2
 test: setup ## run the tests in two processes (ARGS="tests/engine -k seeded" for some; WORKERS=0)
 	$(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile $(ARGS)
 
+AGENTS := .venv-agents
+AGENTS_STAMP := $(AGENTS)/.installed
+
+# Every package is pinned there, so nothing is left to resolve.
+$(AGENTS_STAMP): tests/agents/requirements.txt
+	test -x $(AGENTS)/bin/python || $(PYTHON) -m venv $(AGENTS)
+	$(AGENTS)/bin/$(PIP) install --quiet --no-deps --requirement $<
+	@touch $@
+
+agents: setup $(AGENTS_STAMP) ## agents of other projects use a server (PENSTOCK_AGENTS_MODEL=FOLDER; ARGS="-k litellm")
+	PENSTOCK=$(abspath $(BIN)/penstock) \
+	$(AGENTS)/bin/pytest --config-file tests/agents/pytest.ini tests/agents $(ARGS)
+
 fuzz: setup ## model folders and requests that are nearly right (ARGS="--seconds 600 --seed 7")
 	$(BIN)/python -m tests.fuzz $(ARGS)
 	$(BIN)/python loadtest/fuzz/run.py $(ARGS)
@@ -119,9 +132,9 @@ wheel-check: image-deps image-install image-check ## build the wheel, install it
 image: ## build the container image (IMAGE_ARGS="--build-arg BASE=ubuntu:24.04" for CPU)
 	docker build $(IMAGE_ARGS) --tag penstock .
 
-clean: ## remove caches and build products; .venv stays
+clean: ## remove caches and build products; environments stay
 	rm -rf build dist out .pytest_cache .ruff_cache .hypothesis
-	find . -path ./$(VENV) -prune -o -name __pycache__ -print0 | xargs -0 rm -rf
+	find . -path './$(VENV)*' -prune -o -name __pycache__ -print0 | xargs -0 rm -rf
 
-.PHONY: help setup serve test fuzz gpu check format docs recording bench load fairness soak nano nano-eval wheel \
+.PHONY: help setup serve test agents fuzz gpu check format docs recording bench load fairness soak nano nano-eval wheel \
 	image-deps image-install image-check wheel-check image clean

@@ -24,7 +24,7 @@ from benchmarks.models import model_folder
 from benchmarks.provenance import Provenance
 from benchmarks.results import write
 from penstock.bench.report import plain_table
-from penstock.decoding.constraint.constraint import Constraint
+from penstock.decoding.constraint.constraint import GrammarConstraint
 from penstock.decoding.sampling_params import SamplingParams
 from penstock.engine.build import Built, build_engine
 from penstock.engine.config import EngineConfig
@@ -107,7 +107,7 @@ def drafting(way: str) -> AbstractContextManager[Any]:
     """Forces nothing inside the block, if the way says so."""
     if way != NO_DRAFTS:
         return nullcontext()
-    return patch.object(Constraint, "forced", return_value=[])
+    return patch.object(GrammarConstraint, "forced", return_value=[])
 
 
 def decode(

@@ -15,6 +15,8 @@ import torch
 from penstock.kvcache.pages import PagePool
 from tests.tiny import save_tiny
 
+collect_ignore = ["agents"]  # they run elsewhere: make agents
+
 TinyModel = Callable[[str], Path]
 
 

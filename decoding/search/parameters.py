@@ -81,8 +81,9 @@ class TotParameters(BaseModel):
     Breadth first: each step keeps `breadth` states, the best (`greedy`) or drawn with probabilities
     in proportion to their values (`sample`). Depth first: at most `max_children` of each state are
     visited; those of a value under `prune_below` are not expanded; `budget.thoughts` is 100 if not
-    set. `forms`: what proposals, judgements and votes have to be. `depth`: thoughts of a solution. `thought_tokens`: most tokens of a thought, or of a list
-    of proposals, unless the request sets `max_tokens`. `judge_tokens`: of a judgement or vote.
+    set. `forms`: what proposals, judgements and votes have to be. `depth`: thoughts of a solution.
+    `thought_tokens`: most tokens of a thought, or of a list of proposals, unless the request sets
+    `max_tokens`. `judge_tokens`: of a judgement or vote.
     """
 
     model_config = STRICT

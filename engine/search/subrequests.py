@@ -126,7 +126,7 @@ class SubrequestBuilder:
             wanted, n, logprobs, retain = 1, 1, operation.top, True
         else:
             base = replace(base, stop_strings=(*base.stop_strings, *operation.stop))
-            if operation.form in self._grammars:
+            if operation.form is not None and operation.form in self._grammars:
                 base = replace(base, grammar=self._grammars[operation.form], thinking=None)
             wanted, n, retain = operation.max_tokens, operation.count, operation.keep
             logprobs = 0 if operation.logprobs else None

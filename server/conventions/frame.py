@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, cast
 
 from penstock.errors import RequestError
 
@@ -13,6 +13,8 @@ from ...engine.requests.lark import NO_CALL, SPACE, TEXT, Lark
 from .tools.format import CallSyntax, Tool, ToolFormat
 
 Mode = Literal["auto", "required"]
+_OF_OTHERS: Final = {"additionalProperties", "patternProperties", "allOf", "anyOf", "oneOf", "$ref"}
+"""Keywords that may speak of properties besides those in `properties`."""
 _ANY: Final[Mapping[str, Any]] = {"type": "object"}
 
 
@@ -108,8 +110,8 @@ class AnswerFrame:
     def _parameters(self, each: Offered, form: ToolFormat, grammars: Grammars) -> Mapping[str, Any]:
         """The schema that arguments are held to: any object, where the caller does not insist on
         parameters that no grammar can hold."""
-        parameters = {"type": "object", **each.tool.parameters}
         try:
+            parameters = closed({"type": "object", "properties": {}, **each.tool.parameters})
             checked_schema(parameters, each.param)
             if self.mode == "auto" and not each.tool.strict:
                 alone = Lark(grammars.controls)
@@ -119,3 +121,27 @@ class AnswerFrame:
         except ValueError as error:
             raise refused(each.param, str(error)) from None
         return parameters
+
+
+def closed(schema: Any) -> Any:
+    """The same without properties that it does not name, where it does not speak of others.
+
+    Functions take the arguments that they name, and a model that may go on often does.
+    """
+    if isinstance(schema, list):
+        return [closed(item) for item in cast("list[Any]", schema)]
+    if not isinstance(schema, dict):
+        return schema
+    fields = cast("dict[str, Any]", schema)
+    found = dict(fields)
+    for keyword in ("properties", "$defs", "definitions"):
+        named = fields.get(keyword)
+        if isinstance(named, dict):
+            parts = cast("dict[str, Any]", named)
+            found[keyword] = {name: closed(part) for name, part in parts.items()}
+    for keyword in ("items", "prefixItems", "anyOf", "oneOf", "additionalProperties"):
+        if keyword in fields:
+            found[keyword] = closed(fields[keyword])
+    if "properties" in fields and not fields.keys() & _OF_OTHERS:
+        found["additionalProperties"] = False
+    return found

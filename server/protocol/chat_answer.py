@@ -92,7 +92,10 @@ class ChatStream(ChunkStream["ChatBody"]):
         ids = b"]"
         if self._plan.body.return_token_ids:
             ids += b',"prompt_token_ids":' + orjson.dumps(self._plan.requests[0].prompt_ids)
-        middle = b',"delta":{"role":"assistant","content":""},"logprobs":null,"finish_reason":null}'
+        # Where calls may come, there may be no content.
+        content = b'""' if self._choices is None else b"null"
+        middle = b',"delta":{"role":"assistant","content":' + content
+        middle += b'},"logprobs":null,"finish_reason":null}'
         echo = (
             b',"delta":{"content":'
             + orjson.dumps("".join(echo.text for echo in self._plan.echo))

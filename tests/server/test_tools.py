@@ -15,6 +15,7 @@ import openai
 import pytest
 from transformers import AddedToken
 
+from penstock.server.conventions.frame import closed
 from tests.server.process import ServeProcess
 from tests.tiny import byte_tokenizer, save_tiny, token_of
 
@@ -404,6 +405,44 @@ def test_what_is_wrong_is_named(
     error = answer.json()["error"]
     assert error["param"] == param, error
     assert words in error["message"], error
+
+
+@pytest.mark.parametrize("parameters", [None, {}, {"type": "object"}, {"properties": {}}])
+def test_a_function_without_parameters_gets_none(server: ServeProcess, parameters: Any) -> None:
+    function = {"name": "f"} if parameters is None else {"name": "f", "parameters": parameters}
+    with server.client() as http:
+        fields = {"tools": [{"type": "function", "function": function}], "max_tokens": 60}
+        (choice,) = ask(http, **fields, tool_choice="required", parallel_tool_calls=False)[
+            "choices"
+        ]
+    assert choice["message"]["tool_calls"][0]["function"]["arguments"] == "{}"
+
+
+def test_arguments_have_the_properties_that_are_named(http: httpx.Client) -> None:
+    inner = {"type": "object", "properties": {"x": {"enum": [1]}}, "required": ["x"]}
+    parameters = {"properties": {"a": inner, "b": {"enum": [2]}}, "required": ["a", "b"]}
+    tool = {"type": "function", "function": {"name": "f", "parameters": parameters}}
+    forced = {"tools": [tool], "tool_choice": "required", "parallel_tool_calls": False}
+    for seed in range(3):
+        (choice,) = ask(http, **forced, temperature=2, seed=seed)["choices"]
+        arguments = json.loads(choice["message"]["tool_calls"][0]["function"]["arguments"])
+        assert arguments == {"a": {"x": 1}, "b": 2}
+
+
+def test_schemas_that_speak_of_other_properties_stay_as_they_are() -> None:
+    open_one = {"properties": {"x": {"enum": [1]}}, "additionalProperties": {"enum": [2]}}
+    either = {"properties": {"x": True}, "anyOf": [{"required": ["x"]}, {"required": ["y"]}]}
+    for schema in (open_one, either, {"$ref": "#/$defs/a"}, True, {"type": "string"}):
+        assert closed(schema) == schema
+    nested = {
+        "properties": {"a": {"items": {"properties": {}}}},
+        "$defs": {"b": {"properties": {}}},
+    }
+    assert closed(nested) == {
+        "properties": {"a": {"items": {"properties": {}, "additionalProperties": False}}},
+        "$defs": {"b": {"properties": {}, "additionalProperties": False}},
+        "additionalProperties": False,
+    }
 
 
 def test_parameters_that_no_grammar_holds_are_fine_where_nobody_insists(

@@ -135,10 +135,13 @@ class JsonCallReader(CallReader):
             else:
                 self.found.append(part)
         if call.state == "more":
-            if self.ended and call.known:
+            if not self.ended:
+                return False
+            if call.known:
                 self.found += call.finish()
-            self._step = self._is_text if self.ended and not call.known else self._step
-            return self.ended and not call.known
+            else:
+                self._step = self._is_text
+            return not call.known
         self.left = call.left
         if call.known:
             # What is wrong behind the name stays with the call.
@@ -206,14 +209,9 @@ class NamedCallReader(CallReader):
         self._value = JsonValue()
 
     def _outside(self) -> bool:
-        outer = self._outer if self.called else self._outer[:1]
-        found = self.say_before(self._begin, *outer)
-        if found == self._begin:
-            self._step = self._name
-        elif found in self._outer[:1]:
-            self._step = self._open
-        else:
-            self.taken.clear()
+        found = self.say_before(self._begin, *self._outer[:1])
+        if found is not None:
+            self._step = self._name if found == self._begin else self._open
         return found is not None
 
     def _open(self) -> bool:
