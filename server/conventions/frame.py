@@ -8,7 +8,7 @@ from typing import Any, Final, Literal, cast
 from penstock.errors import RequestError
 
 from ...decoding.constraint.grammar import GrammarError, Grammars
-from ...engine.requests.grammar import checked_schema, refused
+from ...engine.requests.grammar import MAX_SCHEMA_CHARS, checked_schema, refused
 from ...engine.requests.lark import NO_CALL, SPACE, TEXT, Lark
 from .tools.format import CallSyntax, Tool, ToolFormat
 
@@ -55,6 +55,13 @@ class AnswerFrame:
         """See `Frame`."""
         if answer is None and self.field is None:
             return None
+        characters = sum(len(json.dumps(each.tool.parameters)) for each in self.tools)
+        if characters > MAX_SCHEMA_CHARS:
+            raise refused(
+                "tools",
+                f"their parameters have {characters} characters together, and {MAX_SCHEMA_CHARS} "
+                "can be held to; send fewer tools, or simpler ones",
+            )
         return self._written(self.tools, answer, grammars)
 
     def refusal(self, grammars: Grammars, reason: str) -> RequestError:

@@ -5,6 +5,7 @@ a short one of its kind.
 """
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -405,6 +406,29 @@ def test_what_is_wrong_is_named(
     error = answer.json()["error"]
     assert error["param"] == param, error
     assert words in error["message"], error
+
+
+def test_tools_are_bounded_together(server: ServeProcess) -> None:
+    """Each alone is small enough, and each is compiled to find out which one is wrong."""
+    properties = {f"property_{i}": {"type": "string"} for i in range(100)}
+    tools = [
+        {
+            "type": "function",
+            "function": {"name": f"f{i}", "parameters": {"properties": properties}},
+        }
+        for i in range(128)
+    ]
+    began_s = time.monotonic()
+    with server.client() as http:
+        body = {"messages": [QUESTION], "tools": tools, "max_tokens": 5}
+        for held in ({"tool_choice": "required"}, {"parallel_tool_calls": False}):
+            answer = http.post(CHATS, json={**body, **held, "truncate_prompt_tokens": 100})
+            assert answer.status_code == 400, answer.text
+            assert answer.json()["error"]["param"] == "tools"
+            assert "send fewer tools" in answer.json()["error"]["message"]
+        free = http.post(CHATS, json={**body, "truncate_prompt_tokens": 100})
+        assert free.status_code == 200, free.text
+    assert time.monotonic() - began_s < 10
 
 
 @pytest.mark.parametrize("parameters", [None, {}, {"type": "object"}, {"properties": {}}])
