@@ -32,9 +32,9 @@ class AnswerFrame:
 
     `tools`: those that may be called. `mode`: "required" is at least one call. `several`: more than
     one call may stand in an answer. `held`: calls are held to the grammar even where the answer may
-    be any text. `before`: markup between a
-    thought and an answer of a given form. `thinks`: a thought may stand before it all, which is no
-    part of the grammar. `form`, `syntax`: of calls; None: there are no tools.
+    be any text. `before`: markup between a thought and an answer that is no call. `thinks`: a
+    thought may stand before it all, which is no part of the grammar. `form`, `syntax`: of calls;
+    None: there are no tools.
     """
 
     form: ToolFormat | None
@@ -76,7 +76,8 @@ class AnswerFrame:
     def _written(self, tools: Sequence[Offered], answer: str | None, grammars: Grammars) -> str:
         lark = Lark(grammars.controls)
         syntax = self.syntax
-        text = "" if answer is None else f"{lark.text(self.before)} {lark.other(answer)}"
+        said = TEXT if answer is None else lark.other(answer)
+        text = f"{lark.text(self.before)} {said}"
         space = SPACE if self.thinks and not self.before else ""
         if syntax is None or self.form is None:
             return lark.grammar(f"{space} {text}")
@@ -91,7 +92,7 @@ class AnswerFrame:
             whole = f"{lark.text(syntax.thought)} {whole}"
         if self.mode == "required":
             return lark.grammar(f"{space} {whole}")
-        if answer is not None:
+        if answer is not None or self.before:
             return lark.grammar(f"{space} ({whole} | {text})")
         return lark.grammar(self._free(lark, syntax, f"{call}{more} {end} {SPACE}"))
 

@@ -302,8 +302,10 @@ def test_a_strict_tool_is_held_once_a_call_begins(
     }.get(name)
     strict = [{**tool, "function": {**tool["function"], "strict": True}} for tool in TOOLS]
     if begin is None:
-        (choice,) = ask(http, tools=strict, max_tokens=30)["choices"]
+        (choice,) = ask(http, tools=strict, max_tokens=80)["choices"]
         assert choice["finish_reason"] in ("length", "stop", "tool_calls")
+        # What is held is read: no markup is left in the text.
+        assert not any(each in (choice["message"]["content"] or "") for each in controls)
         return
     bias = {str(controls[each]): 100 for each in begin}
     called = 0

@@ -12,8 +12,8 @@ class ThoughtFormat:
     """Thoughts stand before the answer, between `begin` and `end`.
 
     `name`: for `--reasoning-parser`. `signs`: texts of which a chat template has one where the
-    model thinks like this. `answer`: markup between the end of a thought and an answer of a given
-    form. `always`: the model thinks first, whatever the prompt says. `never`: control tokens that
+    model thinks like this. `answer`: markup between the end of a thought and an answer that is no
+    call. `always`: the model thinks first, whatever the prompt says. `never`: control tokens that
     no thought has.
     """
 
