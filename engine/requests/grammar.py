@@ -25,6 +25,14 @@ MAX_SCHEMA_DEPTH: Final = 64
 MAX_SCHEMA_PARTS: Final = 5_000
 _NO_SWITCHES: Final = "x-guidance, which switches checks off, is not for callers; leave it out"
 _MAX_REASON_CHARS: Final = 300
+_NAMED: Final = ("properties", "$defs", "definitions", "patternProperties")
+_VALUES: Final = ("const", "enum", "default", "examples")
+_FORMATS: Final = {
+    "date-time", "date", "time", "duration", "email", "idn-email", "hostname", "idn-hostname",
+    "ipv4", "ipv6", "uuid", "uri", "uri-reference", "iri", "iri-reference", "uri-template",
+    "json-pointer", "relative-json-pointer", "regex",
+}  # fmt: skip
+"""Those of JSON Schema, draft 2020-12."""
 _ANY_WHITESPACE: Final = r"[\x20\x0A\x0D\x09]+"
 
 
@@ -179,7 +187,7 @@ def _of_schema(schema: JsonSchema, structure: StructuredOutputs) -> str:
 
 
 def checked_schema(schema: JsonSchema | str, param: str) -> JsonSchema:
-    """The schema, parsed and within its bounds.
+    """The schema, parsed and within its bounds, and without formats that JSON Schema does not know.
 
     Raises:
         RequestError: it is too large or too deep, or would switch checks off.
@@ -199,7 +207,26 @@ def checked_schema(schema: JsonSchema | str, param: str) -> JsonSchema:
         if key == "pattern" and isinstance(value, str):
             _check("characters in a pattern", len(value), MAX_REGEX_LENGTH, param)
     _check("characters", len(json.dumps(schema)), MAX_SCHEMA_CHARS, param)
-    return schema
+    return cast("JsonSchema", _with_known_formats(schema, named=False))
+
+
+def _with_known_formats(value: Any, *, named: bool) -> Any:
+    """The same without formats of others (`int32`, `color`), which constrain nothing: who does not
+    know a format is to ignore it (JSON Schema, validation, section 7).
+
+    `named`: the keys are names of properties or definitions.
+    """
+    if isinstance(value, list):
+        return [_with_known_formats(item, named=False) for item in cast("list[Any]", value)]
+    if not isinstance(value, dict):
+        return value
+    return {
+        key: _with_known_formats(item, named=not named and key in _NAMED)
+        if key not in _VALUES or named
+        else item
+        for key, item in cast("dict[str, Any]", value).items()
+        if named or key != "format" or not isinstance(item, str) or item in _FORMATS
+    }
 
 
 def _parts(schema: JsonSchema) -> Iterator[tuple[int, str | None, Any]]:
@@ -210,7 +237,7 @@ def _parts(schema: JsonSchema) -> Iterator[tuple[int, str | None, Any]]:
         yield depth, key, value
         if isinstance(value, dict):
             # Names of properties are the caller's own and no keywords.
-            named = key in ("properties", "$defs", "definitions", "patternProperties")
+            named = key in _NAMED
             ahead += [
                 (depth + 1, None if named else name, item)
                 for name, item in cast("dict[str, Any]", value).items()

@@ -120,7 +120,7 @@ class AnswerFrame:
         parameters that no grammar can hold."""
         try:
             parameters = closed({"type": "object", "properties": {}, **each.tool.parameters})
-            checked_schema(parameters, each.param)
+            parameters = cast("dict[str, Any]", checked_schema(parameters, each.param))
             if self.mode == "auto" and not each.tool.strict:
                 alone = Lark(grammars.controls)
                 grammars.compile(alone.grammar(form.arguments(parameters, alone)))

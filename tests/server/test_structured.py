@@ -144,6 +144,28 @@ def test_the_sdk_parses_into_its_models(server: ServeProcess) -> None:
         assert isinstance(stream.get_final_completion().choices[0].message.parsed, Animal)
 
 
+def test_formats_that_json_schema_does_not_know_constrain_nothing(http: httpx.Client) -> None:
+    schema = {
+        "type": "object",
+        "properties": {
+            "format": {"enum": ["color"]},
+            "n": {"type": "integer", "format": "int32", "minimum": 7, "maximum": 7},
+            "c": {"const": {"format": "color"}},
+            "d": {"type": "string", "format": "date"},
+        },
+        "required": ["format", "n", "c", "d"],
+        "additionalProperties": False,
+    }
+    body = chat(structured_outputs={"json": schema}, max_tokens=120)
+    answer = http.post(CHATS, json=body).json()
+    said = json.loads(answer["choices"][0]["message"]["content"])
+    assert re.fullmatch(r"\d{4}-\d{2}-\d{2}", said.pop("d"))
+    assert said == {"format": "color", "n": 7, "c": {"format": "color"}}
+    refused = http.post(CHATS, json=chat(structured_outputs={"json": {"format": "uri-template"}}))
+    assert refused.status_code == 400
+    assert "uri-template" in refused.json()["error"]["message"]
+
+
 REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"response_format": {"type": "json_schema",
                           "json_schema": {"name": "a", "schema": {"not": {}}}}},
