@@ -47,11 +47,7 @@ def conventions_of(tokenizer: Tokenizer, tool_parser: str, reasoning_parser: str
     """
     template = tokenizer.chat_template
     source = "" if template is None else template.source
-    takes_tools = (
-        template is not None
-        and "tools" in template.variables
-        and template.wants.arguments is not None
-    )
+    takes_tools = template is not None and template.takes_tools
     tools = _chosen(ToolFormat, "penstock.tool_parsers", tool_parser, source)
     if tool_parser == AUTO and (tools is None or not takes_tools):
         tools = JSON if tools is None or not tools.always else tools

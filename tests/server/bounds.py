@@ -80,12 +80,33 @@ COMPLETION = (
 
 _HELLO = {"role": "user", "content": "x"}
 
+
+def _tool(name: str, **more: str) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": name, **more}}
+
+
+def _tools(count: int) -> list[dict[str, Any]]:
+    return [_tool(f"f{i}") for i in range(count)]
+
+
 CHAT = (
     *SHARED,
     *(
         Bound(hint, ("x" * 64, 0.5, True), ("x" * 65, ["low"], {"effort": "low"}))
         for hint in ("reasoning_effort", "think", "verbosity")
     ),
+    Bound(
+        "tools",
+        ([], _tools(128), [_tool("x" * 128)], [_tool("f", description="x" * 400)]),
+        (_tools(129), [_tool("x" * 129)], [_tool("")], [_tool("f", description="x" * 65_537)]),
+    ),
+    Bound(
+        "tool_choice",
+        ("auto", {"type": "function", "function": {"name": "f0"}}),
+        ("", "any", {"type": "function", "function": {"name": "x" * 129}}),
+        {"tools": [{"type": "function", "function": {"name": "f0"}}]},
+    ),
+    Bound("thinking", ({}, {"type": "enabled"}), ({"budget": -1}, {"budget": BIG + 1})),
     Bound("reasoning", ({}, {"effort": "low"}), ({str(i): 1 for i in range(17)}, "low")),
     Bound("top_logprobs", (0, 20), (-1, 21), {"logprobs": True}),
     Bound("messages", ([_HELLO], [_HELLO] * 4096), ([], [_HELLO] * 4097)),

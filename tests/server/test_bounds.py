@@ -39,7 +39,9 @@ def test_every_bounded_field_is_in_the_table() -> None:
     shared |= {"return_tokens_as_token_ids", "truncation_side", "add_special_tokens"}
     shared |= {"skip_special_tokens", "spaces_between_special_tokens", "include_stop_str_in_output"}
     unbounded = {
-        "chat": shared | {"logprobs", "add_generation_prompt", "continue_final_message"},
+        "chat": shared
+        | {"logprobs", "add_generation_prompt", "continue_final_message", "parallel_tool_calls"}
+        | {"include_reasoning", "separate_reasoning"},
         "completion": shared | {"suffix"},  # a text, bounded as the prompt is
     }
     aliases = {name for name, field in FIELDS.items() if field.kind == "alias"}

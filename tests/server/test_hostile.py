@@ -145,7 +145,7 @@ def test_body_is_refused(http: httpx.Client, path: str, body: bytes, status: int
 
 
 UNSUPPORTED: list[tuple[str, dict[str, Any]]] = [
-    (CHATS, {"tools": [{"type": "function", "function": {"name": "f"}}]}),
+    (CHATS, {"tools": [{"type": "custom", "custom": {"name": "f"}}]}),
     (CHATS, {"tools": "5"}),
     (CHATS, {"tool_choice": "required"}),
     (CHATS, {"tool_choice": {"type": "function", "function": {"name": "f"}}}),

@@ -128,8 +128,10 @@ def test_refusals_inside_messages_give_their_place() -> None:
     image = {"role": "user", "content": [{"type": "text", "text": "x"}, {"type": "image_url"}]}
     assert refusal(good, image).param == "messages.1.content.1.type"
     tools = {"role": "assistant", "content": "x", "tool_calls": [1]}
-    assert refusal(tools).param == "messages.0.tool_calls"
-    assert "not supported yet" in refusal(tools).message
+    assert refusal(tools).param == "messages.0.tool_calls.0"
+    older = {"role": "assistant", "content": "x", "function_call": {"name": "f"}}
+    assert refusal(older).param == "messages.0.function_call"
+    assert "tool_calls" in refusal(older).message
 
 
 ERRORS: list[tuple[Exception, int, str | None]] = [

@@ -63,8 +63,13 @@ class ChatTemplate:
 
     @cached_property
     def variables(self) -> frozenset[str]:
-        """Variables that it reads from its caller, such as `enable_thinking` and `tools`."""
-        return frozenset().union(*map(template_variables, self._sources))
+        """Variables that it reads from its caller, such as `enable_thinking`."""
+        return template_variables(self._sources[self._index_of(tools=False)])
+
+    @cached_property
+    def takes_tools(self) -> bool:
+        """Whether it tells the model of tools, and prints calls and their results."""
+        return "tools" in template_variables(self.source) and self.wants.arguments is not None
 
     @property
     def source(self) -> str:
