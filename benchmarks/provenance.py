@@ -78,6 +78,8 @@ def _commit() -> str:
 
 
 def _command() -> str:
+    """Of paths of this machine the last part."""
     script = Path(sys.argv[0]).resolve()
     name = str(script.relative_to(ROOT)) if script.is_relative_to(ROOT) else script.name
-    return " ".join(["python", name, *sys.argv[1:]])
+    given = [Path(each).name if Path(each).is_absolute() else each for each in sys.argv[1:]]
+    return " ".join(["python", name, *given])
