@@ -1,13 +1,11 @@
-"""Tools over HTTP, in every convention: forced calls, free ones, streams, histories, refusals.
+"""Tools over HTTP, in every convention: forced calls, free ones, streams, histories.
 
 Each convention has a tiny random model whose tokenizer has its control tokens and whose template is
 a short one of its kind.
 """
 
 import json
-import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -16,50 +14,19 @@ import openai
 import pytest
 from transformers import AddedToken
 
-from penstock.server.conventions.frame import closed
 from tests.server.process import ServeProcess
-from tests.tiny import byte_tokenizer, save_tiny, token_of
-
-CHATS = "/v1/chat/completions"
-WEATHER: dict[str, Any] = {
-    "type": "object",
-    "properties": {
-        "city": {"type": "string", "maxLength": 8},
-        "days": {"type": "integer", "minimum": 1, "maximum": 9},
-        "units": {"type": "array", "items": {"enum": ["C", "F"]}, "maxItems": 2},
-        "exact": {"type": "boolean"},
-    },
-    "required": ["city", "units"],
-    "additionalProperties": False,
-}
-TIME: dict[str, Any] = {
-    "type": "object",
-    "properties": {"zone": {"enum": ["utc", "local"]}},
-    "required": ["zone"],
-    "additionalProperties": False,
-}
-SCHEMAS = {"get_weather": WEATHER, "get_time": TIME}
-TOOLS: list[dict[str, Any]] = [
-    {"type": "function", "function": {"name": name, "description": name, "parameters": schema}}
-    for name, schema in SCHEMAS.items()
-]
-QUESTION = {"role": "user", "content": "How is the weather in Rome?"}
-HISTORY: list[dict[str, Any]] = [
+from tests.server.tool_chats import (
+    CHATS,
+    HISTORY,
     QUESTION,
-    {
-        "role": "assistant",
-        "content": None,
-        "tool_calls": [
-            {
-                "id": "call_1",
-                "type": "function",
-                "function": {"name": "get_weather", "arguments": '{"city": "Rome", "units": []}'},
-            }
-        ],
-    },
-    {"role": "tool", "tool_call_id": "call_1", "content": "Sunny and warm."},
-    {"role": "user", "content": "And tomorrow?"},
-]
+    SCHEMAS,
+    THOUGHTS,
+    TIME,
+    TOOLS,
+    ask,
+    check_calls,
+)
+from tests.tiny import byte_tokenizer, save_tiny, token_of
 
 _TURNS = (
     "{%% for m in messages %%}<{{ m.role }}>{{ m.content }}"
@@ -125,10 +92,6 @@ CONVENTIONS: dict[str, tuple[str, list[str]]] = {
 }  # fmt: skip
 
 
-THOUGHTS: dict[str, dict[str, Any]] = {"harmony": {"thinking": {"budget": 5}}}
-"""Models of this kind always think: a random one would not stop."""
-
-
 @pytest.fixture(scope="module", params=CONVENTIONS)
 def convention(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
@@ -157,31 +120,6 @@ def http(convention: tuple[str, ServeProcess, dict[str, int]]) -> Iterator[httpx
     with convention[1].client() as client:
         client.headers["x-kind"] = convention[0]
         yield client
-
-
-def ask(http: httpx.Client, **fields: Any) -> dict[str, Any]:
-    body = {"messages": [QUESTION], "tools": TOOLS, "max_tokens": 400, "seed": 3, **fields}
-    body = {**THOUGHTS.get(str(http.headers.get("x-kind")), {}), **body}
-    answer = http.post(CHATS, json=body)
-    assert answer.status_code == 200, answer.text
-    assert "x-penstock-ignored" not in answer.headers
-    return answer.json()
-
-
-def check_calls(choice: dict[str, Any], names: set[str]) -> list[dict[str, Any]]:
-    """The calls of an answer that ended: right names, arguments that match, ids of their own."""
-    message = choice["message"]
-    assert choice["finish_reason"] == "tool_calls", choice
-    assert message["content"] is None
-    calls: list[dict[str, Any]] = message["tool_calls"]
-    assert len({call["id"] for call in calls}) == len(calls)
-    for call in calls:
-        assert call["type"] == "function"
-        assert call["function"]["name"] in names
-        jsonschema.validate(
-            json.loads(call["function"]["arguments"]), SCHEMAS[call["function"]["name"]]
-        )
-    return calls
 
 
 def test_the_convention_is_recognised(
@@ -362,88 +300,6 @@ def test_markup_in_a_callers_words_stays_words(
             assert token not in tokens
 
 
-SIMPLE = {"type": "function", "function": {"name": "f"}}
-REFUSED: list[tuple[dict[str, Any], str, str]] = [
-    ({"tools": [SIMPLE, SIMPLE]}, "tools", "two functions with the name 'f'"),
-    ({"tools": [{"type": "function", "function": {"name": f"f{i}"}} for i in range(10_000)]},
-     "tools", "at most 128"),
-    ({"tools": [{"type": "custom", "custom": {"name": "x"}}]}, "tools.0.type",
-     "'custom'"),
-    ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools.0.function.name",
-     "form"),
-    ({"tools": [], "tool_choice": "required"}, "tool_choice", "no tools"),
-    ({"tool_choice": {"type": "function", "function": {"name": "g"}}},
-     "tool_choice.function.name", "'g' is none of the tools"),
-    ({"tool_choice": {"type": "allowed_tools", "allowed_tools": {
-        "mode": "auto", "tools": [{"type": "function", "function": {"name": "g"}}]}}},
-     "tool_choice.allowed_tools.tools.0.function.name", "'g' is none"),
-    ({"tool_choice": "always"}, "tool_choice", "'required'"),
-    ({"messages": [QUESTION, {"role": "tool", "content": "x", "tool_call_id": "c"}]},
-     "messages.1.tool_call_id", "no message before"),
-    ({"messages": [QUESTION, {"role": "tool", "content": "x"}]}, "messages.1", "no tool_call_id"),
-    ({"messages": [{**HISTORY[1], "role": "user", "content": "x"}]}, "messages.0",
-     "only an assistant"),
-    ({"tools": [{"type": "function", "function": {"name": "f", "parameters": {
-        "properties": {"a": {"not": {}}}}}}], "tool_choice": "required"},
-     "tools.0.function.parameters", "cannot be used"),
-    ({"tools": [SIMPLE, {"type": "function", "function": {"name": "g", "strict": True, "parameters":
-        {"properties": {"a": {"type": "array", "uniqueItems": True}}}}}]},
-     "tools.1.function.parameters", "cannot be used"),
-    ({"tool_choice": "required", "structured_outputs": {"grammar": 'start: "a"'}},
-     "structured_outputs.grammar", "beside tools"),
-    ({"functions": [{"name": "f"}]}, "functions", "tools"),
-    ({"tool_choice": "required", "decoding": {"tot": {"generate": "propose"}}},
-     "tools", "cannot hold"),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("fields", "param", "words"), REFUSED, ids=lambda case: str(case)[:40])
-def test_what_is_wrong_is_named(
-    server: ServeProcess, fields: dict[str, Any], param: str, words: str
-) -> None:
-    with server.client() as http:
-        body = {"messages": [QUESTION], "tools": [SIMPLE], "max_tokens": 5, **fields}
-        answer = http.post(CHATS, json=body)
-    assert answer.status_code == 400, answer.text
-    error = answer.json()["error"]
-    assert error["param"] == param, error
-    assert words in error["message"], error
-
-
-def test_tools_are_bounded_together(server: ServeProcess) -> None:
-    """Each alone is small enough, and each is compiled to find out which one is wrong."""
-    properties = {f"property_{i}": {"type": "string"} for i in range(100)}
-    tools = [
-        {
-            "type": "function",
-            "function": {"name": f"f{i}", "parameters": {"properties": properties}},
-        }
-        for i in range(128)
-    ]
-    began_s = time.monotonic()
-    with server.client() as http:
-        body = {"messages": [QUESTION], "tools": tools, "max_tokens": 5}
-        for held in ({"tool_choice": "required"}, {"parallel_tool_calls": False}):
-            answer = http.post(CHATS, json={**body, **held, "truncate_prompt_tokens": 100})
-            assert answer.status_code == 400, answer.text
-            assert answer.json()["error"]["param"] == "tools"
-            assert "send fewer tools" in answer.json()["error"]["message"]
-        free = http.post(CHATS, json={**body, "truncate_prompt_tokens": 100})
-        assert free.status_code == 200, free.text
-    assert time.monotonic() - began_s < 10
-
-
-@pytest.mark.parametrize("parameters", [None, {}, {"type": "object"}, {"properties": {}}])
-def test_a_function_without_parameters_gets_none(server: ServeProcess, parameters: Any) -> None:
-    function = {"name": "f"} if parameters is None else {"name": "f", "parameters": parameters}
-    with server.client() as http:
-        fields = {"tools": [{"type": "function", "function": function}], "max_tokens": 60}
-        (choice,) = ask(http, **fields, tool_choice="required", parallel_tool_calls=False)[
-            "choices"
-        ]
-    assert choice["message"]["tool_calls"][0]["function"]["arguments"] == "{}"
-
-
 def test_arguments_have_the_properties_that_are_named(http: httpx.Client) -> None:
     inner = {"type": "object", "properties": {"x": {"enum": [1]}}, "required": ["x"]}
     parameters = {"properties": {"a": inner, "b": {"enum": [2]}}, "required": ["a", "b"]}
@@ -453,42 +309,3 @@ def test_arguments_have_the_properties_that_are_named(http: httpx.Client) -> Non
         (choice,) = ask(http, **forced, temperature=2, seed=seed)["choices"]
         arguments = json.loads(choice["message"]["tool_calls"][0]["function"]["arguments"])
         assert arguments == {"a": {"x": 1}, "b": 2}
-
-
-def test_schemas_that_speak_of_other_properties_stay_as_they_are() -> None:
-    open_one = {"properties": {"x": {"enum": [1]}}, "additionalProperties": {"enum": [2]}}
-    either = {"properties": {"x": True}, "anyOf": [{"required": ["x"]}, {"required": ["y"]}]}
-    for schema in (open_one, either, {"$ref": "#/$defs/a"}, True, {"type": "string"}):
-        assert closed(schema) == schema
-    nested = {
-        "properties": {"a": {"items": {"properties": {}}}},
-        "$defs": {"b": {"properties": {}}},
-    }
-    assert closed(nested) == {
-        "properties": {"a": {"items": {"properties": {}, "additionalProperties": False}}},
-        "$defs": {"b": {"properties": {}, "additionalProperties": False}},
-        "additionalProperties": False,
-    }
-
-
-def test_parameters_that_no_grammar_holds_are_fine_where_nobody_insists(
-    server: ServeProcess,
-) -> None:
-    odd = {"properties": {"a": {"type": "array", "uniqueItems": True}}}
-    tool = {"type": "function", "function": {"name": "f", "parameters": odd}}
-    form = {"type": "json_schema", "json_schema": {"name": "t", "schema": TIME}}
-    with server.client() as http:
-        for fields in ({}, {"parallel_tool_calls": False}, {"response_format": form}):
-            ask(http, tools=[tool], max_tokens=5, **fields)
-
-
-def test_a_plug_in_or_another_parser_may_be_named(tiny_llama: Path, tmp_path: Path) -> None:
-    arguments = [str(tiny_llama), "--threads", "1", "--tool-parser"]
-    with ServeProcess([*arguments, "off"], tmp_path / "log") as server, server.client() as http:
-        body = {"messages": [QUESTION], "tools": [SIMPLE], "max_tokens": 5}
-        assert http.post(CHATS, json=body).status_code == 200
-        answer = http.post(CHATS, json={**body, "tool_choice": "required"})
-        assert answer.json()["error"]["param"] == "tool_choice"
-    with ServeProcess([*arguments, "nobody"], tmp_path / "log2", wait_ready=False) as server:
-        assert server.process.wait(30) == 2
-        assert "there is no 'nobody'" in server.log
