@@ -25,12 +25,14 @@ class WeightFormat(ABC):
     """A format of weights; `--quantization` names it as its entry point is named.
 
     `lossless`: layers of the format compute what the loaded model's own do, up to rounding, so the
-    model may also run without them. `row_invariant`: a row's results have the same bits whatever
-    other rows are computed with it.
+    model may also run without them. `keeps_numbers`: packed weights are the loaded ones to the bit,
+    so a table of embeddings may share them. `row_invariant`: a row's results have the same bits
+    whatever other rows are computed with it.
     """
 
     name: str
     lossless: bool = False
+    keeps_numbers: bool = False
     row_invariant: bool = False
 
     def recognises(self, path: Path, fields: Mapping[str, Any]) -> bool:

@@ -11,10 +11,14 @@ from .base import Pack, WeightFormat
 
 
 class Float(WeightFormat):
-    """Nothing is converted; in float32 on a CPU, weights are laid out for the compiled products."""
+    """Nothing is converted. In float32 on a CPU, weights are laid out for the compiled products.
+
+    A layer whose weights all have such values is kept in 16 bits, and widened in its products.
+    """
 
     name = "float"
     lossless = True
+    keeps_numbers = True
     row_invariant = True
 
     def stored_bytes(self, weight: Tensor) -> int:

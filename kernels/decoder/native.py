@@ -14,9 +14,8 @@ import torch
 from torch import Tensor
 
 from ..batch import PagedBatch
-from ..linear.native import Packed
+from ..linear.native import Packed, RowRoom
 from ..native.library import (
-    BytesStruct,
     HeadStruct,
     LayerStruct,
     Library,
@@ -99,7 +98,14 @@ class NativeLayers:
         self._vocabulary = head.outputs
         self._capacity = 0
         self._room: dict[str, Tensor] = {}
+        self._row_room = RowRoom(0, 0)
         self._caches: list[tuple[int, torch.Size]] = []
+
+    @property
+    def packed(self) -> set[Packed]:
+        """The weights of all linear layers, the head's among them."""
+        layers, _norm, head = self._kept
+        return {head}.union(*((x.qkv, x.out, x.gate_up, x.down) for x in layers))
 
     def step(self, x: Tensor, factors: Tensor | None, batch: PagedBatch | None) -> "LayerStep":
         """Begin a step. x: float32 `[T, width]`, which becomes the layers' result.
@@ -174,14 +180,12 @@ class NativeLayers:
             "qkv": torch.empty(rows * max(layer.qkv.outputs for layer in layers)),
             "attended": torch.empty(rows * attended),
             "gated": torch.empty(rows * gates),
-            "bytes": torch.empty(rows * max(width, attended, gates), dtype=torch.uint8),
-            "scales": torch.empty(rows),
         }
+        self._row_room = RowRoom(rows, max(width, attended, gates))
 
     def _room_struct(self, x: Tensor) -> RoomStruct:
         at = {name: address(tensor) for name, tensor in self._room.items()}
-        in_bytes = BytesStruct(values=at.pop("bytes"), scales=at.pop("scales"))
-        return RoomStruct(x=address(x), bytes=in_bytes, **at)
+        return RoomStruct(x=address(x), bytes=self._row_room.struct, **at)
 
     def _bind(self, caches: Caches) -> None:
         """Point the layers at a store's tensors, unless they do so already."""

@@ -2,11 +2,14 @@
 // their sums added up one after the other. One chain over all of a long K would round as often as K
 // is long: with 1,536 inputs that is twice the error of a library's products.
 //
-//   packed weights, float32     [N / WIDE][K][WIDE]          one panel is one run of memory
-//   packed weights, int8        [N / WIDE][K / 4][WIDE][4]   what one VNNI instruction multiplies
+//   float32, and floats of 16 bits   [N / WIDE][K][WIDE]          one panel is one run of memory; of
+//                                    bfloat16 the halves of a row are interleaved (simd.h)
+//   int8                             [N / WIDE][K / 4][WIDE][4]   what one VNNI instruction multiplies
+//   blocks                           see blocks.h
 //
 // N is filled up with zeros to whole panels. A tile is up to TALL rows by one panel, its sums in
-// registers. Tasks are runs of panels; each writes columns of its own.
+// registers. Tasks are runs of panels; each writes columns of its own. Floats of 16 bits are widened
+// in registers: the same bits as of those weights in float32.
 #pragma once
 
 #if defined(__AVX512VNNI__)
@@ -15,23 +18,40 @@
 
 #include "../native/simd.h"
 #include "../native/team.h"
+#include "blocks.h"
 
 namespace penstock {
 
-struct Linear {
+// How a part's weights are kept. From BLOCKS on: BLOCKS + the number of a layout of blocks.h.
+enum Kind : int64_t { FLOATS, BFLOATS, HALVES, BYTES, BLOCKS = 16 };
+
+// Panels whose weights are kept alike.
+struct Panels {
+    int64_t kind;
     const void* weights;     // packed
-    const float* bias;       // [N] or null
-    const float* scales;     // int8: of the output channels, filled up to whole panels; else null
-    const int32_t* offsets;  // int8: 128 x the sum of a channel's weights, filled up; else null
-    int64_t outputs, inputs; // N, K
+    const float* scales;     // BYTES: of the output channels, filled up to whole panels; else null
+    const int32_t* offsets;  // BYTES: 128 x the sum of a channel's weights, filled up; else null
+    int64_t zero;            // BLOCKS: see blocks.h
+    int64_t end;             // the panel behind the last one, counted through the layer
 };
 
-// Rows as the weights want them: float32, or bytes with 128 added and a scale for each row.
+// How a layer wants its rows, beside float32.
+enum RowsAs : int64_t { ROWS_ALONE, ROWS_IN_BYTES, ROWS_IN_BLOCKS };
+
+struct Linear {
+    const Panels* parts;
+    const float* bias;  // [N] or null
+    int64_t outputs, inputs;  // N, K
+    int64_t rows_as;
+};
+
+// Rows as the weights want them: float32; bytes with 128 added and a scale for each row; or in blocks.
 struct Rows {
     const float* values;
     int64_t stride;  // elements from one row to the next
     const uint8_t* bytes;
     const float* scales;
+    const int32_t* sums;
 };
 
 constexpr int64_t RUN = 256;
@@ -70,46 +90,107 @@ static inline void multiply_bytes(
         if (rows < M) return multiply_bytes<M - 1>(rows, x, stride, panel, size, sums);
     byte_tile<M>(x, stride, panel, size, sums);
 }
+
+static inline void byte_products(
+    const Panels& part, const Rows& x, int64_t row, int64_t count, int64_t inputs, int64_t panel, Vec* sums
+) {
+    IntVec totals[2 * TALL];
+    const int8_t* weights = (const int8_t*)part.weights + panel * inputs * WIDE;
+    multiply_bytes(count, x.bytes + row * x.stride, x.stride, weights, inputs, totals);
+    for (int64_t i = 0; i < 2 * count; ++i) {
+        int64_t column = panel * WIDE + i % 2 * LANES;
+        IntVec offset;
+        std::memcpy(&offset, part.offsets + column, sizeof offset);
+        Vec scale = load(part.scales + column);
+        sums[i] = to_float(totals[i] - offset) * x.scales[row + i / 2] * scale;
+    }
+}
 #else
 constexpr bool MULTIPLIES_BYTES = false;
 #endif
+
+template <class Number>
+static inline void float_products(
+    const Number* weights, const Rows& x, int64_t row, int64_t count, int64_t inputs, Vec* sums
+) {
+    for (int64_t i = 0; i < 2 * count; ++i) sums[i] = Vec{};
+    const float* values = x.values + row * x.stride;
+    multiply(count, values, x.stride, weights, WIDE, std::min(RUN, inputs), sums);
+    for (int64_t k = RUN; k < inputs; k += RUN) {
+        Vec part[2 * TALL];
+        for (int64_t i = 0; i < 2 * count; ++i) part[i] = Vec{};
+        multiply(count, values + k, x.stride, weights + k * WIDE, WIDE, std::min(RUN, inputs - k), part);
+        for (int64_t i = 0; i < 2 * count; ++i) sums[i] += part[i];
+    }
+}
+
+static inline void block_products(
+    const Panels& part, const Rows& x, int64_t row, int64_t count, int64_t inputs, int64_t panel, Vec* sums
+) {
+    BlockRows rows{(const int8_t*)x.bytes, x.scales, x.sums};
+    with_layout(part.kind - BLOCKS, [&](auto layout) {
+        using L = decltype(layout);
+        const uint8_t* at = (const uint8_t*)part.weights + panel * (inputs / L::GROUP) * L::BYTES;
+        int64_t tiles = (count + SHORT - 1) / SHORT;
+        for (int64_t i = 0; i < tiles; ++i) {
+            int64_t begin = count * i / tiles, end = count * (i + 1) / tiles;
+            multiply_blocks<L>(
+                end - begin, rows, row + begin, inputs, at, (int32_t)part.zero, sums + 2 * begin
+            );
+        }
+    });
+}
+
+// The part that a panel belongs to; `panel` becomes its number in that part.
+static inline const Panels& part_of(const Linear& layer, int64_t& panel) {
+    const Panels* part = layer.parts;
+    int64_t begin = 0;
+    for (; panel >= part->end; ++part) begin = part->end;
+    panel -= begin;
+    return *part;
+}
 
 // The products of some rows with one panel, without bias: 2 x count vectors.
 static inline void panel_products(
     const Linear& layer, const Rows& x, int64_t row, int64_t count, int64_t panel, Vec* sums
 ) {
-    if (!layer.scales) {
-        for (int64_t i = 0; i < 2 * count; ++i) sums[i] = Vec{};
-        const float* weights = (const float*)layer.weights + panel * layer.inputs * WIDE;
-        const float* values = x.values + row * x.stride;
-        multiply(count, values, x.stride, weights, WIDE, std::min(RUN, layer.inputs), sums);
-        for (int64_t k = RUN; k < layer.inputs; k += RUN) {
-            Vec part[2 * TALL];
-            for (int64_t i = 0; i < 2 * count; ++i) part[i] = Vec{};
-            int64_t size = std::min(RUN, layer.inputs - k);
-            multiply(count, values + k, x.stride, weights + k * WIDE, WIDE, size, part);
-            for (int64_t i = 0; i < 2 * count; ++i) sums[i] += part[i];
-        }
-        return;
-    }
+    const Panels& part = part_of(layer, panel);
+    int64_t inputs = layer.inputs, at = panel * inputs * WIDE;
+    switch (part.kind) {
+    case FLOATS: return float_products((const float*)part.weights + at, x, row, count, inputs, sums);
+    case BFLOATS: return float_products((const BFloat*)part.weights + at, x, row, count, inputs, sums);
+    case HALVES: return float_products((const Half*)part.weights + at, x, row, count, inputs, sums);
 #if defined(__AVX512VNNI__)
-    IntVec totals[2 * TALL];
-    const int8_t* weights = (const int8_t*)layer.weights + panel * layer.inputs * WIDE;
-    multiply_bytes(count, x.bytes + row * x.stride, x.stride, weights, layer.inputs, totals);
-    for (int64_t i = 0; i < 2 * count; ++i) {
-        int64_t column = panel * WIDE + i % 2 * LANES;
-        IntVec offset;
-        std::memcpy(&offset, layer.offsets + column, sizeof offset);
-        Vec scale = load(layer.scales + column);
-        sums[i] = to_float(totals[i] - offset) * x.scales[row + i / 2] * scale;
-    }
+    case BYTES: return byte_products(part, x, row, count, inputs, panel, sums);
 #endif
+    default: return block_products(part, x, row, count, inputs, panel, sums);
+    }
 }
 
-// Where rows of bytes and their scales are put for weights in 8 bits.
+// A panel of floats of 16 bits as float32, in memory of this thread's own; null: it is of another
+// kind. Worth it where several tiles read it.
+static inline const float* widened(const Linear& layer, int64_t panel) {
+    static thread_local std::vector<float> room;
+    const Panels& part = part_of(layer, panel);
+    if (part.kind != BFLOATS && part.kind != HALVES) return nullptr;
+    int64_t size = layer.inputs * WIDE;
+    if ((int64_t)room.size() < size) room.resize(size);
+    auto widen = [&](auto* weights) {
+        for (int64_t i = 0; i < size; i += WIDE) {
+            Vec left, right;
+            load_row(weights + panel * size + i, left, right);
+            store(&room[i], left), store(&room[i + LANES], right);
+        }
+    };
+    part.kind == BFLOATS ? widen((const BFloat*)part.weights) : widen((const Half*)part.weights);
+    return room.data();
+}
+
+// Where rows in 8 bits are put: [T, K]; scales: [T, K / 32] or [T]; sums: [T, K / 16], of blocks.
 struct Bytes {
     uint8_t* values;
     float* scales;
+    int32_t* sums;
 };
 
 static void quantise_row(const float* x, int64_t size, uint8_t* to, float* scale);
@@ -121,22 +202,34 @@ static void linear(
 ) {
     const Linear* of = &layer;
     int64_t size = layer.inputs;
-    if (layer.scales)
+    if (layer.rows_as == ROWS_IN_BYTES)
         job.phase(rows, [=](int64_t row) {
             quantise_row(values + row * size, size, room.values + row * size, room.scales + row);
         });
+    if (layer.rows_as == ROWS_IN_BLOCKS)
+        job.phase(rows, [=](int64_t row) {
+            quantise_blocks(
+                values + row * size, size, (int8_t*)room.values + row * size,
+                room.scales + row * (size / BLOCK_INPUTS), room.sums + row * (size / SUM_INPUTS)
+            );
+        });
     int64_t panels = panels_of(layer), pieces = job.pieces(panels);
     job.phase(pieces, [=](int64_t piece) {
-        Rows x{values, size, room.values, room.scales};
+        Rows x{values, size, room.values, room.scales, room.sums};
         int64_t blocks = (rows + TALL - 1) / TALL;
         Vec sums[2 * TALL];
-        for (int64_t panel = panels * piece / pieces; panel < panels * (piece + 1) / pieces; ++panel)
+        for (int64_t panel = panels * piece / pieces; panel < panels * (piece + 1) / pieces; ++panel) {
+            const float* wide = blocks > 2 ? widened(*of, panel) : nullptr;
             for (int64_t block = 0; block < blocks; ++block) {
                 int64_t begin = rows * block / blocks, end = rows * (block + 1) / blocks;
-                panel_products(*of, x, begin, end - begin, panel, sums);
+                if (wide)
+                    float_products(wide, x, begin, end - begin, size, sums);
+                else
+                    panel_products(*of, x, begin, end - begin, panel, sums);
                 for (int64_t row = begin; row < end; ++row)
                     write(row, panel, sums[2 * (row - begin)], sums[2 * (row - begin) + 1]);
             }
+        }
     });
 }
 
@@ -185,14 +278,72 @@ struct PutGated {
     }
 };
 
-// A panel of float32 weights `[N, K]`.
-static void pack_panel(const float* weights, int64_t outputs, int64_t inputs, int64_t panel, float* to) {
-    float* run = to + panel * inputs * WIDE;
-    for (int64_t n = 0; n < WIDE; ++n) {
-        int64_t row = panel * WIDE + n;
-        for (int64_t k = 0; k < inputs; ++k)
-            run[k * WIDE + n] = row < outputs ? weights[row * inputs + k] : 0.0f;
+static inline BFloat upper_half(float x) {
+    uint32_t bits;
+    std::memcpy(&bits, &x, 4);
+    return BFloat{(uint16_t)(bits >> 16)};
+}
+
+// The half of the same value, where there is one; any other of other values.
+static inline Half half_of(float x) {
+    uint32_t bits;
+    std::memcpy(&bits, &x, 4);
+    uint32_t sign = bits >> 16 & 0x8000;
+    float small = std::fabs(x) * 1.9259299443872359e-34f;  // 2^-112: see widen
+    std::memcpy(&bits, &small, 4);
+    if (std::fabs(x) > 65504.0f) bits = 0x7c00 << 13;
+    return Half{(uint16_t)(bits >> 13 | sign)};
+}
+
+// The smallest kind that holds each of these numbers exactly.
+static inline Kind narrowest(const float* weights, int64_t count) {
+    uint32_t low = 0;
+    for (int64_t i = 0; i < count; ++i) {
+        uint32_t bits;
+        std::memcpy(&bits, weights + i, 4);
+        low |= bits;
     }
+    if (!(low & 0xffff)) return BFLOATS;
+    for (int64_t i = 0; i < count; ++i)
+        if (!(widen(half_of(weights[i])) == weights[i])) return FLOATS;
+    return HALVES;
+}
+
+static inline void narrow(float x, float* to) { *to = x; }
+static inline void narrow(float x, BFloat* to) { *to = upper_half(x); }
+static inline void narrow(float x, Half* to) { *to = half_of(x); }
+
+// A panel of weights `[N, K]`, kept as numbers of another type.
+template <class Given, class Number>
+static void pack_panel(
+    const Given* weights, int64_t outputs, int64_t inputs, int64_t panel, Number* to
+) {
+    Number* run = to + panel * inputs * WIDE;
+    for (int64_t n = 0; n < WIDE; ++n) {
+        int64_t row = panel * WIDE + n, at = place(n, to);
+        for (int64_t k = 0; k < inputs; ++k)
+            if constexpr (std::is_same_v<Given, Number>)
+                run[k * WIDE + at] = row < outputs ? weights[row * inputs + k] : Number{};
+            else
+                narrow(row < outputs ? weights[row * inputs + k] : 0.0f, run + k * WIDE + at);
+    }
+}
+
+// The weights `[K]` of one output, in float32.
+static void unpack_row(const Linear& layer, int64_t output, float* to) {
+    int64_t panel = output / WIDE, n = output % WIDE, size = layer.inputs;
+    const Panels& part = part_of(layer, panel);
+    auto read = [=](auto* weights) {
+        int64_t at = place(n, weights);
+        for (int64_t k = 0; k < size; ++k) to[k] = widen(weights[(panel * size + k) * WIDE + at]);
+    };
+    if (part.kind == FLOATS) return read((const float*)part.weights);
+    if (part.kind == BFLOATS) return read((const BFloat*)part.weights);
+    if (part.kind == HALVES) return read((const Half*)part.weights);
+    if (part.kind < BLOCKS) return;
+    int64_t layout = part.kind - BLOCKS, by_panel = panel_bytes(layout, size);
+    const uint8_t* at = (const uint8_t*)part.weights + panel * by_panel;
+    unpack_block_row(layout, at, size, (int32_t)part.zero, n, to);
 }
 
 // A panel of int8 weights `[N, K]`, K a multiple of 4, and 128 x the sum of each channel.

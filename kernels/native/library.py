@@ -27,16 +27,28 @@ _VARIANTS: Final[Mapping[str, tuple[str, ...]]] = {
 """Builds, the best first, and what a processor needs for each, as torch calls it."""
 
 
+class PanelsStruct(Structure):
+    """`Panels` of linear/native.h."""
+
+    _fields_: ClassVar = [
+        ("kind", c_int64),
+        ("weights", c_void_p),
+        ("scales", c_void_p),
+        ("offsets", c_void_p),
+        ("zero", c_int64),
+        ("end", c_int64),
+    ]
+
+
 class LinearStruct(Structure):
     """`Linear` of linear/native.h."""
 
     _fields_: ClassVar = [
-        ("weights", c_void_p),
+        ("parts", POINTER(PanelsStruct)),
         ("bias", c_void_p),
-        ("scales", c_void_p),
-        ("offsets", c_void_p),
         ("outputs", c_int64),
         ("inputs", c_int64),
+        ("rows_as", c_int64),
     ]
 
 
@@ -116,7 +128,7 @@ class HeadStruct(Structure):
 class BytesStruct(Structure):
     """`Bytes` of linear/native.h."""
 
-    _fields_: ClassVar = [("values", c_void_p), ("scales", c_void_p)]
+    _fields_: ClassVar = [("values", c_void_p), ("scales", c_void_p), ("sums", c_void_p)]
 
 
 class RoomStruct(Structure):
@@ -150,7 +162,16 @@ _SIGNATURES: Final[Mapping[str, tuple[list[Any], Any]]] = {
     "lanes": ([], _LONG),
     "multiplies_bytes": ([], _LONG),
     "packed_size": ([_LONG, _LONG], _LONG),
-    "pack": ([_AT, _LONG, _LONG, _AT, _LONG], None),
+    "narrowest": ([_AT, _LONG], _LONG),
+    "pack": ([_AT, _LONG, _LONG, _LONG, _AT, _LONG], None),
+    "pack_words": ([_AT, _LONG, _LONG, _LONG, _AT, _LONG], None),
+    "block_layout": ([_LONG], _LONG),
+    "block_zero": ([_LONG], _LONG),
+    "block_bytes": ([_LONG, _LONG, _LONG], _LONG),
+    "pack_blocks": ([_LONG, _AT, _LONG, _LONG, _AT, _LONG], None),
+    "dequantise": ([_LONG, _AT, _LONG, _LONG, _AT, _LONG], None),
+    "quantise": ([_AT, _LONG, _LONG, _AT, _LONG], None),
+    "unpack_rows": ([POINTER(LinearStruct), _AT, _LONG, _AT, _LONG], _LONG),
     "pack_bytes": ([_AT, _LONG, _LONG, _AT, _AT, _LONG], None),
     "linear": ([POINTER(LinearStruct), _AT, _LONG, _AT, POINTER(BytesStruct), _LONG], None),
     "paged_attention": (

@@ -20,12 +20,99 @@ int64_t penstock_packed_size(int64_t outputs, int64_t inputs) {
     return (outputs + WIDE - 1) / WIDE * WIDE * inputs;
 }
 
-void penstock_pack(const float* weights, int64_t outputs, int64_t inputs, float* to, int64_t threads) {
+// Number of the smallest kind that holds each of these float32 numbers exactly.
+int64_t penstock_narrowest(const float* weights, int64_t count) { return narrowest(weights, count); }
+
+// Packs float32 weights [N, K] as numbers of a kind (narrowed: FLOATS, BFLOATS, HALVES).
+void penstock_pack(
+    const float* weights, int64_t outputs, int64_t inputs, int64_t kind, void* to, int64_t threads
+) {
     run(threads, [=](Job& job) {
         job.phase((outputs + WIDE - 1) / WIDE, [=](int64_t panel) {
-            pack_panel(weights, outputs, inputs, panel, to);
+            if (kind == BFLOATS) return pack_panel(weights, outputs, inputs, panel, (BFloat*)to);
+            if (kind == HALVES) return pack_panel(weights, outputs, inputs, panel, (Half*)to);
+            pack_panel(weights, outputs, inputs, panel, (float*)to);
         });
     });
+}
+
+// Packs weights [N, K] that are floats of 16 bits, of the same kind: BFLOATS, HALVES.
+void penstock_pack_words(
+    const void* weights, int64_t outputs, int64_t inputs, int64_t kind, void* to, int64_t threads
+) {
+    run(threads, [=](Job& job) {
+        job.phase((outputs + WIDE - 1) / WIDE, [=](int64_t panel) {
+            if (kind == HALVES)
+                return pack_panel((const Half*)weights, outputs, inputs, panel, (Half*)to);
+            pack_panel((const BFloat*)weights, outputs, inputs, panel, (BFloat*)to);
+        });
+    });
+}
+
+// Blocks of a ggml type: the layout that holds them; -1: none does.
+int64_t penstock_block_layout(int64_t number) {
+    const Type* type = type_of(number);
+    return type ? type->layout : -1;
+}
+
+int64_t penstock_block_zero(int64_t number) { return type_of(number)->zero; }
+
+// Bytes of weights [N, K] in a layout.
+int64_t penstock_block_bytes(int64_t layout, int64_t outputs, int64_t inputs) {
+    return (outputs + WIDE - 1) / WIDE * panel_bytes(layout, inputs);
+}
+
+// Packs blocks of a ggml type, rows one after the other.
+void penstock_pack_blocks(
+    int64_t number, const uint8_t* blocks, int64_t outputs, int64_t inputs, uint8_t* to, int64_t threads
+) {
+    const Type* type = type_of(number);
+    run(threads, [=](Job& job) {
+        job.phase((outputs + WIDE - 1) / WIDE, [=](int64_t panel) {
+            pack_block_panel(*type, blocks, outputs, inputs, panel, to);
+        });
+    });
+}
+
+// The numbers that rows of blocks of a ggml type stand for.
+void penstock_dequantise(
+    int64_t number, const uint8_t* blocks, int64_t rows, int64_t inputs, float* to, int64_t threads
+) {
+    const Type* type = type_of(number);
+    int64_t bytes = inputs / type->inputs * type->bytes;
+    run(threads, [=](Job& job) {
+        job.phase(rows, [=](int64_t row) {
+            read_numbers(*type, blocks + row * bytes, inputs, to + row * inputs);
+        });
+    });
+}
+
+// Float32 rows [T, K] as blocks of ggml's type Q4_1.
+void penstock_quantise(const float* rows, int64_t count, int64_t inputs, uint8_t* to, int64_t threads) {
+    const Type* type = type_of(3);
+    int64_t blocks = inputs / type->inputs;
+    run(threads, [=](Job& job) {
+        job.phase(count, [=](int64_t row) {
+            for (int64_t i = row * blocks; i < (row + 1) * blocks; ++i)
+                quantise_q4_1(rows + i * type->inputs, to + i * type->bytes);
+        });
+    });
+}
+
+// The weights of some outputs, by number: [count, K]. Not of weights in int8. Returns how many of the
+// numbers are no outputs; if any, nothing is written.
+int64_t penstock_unpack_rows(
+    const Linear* layer, const int64_t* outputs, int64_t count, float* to, int64_t threads
+) {
+    int64_t wrong = 0;
+    for (int64_t i = 0; i < count; ++i) wrong += outputs[i] < 0 || outputs[i] >= layer->outputs;
+    if (wrong) return wrong;
+    run(count * layer->inputs < 20'000 ? 1 : threads, [=](Job& job) {
+        job.phase(count, [=](int64_t i) {
+            unpack_row(*layer, outputs[i], to + i * layer->inputs);
+        });
+    });
+    return 0;
 }
 
 void penstock_pack_bytes(

@@ -9,6 +9,10 @@
 #include <cstdint>
 #include <cstring>
 
+#if defined(__AVX2__) || defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+
 namespace penstock {
 
 #if defined(__AVX512F__)
@@ -36,6 +40,71 @@ static inline Vec load(const float* p) {
 }
 
 static inline void store(float* p, Vec v) { std::memcpy(p, &v, sizeof v); }
+
+// Floats in 16 bits: the upper half of a float32, and IEEE's half precision. Widening is exact.
+struct BFloat {
+    uint16_t bits;
+};
+struct Half {
+    uint16_t bits;
+};
+
+static inline float widen(float x) { return x; }
+
+static inline float widen(BFloat x) {
+    uint32_t bits = (uint32_t)x.bits << 16;
+    float value;
+    std::memcpy(&value, &bits, 4);
+    return value;
+}
+
+static inline float widen(Half x) {
+    // Shifted into place as a float32 whose exponent is 112 too small: exact also below the normals.
+    uint32_t size = (uint32_t)(x.bits & 0x7fff) << 13, sign = (uint32_t)(x.bits & 0x8000) << 16;
+    float value;
+    if ((x.bits & 0x7c00) == 0x7c00) {
+        size |= 0x7f800000;
+        std::memcpy(&value, &size, 4);
+    } else {
+        std::memcpy(&value, &size, 4);
+        value *= 5.192296858534828e33f;  // 2^112
+    }
+    uint32_t bits;
+    std::memcpy(&bits, &value, 4);
+    bits |= sign;
+    std::memcpy(&value, &bits, 4);
+    return value;
+}
+
+// GCC 12 takes vectors that it has to widen apart, element by element: hence the instructions.
+static inline Vec load(const Half* p) {
+#if defined(__AVX512F__)
+    return (Vec)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p));
+#elif defined(__AVX2__)
+    return (Vec)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p));
+#else
+    Vec v;
+    for (int i = 0; i < LANES; ++i) v[i] = widen(p[i]);
+    return v;
+#endif
+}
+
+// Columns 0 to LANES - 1, and the others, of one row of a panel.
+template <class Number>
+static inline void load_row(const Number* p, Vec& left, Vec& right) {
+    left = load(p), right = load(p + LANES);
+}
+
+// Both halves in one vector of 32 bits: a column of the left half in the lower bits.
+static inline void load_row(const BFloat* p, Vec& left, Vec& right) {
+    IntVec both;
+    std::memcpy(&both, p, sizeof both);
+    left = (Vec)(both << 16), right = (Vec)(both & (int32_t)0xffff0000);
+}
+
+// Where column `n` stands in a row of a panel.
+static inline int64_t place(int64_t n, const BFloat*) { return n % LANES * 2 + n / LANES; }
+static inline int64_t place(int64_t n, const void*) { return n; }
 
 static inline Vec all(float x) { return Vec{} + x; }
 
@@ -101,6 +170,54 @@ static inline Vec silu(Vec x) {
     return x / (1.0f + exp(-bounded));
 }
 
+// Integers of 8 bits, with and without sign, as floats.
+static inline Vec load_bytes(const int8_t* p) {
+#if defined(__AVX512F__)
+    return to_float((IntVec)_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)p)));
+#elif defined(__AVX2__)
+    return to_float((IntVec)_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)p)));
+#else
+    Vec v;
+    for (int i = 0; i < LANES; ++i) v[i] = p[i];
+    return v;
+#endif
+}
+
+static inline Vec load_bytes(const uint8_t* p) {
+#if defined(__AVX512F__)
+    return to_float((IntVec)_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i*)p)));
+#elif defined(__AVX2__)
+    return to_float((IntVec)_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)p)));
+#else
+    Vec v;
+    for (int i = 0; i < LANES; ++i) v[i] = p[i];
+    return v;
+#endif
+}
+
+// sums + the products of four neighbours: `weights` LANES x 4 bytes without sign, `four` 4 bytes with
+// one. SMALL: the weights are below 128.
+template <bool SMALL>
+static inline IntVec add_products(IntVec sums, IntVec weights, int32_t four) {
+#if defined(__AVX512VNNI__)
+    return (IntVec)_mm512_dpbusd_epi32((__m512i)sums, (__m512i)weights, _mm512_set1_epi32(four));
+#elif defined(__AVX2__)
+    // Sums of two products must not leave 16 bits: the eighth bit of a weight goes by itself.
+    __m256i x = _mm256_set1_epi32(four), w = (__m256i)weights;
+    __m256i low = SMALL ? w : _mm256_and_si256(w, _mm256_set1_epi8(127));
+    sums += (IntVec)_mm256_madd_epi16(_mm256_maddubs_epi16(low, x), _mm256_set1_epi16(1));
+    if (SMALL) return sums;
+    __m256i high = _mm256_and_si256(_mm256_srli_epi16(w, 7), _mm256_set1_epi8(1));
+    return sums + (IntVec)_mm256_madd_epi16(_mm256_maddubs_epi16(high, x), _mm256_set1_epi16(128));
+#else
+    for (int j = 0; j < 32; j += 8) {
+        int32_t x = (int8_t)((uint32_t)four >> j);
+        sums += ((weights >> j) & 255) * x;
+    }
+    return sums;
+#endif
+}
+
 static inline float exp1(float x) { return exp(all(x))[0]; }
 
 // Rows become columns: in log2(LANES) rounds each vector of the first half is interleaved with its
@@ -121,17 +238,18 @@ static inline void transpose(Vec (&rows)[LANES]) {
 }
 
 // sums[m] += x[m] times a panel, for M <= TALL rows: one chain of fused products for each sum, over k
-// ascending, however many rows there are. `sums`: 2 M vectors. x: `stride` from row to row; panel:
-// `step` from one k to the next.
-template <int M>
+// ascending, however many rows there are, and whatever type keeps the panel's numbers. `sums`: 2 M
+// vectors. x: `stride` from row to row; panel: `step` from one k to the next.
+template <int M, class Number>
 static void tile(
-    const float* x, int64_t stride, const float* panel, int64_t step, int64_t size, Vec* sums
+    const float* x, int64_t stride, const Number* panel, int64_t step, int64_t size, Vec* sums
 ) {
     Vec left[M], right[M];
 #pragma GCC unroll 12
     for (int m = 0; m < M; ++m) left[m] = sums[2 * m], right[m] = sums[2 * m + 1];
     for (int64_t k = 0; k < size; ++k) {
-        Vec a = load(panel + k * step), b = load(panel + k * step + LANES);
+        Vec a, b;
+        load_row(panel + k * step, a, b);
 #pragma GCC unroll 12
         for (int m = 0; m < M; ++m) {
             float value = x[m * stride + k];
@@ -143,14 +261,14 @@ static void tile(
     for (int m = 0; m < M; ++m) sums[2 * m] = left[m], sums[2 * m + 1] = right[m];
 }
 
-template <int M = TALL>
+template <int M = TALL, class Number>
 static inline void multiply(
-    int64_t rows, const float* x, int64_t stride, const float* panel, int64_t step, int64_t size,
+    int64_t rows, const float* x, int64_t stride, const Number* panel, int64_t step, int64_t size,
     Vec* sums
 ) {
     if constexpr (M > 1)
         if (rows < M) return multiply<M - 1>(rows, x, stride, panel, step, size, sums);
-    tile<M>(x, stride, panel, step, size, sums);
+    tile<M, Number>(x, stride, panel, step, size, sums);
 }
 
 }  // namespace penstock

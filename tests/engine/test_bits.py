@@ -1,12 +1,18 @@
 """On the compiled kernels nothing around a request changes a bit of what it is told."""
 
 from pathlib import Path
+from shutil import copytree
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from penstock import SamplingParams
 from penstock.engine.build import Built
+from penstock.engine.model.fused.compiled import CompiledDecoder
+from penstock.kernels.linear.native import NativeLinear
+from penstock.kernels.native.library import Library, library
 from tests.conftest import TinyModel
 from tests.engine.jobs import Answer, Job, build, run
 from tests.tiny import save_tiny
@@ -21,7 +27,7 @@ JOBS = [
 ]
 DRAFTS: list[Any] = [
     {"jacobi": {"window": 7, "init": "random", "adaptive": False}},
-    {"ngram": {"window": 5, "adaptive": False}},
+    {"ngram": {"window": 5, "adaptive": False, "shared": False}},
 ]
 """Lines: in a tree, the keys of a path stand in other places, and are added in another order."""
 
@@ -36,7 +42,7 @@ def seen(answers: list[Answer]) -> list[Any]:
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen3", "mistral", "gemma2", "gpt2"])
-@pytest.mark.parametrize("quantization", ["none", "int8"])
+@pytest.mark.parametrize("quantization", ["none", "int8", "int4"])
 def test_company_chunks_and_drafts(kind: str, quantization: str, tiny_model: TinyModel) -> None:
     settings: dict[str, Any] = {"quantization": quantization, "prefix_cache": False}
     built = build(tiny_model(kind), **settings)
@@ -66,6 +72,38 @@ def test_contexts_of_2000_tokens(kind: str, settings: dict[str, Any], tmp_path: 
         assert seen(run(in_pieces, [long, *JOBS])[:1]) == expected
     drafted = long.with_decoding(DRAFTS[0])
     assert seen(run(in_pieces, [drafted])) == expected, "over a cached prefix"
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen3", "gemma2", "gpt2"])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_weights_in_16_bits(
+    kind: str, dtype: str, tiny_model: TinyModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are kept as they are stored, and give the bits that they gave in float32."""
+    compiled = library()
+    if not isinstance(compiled, Library):
+        pytest.skip("needs the compiled kernels")
+    copytree(tiny_model(kind), tmp_path, dirs_exist_ok=True)
+    stored = load_file(tmp_path / "model.safetensors")
+    narrow = {name: tensor.to(getattr(torch, dtype)) for name, tensor in stored.items()}
+    save_file(narrow, tmp_path / "model.safetensors", {"format": "pt"})
+    narrowed = build(tmp_path)
+    monkeypatch.setattr(compiled.call, "narrowest", in_float32)
+    wide = build(tmp_path)
+    assert stored_bytes(wide) == 2 * stored_bytes(narrowed)
+    assert seen(run(narrowed, JOBS)) == seen(run(wide, JOBS))
+
+
+def in_float32(_weights: int, _count: int) -> int:
+    return 0
+
+
+def stored_bytes(built: Built) -> int:
+    model = built.loaded.model
+    if isinstance(model, CompiledDecoder):
+        return model.stored_bytes
+    layers = (module for module in model.modules() if isinstance(module, NativeLinear))
+    return sum(layer.packed.stored_bytes for layer in layers)
 
 
 def test_prefixes_that_others_have_read(tiny_model: TinyModel) -> None:

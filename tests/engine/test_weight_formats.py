@@ -213,7 +213,9 @@ def test_two_formats_that_recognise_one_checkpoint(
 @pytest.mark.usefixtures("installed")
 def test_names_are_those_that_packages_register() -> None:
     assert EngineConfig(quantization="steps").quantization == "steps"
-    with pytest.raises(ValidationError, match="must be one of none, float, int8, steps"):
+    with pytest.raises(
+        ValidationError, match="must be one of none, float, gguf, int4, int8, steps"
+    ):
         EngineConfig(quantization="int3")
 
 

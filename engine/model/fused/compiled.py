@@ -7,9 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from ....kernels.decoder.native import LayerWeights, NativeLayers, RMSNorm, interleaved
+from ....kernels.linear.native import NativeEmbedding, Packed
 from ....kernels.native.library import Library
 from ...attention.interface import PagedStep
 from ...weights.base import Pack, WeightFormat
+from ...weights.blocks import pack_numbers
 from .attention import FusedAttention, FusedRotary
 from .decoder import FusedDecoder, FusedLayer, Output
 from .feed_forward import FusedFeedForward
@@ -33,6 +35,14 @@ class CompiledDecoder(nn.Module):
         self.rotary = rotary
         self._layers = layers
         self._options = options
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of all weights; the head's count once where the embedding shares them."""
+        packed = self._layers.packed
+        if isinstance(self.embedding, NativeEmbedding):
+            packed = {*packed, self.embedding.packed}
+        return sum(each.stored_bytes for each in packed)
 
     def forward(
         self,
@@ -80,16 +90,24 @@ def compiled_decoder(
         return None
     if type(head) is not nn.Linear:
         return None
-    logger.info("%d layers compiled for %s, in %s", len(found), library.name, weights.name)
     options = [(parts[0].layer_idx, parts[0].options) for parts in found if parts]
     del found
     layers = [_weights(library, model.take(index), pack) for index in range(len(model.layers))]
-    return CompiledDecoder(
-        model.embedding,
+    packed_head = pack(head.weight, head.bias)
+    compiled = CompiledDecoder(
+        _embedding(library, model.embedding, head, packed_head, weights),
         model.rotary,
-        NativeLayers(library, layers, _norm(norm), pack(head.weight, head.bias)),
+        NativeLayers(library, layers, _norm(norm), packed_head),
         options,
     )
+    logger.info(
+        "%d layers compiled for %s, in %s: %d MiB of weights",
+        len(layers),
+        library.name,
+        weights.name,
+        compiled.stored_bytes >> 20,
+    )
+    return compiled
 
 
 def _parts(layer: nn.Module) -> tuple[FusedAttention, FusedFeedForward] | None:
@@ -105,6 +123,17 @@ def _parts(layer: nn.Module) -> tuple[FusedAttention, FusedFeedForward] | None:
     if not isinstance(feed_forward, FusedFeedForward):
         return None
     return (attention, feed_forward) if feed_forward.is_silu else None
+
+
+def _embedding(
+    library: Library, table: nn.Module, head: nn.Linear, packed_head: Packed, weights: WeightFormat
+) -> nn.Module:
+    """The embedding, which shares the head's packed weights where it shares its numbers."""
+    if type(table) is not nn.Embedding or table.max_norm is not None:
+        return table
+    if table.weight is head.weight and weights.keeps_numbers:
+        return NativeEmbedding(library, packed_head)
+    return NativeEmbedding(library, pack_numbers(library, table.weight, None))
 
 
 def _weights(library: Library, layer: Any, pack: Pack) -> LayerWeights:

@@ -1,0 +1,193 @@
+"""Weights as a GGUF file stores them: rows of blocks, kept packed until they are laid out.
+
+A `BlockTensor` looks like a float32 tensor `[N, K]` and computes like one. Rows can be picked,
+split and concatenated as they are packed; anything else is done with the numbers themselves.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear
+
+from ...kernels.linear.blocks import BLOCK_TYPES, dequantise
+from ...kernels.linear.native import Packed, pack, pack_blocks, panel
+from ...kernels.native.library import Library
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rows:
+    """Rows of one type of blocks: uint8 `[n, bytes of a row]`; `kind` as GGUF calls it."""
+
+    raw: Tensor
+    kind: str
+
+
+class BlockTensor(Tensor):
+    """Float32 `[N, K]` kept in blocks; `parts`: its rows, neighbours of one kind together."""
+
+    parts: tuple[Rows, ...]
+
+    @staticmethod
+    def __new__(cls: type["BlockTensor"], parts: Sequence[Rows]) -> "BlockTensor":  # noqa: D102
+        rows = sum(part.raw.shape[0] for part in parts)
+        shape = (rows, _inputs(parts[0]) if parts else 0)
+        make: Any = Tensor._make_wrapper_subclass  # pyright: ignore  # torch has no public name
+        return make(cls, shape, dtype=torch.float32)
+
+    def __init__(self, parts: Sequence[Rows]) -> None:
+        self.parts = _joined(parts)
+
+    @classmethod
+    def of(cls, raw: Tensor, kind: str) -> "BlockTensor":
+        """`raw`: uint8 `[N, bytes of a row]`, laid out as in the file; it is not copied.
+
+        Raises:
+            ValueError: no such type of blocks is served, or a row is not whole blocks.
+        """
+        if kind not in BLOCK_TYPES:
+            raise ValueError(f"blocks of the type {kind} are not served")
+        if raw.dtype != torch.uint8 or raw.ndim != 2 or raw.shape[1] % BLOCK_TYPES[kind].bytes:
+            raise ValueError(f"not rows of whole blocks of the type {kind}")
+        return cls([Rows(raw, kind)])
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of the blocks."""
+        return sum(part.raw.numel() for part in self.parts)
+
+    def dequantise(self) -> Tensor:
+        """The numbers, float32 `[N, K]`."""
+        found = [dequantise(part.raw, part.kind) for part in self.parts]
+        return found[0] if len(found) == 1 else torch.cat(found or [torch.empty(self.shape)])
+
+    def rows(self, index: Tensor) -> "BlockTensor":
+        """The rows numbered `index`, int64 `[n]`."""
+        if len(self.parts) == 1:
+            part = self.parts[0]
+            return BlockTensor([Rows(part.raw[index], part.kind)])
+        sizes = torch.tensor([part.raw.shape[0] for part in self.parts])
+        ends = sizes.cumsum(0)
+        index = torch.where(index < 0, index + self.shape[0], index)
+        owner = torch.bucketize(index, ends, right=True)
+        owners, counts = torch.unique_consecutive(owner, return_counts=True)
+        picked: list[Rows] = []
+        for which, at in zip(owners.tolist(), index.split(counts.tolist()), strict=True):
+            part = self.parts[which]
+            picked.append(Rows(part.raw[at - (ends[which] - sizes[which])], part.kind))
+        return BlockTensor(picked)
+
+    @classmethod
+    def __torch_dispatch__(
+        cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        """Rows are moved as they are packed; whatever else is done with it, is with its numbers."""
+        own = _ROW_OPERATIONS.get(func.overloadpacket.__name__)
+        found = None if own is None or kwargs else own(*args)
+        if found is not None:
+            return found
+        return func(*_dense(args), **_dense(kwargs or {}))
+
+
+class BlockLinear(nn.Module):
+    """y = x W^T + b where no compiled code multiplies blocks: they are dequantised at each call."""
+
+    def __init__(self, weight: BlockTensor, bias: Tensor | None) -> None:
+        super().__init__()
+        self.out_features, self.in_features = weight.shape
+        self.weight, self.bias = weight, None if bias is None else bias.detach()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[..., N]` in x's type."""
+        return linear(x, self.weight.dequantise().to(x.dtype), self.bias)
+
+
+def pack_numbers(library: Library, weight: Tensor, bias: Tensor | None) -> Packed:
+    """Lay out a weight `[N, K]`, in blocks or float32, without changing one of its numbers."""
+    if not isinstance(weight, BlockTensor):
+        return pack(library, weight, bias)
+    parts = weight.parts
+    if any(part.raw.shape[0] % panel(library) for part in parts[:-1]):
+        return pack(library, weight.dequantise(), bias)  # kinds meet within a panel
+    bias = None if bias is None else bias.detach().float().contiguous()
+    laid_out = [pack_blocks(library, part.raw, part.kind) for part in parts]
+    return Packed(library, laid_out, bias, inputs=weight.shape[1])
+
+
+def _inputs(part: Rows) -> int:
+    kind = BLOCK_TYPES[part.kind]
+    return part.raw.shape[1] // kind.bytes * kind.inputs
+
+
+def _joined(parts: Sequence[Rows]) -> tuple[Rows, ...]:
+    """Neighbours of one kind become one part."""
+    found: list[list[Rows]] = []
+    for part in parts:
+        if not part.raw.shape[0]:
+            continue
+        if found and found[-1][0].kind == part.kind:
+            found[-1].append(part)
+        else:
+            found.append([part])
+    return tuple(
+        group[0] if len(group) == 1 else Rows(torch.cat([r.raw for r in group]), group[0].kind)
+        for group in found
+    )
+
+
+def _dense(value: Any) -> Any:
+    if isinstance(value, BlockTensor):
+        return value.dequantise()
+    if isinstance(value, dict):
+        return {name: _dense(each) for name, each in value.items()}  # pyright: ignore[reportUnknownVariableType]
+    return type(value)(map(_dense, value)) if isinstance(value, list | tuple) else value  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+
+
+def _same(tensor: BlockTensor) -> BlockTensor:
+    return BlockTensor(tensor.parts)
+
+
+def _concatenated(tensors: list[Tensor], dim: int = 0) -> BlockTensor | None:
+    blocks = [each for each in tensors if isinstance(each, BlockTensor)]
+    if dim not in (0, -2) or len(blocks) < len(tensors):
+        return None
+    return BlockTensor([part for each in blocks for part in each.parts])
+
+
+def _indexed(tensor: Tensor, indices: list[Tensor | None]) -> BlockTensor | None:
+    if not isinstance(tensor, BlockTensor) or len(indices) != 1:
+        return None
+    index = indices[0]
+    if index is None or index.ndim != 1 or index.dtype != torch.int64:
+        return None
+    return tensor.rows(index)
+
+
+def _sliced(
+    tensor: BlockTensor,
+    dim: int = 0,
+    start: int | None = None,
+    end: int | None = None,
+    step: int = 1,
+) -> BlockTensor | None:
+    if dim not in (0, -2):
+        return None
+    return tensor.rows(torch.arange(tensor.shape[0])[start:end:step])
+
+
+def _embedded(table: Tensor, ids: Tensor, *_: Any) -> Tensor | None:
+    if not isinstance(table, BlockTensor):
+        return None
+    return table.rows(ids.flatten()).dequantise().view(*ids.shape, table.shape[1])
+
+
+_ROW_OPERATIONS: Final = {
+    "detach": _same,
+    "alias": _same,
+    "cat": _concatenated,
+    "index": _indexed,
+    "slice": _sliced,
+    "embedding": _embedded,
+}
