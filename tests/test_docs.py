@@ -9,6 +9,7 @@ import pytest
 
 from docs import api, configuration
 from penstock.decoding.base import DecodingMethod
+from penstock.engine.loading.gguf.architectures import ARCHITECTURES as GGUF_ARCHITECTURES
 from penstock.kvcache.base import CachePolicy
 from penstock.plugins import plugin_names
 from penstock.registry import Registry
@@ -65,7 +66,8 @@ def test_the_tree_of_the_readme_is_the_tree() -> None:
 
 def test_the_table_of_models_is_what_is_tested() -> None:
     text = (ROOT / "docs" / "supported-models.md").read_text(encoding="utf-8")
-    listed = re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE)
+    section = text.partition("## Architectures")[2]
+    listed = re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)
     assert listed == sorted(ARCHITECTURES)
 
 
@@ -95,6 +97,13 @@ def test_every_cache_policy_is_documented_with_its_parameters() -> None:
         section = text.partition(f"## {name}:")[2].partition("\n## ")[0]
         listed = re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)
         assert set(listed) == set(policy.parameters.model_json_schema().get("properties", {})), name
+
+
+def test_every_gguf_architecture_is_documented() -> None:
+    text = (ROOT / "docs" / "supported-models.md").read_text(encoding="utf-8")
+    section = text.partition("## A GGUF file")[2].partition("\n## ")[0]
+    listed = re.findall(r"^\| `(\w+)` \| `(\w+)`", section, re.MULTILINE)
+    assert dict(listed) == {name: each.model_type for name, each in GGUF_ARCHITECTURES.items()}
 
 
 def test_every_weight_format_is_documented() -> None:

@@ -1,12 +1,11 @@
 """Checks for NaN and infinity: in weights, and in values too large for the dtype."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import torch
-from safetensors import safe_open
 from torch import Tensor, nn
 
 from ...errors import ConfigurationError
@@ -20,8 +19,15 @@ _TRIED: Final = 64
 _HALF: Final = (torch.float16, torch.bfloat16)
 
 
-def check_weights(folder: Path, model: nn.Module, stored: Mapping[str, StoredTensor]) -> None:
+def check_weights(
+    folder: Path,
+    model: nn.Module,
+    stored: Mapping[str, StoredTensor],
+    read: Callable[[str, StoredTensor], Tensor],
+) -> None:
     """Find weights that are not finite, or not stored as floating-point numbers.
+
+    `read`: the numbers of one of `stored`.
 
     A weight that is finite in the file but too large for the dtype is only a warning: it may belong
     to an unused token, and its effects are found when it is used.
@@ -41,7 +47,7 @@ def check_weights(folder: Path, model: nn.Module, stored: Mapping[str, StoredTen
             )
         if bool(torch.isfinite(parameter).all()):
             continue
-        if source is not None and _is_finite(source, stored[source]):
+        if source is not None and _is_finite(read(source, stored[source])):
             logger.warning(
                 "%s holds values too large for %s, which become infinite; use %s",
                 name,
@@ -120,9 +126,7 @@ def _logits_alone(model: Any, ids: Sequence[int]) -> tuple[Tensor, str | None]:
     return logits, found[0] if found else None
 
 
-def _is_finite(name: str, tensor: StoredTensor) -> bool:
-    with safe_open(tensor.file, framework="pt") as file:
-        values: Tensor = file.get_tensor(name)
+def _is_finite(values: Tensor) -> bool:
     return values.is_floating_point() and bool(torch.isfinite(values.float()).all())
 
 

@@ -1,14 +1,13 @@
-"""Loads a model folder: the model, its tokenizer, and what the engine must know of them.
+"""Loads a checkpoint: the model, its tokenizer, and what the engine must know of them.
 
-This module sets the order of stages; most are files of this folder. Whatever is wrong with a model
-folder raises one ConfigurationError, whose message names the file, and the field or tensor in it.
+This module sets the order of stages; most are files of this folder. Whatever is wrong with a
+checkpoint raises one ConfigurationError, whose message names the file, and the field or tensor.
 """
 
 import logging
 import os
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,14 +21,16 @@ from ..model.threads import torch_threads, usable_cores
 from ..requests.tokenizer import Tokenizer
 from ..weights.base import WeightFormat
 from ..weights.choose import choose_format
+from ..weights.float import FLOAT
+from ..weights.gguf import GGUF
+from .checkpoint import Checkpoint
 from .config_file import read_config
 from .context import context_tokens
 from .endings import eos_token_ids
-from .folder import model_folder
 from .generation_file import read_generation, sampling_defaults
 from .health import check_weights, computable_tokens, overflow
+from .open_checkpoint import open_checkpoint
 from .rotary import fix_rotary
-from .safetensors_files import stored_tensors
 from .selfcheck import difference, prompt_tokens, unknown_layers
 from .settings import ModelSettings
 from .stages import quiet_transformers, stage
@@ -80,35 +81,39 @@ def load_model(settings: ModelSettings) -> LoadedModel:
     """Load weights, tokenizer and generation config; a local folder needs no network.
 
     Raises:
-        ConfigurationError: the folder is not a model, or settings do not fit it.
+        ConfigurationError: the checkpoint is not a model, or settings do not fit it.
         UnsupportedModelError: its attention bypasses the interface.
     """
     with quiet_transformers(), stage(f"{settings.model or 'the embedded model'}: cannot be loaded"):
         register()
         device = _device(settings)
-        folder = model_folder(settings)
-        return _load(folder, settings, device, _dtype(settings, device))
+        with open_checkpoint(settings) as checkpoint:
+            return _load(checkpoint, settings, device, _dtype(settings, device))
 
 
 def _load(
-    folder: Path, settings: ModelSettings, device: torch.device, dtype: torch.dtype
+    checkpoint: Checkpoint, settings: ModelSettings, device: torch.device, dtype: torch.dtype
 ) -> LoadedModel:
+    folder = checkpoint.folder
     fields = read_config(folder)
-    weights = choose_format(settings.quantization, folder, fields)
+    weights = choose_format(settings.quantization, checkpoint.path, fields)
+    packed = weights is GGUF and device.type == "cpu" and dtype == torch.float32
+    if weights is GGUF and not packed:
+        weights = FLOAT
     generation = read_generation(folder)
-    stored = stored_tensors(folder)
+    stored = checkpoint.stored()
     model_config = build_config(folder, settings)
     hf_tokenizer = read_tokenizer(folder, settings)
     check_sizes(folder, model_config, stored, settings)
 
     def load() -> Any:
-        tensors = weights.tensors(folder, fields)
+        tensors = checkpoint.tensors(dtype, packed=packed) or weights.tensors(folder, fields)
         loaded = load_weights(folder, model_config, stored, settings, dtype, tensors)
         return loaded.to(device).eval()
 
     model = load()
     _set_threads(settings, model, device)
-    check_weights(folder, model, stored)
+    check_weights(folder, model, stored, checkpoint.read)
     text_config = model.config.get_text_config()
     embeddings = model.get_input_embeddings().num_embeddings
     check_vocabulary(folder, hf_tokenizer, embeddings)
@@ -135,7 +140,7 @@ def _load(
         model=lean,
         tokenizer=_tokenizer(hf_tokenizer, eos, settings),
         info=ModelInfo(
-            id=settings.served_model_name or ("nano" if settings.model is None else folder.name),
+            id=settings.served_model_name or checkpoint.name,
             created=int(time.time()),
             architecture=architecture,
             parameters=parameters,
@@ -158,8 +163,8 @@ def _load(
 
 def load_tokenizer(settings: ModelSettings, eos_token_ids: frozenset[int]) -> Tokenizer:
     """Load only the tokenizer, for a process that runs no model."""
-    with quiet_transformers():
-        loaded = read_tokenizer(model_folder(settings), settings)
+    with quiet_transformers(), open_checkpoint(settings) as checkpoint:
+        loaded = read_tokenizer(checkpoint.folder, settings)
     return _tokenizer(loaded, eos_token_ids, settings)
 
 

@@ -18,7 +18,8 @@ from .folder import INDEX, WEIGHTS, parse, read_object
 from .stages import printable
 
 _LONGEST_HEADER: Final = 100_000_000
-_LFS: Final = b"version https://git-lfs"
+LFS: Final = b"version https://git-lfs"
+"""How a pointer of Git LFS begins, which stands in place of a file that was not fetched."""
 _BITS: Final = {
     **dict.fromkeys(("F4", "F6_E2M3", "F6_E3M2"), 0),  # not whole bytes; left to the library
     **dict.fromkeys(("BOOL", "U8", "I8", "F8_E4M3", "F8_E5M2", "F8_E8M0"), 8),
@@ -106,7 +107,7 @@ def _header(path: Path) -> dict[str, StoredTensor]:
         raise ConfigurationError(_without_weights(path)) from error
     except OSError as error:
         raise ConfigurationError(f"{path}: cannot be read: {error.strerror}") from error
-    if _LFS.startswith(begin) and begin:
+    if LFS.startswith(begin) and begin:
         raise ConfigurationError(f"{path}: a pointer of Git LFS, not the weights; run git lfs pull")
     if size < 8 or not fits:
         needed = "at least 8" if size < 8 else f"{length} of header and 8 before it"

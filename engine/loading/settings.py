@@ -12,8 +12,9 @@ from ..weights.settings import AS_STORED, FormatName
 class ModelSettings(Settings):
     """Model.
 
-    `model`: folder of a transformers model, or its name on the Hub; default: the embedded model.
-    `served_model_name`: name of the model in requests; default: the name of its folder.
+    `model`: folder of a transformers model, a GGUF file (of several parts the first), or either on
+    the Hub: owner/name, owner/name:file.gguf; default: the embedded model.
+    `served_model_name`: name of the model in requests; default: the name of its folder or file.
     `device`: device of the model; auto is cuda if there is one, else cpu.
     `dtype`: dtype of weights and KV cache; auto is bfloat16 on CUDA and float32 on a CPU.
     `quantization`: format of the weights of linear layers; none is the checkpoint's own, int8
