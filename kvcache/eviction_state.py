@@ -9,6 +9,9 @@ Then the survivors move to slots of their own, and from then on each new key ove
 
 A victim is attended to until it is overwritten. When all victims are, the next ones are chosen: by
 the policy's `score`, or by a kernel of `kernels/evict` (see `EvictionState.one_at_a_time`).
+
+`drop` takes the keys of certain tokens from all heads at once. In slots it leaves holes, as many as
+each head held of these tokens; no row sees them, and they are overwritten first.
 """
 
 import logging
@@ -46,20 +49,29 @@ class AttentionRecord:
     tokens.
 
     `weights`: by layer, `[K, keys]` with votes, `[K, R, keys]` without; the rows' own keys are the
-    last R. `stored`: by layer, `[K, R, D]`, keys and values of draft tokens of a context in slots;
-    they are written once it is known which are accepted."""
+    last R. `of_all_layers`: the same as one tensor, where all layers were computed in one call.
+    `stored`: by layer, `[K, R, D]`, keys and values of draft tokens of a context in slots; they are
+    written once it is known which are accepted."""
 
     depths: list[int]
     votes: Tensor | None
     weights: list[Tensor] = field(default_factory=list)
+    of_all_layers: Tensor | None = None
     stored: list[Stored] = field(default_factory=list)
+
+    @property
+    def stacked(self) -> Tensor | None:
+        """The weights of all layers, `[layers, K, ...]`; None: nobody asked for them."""
+        if self.of_all_layers is not None or not self.weights:
+            return self.of_all_layers
+        return torch.stack(self.weights)
 
 
 class EvictionState:
     """The state of one context under an evicting policy. Its tensors are `[layers, K, keys]`.
 
     `length`: tokens whose keys have been computed, evicted ones included. `held`: keys that each
-    head has, victims included. `broken`: whether the policy's `score` has raised.
+    head has, victims and holes included. `broken`: whether the policy's `score` has raised.
 
     `windows`: of each layer, tokens that its own sliding window holds; None: it has none.
     """
@@ -84,6 +96,8 @@ class EvictionState:
         self._victims: Tensor | None = None
         self._used = 0
         self._first_vote = 0
+        self._gap = 0, 0
+        self._holes_last = 0
         reach = [_NEVER if window is None else window for window in windows]
         self._windows = torch.tensor(reach, device=device)[:, None, None]
         self._windowed = any(window is not None for window in windows)
@@ -97,6 +111,7 @@ class EvictionState:
         observation = self.observation
         return (
             self.retention.interval == 1
+            and not self.has_holes
             and self.choice.method.fused(self.choice.parameters)
             and (observation is None or (observation.half_life is None and not self._windowed))
         )
@@ -111,16 +126,31 @@ class EvictionState:
         """Most tokens that one step may add: victims are chosen between steps."""
         if self.in_slots:
             return self.retention.interval - self._used
-        return max(1, self.retention.keep - self.length)
+        return max(1, self.retention.keep - self.held)
 
     @property
     def must_move(self) -> bool:
         """Whether the context has outgrown what is kept, so that survivors must move to slots."""
-        return not self.in_slots and self.length > self.retention.keep
+        return not self.in_slots and self.held > self.retention.keep
 
     def outgrows(self, count: int) -> bool:
         """Whether `count` more tokens will make the survivors move to slots."""
-        return not self.in_slots and self.length + count > self.retention.keep
+        return not self.in_slots and self.held + count > self.retention.keep
+
+    @property
+    def has_holes(self) -> bool:
+        """Whether some head may have slots whose key was dropped, so that no row sees them."""
+        return self._holes_last > 0
+
+    @property
+    def evicted(self) -> int:
+        """Tokens whose keys are gone, in an average head."""
+        missing = self.length - self.held
+        if self.positions is None or not self.has_holes:
+            return missing
+        layers, heads, _ = self.positions.shape
+        holes = (self.positions[..., : self.held] == _EMPTY).sum()
+        return missing + int(holes) // (layers * heads)
 
     def fork(self) -> "EvictionState":
         """A copy; allowed only before the survivors have moved."""
@@ -132,7 +162,23 @@ class EvictionState:
         """Start again after `cached` tokens, whose keys exist but got no attention yet."""
         layers, kv_heads, _ = self.mass.shape
         self.length = self.held = cached
+        self._gap = 0, 0
         self.mass = torch.zeros(layers, kv_heads, cached, device=self.mass.device)
+
+    def drop(self, begin: int, end: int) -> None:
+        """The keys of tokens `begin` to `end` - 1 are gone, in every head that had them."""
+        if self.positions is None:
+            self.mass = torch.cat([self.mass[..., :begin], self.mass[..., end:]], dim=-1)
+            self.held = self.mass.shape[-1]
+            self._gap = begin, end
+            return
+        here = self.positions[..., : self.held]
+        gone = (here >= begin) & (here < end)
+        here.masked_fill_(gone, _EMPTY)
+        self.mass[..., : self.held].masked_fill_(gone, 0.0)
+        holes = int(gone.sum(dim=-1).max())
+        # Victims that are chosen already are overwritten before them.
+        self._holes_last = holes + self.retention.interval if holes else 0
 
     def counts(self, prompt_length: int, count: int) -> bool:
         """Whether the attention of any of the next `count` tokens counts towards scores."""
@@ -188,6 +234,8 @@ class EvictionState:
         turns.scatter_(-1, ahead, turn.expand_as(ahead))
         depth_R1 = torch.tensor(depths, device=positions.device)[:, None]
         seen = turns[:, None, : self.held] > depth_R1
+        if self.has_holes:
+            seen &= positions[:, None] != _EMPTY
         if window is not None:
             seen &= self.length + depth_R1 - positions[:, None] < window
         return seen
@@ -202,9 +250,7 @@ class EvictionState:
         self.positions.scatter_(-1, slots, self.length)
         self.mass = self._decayed(self.mass, 1)
         self.mass.scatter_(-1, slots, 0.0)
-        self.length += 1
-        self._used += 1
-        self.held = min(self.held + 1, self.retention.slots)
+        self._advance(1)
         return slots
 
     def begin_row_by(self, evict: Evict, pages_1W: Tensor, page_size: int) -> Tensor:
@@ -237,32 +283,37 @@ class EvictionState:
     def visible(self, layer: int, window: int | None) -> Tensor | None:
         """Boolean `[K, 1, held]`: the keys that the newest token sees, its own too; None: all."""
         assert self.positions is not None
+        positions = self.positions[layer, :, None, : self.held]
+        seen = positions != _EMPTY if self.has_holes else None
         if window is None:
-            return None
-        return (self.length - 1 - self.positions[layer, :, None, : self.held]) < window
+            return seen
+        near = (self.length - 1 - positions) < window
+        return near if seen is None else near & seen
 
     def end_row(self, attention_record: AttentionRecord) -> None:
-        """After all layers: add `attention_record.weights`, of the keys held, if there are any."""
-        if attention_record.weights:
-            self.mass[..., : self.held] += torch.stack(attention_record.weights)
+        """After all layers: add the recorded attention, of the keys held, if there is any."""
+        weights = attention_record.stacked
+        if weights is not None:
+            self.mass[..., : self.held] += weights
         self._forget_used_victims()
 
     def add_unscored(self, count: int) -> None:
         """Add `count` tokens whose attention does not count."""
         self.mass = pad(self._decayed(self.mass, count), (0, count))
         self.length += count
-        self.held = self.length
+        self.held += count
 
     def add_prompt(self, attention_record: AttentionRecord, count: int) -> None:
         """Add `count` tokens of the prompt, computed as one chunk."""
-        weights = torch.stack(attention_record.weights)
-        grown = weights.new_zeros(*weights.shape[:2], self.length + count)
-        if self.length:
-            grown[:, :, : self.length] = self._decayed(self.mass, count)
+        weights = attention_record.stacked
+        assert weights is not None
+        grown = weights.new_zeros(*weights.shape[:2], self.held + count)
+        if self.held:
+            grown[:, :, : self.held] = self._decayed(self.mass, count)
         grown += weights
         self.mass = grown
         self.length += count
-        self.held = self.length
+        self.held += count
 
     def add_rows(self, attention_record: AttentionRecord, rows: list[int]) -> Tensor | None:
         """Add the rows that stay, in order: the newest token's and those of accepted draft tokens.
@@ -270,7 +321,9 @@ class EvictionState:
         Returns the slots to write their keys to, int64 `[layers, K, rows]`; None while the page
         table says where they are.
         """
-        weights = torch.stack(attention_record.weights)[:, :, rows]
+        weights = attention_record.stacked
+        assert weights is not None
+        weights = weights[:, :, rows]
         count, held = len(rows), weights.shape[-1] - len(attention_record.depths)
         if self.observation is not None and self.observation.half_life is not None:
             ages = torch.arange(count - 1, -1, -1, device=weights.device)
@@ -278,36 +331,38 @@ class EvictionState:
         received = weights.sum(dim=2)
         mass = self._decayed(self.mass[..., :held], count) + received[..., :held]
         own = received[..., [held + row for row in rows]]
-        first = self.length
-        self.length += count
         if self.positions is None:
             self.mass = torch.cat([mass, own], dim=-1)
-            self.held = self.length
+            self.length += count
+            self.held += count
             return None
         slots = self._chosen[..., self._used : self._used + count]
         self.mass[..., :held] = mass
         self.mass.scatter_(-1, slots, own)
-        positions = torch.arange(first, self.length, dtype=torch.int32, device=mass.device)
+        first = self.length
+        positions = torch.arange(first, first + count, dtype=torch.int32, device=mass.device)
         self.positions.scatter_(-1, slots, positions.expand_as(slots))
-        self._used += count
-        self.held = min(self.held + count, self.retention.slots)
+        self._advance(count)
         self._forget_used_victims()
         return slots
 
     def move_to_slots(self, keys: ReadKeys) -> Tensor:
-        """Choose the first survivors: int64 `[layers, K, keep]`, their positions, ascending.
+        """Choose the first survivors: int64 `[layers, K, keep]`, their places in the page table,
+        ascending.
 
         They move to slots 0 to keep - 1 of their head; the slots after these are empty. `keys`:
-        those of all tokens, in order.
+        those of all tokens that have some, in order.
         """
         retention, device = self.retention, self.mass.device
         layers, heads, _ = self.mass.shape
-        positions = torch.arange(self.length, device=device).expand_as(self.mass)
+        begin, end = self._gap
+        every = torch.arange(self.length, device=device)
+        positions = torch.cat([every[:begin], every[end:]]).expand_as(self.mass)
         ranks = self._ranks(positions, keys)
         kept = ranks.topk(retention.keep, dim=-1, sorted=False).indices.sort(dim=-1).values
         shape = layers, heads, retention.slots
         self.positions = torch.full(shape, _EMPTY, dtype=torch.int32, device=device)
-        self.positions[..., : retention.keep] = kept
+        self.positions[..., : retention.keep] = positions.gather(-1, kept)
         empty = torch.arange(retention.keep, retention.slots, device=device)
         self._victims = empty.expand(layers, heads, -1)
         mass = self.mass.new_zeros(shape)
@@ -315,6 +370,13 @@ class EvictionState:
         self.mass = mass
         self.held = retention.keep
         return kept
+
+    def _advance(self, count: int) -> None:
+        """Count further tokens in slots."""
+        self.length += count
+        self._used += count
+        self._holes_last -= count
+        self.held = min(self.held + count, self.retention.slots)
 
     def _forget_used_victims(self) -> None:
         if self._used >= self.retention.interval:

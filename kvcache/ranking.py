@@ -22,14 +22,16 @@ def scores_of(choice: Choice[CachePolicy[Any]], held: HeldKeys) -> Tensor:
 def ranks_of(
     scores: Tensor, positions: Tensor, *, length: int, retention: Retention, windows: Tensor
 ) -> Tensor:
-    """Distinct int64 in the order in which keys go; of equal scores the older position first.
+    """int64 in the order in which keys go; of equal scores the older position first.
 
-    Keys beyond their layer's window go first; those that must stay come last. `length`: tokens so
+    Slots whose key was dropped (position -1) go first, then keys beyond their layer's window; those
+    that must stay come last. `length`: tokens so
     far. `windows`: `[layers, 1, 1]`, tokens that each layer's own sliding window holds.
     """
     scores = scores.masked_fill(length - positions >= windows, float("-inf"))
     stays = (positions >= length - retention.recent) | (positions < retention.sink)
     scores.masked_fill_(stays, float("inf"))
+    scores.masked_fill_(positions < 0, float("-inf"))
     return (_in_order(scores).long() << 32) + positions
 
 

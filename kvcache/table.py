@@ -33,6 +33,10 @@ class KVTable(ABC):
         self.pages = pages
         self.length = 0
 
+    def num_keys(self, length: int) -> int:
+        """How many keys the first `length` tokens have, if none is in slots."""
+        return length
+
     def slot(self, at: int) -> int:
         """The slot of its place `at`; in a `PageTable`, that of this token."""
         return self.pages[at // self.page_size] * self.page_size + at % self.page_size
@@ -86,7 +90,10 @@ class KVTable(ABC):
 
 
 class PageTable(KVTable):
-    """Token i of the context is in slot i, for every head; pages may be shared with others."""
+    """Token i of the context is at place i, for every head; pages may be shared with others.
+
+    Once some tokens have been dropped, those behind them are so many places further in front.
+    """
 
     def __init__(
         self, pool: PagePool, prefix: PrefixCache, page_size: int, salt: Salt = ""
@@ -97,6 +104,20 @@ class PageTable(KVTable):
         self._published = 0
         self._chains: list[Chain] = [salt]
         self._reserve: list[int] = []
+        self._gap = 0, 0
+
+    def num_keys(self, length: int) -> int:
+        """See `KVTable`."""
+        begin, end = self._gap
+        return length if length <= begin else max(begin, length - (end - begin))
+
+    def slot(self, at: int) -> int:
+        """See `KVTable`."""
+        return super().slot(self.num_keys(at))
+
+    def slots(self, begin: int, end: int) -> list[int]:
+        """The slots of the tokens `begin` to `end` - 1, without those that were dropped."""
+        return super().slots(self.num_keys(begin), self.num_keys(end))
 
     @property
     def reserved(self) -> int:
@@ -116,12 +137,13 @@ class PageTable(KVTable):
 
     def pages_missing(self, length: int) -> int:
         """See `KVTable`."""
-        return max(0, -(-length // self.page_size) - len(self.pages)) + self._must_copy_last()
+        keys = self.num_keys(length)
+        return max(0, -(-keys // self.page_size) - len(self.pages)) + self._must_copy_last()
 
     def extend(self, length: int) -> PageCopy | None:
         """See `KVTable`."""
         copy_last = self._must_copy_last()
-        growth = max(0, -(-length // self.page_size) - len(self.pages))
+        growth = max(0, -(-self.num_keys(length) // self.page_size) - len(self.pages))
         if growth or copy_last:
             after = self.pages[-1] if self.pages else None
             fresh = self._pool.allocate(growth + copy_last, after)
@@ -152,6 +174,7 @@ class PageTable(KVTable):
         fork.length = self.length
         fork._published = self._published
         fork._chains = list(self._chains)
+        fork._gap = self._gap
         fork._reserve = self.take_reserve(reserve)
         return fork
 
@@ -168,12 +191,36 @@ class PageTable(KVTable):
     def truncate(self, length: int) -> None:
         """See `KVTable`."""
         assert length <= self.length
-        keep = -(-length // self.page_size)
+        keep = -(-self.num_keys(length) // self.page_size)
         self._pool.release(reversed(self.pages[keep:]))
         del self.pages[keep:]
         self.length = length
         self._published = min(self._published, length // self.page_size)
         del self._chains[self._published + 1 :]
+        if length <= self._gap[0]:
+            self._gap = 0, 0
+
+    def drop(self, begin: int, end: int) -> list[tuple[int, int]]:
+        """Forget the tokens `begin` to `end` - 1; those behind them keep their numbers.
+
+        Returns moves (from slot, to slot) that close the gap, to be made at once. They are in the
+        last pages, which are the table's own: no page may be published from token `begin` on.
+        """
+        assert self._gap == (0, 0), "tokens are dropped once"
+        if begin == end:
+            return []
+        size = self.page_size
+        first = begin // size
+        staying = [*range(first * size, begin), *range(end, self.length)]
+        sources = [self.slot(at) for at in staying]
+        last = len(self.pages) - -(-len(staying) // size)
+        freed = self.pages[first:last]
+        del self.pages[first:last]
+        assert not any(map(self._is_shared, self.pages[first:])), "the last pages are its own"
+        self._pool.release(reversed(freed))
+        self._gap = begin, end
+        targets = [self.slot(at) for at in staying]
+        return [move for move in zip(sources, targets, strict=True) if move[0] != move[1]]
 
     def compact(self, root: int, accepted: Sequence[int]) -> list[tuple[int, int]]:
         """See `KVTable`: the accepted path of a tree is scattered over the draft's slots."""
@@ -193,10 +240,12 @@ class PageTable(KVTable):
 
     def _must_copy_last(self) -> int:
         """1 if the next write would hit a page that is shared or published, else 0."""
-        if self.length % self.page_size == 0:
+        if self.num_keys(self.length) % self.page_size == 0:
             return 0
-        last = self.pages[-1]
-        return int(self._pool.references(last) > 1 or self._pool.is_kept(last))
+        return int(self._is_shared(self.pages[-1]))
+
+    def _is_shared(self, page: int) -> bool:
+        return self._pool.references(page) > 1 or self._pool.is_kept(page)
 
     def _publish_page(self, index: int, page: int, tokens: Sequence[int]) -> None:
         start = index * self.page_size

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, StringConstraints
 
 from penstock.errors import ConfigurationError, NotFoundError, RequestError
 
+from ..engine.requests.kv_cache import split_kv_cache
 from .protocol.fields import MethodSpec
 
 if TYPE_CHECKING:
@@ -75,6 +76,6 @@ def check_presets(engine: Backend, presets: Presets) -> None:
     for name, preset in presets.items():
         try:
             engine.input_processor.decoding.resolve(preset.decoding)
-            engine.input_processor.kv_cache.resolve(preset.kv_cache)
+            engine.input_processor.kv_cache.resolve(split_kv_cache(preset.kv_cache)[0])
         except RequestError as error:
             raise ConfigurationError(f"the preset {name!r} cannot be used: {error}") from error

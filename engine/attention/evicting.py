@@ -8,22 +8,26 @@ from torch import Tensor
 
 from ...kernels.backend import Kernels
 from ...kernels.batch import PagedBatch, Span
-from ...kernels.quantise import read
 from ...kernels.scored_attention.reference import scored_attention
 from ...kvcache.eviction_state import AttentionRecord, EvictionState
 from ...kvcache.store import KVStore
+from .gapped import attend_in_window, read_span
 from .write import written
 
 
 @dataclass(slots=True, kw_only=True)
 class ScoredRows:
-    """Rows of one context whose keys still lie where its page table says; `batch`: these rows'."""
+    """Rows of one context whose keys still lie where its page table says; `batch`: these rows'.
+
+    `positions`: of its keys, if keys are missing in a sliding window (see `key_positions`).
+    """
 
     rows: slice
     eviction_state: EvictionState
     batch: PagedBatch
     kernels: Kernels
     attention_record: AttentionRecord
+    positions: Tensor | None = None
 
     def attend(
         self,
@@ -38,15 +42,16 @@ class ScoredRows:
     ) -> Tensor:
         """Write keys and values, attend, and record the attention weights."""
         caches, scales = written(self.kernels, store, layer, k_RKD, v_RKD, self.batch.slots)
-        out, (weights,) = self.kernels.scored_attention(
-            q_RHD,
-            *caches,
-            self.batch,
-            window=window,
-            votes_T=self.attention_record.votes,
-            **how,
-            **scales,
-        )
+        votes = self.attention_record.votes
+        if window is not None and self.positions is not None:
+            (span,) = self.batch.spans
+            out, weights = attend_in_window(
+                q_RHD, span, store, layer, self.positions, window, votes_R=votes, **how
+            )
+        else:
+            out, (weights,) = self.kernels.scored_attention(
+                q_RHD, *caches, self.batch, window=window, votes_T=votes, **how, **scales
+            )
         self.attention_record.weights.append(weights)
         return out
 
@@ -81,7 +86,7 @@ class SlottedRows:
     ) -> Tensor:
         """Write all keys and values, then attend to those held."""
         caches, scales = written(self.kernels, store, layer, k_RKD, v_RKD, self.slots[layer].T)
-        if window is not None:
+        if window is not None or any(state.has_holes for state, _ in self.contexts):
             return self._within(window, layer, q_RHD, store, how)
         if not self.scored:
             return self.kernels.paged_attention(q_RHD, *caches, self.held, **how, **scales)
@@ -91,9 +96,10 @@ class SlottedRows:
         return out
 
     def _within(
-        self, window: int, layer: int, q_RHD: Tensor, store: KVStore, how: dict[str, Any]
+        self, window: int | None, layer: int, q_RHD: Tensor, store: KVStore, how: dict[str, Any]
     ) -> Tensor:
-        """Attend in a layer with a sliding window of the model's own; always in torch.
+        """Attend in a layer with a sliding window of the model's own, or over holes; always in
+        torch.
 
         Which keys are in the window depends on the positions of the slots' tokens, but paged
         kernels take keys to be in order of position.
@@ -102,7 +108,7 @@ class SlottedRows:
         for (eviction_state, attention_record), span, q_1HD in zip(
             self.contexts, self.held.spans, q_RHD.split(1), strict=True
         ):
-            keys, values = _read(span, store, layer, q_1HD.dtype)
+            keys, values = read_span(span, store, layer, q_1HD.dtype)
             seen = eviction_state.visible(layer, window)
             out, weights = scored_attention(q_1HD, keys, values, seen, **how)
             outs.append(out)
@@ -144,7 +150,7 @@ class SlottedDraft:
         **how: Any,
     ) -> Tensor:
         """Attend to the slots and to the rows; record the keys and values to write if accepted."""
-        held_k, held_v = _read(self.held, store, layer, q_RHD.dtype)
+        held_k, held_v = read_span(self.held, store, layer, q_RHD.dtype)
         # As they will be read from the cache, or rows would see other keys in a draft than
         # without.
         stored = store.encode(k_RKD.transpose(0, 1), v_RKD.transpose(0, 1))
@@ -159,12 +165,3 @@ class SlottedDraft:
         self.attention_record.weights.append(weights)
         self.attention_record.stored.append(stored)
         return out
-
-
-def _read(span: Span, store: KVStore, layer: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Keys and values `[K, L, D]` of one layer."""
-    scales = store.scales[layer]
-    return (
-        read(span, store.keys[layer], scales.get("k_scales"), dtype),
-        read(span, store.values[layer], scales.get("v_scales"), dtype),
-    )

@@ -15,6 +15,7 @@ from transformers.masking_utils import AttentionMaskInterface
 
 from ...kernels.backend import TORCH, Kernels
 from ...kernels.batch import PagedBatch
+from ...kernels.decoder.native import EvictingRows
 from ...kvcache.store import KVStore, LayerShape
 from .write import written
 
@@ -44,7 +45,8 @@ class PagedStep:
 
     `batch`: the geometry of the ordinary rows. `rows`: int64, their indices if other rows
     have a `row_attention`; None: all rows. `kernels`: for the ordinary rows; the others have their
-    own.
+    own. `evicting`: what contexts in `batch` need that are under eviction; for `CompiledDecoder`
+    alone, and for no others than steps that are `in_one_call`.
     """
 
     store: KVStore
@@ -52,6 +54,7 @@ class PagedStep:
     kernels: Kernels = TORCH
     rows: Tensor | None = None
     row_attention: Sequence[RowAttention] = ()
+    evicting: EvictingRows | None = None
 
     def __call__(
         self,
@@ -66,6 +69,7 @@ class PagedStep:
         sinks_H: Tensor | None,
     ) -> Tensor:
         """One layer; returns `[T, H, Dv]`."""
+        assert self.evicting is None, "whole steps take them"
         how = {"scale": scale, "window": window, "softcap": softcap, "sinks_H": sinks_H}
         if self.rows is None:
             return self._ordinary(layer, q_THD, k_THD, v_THD, how)

@@ -60,6 +60,7 @@ class Choices:
                 if sequence.eviction_state is None
                 else sequence.eviction_state.fork(),
                 other_contexts=tuple(context.fork() for context in sequence.other_contexts),
+                thought=None if sequence.thought is None else sequence.thought.fork(),
                 pending_choices=(),
                 rule_state=None if sequence.rule_state is None else sequence.rule_state.fork(),
                 constraint=None if sequence.constraint is None else sequence.constraint.fork(),
@@ -117,6 +118,7 @@ class Choices:
             "table": PageTable(self._pool, self._prefix, self._page_size, salt),
             "eviction_state": self._eviction.eviction_state_for(request, prompt),
             "sparse_prefill": sparse_prefill,
+            "thought": self._eviction.dropped_thought_for(request, prompt),
         }
 
 

@@ -112,6 +112,8 @@ class Commit:
             context.tokens += sequence.tokens[before:]
         for context in sequence.contexts:
             context.computed = len(context.tokens) - 1
+            if context.thought is not None:
+                context.thought.read(context.tokens)
         self.generation_tokens += count
         return count, ending
 

@@ -186,6 +186,9 @@ def _masks(heads: List[_Head], family_of: List[list[Sequence]]) -> Masks | None:
 def _verified(sequence: Sequence, draft: Draft | None, predictions: list[int]) -> Decoded:
     """Accept draft tokens that the predictions confirm; a missing prediction confirms none."""
     accepted = [] if draft is None else draft.accepted(predictions)
+    if draft is not None and sequence.thought is not None:
+        # What comes behind the end of a thought must not see it.
+        accepted = accepted[: sequence.thought.ends_within([draft.tokens[i] for i in accepted])]
     tokens = [predictions[0], *(predictions[1 + i] for i in accepted)]
     ending = None
     if tokens[-1] == NOTHING:

@@ -1,4 +1,5 @@
-"""KV-cache eviction in the engine: score keys by attention, move survivors to slots, swap."""
+"""KV-cache eviction in the engine: score keys by attention, move survivors to slots, swap, and drop
+thoughts that have ended."""
 
 from collections.abc import Sequence as List
 from functools import partial
@@ -10,6 +11,7 @@ from ...kvcache.eviction_state import AttentionRecord, EvictionState
 from ...kvcache.pages import PagePool
 from ...kvcache.slot_table import SlotTable
 from ...kvcache.store import KVStore
+from ..state.dropped_thought import DroppedThought
 from ..state.request import Request
 from ..state.sequence import Context, Sequence
 from ..state.step import Chunk, Decoded, Step
@@ -34,6 +36,20 @@ class Eviction:
             windows=self._store.windows,
             device=self._store.keys[0].device,
         )
+
+    def dropped_thought_for(
+        self, request: Request, prompt: tuple[int, ...]
+    ) -> DroppedThought | None:
+        """The thought behind this prompt, if its keys go when it has ended; None: they stay."""
+        if request.dropped_thinking is None:
+            return None
+        thought = DroppedThought(
+            thinking=request.dropped_thinking,
+            answer_start=len(prompt) - request.answered,
+            window=max(filter(None, self._store.windows), default=0),
+        )
+        thought.read(prompt)
+        return thought
 
     def swap_out(self, sequence: Sequence) -> None:
         """Copy the slots of a preempted sequence to the host: they cannot be computed again."""
@@ -75,11 +91,12 @@ class Eviction:
                 eviction_state.add_prompt(chunk.attention_record, chunk.count)
 
     def evict(self, step: Step, decoded: List[Decoded], ended: List[Sequence]) -> list[Sequence]:
-        """Credit keys with the attention of accepted draft rows; then move survivors to slots.
+        """Credit keys with the attention of accepted draft rows; drop thoughts; then move survivors
+        to slots.
 
         Returns the sequences whose policy has raised.
         """
-        if all(chunk.context.eviction_state is None for chunk in step.chunks):
+        if not any(chunk.context.eviction_state or chunk.context.thought for chunk in step.chunks):
             return []
         stays = {id(item.sequence): [0, *(1 + i for i in item.accepted)] for item in decoded}
         gone = {id(sequence) for sequence in ended}
@@ -92,6 +109,9 @@ class Eviction:
                 eviction_state.add_unscored(len(rows))
             else:
                 self._note_rows(chunk, eviction_state, chunk.attention_record, rows)
+        for chunk in step.chunks:
+            if id(chunk.sequence) not in gone:
+                self._drop_thought(chunk.context)
         for item in decoded:
             if id(item.sequence) not in gone:
                 for context in item.sequence.contexts:
@@ -115,6 +135,21 @@ class Eviction:
         for layer, stored in enumerate(attention_record.stored):
             where = places.gather(1, slots[layer])
             self._store.write_slots(layer, where, tuple(each[:, rows] for each in stored))
+
+    def _drop_thought(self, context: Context) -> None:
+        """Drop the keys of a thought whose end has just been computed."""
+        thought = context.thought
+        if thought is None or thought.first is None or not thought.is_due(context.computed):
+            return
+        assert thought.end is not None
+        thought.dropped = True
+        if not context.in_slots:
+            moves = context.page_table.drop(thought.first, thought.end)
+            if moves:
+                sources, targets = zip(*moves, strict=True)
+                self._store.move_slots(sources, targets)
+        if context.eviction_state is not None:
+            context.eviction_state.drop(thought.first, thought.end)
 
     def _move_to_slots(self, context: Context) -> None:
         """Move the survivors of the first eviction to pages of their own; free the others."""

@@ -21,6 +21,7 @@ from ...kvcache.pages import PagePool
 from ..model.cuda_graphs import DecodeGraphs
 from ..model.runner import ModelRunner
 from ..scheduling.scheduler import Scheduler
+from ..state.dropped_thought import DroppedThought
 from ..state.sequence import Sequence
 from ..state.step import Chunk, Decoded, Step
 from .decoder import Decoder
@@ -73,9 +74,15 @@ def can_overlap(sequence: Sequence) -> bool:
         or sequence.other_contexts
         or sequence.pending_choices
         or sequence.eviction_state is not None
+        or (sequence.thought is not None and not _has_dropped(sequence.thought, sequence))
         or sampling.top_p < 1  # asks the device whether its best tokens suffice
         or sequence.limited
     )
+
+
+def _has_dropped(thought: DroppedThought, sequence: Sequence) -> bool:
+    """Whether there is nothing to drop any more, and no window has a gap."""
+    return thought.settled and not thought.is_seen_from(sequence.computed)
 
 
 class OverlapLoop:
@@ -177,7 +184,8 @@ def launch_after(
     tables = [sequence.table.pages for sequence in going_on]
     # A row without a next token fails once it is read; until then it runs with token 0.
     ids = ids.clamp(min=0)
-    logits = graphs.run(ids, places, slots, [at + 1 for at in places], tables)
+    keys = [s.table.num_keys(at + 1) for s, at in zip(going_on, places, strict=True)]
+    logits = graphs.run(ids, places, slots, keys, tables)
     if logits is None:
         for sequence, at in zip(going_on, places, strict=True):
             sequence.table.truncate(at)

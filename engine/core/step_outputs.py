@@ -31,7 +31,7 @@ def _counters(item: Decoded, count: int, first: bool) -> MethodCounters | None:
     """What the sequence's methods counted since its last output; None: it has none at work."""
     sequence, draft = item.sequence, item.draft
     counters = _sparse_prefill(sequence) if first else None
-    if sequence.eviction_state is not None or sequence.other_contexts:
+    if sequence.eviction_state or sequence.thought or sequence.other_contexts:
         counters = _sum(counters, _newly_evicted(sequence))
     if sequence.other_contexts:
         read = first and sequence.index == 0
@@ -53,11 +53,12 @@ def _sum(counters: MethodCounters | None, more: MethodCounters | None) -> Method
 def _newly_evicted(sequence: Sequence) -> MethodCounters | None:
     """Tokens evicted and slots allocated up to the step before, and not reported yet."""
     states = [c.eviction_state for c in sequence.contexts if c.eviction_state is not None]
-    if not states:
+    dropped = [c.thought for c in sequence.contexts if c.thought and not c.eviction_state]
+    if not states and not dropped:
         return None
     before = sequence.reported_evictions
     sequence.reported_evictions = now = MethodCounters(
-        evicted=sum(state.length - state.held for state in states),
+        evicted=sum(each.evicted for each in (*states, *dropped)),
         held_slots=sum(state.retention.slots for state in states if state.in_slots),
     )
     return MethodCounters(

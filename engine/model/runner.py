@@ -9,22 +9,26 @@ from torch import Tensor, nn
 
 from ...kernels.backend import TORCH, Kernels
 from ...kernels.batch import PagedBatch, path_mask
+from ...kernels.decoder.native import EvictingRows
 from ...kernels.paged_attention.ragged import placed, plans
 from ...kernels.transfer import to_device, together
 from ...kvcache.eviction_state import AttentionRecord, EvictionState
 from ...kvcache.slot_table import SlotTable
 from ...kvcache.store import KVStore
 from ..attention.evicting import ScoredRows, SlottedDraft, SlottedRows
+from ..attention.gapped import GappedRows, key_positions
 from ..attention.interface import PagedStep, RowAttention
 from ..attention.sparse import SparseRows
 from ..state.step import Chunk, Step
 from .cuda_graphs import DecodeGraphs
+from .fused.compiled import CompiledDecoder
 
 
 class ModelRunner:
     """Runs any transformers decoder over the paged cache, all rows of a step in one pass.
 
-    `graphs`: CUDA graphs for steps that only decode; None: run without.
+    `graphs`: CUDA graphs for steps that only decode; None: run without. `evicts_in_layers`: whether
+    the model computes all layers of a step in one call also where contexts evict keys.
     """
 
     def __init__(
@@ -42,6 +46,13 @@ class ModelRunner:
         self.kernels = kernels
         self.graphs = graphs
         self._nowhere = torch.empty(0, dtype=torch.int64, device=device)
+        self.evicts_in_layers = (
+            isinstance(model, CompiledDecoder)
+            and model.scores
+            and kernels.backend == "native"
+            and store.dtype == torch.float32
+        )
+        self._windowed = any(window is not None for window in store.windows)
 
     def run(self, step: Step) -> Tensor:
         """Compute a step and write its keys and values into the cache.
@@ -50,7 +61,9 @@ class ModelRunner:
         """
         if step.copies:
             self._store.copy_pages(step.copies)
-        rows = _Rows(self._store.page_size)
+        in_one_call = self._evicts_in_one_call(step)
+        taken = self._take_slots(step) if in_one_call else {}
+        rows = _Rows(self._store.page_size, in_one_call=in_one_call)
         for chunk in step.chunks:
             rows.add(chunk)
         if self.graphs is not None and step.in_lines:
@@ -66,7 +79,12 @@ class ModelRunner:
             trees=rows.trees,
         )
         inputs = self._sent(rows, batch, wanted_rows(step))
-        paged = PagedStep(store=self._store, batch=batch, kernels=self.kernels)
+        paged = PagedStep(
+            store=self._store,
+            batch=batch,
+            kernels=self.kernels,
+            evicting=self._evicting(step, batch, taken) if in_one_call else None,
+        )
         if rows.own_attention:
             paged = PagedStep(
                 store=self._store,
@@ -101,7 +119,11 @@ class ModelRunner:
         again = sum(n * (count - 1) for n, count in zip(rows.lengths, counts, strict=True))
         if not graphs.fits(len(rows.ids), again):
             return None
-        lengths = [position + 1 for position in rows.positions]
+        lengths = [
+            n - count + 1 + row
+            for n, count in zip(rows.lengths, counts, strict=True)
+            for row in range(count)
+        ]
         tables = [t for t, count in zip(rows.tables, counts, strict=True) for _ in range(count)]
         return graphs.run(rows.ids, rows.positions, rows.slots, lengths, tables)
 
@@ -121,6 +143,51 @@ class ModelRunner:
             batch.derived = placed(found, derived)
         return ids, positions, at
 
+    def _evicts_in_one_call(self, step: Step) -> bool:
+        """Whether rows are under eviction, and compiled layers can do all of them in one call."""
+        own = [chunk for chunk in step.chunks if chunk.own_attention]
+        return bool(own) and self.evicts_in_layers and all(map(self._in_compiled_layers, own))
+
+    def _in_compiled_layers(self, chunk: Chunk) -> bool:
+        eviction_state = chunk.context.eviction_state
+        if eviction_state is None or not chunk.scored or chunk.sparse or chunk.gapped:
+            return False
+        if not eviction_state.in_slots:
+            return True
+        return chunk.draft is None and not self._windowed and not eviction_state.has_holes
+
+    def _take_slots(self, step: Step) -> dict[int, Tensor]:
+        """By row, of contexts in slots: int64 `[layers, K]`, where the keys of the token go."""
+        taken: dict[int, Tensor] = {}
+        row = 0
+        for chunk in step.chunks:
+            eviction_state = chunk.context.eviction_state
+            if eviction_state is not None and eviction_state.in_slots:
+                slots = self._taken(eviction_state, chunk.context.slot_table)
+                taken[row] = slots[..., 0].contiguous()
+            row += chunk.count
+        return taken
+
+    def _evicting(self, step: Step, batch: PagedBatch, taken: dict[int, Tensor]) -> EvictingRows:
+        """What the compiled layers need of contexts under eviction, and records of attention."""
+        weights: dict[int, Tensor] = {}
+        votes: dict[int, Tensor] = {}
+        for sequence, chunk in enumerate(step.chunks):
+            eviction_state, context = chunk.context.eviction_state, chunk.context
+            if not chunk.scored or eviction_state is None:
+                continue
+            record = chunk.attention_record = _record(chunk, eviction_state)
+            if eviction_state.observation is None:
+                continue
+            of_rows = (chunk.count,) if record.votes is None else ()
+            layers, kv_heads = len(self._store.keys), self._store.keys[0].shape[1]
+            received = torch.zeros(layers, kv_heads, *of_rows, batch.kv_lengths[sequence])
+            weights[sequence] = received
+            record.of_all_layers = received[:, :, 0] if context.in_slots else received
+            if record.votes is not None:
+                votes[sequence] = record.votes
+        return EvictingRows(slots=taken, weights=weights, votes=votes)
+
     def _row_attention(self, found: list[tuple[int, Chunk]]) -> list[RowAttention]:
         """Attention of chunks with one of their own. `found`: these chunks with their first row."""
         attention: list[RowAttention] = []
@@ -130,7 +197,9 @@ class ModelRunner:
                 attention.append(self._sparse(row, chunk))
                 continue
             eviction_state = chunk.context.eviction_state
-            assert eviction_state is not None
+            if eviction_state is None or not chunk.scored:
+                attention.append(self._gapped(row, chunk))
+                continue
             if chunk.draft is None and eviction_state.in_slots:
                 scored = eviction_state.observation is not None
                 slotted.setdefault(scored, []).append((row, chunk))
@@ -152,6 +221,23 @@ class ModelRunner:
             kernels=self.kernels,
         )
 
+    def _gapped(self, row: int, chunk: Chunk) -> RowAttention:
+        """Rows whose sliding windows lack the keys of a thought that was dropped."""
+        context, draft = chunk.context, chunk.draft
+        depths = list(range(chunk.count)) if draft is None else [0, *draft.depths]
+        return GappedRows(
+            rows=slice(row, row + chunk.count),
+            batch=self._batch_of(
+                context.table.pages,
+                chunk.count,
+                context.table.num_keys(context.computed + chunk.count),
+                self._slots(chunk),
+                None if draft is None else draft.parents,
+            ),
+            positions=key_positions(context, depths, self._device),
+            kernels=self.kernels,
+        )
+
     def _slots(self, chunk: Chunk) -> Tensor:
         """KV cache slots of a chunk's rows: int64 `[count]`."""
         begin = chunk.context.computed
@@ -167,7 +253,7 @@ class ModelRunner:
             eviction_state, table = chunk.context.eviction_state, chunk.context.slot_table
             assert eviction_state is not None
             taken.append(self._taken(eviction_state, table))
-            attention_record = chunk.attention_record = AttentionRecord(depths=[0], votes=None)
+            attention_record = chunk.attention_record = _record(chunk, eviction_state)
             contexts.append((eviction_state, attention_record))
             tables.append(table.pages)
         rows = [row for row, _ in found]
@@ -208,9 +294,8 @@ class ModelRunner:
         eviction_state = context.eviction_state
         assert eviction_state is not None
         rows = slice(row, row + chunk.count)
-        depths = list(range(chunk.count)) if draft is None else [0, *draft.depths]
-        votes = eviction_state.votes(context.prompt_length, chunk.count) if draft is None else None
-        attention_record = chunk.attention_record = AttentionRecord(depths=depths, votes=votes)
+        attention_record = chunk.attention_record = _record(chunk, eviction_state)
+        depths = attention_record.depths
         parents = None if draft is None else draft.parents
         pages = context.table.pages
         if eviction_state.in_slots:
@@ -226,14 +311,14 @@ class ModelRunner:
                 attention_record=attention_record,
             )
         slots = self._slots(chunk)
+        keys = context.table.num_keys(context.computed + chunk.count)
         return ScoredRows(
             rows=rows,
             eviction_state=eviction_state,
-            batch=self._batch_of(
-                pages, chunk.count, context.computed + chunk.count, slots, parents
-            ),
+            batch=self._batch_of(pages, chunk.count, keys, slots, parents),
             kernels=self.kernels,
             attention_record=attention_record,
+            positions=key_positions(context, depths, self._device) if chunk.gapped else None,
         )
 
     def _batch_of(
@@ -269,11 +354,25 @@ class ModelRunner:
         return to_device(values, np.int64, self._device)
 
 
-class _Rows:
-    """The rows of a step, flattened. The layout is that of rows with ordinary attention."""
+def _record(chunk: Chunk, eviction_state: EvictionState) -> AttentionRecord:
+    """An empty record of what a chunk's rows attend to."""
+    if chunk.draft is not None:
+        return AttentionRecord(depths=[0, *chunk.draft.depths], votes=None)
+    votes = None
+    if not eviction_state.in_slots:
+        votes = eviction_state.votes(chunk.context.prompt_length, chunk.count)
+    return AttentionRecord(depths=list(range(chunk.count)), votes=votes)
 
-    def __init__(self, page_size: int) -> None:
+
+class _Rows:
+    """The rows of a step, flattened. The layout is that of rows with ordinary attention.
+
+    `in_one_call`: so have all rows; where the keys of contexts in slots go, is known elsewhere.
+    """
+
+    def __init__(self, page_size: int, *, in_one_call: bool) -> None:
         self.page_size = page_size
+        self._in_one_call = in_one_call
         self.ids: list[int] = []
         self.positions: list[int] = []
         self.ordinary: list[int] = []
@@ -295,7 +394,7 @@ class _Rows:
             self.ordinary.append(row)
             self.slots.append(context.table.slot(first))
             self.starts.append(self.starts[-1] + 1)
-            self.lengths.append(last)
+            self.lengths.append(context.table.num_keys(last))
             self.tables.append(context.table.pages)
             return
         if draft is None:
@@ -305,16 +404,21 @@ class _Rows:
             newest = len(context.tokens) - 1
             self.ids += (context.tokens[newest], *draft.tokens)
             self.positions += (newest, *(newest + depth for depth in draft.depths))
-        if chunk.own_attention:
+        if chunk.own_attention and not self._in_one_call:
             self.own_attention.append((row, chunk))
             return
         self.ordinary += range(row, row + chunk.count)
         if draft is not None and draft.parents is not None:
             self.trees[len(self.lengths)] = draft.parents
-        self.slots += context.table.slots(first, last)
         self.starts.append(self.starts[-1] + chunk.count)
-        self.lengths.append(last)
         self.tables.append(context.table.pages)
+        if context.in_slots:
+            assert context.eviction_state is not None
+            self.slots += [0] * chunk.count
+            self.lengths.append(context.eviction_state.held)
+            return
+        self.slots += context.table.slots(first, last)
+        self.lengths.append(context.table.num_keys(last))
 
 
 def wanted_rows(step: Step) -> list[int]:

@@ -10,6 +10,7 @@ from ...errors import RequestError
 from ...kvcache.base import CachePolicy
 from ...kvcache.full import FULL
 from ...registry import Choice, NoParameters
+from .kv_cache import DROP_THINKING
 
 Refused = Slot | Literal["policy"]
 
@@ -22,9 +23,9 @@ class Combination:
 
     `evicts`: whether the policy evicts at all; `will_evict`: whether it does before this answer can
     end. `observes`: whether it observes the attention that keys receive. `contexts`: of each
-    sequence. `prompts`: in the same body. `form`:
-    the field that says what the answer has to be. `can_evict`, `sparse_unsupported_reason`: of the
-    model.
+    sequence. `prompts`: in the same body. `form`: the field that says what the answer has to be.
+    `drops_thinking`: whether the keys of a thought go when it has ended; `marks_thinking`: whether
+    it is known how thoughts are marked. `can_evict`, `sparse_unsupported_reason`: of the model.
     """
 
     methods: Methods
@@ -39,6 +40,8 @@ class Combination:
     prompt_logprobs: int | None = None
     bad_words: bool = False
     form: str | None = None
+    drops_thinking: bool = False
+    marks_thinking: bool = True
     can_evict: bool = True
     sparse_unsupported_reason: str | None = None
 
@@ -80,6 +83,12 @@ class Combination:
         """Whether a controller would continue sequences in a way that eviction does not allow."""
         controller = self.methods.controller
         return controller is not None and not controller.method.evicts and self.evicts
+
+    @property
+    def continues_dropped(self) -> bool:
+        """Whether a controller would continue sequences whose thoughts were dropped."""
+        controller = self.methods.controller
+        return controller is not None and not controller.method.evicts and self.drops_thinking
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,6 +138,14 @@ RULES: Final[tuple[Rule, ...]] = (
         code="unsupported_parameter",
     ),
     Rule(
+        refuses="policy",
+        breaks=lambda c: c.drops_thinking and not c.marks_thinking,
+        param=DROP_THINKING,
+        sentence=f"{DROP_THINKING} drops thoughts, and none are known here: it takes a chat, and a "
+        "model that marks its thoughts with tokens of their own; leave it out",
+        code="unsupported_parameter",
+    ),
+    Rule(
         refuses="controller",
         breaks=lambda c: c.searches and c.logprobs is not None,
         param="logprobs",
@@ -171,6 +188,15 @@ RULES: Final[tuple[Rule, ...]] = (
         param="{policy}",
         sentence="{policy} cannot be combined with {controller}, which continues sequences token "
         "by token and would read them again each time; leave one of them out",
+        code="unsupported_combination",
+    ),
+    Rule(
+        refuses="controller",
+        breaks=lambda c: c.continues_dropped,
+        param=DROP_THINKING,
+        sentence=f"{DROP_THINKING} cannot be combined with {{controller}}, which continues "
+        "sequences token by token and would read their thoughts again each time; leave one of them "
+        "out",
         code="unsupported_combination",
     ),
     # Sequences of a search may become longer than the request says.

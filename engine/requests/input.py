@@ -20,7 +20,8 @@ class Input:
     `prompt_param`: the field that errors about the prompt name. `suffix`: the text after the
     answer, which then fills in the middle; empty: none. `conversation`: the chat that the prompt
     was rendered from, if any. `frame`: what may stand around the form of the answer. `thinking`:
-    how the model thinks, where it does so before it answers. `shown_tokens`: special tokens that
+    how the model thinks, where it does so before it answers; None with `thought_closed`: the
+    prompt has closed the thought of a model that thinks. `shown_tokens`: special tokens that
     are text in any case. `prompts`: how many the caller's body has; this is one of them.
     The other fields are those of `Request`, before they are checked.
     """
@@ -42,6 +43,7 @@ class Input:
     conversation: Conversation | None = None
     frame: Frame | None = None
     thinking: Thinking | None = None
+    thought_closed: bool = False
     shown_tokens: frozenset[int] = frozenset()
     prompts: int = 1
 

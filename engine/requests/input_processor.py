@@ -20,6 +20,7 @@ from .compatibility import Combination, broken_rule, check
 from .encoded_prompt import encode_prompt
 from .grammar import grammar_of, refused
 from .input import Input
+from .kv_cache import split_kv_cache
 from .limits import Demand, Limits
 from .prompt_encoder import PromptEncoder
 from .sampling import sampling_of, stop_token_ids
@@ -65,11 +66,12 @@ class InputProcessor:
         self.limits.check_sequences(given.params.n)
         given = given.with_length_resolved()
         methods = Methods.of(self.decoding.resolve(given.decoding))
-        (policy,) = self.kv_cache.resolve(given.kv_cache or "full")
+        policy_spec, drops_thinking = split_kv_cache(given.kv_cache)
+        (policy,) = self.kv_cache.resolve(policy_spec or "full")
         prompt = encode_prompt(given, self.encoder)
         contexts = None if given.params.max_tokens == 0 else self.contexts(methods, prompt.ids)
         demand = self._demand(given, methods, policy, (prompt.ids, *(contexts or ())))
-        combination = self._combination(given, methods, policy, demand)
+        combination = self._combination(given, methods, policy, demand, drops_thinking)
         methods = _with_prefill(combination, self.default_prefill)
         params = given.params
         max_tokens = self.limits.max_tokens(demand, params, given.default_max_tokens)
@@ -102,6 +104,7 @@ class InputProcessor:
             combines=contexts is not None,
             grammar=grammar,
             thinking=thinking,
+            dropped_thinking=given.thinking if drops_thinking else None,
             search=search,
         )
 
@@ -145,7 +148,12 @@ class InputProcessor:
         )
 
     def _combination(
-        self, given: Input, methods: Methods, policy: Choice[CachePolicy[Any]], demand: Demand
+        self,
+        given: Input,
+        methods: Methods,
+        policy: Choice[CachePolicy[Any]],
+        demand: Demand,
+        drops_thinking: bool,
     ) -> Combination:
         retention = demand.retention
         return Combination(
@@ -160,6 +168,8 @@ class InputProcessor:
             prompt_logprobs=given.prompt_logprobs,
             bad_words=bool(given.params.bad_words),
             form=given.form_field,
+            drops_thinking=drops_thinking,
+            marks_thinking=given.thinking is not None or given.thought_closed,
             can_evict=self.model.can_evict,
             sparse_unsupported_reason=self.model.sparse_unsupported_reason,
         )

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 _WRITTEN: Final[dict[str, Any]] = {
@@ -21,9 +21,12 @@ SPACE: Final = "SPACE"
 """A little white space, or none."""
 NO_CALL: Final = "NO_CALL"
 """Any text that does not begin as JSON does."""
+CALL_ID: Final = "CALL_ID"
+"""Nine letters and digits."""
 _TERMINALS: Final = {
     TEXT: r"/(.|\n)*/",
     SPACE: r"/[ \n]{0,3}/",
+    CALL_ID: r"/[A-Za-z0-9]{9}/",
     NO_CALL: r"/(\s*[^\s{\[](.|\n)*)?/",
 }
 
@@ -62,6 +65,24 @@ class Lark:
         self._others.append({"name": name, "json_schema": {**schema, "x-guidance": _WRITTEN}})
         return f"@{name}"
 
+    def text_before(self, pattern: str | Sequence[str], end: str, without: str) -> str:
+        """An expression for text, and the `end` behind it.
+
+        `pattern`: a regular expression of the whole text, or all texts that it may be. `without`:
+        what the text cannot have in it. Text and end are one lexeme up to the first control token,
+        because lexemes are as long as they can be.
+        """
+        if not isinstance(pattern, str):
+            texts = " | ".join(self.text(text) for text in pattern) or '""'
+            return f"({texts}) {self.text(end)}"
+        pieces = self._pieces.split(end) if self._controls else [end]
+        plain, rest = pieces[0], "".join(pieces[1:])
+        name = f"T{len(self._rules)}"
+        body = f"{_regex(pattern)} & ~{_regex(f'(?s:.*){re.escape(without)}(?s:.*)')}"
+        whole = f"({body}) {json.dumps(plain)}" if plain else body
+        self._rules.append(f"{name}: {whole}")
+        return f"{name} {self.text(rest)}" if rest else name
+
     def other(self, grammar: str) -> str:
         """An expression for another grammar, in any of llguidance's notations."""
         try:
@@ -88,3 +109,9 @@ class Lark:
         used = [f"{name}: {body}" for name, body in _TERMINALS.items() if name in whole]
         lark = "\n".join(["%llguidance {}", whole, *used])
         return json.dumps({"grammars": [{"lark_grammar": lark}, *self._others]})
+
+
+def _regex(pattern: str) -> str:
+    """A regular expression as Lark has it: slashes are escaped, line breaks have letters."""
+    slashes = re.sub(r"(?<!\\)((?:\\\\)*)/", r"\1\\/", pattern)
+    return "/" + slashes.replace("\n", "\\n") + "/"

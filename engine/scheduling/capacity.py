@@ -179,6 +179,8 @@ class Room:
                 context.sparse_prefill.restart()
             if context.swapped is None:
                 context.computed = 0
+                if context.thought is not None:
+                    context.thought.dropped = False
 
     def _evicts_at_once(self, context: Context) -> bool:
         """Whether it needs the pages of its slots at the latest when its tokens have been read."""

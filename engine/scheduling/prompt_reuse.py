@@ -66,7 +66,7 @@ class PromptReuse:
         context.computed = context.page_table.adopt_prefix(context.tokens[:shareable])
         if context.eviction_state is not None:
             context.eviction_state.reset(context.computed)
-        elif sequence.request.source is not None:
+        elif sequence.request.source is not None and context.thought is None:
             self._retained_kv.adopt(sequence.request.source, number, context, usable)
 
     def _usable(self, sequence: Sequence, context: Context) -> int:

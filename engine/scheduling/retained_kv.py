@@ -29,10 +29,11 @@ class RetainedKV:
         self._retained: dict[str, tuple[_Retained, ...]] = {}
 
     def put(self, name: str, sequence: Sequence) -> None:
-        """Retain what a sequence has computed, in all contexts; nothing if any of them evicts."""
+        """Retain what a sequence has computed, in all contexts; nothing if any of them evicts or
+        drops its thought."""
         kept: list[_Retained] = []
         for context in sequence.contexts:
-            if context.eviction_state is not None:
+            if context.eviction_state is not None or context.thought is not None:
                 return
             table = context.page_table.fork()
             table.truncate(min(table.length, context.computed))

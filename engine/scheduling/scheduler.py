@@ -227,18 +227,20 @@ class Scheduler:
     def _chunks(self, sequence: Sequence, budget: int) -> list[Chunk]:
         """The sequence's rows, as many as `budget` allows."""
         if not sequence.other_contexts:
-            count = min(sequence.remaining, budget, self._chunk_tokens)
+            count = min(sequence.computable, budget, self._chunk_tokens)
             decodes = count == sequence.remaining
             return [Chunk(sequence=sequence, context=sequence, count=count, decodes=decodes)][
                 :count
             ]
-        counts = [context.remaining for context in sequence.contexts]
+        counts = [context.computable for context in sequence.contexts]
         decodes = max(counts) <= self._chunk_tokens and sum(counts) <= budget
-        if not decodes:
+        if not decodes or any(
+            context.computable < context.remaining for context in sequence.contexts
+        ):
             # They get their next token together: no context reads its last token before that step.
-            left = budget
-            for i, remaining in enumerate(counts):
-                counts[i] = min(remaining - 1, left, self._chunk_tokens)
+            decodes, left = False, budget
+            for i, context in enumerate(sequence.contexts):
+                counts[i] = min(context.computable, context.remaining - 1, left, self._chunk_tokens)
                 left -= counts[i]
         return [
             Chunk(sequence=sequence, context=context, count=count, decodes=decodes)

@@ -101,6 +101,7 @@ class SubrequestBuilder:
             sampling=replace(request.sampling, rules=None),
             grammar=None,
             thinking=None,
+            dropped_thinking=None,
         )
 
     def parts(

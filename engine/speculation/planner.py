@@ -321,6 +321,8 @@ def _limit(sequence: Sequence) -> int:
     for context in sequence.contexts:
         if context.eviction_state is not None:  # evictions happen between steps
             limit = min(limit, context.eviction_state.room - 1)
+        if context.thought is not None and context.thought.limit is not None:
+            limit = 0  # the thought is dropped first
     return limit
 
 

@@ -86,7 +86,8 @@ class Request:
     lower runs earlier among requests of one owner. `cache_salt`: prefixes are shared only between
     requests of equal salt. `contexts`: prompts of the target's further contexts. `combines`:
     whether the target changes anything. `grammar`: what the answer has to be; None: anything.
-    `thinking`: what holds of a thought before the answer; None: nothing.
+    `thinking`: what holds of a thought before the answer; None: nothing. `dropped_thinking`: how
+    the thoughts are marked whose keys go when they have ended; None: they stay.
     `search`: what a controller needs of the request, which then runs only as subrequests. The
     remaining fields are for subrequests. `part_of`: id of the
     request that it belongs to. `ruled`: its logprobs are scores after the rules; tokens dropped by
@@ -116,6 +117,7 @@ class Request:
     combines: bool = False
     grammar: Grammar | None = None
     thinking: Thinking | None = None
+    dropped_thinking: Thinking | None = None
     search: SearchTask | None = None
     part_of: str | None = None
     ruled: bool = False

@@ -14,6 +14,7 @@ from ...kvcache.store import Stored
 from ...kvcache.table import KVTable, PageTable
 from ...registry import Choice
 from .counters import NO_COUNTERS, MethodCounters
+from .dropped_thought import DroppedThought
 from .request import Failure, Request, TokenLogprobs
 from .sparse_prefill import SparsePrefillState
 
@@ -25,7 +26,8 @@ class Context:
     `computed`: tokens whose keys and values are in the pages, or were before they were evicted
     (logical length). `eviction_state`: under an evicting cache policy. `swapped`: keys and values
     of each layer, if the context was preempted after eviction had begun. `sparse_prefill`: if rows
-    of its prompt see only part of the keys."""
+    of its prompt see only part of the keys. `thought`: if the keys of a thought go when it has
+    ended."""
 
     tokens: list[int]
     prompt_length: int
@@ -34,20 +36,31 @@ class Context:
     eviction_state: EvictionState | None = None
     swapped: list[Stored] | None = None
     sparse_prefill: SparsePrefillState | None = None
+    thought: DroppedThought | None = None
 
     @property
     def shareable(self) -> int:
         """How many of the first tokens have keys that others of the same salt would compute too.
 
         After a sparse prefill only the prompt's: keys of the answer are exact, and those of a
-        longer prompt with the same tokens are not.
+        longer prompt with the same tokens are not. Before a thought that is dropped only those
+        before the thought: others see it from behind.
         """
-        return len(self.tokens) if self.sparse_prefill is None else self.sparse_prefill.until
+        own = len(self.tokens) if self.sparse_prefill is None else self.sparse_prefill.until
+        thought = None if self.thought is None else self.thought.first
+        return own if thought is None else min(own, thought)
 
     @property
     def remaining(self) -> int:
         """Tokens that have no keys and values yet."""
         return len(self.tokens) - self.computed
+
+    @property
+    def computable(self) -> int:
+        """How many of the `remaining` tokens one step may compute: what is behind a thought waits
+        until the thought is dropped."""
+        limit = None if self.thought is None else self.thought.limit
+        return self.remaining if limit is None else min(self.remaining, limit - self.computed)
 
     def fork(self) -> "Context":
         """A second context over the same pages."""
@@ -58,6 +71,7 @@ class Context:
             computed=self.computed,
             eviction_state=None if self.eviction_state is None else self.eviction_state.fork(),
             sparse_prefill=self.sparse_prefill,
+            thought=None if self.thought is None else self.thought.fork(),
         )
 
     def fork_table(self) -> PageTable:

@@ -51,14 +51,18 @@ class Chunk:
     def own_attention(self) -> bool:
         """Whether its rows need an attention function of their own.
 
-        Its keys are in slots, or their attention is scored, or rows of its prompt see part of them.
+        Its keys are in slots, or their attention is scored, or rows see part of them: those of its
+        prompt, or those whose sliding windows have a gap.
         """
+        return self.scored or self.sparse or self.gapped
+
+    @property
+    def scored(self) -> bool:
+        """Whether its keys are in slots, or the attention of its rows counts for the policy."""
         eviction_state = self.context.eviction_state
-        if eviction_state is None:
-            return self.sparse
-        if eviction_state.in_slots or eviction_state.counts(self.context.prompt_length, self.count):
-            return True
-        return self.sparse
+        return eviction_state is not None and (
+            eviction_state.in_slots or eviction_state.counts(self.context.prompt_length, self.count)
+        )
 
     @property
     def in_line(self) -> bool:
@@ -67,6 +71,12 @@ class Chunk:
         contexts = self.draft is not None and self.draft.parents is not None
         rows = 1 + self.drafted
         return self.decodes and self.count == rows and not contexts and not self.own_attention
+
+    @property
+    def gapped(self) -> bool:
+        """Whether keys are missing in a sliding window of some of its rows: a dropped thought's."""
+        thought = self.context.thought
+        return thought is not None and thought.is_seen_from(self.context.computed)
 
     @property
     def sparse(self) -> bool:

@@ -57,6 +57,7 @@ class Submitted(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     combines: bool
     grammar: str | None
     thinking: Thinking | None
+    dropped_thinking: Thinking | None
     part_of: str | None
     ruled: bool
     scored_from: int

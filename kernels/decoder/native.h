@@ -35,9 +35,17 @@ struct Room {
     Bytes bytes;                                 // [T, the widest], [T]
 };
 
+// Keys that heads place, or rows attend to, in a way of their own: what eviction asks for.
+struct Evicting {
+    const int64_t* const* slots;  // [T] of a row, [layers, kv_heads]; null: one slot for all heads
+    float* const* weights;        // [layers, S] see Scores
+    const float* const* votes;    // [S] see Scores
+};
+
 struct Step {
     Batch batch;
     int64_t rows;
+    const Evicting* evicting;  // null: nothing
     const float* factors;  // [T, rotary_size / 2, 2]: cosine and sine; null where nothing rotates
     const int64_t* slots;  // [T]
     Room room;
@@ -75,15 +83,20 @@ static inline void finish_row(const Layer& layer, const Step& step, float* qkv, 
     }
 }
 
-static inline void write_row(const Layer& layer, const Step& step, const float* qkv, int64_t row) {
+static inline void write_row(
+    const Layer& layer, int64_t index, const Step& step, const float* qkv, int64_t row
+) {
     const Attention& how = layer.attention;
-    int64_t page = step.slots[row] / step.batch.page_size, offset = step.slots[row] % step.batch.page_size;
+    const int64_t* by_head = step.evicting ? step.evicting->slots[row] : nullptr;
+    const int64_t* slots = by_head ? by_head + index * how.kv_heads : step.slots + row;
     const float* from = qkv + how.heads * how.keys.size;
-    for (const Cache* cache : {&how.keys, &how.values}) {
-        float* to = (float*)cache->elements + page * cache->by_page + offset * cache->size;
-        for (int64_t head = 0; head < how.kv_heads; ++head, from += cache->size)
+    for (const Cache* cache : {&how.keys, &how.values})
+        for (int64_t head = 0; head < how.kv_heads; ++head, from += cache->size) {
+            int64_t slot = slots[by_head ? head : 0];
+            int64_t page = slot / step.batch.page_size, offset = slot % step.batch.page_size;
+            float* to = (float*)cache->elements + page * cache->by_page + offset * cache->size;
             std::memcpy(to + head * cache->by_head, from, cache->size * sizeof(float));
-    }
+        }
 }
 
 static void normalise_rows(Job& job, const Layer& layer, const Step& step, const Norm& norm) {
@@ -95,8 +108,9 @@ static void normalise_rows(Job& job, const Layer& layer, const Step& step, const
     });
 }
 
-// Up to where attention begins: leaves queries, keys and values in `qkv`.
-static void before_attention(Job& job, const Layer& layer, const Step& step, bool write) {
+// Up to where attention begins: leaves queries, keys and values in `qkv`, and writes the keys and
+// values of layer `index`; -1: writes nothing.
+static void before_attention(Job& job, const Layer& layer, const Step& step, int64_t index) {
     const Room& room = step.room;
     int64_t stride = layer.qkv.outputs;
     normalise_rows(job, layer, step, layer.before);
@@ -108,7 +122,7 @@ static void before_attention(Job& job, const Layer& layer, const Step& step, boo
     job.phase(step.rows, [=](int64_t row) {
         float* qkv = at->room.qkv + row * stride;
         finish_row(*of, *at, qkv, row);
-        if (write) write_row(*of, *at, qkv, row);
+        if (index >= 0) write_row(*of, index, *at, qkv, row);
     });
 }
 

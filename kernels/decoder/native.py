@@ -1,21 +1,23 @@
 """All layers of a pre-norm decoder in one call, for CPUs (native.h): Llama and its like.
 
 Two ways to run a step, with the same bits: `run` computes all layers where attention is that of the
-compiled kernels; `before_attention` and `after_attention` are the halves of one layer, for steps
-whose attention is somebody else's (contexts that evict keys, caches in 8 bits).
+compiled kernels, of contexts that evict keys too; `before_attention` and `after_attention` are the
+halves of one layer, for steps whose attention is somebody else's (caches in 8 bits, for one).
 """
 
-from collections.abc import Sequence
-from ctypes import byref
+from collections.abc import Mapping, Sequence
+from ctypes import byref, pointer
 from dataclasses import dataclass
 from typing import Any, Final
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ..batch import PagedBatch
 from ..linear.native import Packed, RowRoom
 from ..native.library import (
+    EvictingStruct,
     HeadStruct,
     LayerStruct,
     Library,
@@ -107,6 +109,12 @@ class NativeLayers:
         layers, _norm, head = self._kept
         return {head}.union(*((x.qkv, x.out, x.gate_up, x.down) for x in layers))
 
+    @property
+    def scores(self) -> bool:
+        """Whether `run` takes `EvictingRows`: each KV head has few enough query heads."""
+        most = self._call.most_group()
+        return all(layer.heads <= most * layer.kv_heads for layer in self._layers)
+
     def step(self, x: Tensor, factors: Tensor | None, batch: PagedBatch | None) -> "LayerStep":
         """Begin a step. x: float32 `[T, width]`, which becomes the layers' result.
 
@@ -127,9 +135,17 @@ class NativeLayers:
             struct.batch = geometry.struct
         return LayerStep(x=x, struct=struct, kept=(real, geometry, batch))
 
-    def run(self, step: "LayerStep", caches: Caches) -> None:
-        """All layers; writes the rows' keys and values where the step's batch says."""
+    def run(
+        self, step: "LayerStep", caches: Caches, evicting: "EvictingRows | None" = None
+    ) -> None:
+        """All layers; writes the rows' keys and values where the step's batch says.
+
+        `evicting`: of rows whose keys go elsewhere, or whose attention is asked for.
+        """
         self._bind(caches)
+        asked = None if evicting is None else _Asked(evicting, step, len(self._layers))
+        if asked is not None:
+            step.struct.evicting = pointer(asked.struct)
         self._call.layers(self._structs, len(self._layers), byref(step.struct), self._threads)
 
     def before_attention(self, step: "LayerStep", index: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -196,6 +212,44 @@ class NativeLayers:
         for struct, (keys, values) in zip(self._structs, caches, strict=True):
             struct.attention.keys = cache_struct(keys, None)
             struct.attention.values = cache_struct(values, None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvictingRows:
+    """What contexts under eviction need of a step, by number of the row or sequence in its batch.
+
+    `slots`: int64 `[layers, Hkv]`, where the keys of a row go that differ by head. `weights`:
+    zeros, float32 `[layers, Hkv, rows, keys]`, to which the attention is added that a sequence's
+    keys receive; of a sequence with `votes`, float32 `[rows]`, `[layers, Hkv, keys]`: the weighted
+    sum over its rows.
+    """
+
+    slots: Mapping[int, Tensor]
+    weights: Mapping[int, Tensor]
+    votes: Mapping[int, Tensor]
+
+
+class _Asked:
+    """`EvictingRows` as C reads them. `struct`: lives as long as this does."""
+
+    def __init__(self, rows: EvictingRows, step: "LayerStep", layers: int) -> None:
+        sequences, count = step.struct.batch.sequences, step.struct.rows
+        slots = np.zeros(count, dtype=np.uintp)
+        for row, each in rows.slots.items():
+            slots[row] = each.data_ptr()
+        weights = np.zeros((layers, sequences), dtype=np.uintp)
+        for sequence, each in rows.weights.items():
+            bytes_of_layer = each.stride(0) * each.element_size()
+            weights[:, sequence] = (
+                each.data_ptr() + np.arange(layers, dtype=np.uintp) * bytes_of_layer
+            )
+        votes = np.zeros(sequences, dtype=np.uintp)
+        for sequence, each in rows.votes.items():
+            votes[sequence] = each.data_ptr()
+        self._kept = (rows, slots, weights, votes)
+        self.struct = EvictingStruct(
+            slots=slots.ctypes.data, weights=weights.ctypes.data, votes=votes.ctypes.data
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -144,12 +144,19 @@ class RoomStruct(Structure):
     ]
 
 
+class EvictingStruct(Structure):
+    """`Evicting` of decoder/native.h."""
+
+    _fields_: ClassVar = [("slots", c_void_p), ("weights", c_void_p), ("votes", c_void_p)]
+
+
 class StepStruct(Structure):
     """`Step` of decoder/native.h."""
 
     _fields_: ClassVar = [
         ("batch", BatchStruct),
         ("rows", c_int64),
+        ("evicting", POINTER(EvictingStruct)),
         ("factors", c_void_p),
         ("slots", c_void_p),
         ("room", RoomStruct),

@@ -142,14 +142,15 @@ void penstock_paged_attention(
     run(threads, [&](Job& job) { attend(job, *batch, *how, plan, q, q_stride, out, out_stride); });
 }
 
-// Attention that also says what keys receive. Query heads of a KV head: at most `penstock_most_group`.
+// Attention that also says what keys receive (`Scores`). Query heads of a KV head: at most
+// `penstock_most_group`.
 void penstock_scored_attention(
     const Batch* batch, const Attention* how, const float* q, int64_t q_stride, float* out,
-    int64_t out_stride, float* const* weights, const float* votes, int64_t threads
+    int64_t out_stride, float* const* weights, const float* const* votes, int64_t threads
 ) {
     Plan plan(*batch, *how, threads);
     Scores scores{weights, votes};
-    if (votes) plan.receive(*batch);
+    if (votes) plan.receive(*batch, votes);
     run(threads, [&](Job& job) {
         attend(job, *batch, *how, plan, q, q_stride, out, out_stride, &scores);
     });
@@ -160,17 +161,28 @@ int64_t penstock_most_group() { return ROWS; }
 // All layers of a step whose caches are float32.
 void penstock_layers(const Layer* layers, int64_t count, const Step* step, int64_t threads) {
     std::deque<Plan> plans;
+    std::deque<Scores> scores;
+    const Evicting* evicting = step->evicting;
     run(threads, [&](Job& job) {
         for (const Layer* layer = layers; layer < layers + count; ++layer) {
             const Attention& how = layer->attention;
             Plan* plan = nullptr;
             for (Plan& other : plans)
                 if (other.serves(how)) plan = &other;
-            if (!plan) plan = &plans.emplace_back(step->batch, how, threads);
-            before_attention(job, *layer, *step, true);
+            if (!plan) {
+                plan = &plans.emplace_back(step->batch, how, threads);
+                if (evicting) plan->receive(step->batch, evicting->votes);
+            }
+            int64_t index = layer - layers;
+            const Scores* asked = nullptr;
+            if (evicting)
+                asked = &scores.emplace_back(
+                    Scores{evicting->weights + index * step->batch.sequences, evicting->votes}
+                );
+            before_attention(job, *layer, *step, index);
             attend(
                 job, step->batch, how, *plan, step->room.qkv, layer->qkv.outputs,
-                step->room.attended, how.heads * how.values.size
+                step->room.attended, how.heads * how.values.size, asked
             );
             after_attention(job, *layer, *step);
         }
@@ -179,7 +191,7 @@ void penstock_layers(const Layer* layers, int64_t count, const Step* step, int64
 
 // The two halves of one layer, for steps whose attention is somebody else's.
 void penstock_before_attention(const Layer* layer, const Step* step, int64_t threads) {
-    run(threads, [=](Job& job) { before_attention(job, *layer, *step, false); });
+    run(threads, [=](Job& job) { before_attention(job, *layer, *step, -1); });
 }
 
 void penstock_after_attention(const Layer* layer, const Step* step, int64_t threads) {

@@ -287,11 +287,13 @@ static void merge(Part into, Part part, int64_t rows, int64_t room) {
     }
 }
 
-// What keys receive: of each sequence [kv_heads, rows, keys], or, where rows have votes, their sum,
-// [kv_heads, keys]. Zeros at first. Only where a unit holds all heads of its rows.
+// What keys receive: of each sequence [kv_heads, rows, keys], or, where its rows have votes, their
+// sum, [kv_heads, keys]; zeros at first. Only where a unit holds all heads of its rows.
 struct Scores {
-    float* const* weights;
-    const float* votes;  // [T] or null
+    float* const* weights;      // [S] of each sequence; null: of this one nothing is asked
+    const float* const* votes;  // [S] null, or those of a sequence's rows; null: no row has one
+
+    bool voted(int64_t sequence) const { return votes && votes[sequence]; }
 };
 
 // The same logits once more, now that their sums are known.
@@ -358,10 +360,11 @@ static void attend_task(
         for (; d + LANES <= how.values.size; d += LANES) store(to + d, load(from + d) / totals[r]);
         for (; d < how.values.size; ++d) to[d] = from[d] / totals[r];
     }
-    if (!scores) return;
+    if (!scores || !scores->weights[unit.sequence]) return;
     int64_t length = work.sight.length;
-    if (scores->votes) {
-        score_unit(work, sum, totals, plan.received.data() + unit.received, scores->votes + first_row);
+    if (scores->voted(unit.sequence)) {
+        float* to = plan.received.data() + unit.received;
+        score_unit(work, sum, totals, to, scores->votes[unit.sequence]);
     } else {
         float* of_head = scores->weights[unit.sequence] + unit.kv_head * work.sight.rows * length;
         score_unit(work, sum, totals, of_head, nullptr);
@@ -383,13 +386,17 @@ static void attend(
         );
     });
     if (!scores || !scores->votes) return;
-    // The units of a head, from the first to the last: threads do not change the sum.
+    // The units of a head, from the first to the last: threads do not change the sum. The next layer
+    // finds zeros.
     job.phase(batch.sequences * how.kv_heads, [=](int64_t i) {
         int64_t sequence = i / as->kv_heads, head = i % as->kv_heads, length = of->lengths[sequence];
+        if (!scores->weights[sequence] || !scores->voted(sequence)) return;
         float* to = scores->weights[sequence] + head * length;
-        for (const Unit& unit : plan_of->units)
-            if (unit.sequence == sequence && unit.kv_head == head)
-                for (int64_t k = 0; k < length; ++k) to[k] += plan_of->received[unit.received + k];
+        for (const Unit& unit : plan_of->units) {
+            if (unit.sequence != sequence || unit.kv_head != head) continue;
+            float* received = plan_of->received.data() + unit.received;
+            for (int64_t k = 0; k < length; ++k) to[k] += received[k], received[k] = 0.0f;
+        }
     });
 }
 

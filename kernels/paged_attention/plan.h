@@ -98,10 +98,13 @@ struct Plan {
     std::unique_ptr<float[]> parts;  // written before they are read
     std::vector<float> received;
 
-    // Room for the sums that votes ask for.
-    void receive(const Batch& batch) {
+    // Room for the sums that the votes of some sequences ask for.
+    void receive(const Batch& batch, const float* const* votes) {
         int64_t size = 0;
-        for (Unit& unit : units) unit.received = size, size += batch.lengths[unit.sequence];
+        for (Unit& unit : units) {
+            unit.received = size;
+            if (votes[unit.sequence]) size += batch.lengths[unit.sequence];
+        }
         received.assign(size, 0.0f);
     }
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..batch import PagedBatch
-from ..native.library import Library, address
+from ..native.library import Library
 from ..paged_attention.native import Geometry, prepared
 from . import reference
 
@@ -42,7 +42,11 @@ def launcher(library: Library) -> Callable[..., tuple[Tensor, list[Tensor]]]:
             for rows, length in zip(sizes, batch.kv_lengths, strict=True)
         ]
         where = np.array([each.data_ptr() for each in weights], dtype=np.uintp)
-        votes = None if votes_T is None else votes_T.contiguous()
+        votes = None
+        if votes_T is not None:
+            votes_T = votes_T.contiguous()
+            starts = np.array(batch.query_starts[:-1], dtype=np.uintp)
+            votes = votes_T.data_ptr() + starts * votes_T.element_size()
         run(
             byref(Geometry.of(batch).struct),
             byref(how),
@@ -51,7 +55,7 @@ def launcher(library: Library) -> Callable[..., tuple[Tensor, list[Tensor]]]:
             out.data_ptr(),
             out.stride(0),
             where.ctypes.data,
-            address(votes),
+            None if votes is None else votes.ctypes.data,
             threads,
         )
         return out, [each for each, rows in zip(weights, sizes, strict=True) if rows]

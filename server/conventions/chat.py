@@ -130,6 +130,11 @@ class ChatConventions:
             )
         return None
 
+    def thought_closed(self, prompt: RenderedChat) -> bool:
+        """Whether the prompt has closed the thought of a model that thinks."""
+        form = self._model.thinking
+        return form is not None and form.opened(prompt.text) is None
+
     def reading(self, prompt: RenderedChat) -> Reading | None:
         """How to read the answer; None: it is text."""
         tools, thoughts = self._model.tools, self._model.thinking
@@ -138,12 +143,12 @@ class ChatConventions:
         apart = opened is not None and self._thoughts.apart
         if not calls and not apart:
             return None
-        names = frozenset(each.tool.name for each in self._tools.offered)
+        offered = {each.tool.name: each.tool.parameters for each in self._tools.offered}
 
         def reader() -> AnswerReader:
             return AnswerReader(
                 thoughts.reader(opened=bool(opened)) if thoughts and apart else PlainReader(),
-                tools.reader(names) if tools and calls else PlainReader(),
+                tools.reader(offered) if tools and calls else PlainReader(),
             )
 
         token = self._tokenizer.added_id

@@ -9,7 +9,7 @@ from penstock.errors import RequestError
 
 from ...decoding.constraint.grammar import GrammarError, Grammars
 from ...engine.requests.grammar import MAX_SCHEMA_CHARS, checked_schema, refused
-from ...engine.requests.lark import NO_CALL, SPACE, TEXT, Lark
+from ...engine.requests.lark import CALL_ID, NO_CALL, SPACE, TEXT, Lark
 from .tools.format import CallSyntax, Tool, ToolFormat
 
 Mode = Literal["auto", "required"]
@@ -113,6 +113,8 @@ class AnswerFrame:
         except ValueError as error:
             raise refused(each.param, str(error)) from None
         middle, after = lark.text(syntax.middle), lark.text(syntax.after)
+        if syntax.before_id:
+            middle = f"{lark.text(syntax.before_id)} {CALL_ID} {middle}"
         return f"{json.dumps(each.tool.name)} {middle} {arguments} {after}"
 
     def _parameters(self, each: Offered, form: ToolFormat, grammars: Grammars) -> Mapping[str, Any]:

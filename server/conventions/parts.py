@@ -20,9 +20,10 @@ class Said:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A call of a tool begins; its arguments follow."""
+    """A call of a tool begins; its arguments follow. `id`: the model's own; None: it gave none."""
 
     name: str
+    id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

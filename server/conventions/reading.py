@@ -43,6 +43,7 @@ class ChoiceReading:
             self._thinks = False
         self.calls = 0
         self.thought_tokens = 0
+        self._ids: set[str] = set()
 
     def push(self, text: str, tokens: Sequence[int], *, last: bool) -> Fields:
         """What an event adds to the message; `last`: the choice has ended."""
@@ -65,7 +66,7 @@ class ChoiceReading:
     def _add(self, fields: Fields, part: Part) -> None:
         if isinstance(part, Call):
             function = {"name": part.name, "arguments": ""}
-            call = {"index": self.calls, "id": self._reading.new_id(), "type": "function"}
+            call = {"index": self.calls, "id": self._id(part), "type": "function"}
             fields.setdefault("tool_calls", []).append({**call, "function": function})
             self.calls += 1
         elif isinstance(part, Arguments):
@@ -78,6 +79,13 @@ class ChoiceReading:
         elif self._reading.shows_thoughts:
             for name in ("reasoning_content", "reasoning"):
                 fields[name] = fields.get(name, "") + part.text
+
+    def _id(self, call: Call) -> str:
+        """The model's id of a call, if no other call has it."""
+        own = call.id
+        found = self._reading.new_id() if own is None or own in self._ids else own
+        self._ids.add(found)
+        return found
 
     def _count(self, tokens: Sequence[int]) -> None:
         for token in tokens:

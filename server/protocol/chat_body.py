@@ -1,7 +1,7 @@
 """The body of /v1/chat/completions, and the messages that /tokenize shares with it."""
 
 from collections.abc import Collection, Iterator, Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, cast
 
 from pydantic import AfterValidator, BaseModel, Discriminator, Field, Tag, model_validator
 
@@ -61,6 +61,29 @@ Content = Annotated[
 ]
 
 
+def _with_refusals(message: dict[str, Any]) -> dict[str, Any]:
+    """An assistant's message whose refusals are its text."""
+    content, refusal = message.get("content"), message.get("refusal")
+    if message.get("role") != "assistant":
+        return message
+    if isinstance(content, list):
+        content = [_as_text(part) for part in cast("list[Any]", content)]
+    if isinstance(refusal, str) and refusal:
+        if isinstance(content, list):
+            content = [*cast("list[Any]", content), {"type": "text", "text": refusal}]
+        elif content is None or isinstance(content, str):
+            content = f"{content}\n{refusal}" if content else refusal
+    return {**message, "content": content}
+
+
+def _as_text(part: Any) -> Any:
+    match part:
+        case {"type": "refusal", "refusal": str(said)}:
+            return {"type": "text", "text": said}
+        case _:
+            return part
+
+
 class Message(BaseModel):
     """One message of a chat. Null fields are what client libraries send back of an answer."""
 
@@ -74,7 +97,13 @@ class Message(BaseModel):
     )
     tool_call_id: Name | None = None
     reasoning_content: str | None = None
+    refusal: str | None = None
     function_call: Annotated[Any, AfterValidator(_refuse_calls)] = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _says_refusals(cls, value: Any) -> Any:
+        return _with_refusals(value) if isinstance(value, dict) else value
 
     @model_validator(mode="after")
     def _has_its_fields(self) -> "Message":

@@ -158,7 +158,7 @@ _DONE = _done(
     separate_reasoning="false: thoughts are part of `content`, as the model writes them",
     structured_outputs="the same, and `regex`, `choice` or `grammar`",
     decoding="methods by name ([docs/decoding](decoding/README.md))",
-    kv_cache="a policy by name ([docs/kv-cache](kv-cache/README.md))",
+    kv_cache="a policy by name, and `drop_thinking` ([docs/kv-cache](kv-cache/README.md))",
 )
 
 _ALIASES = [

@@ -68,11 +68,7 @@ def explain(
 ) -> RequestError:
     """The refusal of the mistake that the caller meant, under the name that the caller used."""
     details = deepest(error)
-    first, dot, rest = path_of(details, values).partition(".")
-    path = sent_as.get(first, first) + dot + rest
-    part = FIELDS.get(sent_as.get(first, first))
-    if part is not None and part.kind == "part":  # of the object it was put into
-        path = part.name + rest.removeprefix((part.same_as or "").partition(".")[2])
+    path = _sent_path(path_of(details, values), sent_as)
     return RequestError(
         sentence(path or "the body", details),
         param=path or None,
@@ -80,3 +76,31 @@ def explain(
             "missing_required_parameter" if details["type"] == "missing" else "invalid_parameter"
         ),
     )
+
+
+def named_as_sent(error: RequestError, raw: bytes) -> RequestError:
+    """The same refusal of the body `raw`, under the name that the caller used for the field."""
+    if error.param is None:
+        return error
+    fields = parse_object(raw)
+    sent_as: dict[str, str] = {}
+    for name in fields:
+        whole = (FIELDS[name].same_as or "").partition(".")[0] if name in FIELDS else ""
+        if whole and whole not in fields:
+            sent_as[whole] = name
+    path = _sent_path(error.param, sent_as)
+    if path != error.param:
+        error.message = error.message.replace(error.param, path)
+        error.param, error.args = path, (error.message,)
+    return error
+
+
+def _sent_path(path: str, sent_as: Mapping[str, str]) -> str:
+    """A dotted path under the name that its first field was sent as."""
+    first, dot, rest = path.partition(".")
+    name = sent_as.get(first, first)
+    field = FIELDS.get(name)
+    if field is None or field.kind != "part":
+        return name + dot + rest
+    # A part of the object that it was put into.
+    return name + rest.removeprefix((field.same_as or "").partition(".")[2])

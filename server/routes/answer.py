@@ -6,10 +6,13 @@ import asyncio
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
+from penstock.errors import RequestError
+
 from ..disconnect import until_disconnect
 from ..generations import collect, submitted
 from ..policies import Caller, caller_of
 from ..protocol.generation import GenerationBody
+from ..protocol.parse import named_as_sent
 from ..streaming import EventStream
 from .common import ignored_headers, json_response, services_of, tenant_of
 
@@ -60,7 +63,7 @@ async def answer(
     )
     async with services.bodies.read(request) as raw:
         plan = await until_disconnect(
-            request.receive, services.offload.run(make_plan, engine, raw, asked)
+            request.receive, services.offload.run(_planned, make_plan, engine, raw, asked)
         )
     plan = _owned(plan, caller_of(request, services.settings.policy))
     headers = ignored_headers(request, plan.ignored)
@@ -76,6 +79,16 @@ async def answer(
     with submitted(engine, plan.requests) as generations:
         results = await until_disconnect(request.receive, collect(generations))
         return json_response(whole(plan, results, generations), headers)
+
+
+def _planned(
+    make_plan: Callable[[Backend, bytes, Asked], Plan[B]], engine: Backend, raw: bytes, asked: Asked
+) -> Plan[B]:
+    """The plan; a refusal names fields as the caller does."""
+    try:
+        return make_plan(engine, raw, asked)
+    except RequestError as error:
+        raise named_as_sent(error, raw) from None
 
 
 def _owned(plan: Plan[B], caller: Caller) -> Plan[B]:

@@ -85,6 +85,7 @@ def plan_chat(engine: Backend, raw: bytes, asked: Asked) -> Plan[ChatBody]:
             conversation=Conversation(messages=messages, template_kwargs=template_kwargs),
             frame=chat.frame(prompt),
             thinking=chat.thinking(prompt),
+            thought_closed=chat.thought_closed(prompt),
             shown_tokens=chat.shown_tokens,
         )
     )

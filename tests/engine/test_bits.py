@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from penstock import SamplingParams
 from penstock.engine.build import Built
 from penstock.engine.model.fused.compiled import CompiledDecoder
+from penstock.kernels.decoder.native import NativeLayers
 from penstock.kernels.linear.native import NativeLinear
 from penstock.kernels.native.library import Library, library
 from tests.conftest import TinyModel
@@ -110,6 +111,35 @@ def test_prefixes_that_others_have_read(tiny_model: TinyModel) -> None:
     expected = seen(alone(build(tiny_model("llama"), prefix_cache=False)))
     built = build(tiny_model("llama"))
     assert seen([*run(built, JOBS), *run(built, JOBS)]) == expected * 2
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        {"h2o": {"heavy": 6, "recent": 6, "interval": 3}},
+        {"h2o": {"heavy": 6, "recent": 6, "score": "decay", "score_window": 16}},
+        {"window": {"recent": 12, "sink": 2, "interval": 4}},
+        {"tova": {"keep": 14}},
+        {"keynorm": {"low": 6, "recent": 8}},
+    ],
+    ids=["h2o", "h2o-decay", "window", "tova", "keynorm"],
+)
+@pytest.mark.parametrize("kind", ["llama", "qwen3"])
+def test_eviction_in_one_call_or_layer_by_layer(
+    kind: str, policy: dict[str, Any], tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of prompts whose attention counts, of keys in slots, and of ordinary rows beside them."""
+    if not isinstance(library(), Library):
+        pytest.skip("needs the compiled kernels")
+    prompts = [list(range(60, 100)), [5 + 7 * i % 280 for i in range(75)]]
+    evicting = [Job(prompt=prompt, params=GREEDY, kv_cache=policy) for prompt in prompts]
+    jobs = [JOBS[0], evicting[0], JOBS[1], evicting[1]]
+    by_layer = build(tiny_model(kind), prefix_cache=False, chunk_tokens=33)
+    by_layer.engine.runner.evicts_in_layers = False
+    expected = seen(run(by_layer, jobs))
+    in_one_call = build(tiny_model(kind), prefix_cache=False, chunk_tokens=33)
+    monkeypatch.setattr(NativeLayers, "before_attention", None)  # of single layers
+    assert seen(run(in_one_call, jobs)) == expected
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen3"])

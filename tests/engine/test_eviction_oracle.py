@@ -36,16 +36,20 @@ Held = list[list[list[set[int]]]]
 class NaiveHead:
     """Keys, values and masses by position; `newest`: the attention of the newest token alone.
 
-    `doomed`: the next to be overwritten, in turn.
+    `doomed`: the next to be overwritten, in turn; None: a slot that is empty.
     """
 
     keys: dict[int, Tensor] = field(default_factory=dict)
     values: dict[int, Tensor] = field(default_factory=dict)
     masses: dict[int, float] = field(default_factory=dict)
     newest: dict[int, float] = field(default_factory=dict)
-    doomed: list[int] = field(default_factory=list)
+    doomed: list[int | None] = field(default_factory=list)
 
-    def drop(self, position: int) -> None:
+    def drop(self, position: int | None) -> None:
+        if position is not None and position in self.keys:
+            self._forget(position)
+
+    def _forget(self, position: int) -> None:
         del self.keys[position], self.values[position], self.masses[position]
 
 
@@ -90,10 +94,13 @@ class NaiveLlama:
         q = (module.q_proj.weight @ x).view(-1, size)
         k = (module.k_proj.weight @ x).view(-1, size)
         v = (module.v_proj.weight @ x).view(-1, size)
+        for here in self.heads[number]:
+            if self.evicts and not here.doomed:
+                self.doom(number, here, position)
         outs: list[Tensor] = []
         for kv in range(k.shape[0]):
             here = self.heads[number][kv]
-            if self.evicts and len(here.keys) == self.retention.slots:
+            if self.evicts:
                 here.drop(here.doomed.pop(0))
             here.keys[position] = self.stored(rotate(k[kv], position))
             here.values[position] = self.stored(v[kv])
@@ -113,10 +120,18 @@ class NaiveLlama:
                 for share, p in zip(probs, held, strict=True):
                     here.masses[p] += share
                     here.newest[p] += share
-        for here in self.heads[number]:
-            if self.evicts and len(here.keys) == self.retention.slots and not here.doomed:
-                here.doomed = self.worst(number, here, position + 1)[: self.retention.interval]
         return module.o_proj.weight @ torch.cat(outs)
+
+    def doom(self, layer: int, head: NaiveHead, length: int) -> None:
+        """Choose what is overwritten next: empty slots first."""
+        empty: list[int | None] = [None] * (self.retention.slots - len(head.keys))
+        head.doomed = [*empty, *self.worst(layer, head, length)][: self.retention.interval]
+
+    def drop_thought(self, thought: range) -> None:
+        """Its keys go in every head, whatever their rank."""
+        for head in (head for layer in self.heads for head in layer):
+            for p in thought:
+                head.drop(p)
 
     def worst(self, layer: int, head: NaiveHead, length: int) -> list[int]:
         retention = self.retention
@@ -132,14 +147,15 @@ class NaiveLlama:
 
     def first_eviction(self, length: int) -> None:
         """All but what is kept goes at once."""
-        if self.evicts or length <= self.retention.keep:
+        over = len(self.heads[0][0].keys) - self.retention.keep
+        if self.evicts or over <= 0:
             return
         self.evicts = True
-        over = length - self.retention.keep
         for layer, heads in enumerate(self.heads):
             for head, doomed in [(head, self.worst(layer, head, length)) for head in heads]:
                 for p in doomed[:over]:
                     head.drop(p)
+                head.doomed = [None] * self.retention.interval
 
 
 def in_8_bits(row: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ from tests.tiny import EOS, VOCAB, byte_tokenizer
 
 SPARSE = {"sparse_prefill": {"min_tokens": 128}}
 EVICTS = {"h2o": {"heavy": 4, "recent": 4}}
+DROPS = {"drop_thinking": True}
 TWO_CONTEXTS = {"cfg": {"scale": 2.0, "negative_prompt": "no"}}
 
 
@@ -51,6 +52,7 @@ def processor() -> InputProcessor:
 
 def given(**fields: Any) -> Input:
     params = {name: fields.pop(name) for name in SamplingFields.model_fields if name in fields}
+    fields.setdefault("thought_closed", True)
     return Input(request_id="r", prompt="a", params=SamplingFields(**params), **fields)
 
 
@@ -88,6 +90,16 @@ BROKEN: list[tuple[dict[str, Any], dict[str, Any], tuple[str, str, str]]] = [
             "unsupported_parameter",
             "kv_cache.h2o: the layers of this model have different numbers of KV heads, of which "
             "it cannot evict alike; leave it out",
+        ),
+    ),
+    (
+        {"kv_cache": {"h2o": {}, **DROPS}, "thought_closed": False},
+        {},
+        (
+            "kv_cache.drop_thinking",
+            "unsupported_parameter",
+            "kv_cache.drop_thinking drops thoughts, and none are known here: it takes a chat, and "
+            "a model that marks its thoughts with tokens of their own; leave it out",
         ),
     ),
     (
@@ -147,6 +159,17 @@ BROKEN: list[tuple[dict[str, Any], dict[str, Any], tuple[str, str, str]]] = [
             "unsupported_combination",
             "kv_cache.window cannot be combined with decoding.beam, which continues sequences "
             "token by token and would read them again each time; leave one of them out",
+        ),
+    ),
+    (
+        {"decoding": "beam", "kv_cache": DROPS},
+        {},
+        (
+            "kv_cache.drop_thinking",
+            "unsupported_combination",
+            "kv_cache.drop_thinking cannot be combined with decoding.beam, which continues "
+            "sequences token by token and would read their thoughts again each time; leave one of "
+            "them out",
         ),
     ),
     (

@@ -11,22 +11,43 @@ from penstock.server.conventions.reader import AnswerReader, Reader
 from penstock.server.conventions.thinking.format import ThoughtFormat
 from penstock.server.conventions.tools.deepseek import DEEPSEEK
 from penstock.server.conventions.tools.format import ToolFormat
+from penstock.server.conventions.tools.glm import GLM
 from penstock.server.conventions.tools.harmony import HARMONY
 from penstock.server.conventions.tools.hermes import HERMES
 from penstock.server.conventions.tools.llama3 import LLAMA3
 from penstock.server.conventions.tools.mistral import MISTRAL
 from penstock.server.conventions.tools.plain_json import JSON
 from penstock.server.conventions.tools.pythonic import PYTHONIC
+from penstock.server.conventions.tools.qwen_xml import QWEN_XML
 
 FORMATS: dict[str, ToolFormat] = {
-    form.name: form for form in (HERMES, LLAMA3, MISTRAL, DEEPSEEK, HARMONY, JSON, PYTHONIC)
+    form.name: form
+    for form in (
+        HERMES, LLAMA3, MISTRAL, DEEPSEEK, HARMONY, JSON, PYTHONIC, QWEN_XML, GLM
+    )
+}  # fmt: skip
+TYPED: dict[str, Any] = {
+    "properties": {
+        "s": {"type": "string"},
+        "e": {"enum": ["C", "F"]},
+        "i": {"type": "integer"},
+        "n": {"type": "number"},
+        "b": {"type": "boolean"},
+        "o": {"type": "object"},
+        "null": {"type": ["string", "null"]},
+        "r": {"$ref": "#/$defs/text"},
+        "any": {"anyOf": [{"type": "integer"}, {"$ref": "#/$defs/text"}]},
+    },
+    "$defs": {"text": {"type": "string"}},
 }
-TOOLS = {"f", "g", "get-weather", "maps.find:v2"}
+TOOLS: dict[str, dict[str, Any]] = {
+    "f": {}, "g": {}, "get-weather": {}, "maps.find:v2": {}, "typed": TYPED,
+}  # fmt: skip
 CALLS, CALLS_END = "<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>"
 CALL, SEP, CALL_END = "<｜tool▁call▁begin｜>", "<｜tool▁sep｜>", "<｜tool▁call▁end｜>"
 CHANNEL, MESSAGE, END = "<|channel|>", "<|message|>", "<|end|>"
 START = "<|start|>assistant"
-TAG, HERE, ARGS = "<|python_tag|>", "[TOOL_CALLS]", "[ARGS]"
+TAG, HERE, ARGS, ID = "<|python_tag|>", "[TOOL_CALLS]", "[ARGS]", "[CALL_ID]"
 TRICKY = json.dumps(
     {"a": '"}]) </tool_call> [TOOL_CALLS] ``` \\" {[(', "é": "日本 😀"}, ensure_ascii=False
 )
@@ -43,6 +64,25 @@ def fenced(name: str, arguments: str) -> str:
 
 def named(name: str, arguments: str) -> str:
     return f"{CALL}{name}{SEP}{arguments}{CALL_END}"
+
+
+def tagged(name: str, **values: str) -> str:
+    """A call in Qwen's tags."""
+    inside = "".join(f"<parameter={key}>\n{value}\n</parameter>\n" for key, value in values.items())
+    return f"<tool_call>\n<function={name}>\n{inside}</function>\n</tool_call>"
+
+
+def glm(name: str, line: str = "\n", **values: str) -> str:
+    """A call in GLM's tags, with line breaks or without."""
+    inside = "".join(
+        f"<arg_key>{key}</arg_key>{line}<arg_value>{value}</arg_value>{line}"
+        for key, value in values.items()
+    )
+    return f"<tool_call>{name}{line}{inside}</tool_call>"
+
+
+def typed(**values: Any) -> list[Part]:
+    return call("typed", json.dumps(values, ensure_ascii=False))
 
 
 ONE = '{"name": "f", "arguments": {"a": 1}}'
@@ -109,6 +149,9 @@ WELL_FORMED: dict[str, list[tuple[str, list[Part]]]] = {
         (f'Hi. {HERE}f{ARGS}{{"a": 1}}{HERE}g{ARGS}{{}}', [Said("Hi."), *F, *G]),
         (f"{HERE} f {ARGS} {TRICKY}\n{HERE}g{{}}\n", [*call("f", TRICKY), *G]),
         (f"{HERE}maps.find:v2{ARGS}{{}} there", [*call("maps.find:v2"), Said(" there")]),
+        (f'{HERE}f{ID}aB3defghi{ARGS}{{"a": 1}}{HERE}g{ID}123456789{ARGS}{{}}',
+         [Call("f", "aB3defghi"), F[1], Call("g", "123456789"), G[1]]),
+        (f'{HERE}f{ID} call_1 {ARGS}{{"a": 1}}{HERE}g{ID}{{}}', [*F, *G]),
     ],
     "deepseek": [
         ("a ｜ b <｜", [Said("a ｜ b <｜")]),
@@ -180,6 +223,48 @@ WELL_FORMED: dict[str, list[tuple[str, list[Part]]]] = {
         ("[f(a=open('x'))]", [Said("[f(a=open('x'))]")]),
         ("[f(**{'a': 1})]", [Said("[f(**{'a': 1})]")]),
     ],
+    "qwen_xml": [
+        ("Plain <text>.", [Said("Plain <text>.")]),
+        (tagged("f"), call("f")),
+        (tagged("typed", s="Rome"), typed(s="Rome")),
+        (f"I look.\n\n{tagged('typed', s='a')}\n{tagged('g')}\n",
+         [Said("I look."), *typed(s="a"), *G]),
+        (tagged("typed", s="two\nlines", i="3", n="-1.5e3", b="true", o='{"a": [1, "</x>"]}',
+                e="C"),
+         call("typed", '{"s": "two\\nlines", "i": 3, "n": -1.5e3, "b": true, '
+                       '"o": {"a": [1, "</x>"]}, "e": "C"}')),
+        (tagged("typed", s="12", r="true", e="F"), typed(s="12", r="true", e="F")),
+        (tagged("typed", s=""), typed(s="")),
+        (tagged("typed", s="\n x \n"), typed(s="\n x \n")),
+        (tagged("typed", s='"q" \\ é 日本 😀 \t <a href="x">'),
+         typed(s='"q" \\ é 日本 😀 \t <a href="x">')),
+        (tagged("typed", null="null", b="True"), typed(null=None, b=True)),
+        (tagged("typed", null="none", b="False"), typed(null="none", b=False)),
+        (tagged("typed", null="None", any="12"), typed(null=None, any=12)),
+        (tagged("typed", any="twelve", o="{'a': (1, None)}"),
+         typed(any="twelve", o={"a": [1, None]})),
+        (tagged("f", x="12", y="text", z='["a"]'), call("f", '{"x": 12, "y": "text", "z": ["a"]}')),
+        (tagged("any other", x="1").replace("any other", "other"), call("other", '{"x": 1}')),
+        ("<tool_call><function=typed><parameter=s>x</parameter></function></tool_call>",
+         typed(s="x")),
+        (f"I look.\n{tagged('typed', s='a').removeprefix('<tool_call>')}",
+         [Said("I look."), *typed(s="a")]),
+        (f"{tagged('g')}\nDone.", [*G, Said("\nDone.")]),
+    ],
+    "glm": [
+        ("Plain <text>.", [Said("Plain <text>.")]),
+        (glm("f"), call("f")),
+        (glm("f", ""), call("f")),
+        (glm("typed", s="Rome"), typed(s="Rome")),
+        (glm("typed", "", s="Rome", i="3"), typed(s="Rome", i=3)),
+        (f"I look.\n{glm('typed', s='a')}\n{glm('g', '')}", [Said("I look."), *typed(s="a"), *G]),
+        (glm("typed", s=" two\nlines\n", b="true", o='{"a": [1, "</x>"]}', e="C"),
+         call("typed", '{"s": " two\\nlines\\n", "b": true, "o": {"a": [1, "</x>"]}, "e": "C"}')),
+        (glm("typed", s="12", null="null", any="x"), typed(s="12", null=None, any="x")),
+        ("<tool_call>f <arg_key>x</arg_key> <arg_value>1</arg_value> </tool_call>",
+         call("f", '{"x": 1}')),
+        (f"{glm('g')}\nDone.", [*G, Said("\nDone.")]),
+    ],
 }  # fmt: skip
 
 BROKEN: dict[str, list[tuple[str, list[Part]]]] = {
@@ -233,8 +318,14 @@ BROKEN: dict[str, list[tuple[str, list[Part]]]] = {
         (f"{CALLS}{CALL}f{SEP}{{}}x{CALLS_END}", [*call("f"), Said(f"x{CALLS_END}")]),
     ],
     "harmony": [
-        (f"{CHANNEL}analysis", [Said(f"{CHANNEL}analysis")]),
-        (f"{CHANNEL}analysis{MESSAGE}Hm.{END}{START[:12]}", [Thought("Hm."), Said(START[:12])]),
+        (f"{CHANNEL}analysis", []),
+        (CHANNEL, []),
+        (f"{CHANNEL}analysis{MESSAGE}Hm.{END}{START[:12]}", [Thought("Hm.")]),
+        (f"{ANALYSIS}{CHANNEL}comm", [THOUGHT]),
+        (f"{ANALYSIS}{CHANNEL}commentary to=functions.get_w", [THOUGHT]),
+        (f"{ANALYSIS} to=functions.f{CHANNEL}commentary {JSON_TYPE}", [THOUGHT]),
+        (f"{CHANNEL}final{MESSAGE}Hi.{END}{START}{CHANNEL}", [Said("Hi.")]),
+        (" to= be", [Said(" to= be")]),
         (f"{CHANNEL}{'x' * 600}{MESSAGE}y", [Said(f"{CHANNEL}{'x' * 600}{MESSAGE}y")]),
         (f"{CHANNEL}final{MESSAGE}", []),
     ],
@@ -254,6 +345,33 @@ BROKEN: dict[str, list[tuple[str, list[Part]]]] = {
         ("[f(a={[]: 1})]", [Said("[f(a={[]: 1})]")]),
         ("[f", [Said("[f")]),
         ("[]", [Said("[]")]),
+    ],
+    "qwen_xml": [
+        (f"<tool_call>\n{ONE}\n</tool_call>", [Said(f"<tool_call>\n{ONE}\n</tool_call>")]),
+        ("Use <function=name> here.", [Said("Use <function=name> here.")]),
+        ("<function=unknown>\n</function>", [Said("<function=unknown>\n</function>")]),
+        (tagged("typed", s="<parameter=x>\n1\n</parameter> is one"),
+         typed(s="<parameter=x>\n1\n</parameter> is one")),
+        (tagged("typed", s="the tag </function> ends it"), typed(s="the tag </function> ends it")),
+        ("<tool_call>\n<function=typed>\n<parameter=s>\nx\n</function>\n</tool_call>",
+         typed(s="x")),
+        ("<tool_call>\n<function=f>\n<parameter=x>\n1\n</parameter>\n</tool_call>",
+         call("f", '{"x": 1}')),
+        ("<tool_call>\n<function=f>\noops</function>", [*call("f"), Said("\noops</function>")]),
+        (tagged("typed", s="a")[:-30], call("typed", '{"s": "a')),
+        ("<function=typed>\n<parameter=s>\nabc</par", call("typed", '{"s": "abc')),
+        ("<function=typed>\n<parameter=i>\n12", [Call("typed")]),
+        (tagged("typed", i="twelve", o="{"), call("typed", '{"i": "twelve", "o": "{"}')),
+        (f"<function={'f' * 600}>", [Said(f"<function={'f' * 600}>")]),
+        (f"<function=f><parameter={'k' * 600}>", [*call("f"), Said(f"<parameter={'k' * 600}>")]),
+    ],
+    "glm": [
+        ("<tool_call>" + ONE + "</tool_call>", [Said("<tool_call>" + ONE + "</tool_call>")]),
+        ("<tool_call>two words</tool_call>", [Said("<tool_call>two words</tool_call>")]),
+        (glm("typed", s="a </arg_value> b"), typed(s="a </arg_value> b")),
+        ("<tool_call>f<arg_key>x</arg_key>oops", [*call("f"), Said("<arg_key>x</arg_key>oops")]),
+        ("<tool_call>f\n<arg_key>s</arg_key>\n<arg_value>1", [Call("f")]),
+        ("<tool_call>typed<arg_key>s</arg_key><arg_value>abc</arg", call("typed", '{"s": "abc')),
     ],
 }  # fmt: skip
 

@@ -68,6 +68,7 @@ SHARED = (
     Bound("decoding", ("x", ["x"] * 16, {str(i): 1 for i in range(16)}), ("", ["x"] * 17, [""])),
     Bound("decoding", ({"a": [1] * 4000},), ({"a": [1] * 5000}, {str(i): 1 for i in range(17)})),
     Bound("kv_cache", ("x", ["x"] * 16), ("", ["x"] * 17, {"a": [1] * 5000})),
+    Bound("kv_cache", ({"drop_thinking": True}, {"drop_thinking": False}), ()),
 )
 
 COMPLETION = (

@@ -68,3 +68,29 @@ def test_an_assistant_without_content_is_an_empty_turn() -> None:
     ]
     with templated(PARTS) as server, server.client() as client:
         assert prompt_of(client, messages) == "<user>U;<assistant><user>V;"
+
+
+def test_refusals_sent_back_are_what_the_assistant_said() -> None:
+    part = {"type": "refusal", "refusal": "No."}
+    text = {"type": "text", "text": "Well."}
+    with templated(STRINGS) as server, server.client() as client:
+
+        def said(**fields: object) -> str:
+            user = {"role": "user", "content": "U"}
+            return prompt_of(client, [user, {"role": "assistant", **fields}, user])
+
+        assert said(content=None, refusal="No.") == "<user>U<assistant>No.<user>U"
+        assert said(content="", refusal="No.") == "<user>U<assistant>No.<user>U"
+        assert said(content="Well.", refusal="No.") == "<user>U<assistant>Well.\nNo.<user>U"
+        assert said(content="Well.", refusal=None) == "<user>U<assistant>Well.<user>U"
+        assert said(content=[part]) == "<user>U<assistant>No.<user>U"
+        assert said(content=[text, part]) == "<user>U<assistant>Well.\nNo.<user>U"
+        assert said(content=[text], refusal="No.") == "<user>U<assistant>Well.\nNo.<user>U"
+        for wrong in (
+            {"role": "user", "content": [part]},
+            {"role": "assistant", "content": [{"type": "refusal"}]},
+            {"role": "assistant", "content": [{"type": "refusal", "refusal": 1}]},
+            {"role": "assistant", "content": None, "refusal": 1},
+        ):
+            body = {"messages": [wrong], "max_tokens": 1}
+            assert client.post("/v1/chat/completions", json=body).status_code == 400, wrong

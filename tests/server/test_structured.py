@@ -177,8 +177,20 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"structured_outputs": {"regex": "(?=a)b"}}, "structured_outputs.regex", "invalid_grammar"),
     ({"guided_choice": []}, "guided_choice", "invalid_parameter"),
     ({"guided_choice": ["a"], "guided_regex": "a"}, "guided_regex", "invalid_parameter"),
-    ({"guided_json": {}, "response_format": {"type": "json_object"}}, "structured_outputs",
+    ({"guided_json": {}, "response_format": {"type": "json_object"}}, "guided_json",
      "invalid_parameter"),
+    ({"structured_outputs": {"json": {}}, "response_format": {"type": "json_object"}},
+     "structured_outputs", "invalid_parameter"),
+    # Older names, under which a mistake is named, too.
+    ({"guided_json": {"not": {}}}, "guided_json", "invalid_grammar"),
+    ({"json_schema": {"not": {}}}, "json_schema", "invalid_grammar"),
+    ({"format": {"not": {}}}, "format", "invalid_grammar"),
+    ({"guided_regex": "(?=a)b"}, "guided_regex", "invalid_grammar"),
+    ({"regex": "(?=a)b"}, "regex", "invalid_grammar"),
+    ({"guided_grammar": "start: b"}, "guided_grammar", "invalid_grammar"),
+    ({"ebnf": "start: b"}, "ebnf", "invalid_grammar"),
+    ({"guided_json": {}, "decoding": {"tot": {"generate": "propose"}}}, "guided_json",
+     "unsupported_combination"),
     ({"structured_outputs": {"no_such": 1}}, "structured_outputs.no_such", "invalid_parameter"),
 ]  # fmt: skip
 
@@ -191,6 +203,8 @@ def test_what_cannot_be_held_is_a_400(
     assert answer.status_code == 400, answer.text
     error = answer.json()["error"]
     assert (error["param"], error["code"]) == (param, code)
+    assert param in error["message"]
+    assert ("structured_outputs" in error["message"]) == ("structured_outputs" in fields)
 
 
 CRAFTED: list[dict[str, Any]] = [

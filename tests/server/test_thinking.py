@@ -183,6 +183,52 @@ def test_thoughts_that_are_sent_back_reach_the_template(http: httpx.Client) -> N
     assert "Let me count them.</think>Four." in prompt
 
 
+def test_a_thought_is_dropped(
+    http: httpx.Client, thinker: tuple[bool, ServeProcess, dict[str, int]]
+) -> None:
+    fields = {**thinks(thinker), "thinking": {"budget": 12}, "return_token_ids": True}
+    kept = ask(http, **fields, kv_cache={"drop_thinking": False})
+    assert kept["choices"] == ask(http, **fields)["choices"]
+    dropped = ask(http, **fields, kv_cache={"drop_thinking": True})
+    (one,), (other,) = kept["choices"], dropped["choices"]
+    opened, _, ids = thinker
+    end = one["token_ids"].index(ids["</think>"])
+    assert other["token_ids"][: end + 2] == one["token_ids"][: end + 2]
+    if opened:  # else a biased token is nearly all that comes
+        assert other["token_ids"] != one["token_ids"]
+    thought = end if opened else end - 1
+    assert dropped["usage"]["penstock"]["evicted_tokens"] == thought
+    assert (
+        dropped["usage"]["completion_tokens_details"] == kept["usage"]["completion_tokens_details"]
+    )
+    policy = {"window": {"recent": 20, "sink": 4}, "drop_thinking": True}
+    assert ask(http, **fields, kv_cache=policy)["usage"]["penstock"]["evicted_tokens"] > thought
+    streamed = http.post(
+        CHATS,
+        json={"messages": [QUESTION], "max_tokens": LIMIT, "seed": 2, "temperature": 1, **fields,
+              "kv_cache": {"drop_thinking": True}, "stream": True},
+    ).text  # fmt: skip
+    chunks = [json.loads(line[6:]) for line in streamed.splitlines() if line[:7] == "data: {"]
+    deltas = [choice["delta"] for chunk in chunks for choice in chunk["choices"]]
+    content = "".join(delta.get("content") or "" for delta in deltas)
+    assert content == other["message"]["content"]
+    best = ask(http, **fields, kv_cache={"drop_thinking": True}, decoding="best_of")
+    assert best["usage"]["penstock"]["evicted_tokens"] > thought
+    ask(http, think=False, kv_cache={"drop_thinking": True})  # its prompt has closed the thought
+
+
+def test_a_model_without_thoughts_has_none_to_drop(server: ServeProcess) -> None:
+    body = {"max_tokens": 3, "kv_cache": {"drop_thinking": True}}
+    with server.client() as http:
+        for path, prompt in (
+            (CHATS, {"messages": [QUESTION]}),
+            ("/v1/completions", {"prompt": "a"}),
+        ):
+            answer = http.post(path, json={**body, **prompt})
+            assert answer.status_code == 400
+            assert answer.json()["error"]["param"] == "kv_cache.drop_thinking"
+
+
 def test_a_model_without_thoughts_refuses_a_budget(server: ServeProcess) -> None:
     with server.client() as http:
         body = {"messages": [QUESTION], "max_tokens": 3}
@@ -191,6 +237,8 @@ def test_a_model_without_thoughts_refuses_a_budget(server: ServeProcess) -> None
         assert answer.json()["error"]["param"] == "thinking.budget"
         answer = http.post(CHATS, json={**body, "thinking_token_budget": 5})
         assert answer.status_code == 400
+        assert answer.json()["error"]["param"] == "thinking_token_budget"
+        assert answer.json()["error"]["message"].startswith("thinking_token_budget bounds")
         for wrong in ({"budget": -1}, {"budget": "5"}, {"type": "sometimes"}, 5):
             answer = http.post(CHATS, json={**body, "thinking": wrong})
             assert answer.status_code == 400, wrong

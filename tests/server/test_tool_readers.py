@@ -25,6 +25,7 @@ from tests.server.answer_texts import (
     TAG,
     WELL_FORMED,
     F,
+    call,
     calls_of,
     cases,
     pieces_of,
@@ -96,10 +97,36 @@ def test_text_is_said_as_it_comes() -> None:
 def test_names_of_no_tool() -> None:
     """Where markup tells calls apart, the caller gets to know of a name that does not exist."""
     for name in ("llama3", "json", "pythonic"):
-        assert isinstance(read(FORMATS[name].reader({"g"}), WELL_FORMED[name][1][0])[0], Said)
-    for name in ("hermes", "mistral", "deepseek", "harmony"):
-        answers = [answer for answer, parts in WELL_FORMED[name] if parts == F]
-        assert all(read(FORMATS[name].reader(()), answer) == F for answer in answers)
+        assert isinstance(read(FORMATS[name].reader({"g": {}}), WELL_FORMED[name][1][0])[0], Said)
+    for name in ("hermes", "mistral", "deepseek", "harmony", "qwen_xml", "glm"):
+        answers = [answer for answer, parts in WELL_FORMED[name] if parts in (F, call("f"))]
+        assert answers
+        assert all(read(FORMATS[name].reader({}), answer)[0] == F[0] for answer in answers)
+
+
+@pytest.mark.parametrize(
+    ("name", "beginning", "end"),
+    [
+        ("qwen_xml", "<function=typed>\n<parameter=s>\n", "\n</parameter>\n<parameter="),
+        ("glm", "<tool_call>typed\n<arg_key>s</arg_key>\n<arg_value>", "</arg_value>\n<arg_key>"),
+    ],
+)
+def test_text_between_tags_comes_as_it_is_written(name: str, beginning: str, end: str) -> None:
+    reader = reader_of(name)
+    found = [part for character in beginning for part in reader.push(character)]
+    assert found[0] == Call("typed")
+    found += reader.push("R")
+    assert text_of_arguments(found) == '{"s": "R'
+    for character in "ome ":
+        assert reader.push(character) == [Arguments(character)]
+    assert reader.push("<") == []
+    assert reader.push("b") == [Arguments("<b")]
+    assert text_of_arguments(reader.push(end)) == '"'
+    assert reader.finish() == []
+
+
+def text_of_arguments(parts: list[Part]) -> str:
+    return "".join(part.text for part in parts if isinstance(part, Arguments))
 
 
 BITS: dict[str, list[str]] = {
@@ -114,6 +141,16 @@ BITS: dict[str, list[str]] = {
         f"{CHANNEL}commentary to=f{MESSAGE}", "analysis", "assistant",
     ],
     "json": ['{"name": "f", "arguments": '],
+    "qwen_xml": [
+        "<tool_call>", "</tool_call>", "<function=", "<function=f>", "<function=typed>",
+        "</function>", "<parameter=", "<parameter=s>", "<parameter=i>", "</parameter>", "</",
+        "<par",
+    ],
+    "glm": [
+        "<tool_call>", "</tool_call>", "<tool_call>f", "<tool_call>typed", "<arg_key>",
+        "</arg_key>", "<arg_value>", "</arg_value>", "<arg_key>s</arg_key>",
+        "<arg_key>i</arg_key>", "</", "<arg",
+    ],
     "pythonic": ["[f(", "[g()", "f(", "a=", ")]", "b='", "True", '"""', "), g(", "r'", "1, "],
 }  # fmt: skip
 COMMON = [

@@ -79,6 +79,37 @@ CONVENTIONS: dict[str, tuple[str, list[str]]] = {
         ),
         [],
     ),
+    "mistral_with_ids": (
+        _TOOLS
+        + _TURNS
+        % (
+            "[TOOL_CALLS]{{ call.function.name }}[CALL_ID]{{ call.id }}[ARGS]"
+            "{{ call.function.arguments | tojson }}"
+        ),
+        ["[TOOL_CALLS]", "[CALL_ID]", "[ARGS]"],
+    ),
+    "qwen_xml": (
+        _TOOLS
+        + _TURNS
+        % (
+            "\n<tool_call>\n<function={{ call.function.name }}>\n"
+            "{% for k, v in call.function.arguments | items %}<parameter={{ k }}>\n"
+            "{{ v if v is string else v | tojson }}\n</parameter>\n{% endfor %}"
+            "</function>\n</tool_call>"
+        ),
+        ["<tool_call>", "</tool_call>"],
+    ),
+    "glm": (
+        _TOOLS
+        + _TURNS
+        % (
+            "\n<tool_call>{{ call.function.name }}"
+            "{% for k, v in call.function.arguments.items() %}\n<arg_key>{{ k }}</arg_key>\n"
+            "<arg_value>{{ v if v is string else v | tojson }}</arg_value>{% endfor %}\n"
+            "</tool_call>"
+        ),
+        ["<tool_call>", "</tool_call>", "<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>"],
+    ),
     "harmony": (
         _TOOLS
         + _TURNS
@@ -126,7 +157,7 @@ def test_the_convention_is_recognised(
     convention: tuple[str, ServeProcess, dict[str, int]],
 ) -> None:
     name, server, _ = convention
-    kind = "mistral" if name == "mistral_named" else name
+    kind = "mistral" if name.startswith("mistral") else name
     assert f"tool calls: {kind}" in server.log
     assert ("described" in server.log) == (name == "json")
 
@@ -236,6 +267,9 @@ def test_a_strict_tool_is_held_once_a_call_begins(
         "hermes": ["<tool_call>"],
         "mistral": ["[TOOL_CALLS]"],
         "mistral_named": ["[TOOL_CALLS]"],
+        "mistral_with_ids": ["[TOOL_CALLS]"],
+        "qwen_xml": ["<tool_call>"],
+        "glm": ["<tool_call>"],
         "deepseek": ["<｜tool▁calls▁begin｜>"],
     }.get(name)
     strict = [{**tool, "function": {**tool["function"], "strict": True}} for tool in TOOLS]

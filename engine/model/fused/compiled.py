@@ -37,6 +37,11 @@ class CompiledDecoder(nn.Module):
         self._options = options
 
     @property
+    def scores(self) -> bool:
+        """Whether `run` can tell what keys receive."""
+        return self._layers.scores
+
+    @property
     def stored_bytes(self) -> int:
         """Bytes of all weights; the head's count once where the embedding shares them."""
         packed = self._layers.packed
@@ -60,7 +65,8 @@ class CompiledDecoder(nn.Module):
         if isinstance(penstock_step, PagedStep) and penstock_step.in_one_call:
             store = penstock_step.store
             step = layers.step(hidden[0], factors, penstock_step.batch)
-            layers.run(step, [*zip(store.keys, store.values, strict=True)])
+            caches = [*zip(store.keys, store.values, strict=True)]
+            layers.run(step, caches, penstock_step.evicting)
         else:
             step = layers.step(hidden[0], factors, None)
             for index, (layer, options) in enumerate(self._options):

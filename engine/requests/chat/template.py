@@ -198,7 +198,8 @@ class _Trial:
             ]
             text = self._template.trial(turns, tools=True) or ""
             # Neither Python's spelling of a dictionary nor JSON inside a string of JSON.
-            arrived = re.search(rf"{key}\W*[:=>]\W*{value}", text) and result in text
+            between = r"\W*(?:[:=>]|</\w+>\s*<\w+>)\W*"
+            arrived = re.search(f"{key}{between}{value}", text) and result in text
             if arrived and f"{{'{key}'" not in text and f'\\"{key}' not in text:
                 return kind
         return None

@@ -1,8 +1,8 @@
 """DeepSeek's models: V3.1 writes a name and JSON, V3 and R1 a fenced block of JSON."""
 
 import re
-from collections.abc import Collection
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 from ..reader import Reader
 from .format import CallSyntax, ToolFormat
@@ -40,7 +40,7 @@ class DeepSeek(ToolFormat):
             trigger=_CALLS,
         )
 
-    def reader(self, names: Collection[str]) -> Reader:
+    def reader(self, tools: Mapping[str, Mapping[str, Any]]) -> Reader:
         """See `ToolFormat`."""
         return NamedCallReader(_BEGIN, _HEAD, (_FENCE_END, _END), (_CALLS, _CALLS_END))
 

@@ -3,7 +3,7 @@
 import hashlib
 import secrets
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,6 +35,7 @@ class CallSyntax:
     """The text of calls that are held to a grammar:
 
     `begin` (`before` name `middle` arguments `after`), several of them with `between`, and `end`.
+    `before_id`: between the name and an id of nine letters and digits; empty: calls have no ids.
     `trigger`: the beginning of `begin + before` that free text does not have; empty: an answer is
     either text or calls. `parallel`: the model can write several. `thought`: what follows a thought
     before the first call.
@@ -49,6 +50,7 @@ class CallSyntax:
     trigger: str = ""
     parallel: bool = True
     thought: str = ""
+    before_id: str = ""
 
 
 class ToolFormat(ABC):
@@ -71,8 +73,8 @@ class ToolFormat(ABC):
         """How calls are to be written, for a model with this chat template."""
 
     @abstractmethod
-    def reader(self, names: Collection[str]) -> Reader:
-        """A reader of one choice; `names`: of the tools that may be called."""
+    def reader(self, tools: Mapping[str, Mapping[str, Any]]) -> Reader:
+        """A reader of one choice; `tools`: parameters of the tools that may be called, by name."""
 
     def arguments(self, parameters: Mapping[str, Any], lark: Lark) -> str:
         """The expression for arguments that match a schema.

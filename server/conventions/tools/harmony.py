@@ -4,8 +4,8 @@ https://github.com/openai/harmony describes it.
 """
 
 import re
-from collections.abc import Collection
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 from ..parts import Arguments, Said, Thought
 from ..reader import Reader, begun
@@ -17,6 +17,8 @@ _CONSTRAIN: Final = "<|constrain|>"
 _ENDS: Final = ("<|end|>", "<|call|>", "<|return|>", _START)
 _HEADERS: Final = (_CHANNEL, _START, " to=")
 """Beginnings of headers; the prompt has begun the first one."""
+_CUT_HEADER: Final = re.compile(r"(?:<\|channel\|>|<\|start\|>| to=\S)[^<\n]*(?:<\|\w+\|>[^<\n]*)*")
+"""A header whose message `max_tokens` has cut off: markup, and no text."""
 _TO: Final = re.compile(rf"to=(?:functions\.)?({NAME})")
 
 
@@ -35,6 +37,9 @@ class _HarmonyReader(CallReader):
             return False
         end = self.left.find(_MESSAGE, 0, LONGEST_HEAD) if header_like else -1
         if header_like and end < 0 and len(self.left) < LONGEST_HEAD and not self.ended:
+            return False
+        if end < 0 and self.ended and _CUT_HEADER.fullmatch(self.left, 0, LONGEST_HEAD):
+            self.left = ""
             return False
         self._step = self._body
         if end < 0:
@@ -103,7 +108,7 @@ class Harmony(ToolFormat):
             thought=_START + "assistant",
         )
 
-    def reader(self, names: Collection[str]) -> Reader:
+    def reader(self, tools: Mapping[str, Mapping[str, Any]]) -> Reader:
         """See `ToolFormat`."""
         return _HarmonyReader()
 

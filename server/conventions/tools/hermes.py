@@ -1,6 +1,7 @@
 """`<tool_call>{"name": ..., "arguments": {...}}</tool_call>`: Hermes 2 Pro, Qwen2.5, Qwen3."""
 
-from collections.abc import Collection
+from collections.abc import Mapping
+from typing import Any
 
 from ..reader import Reader
 from .format import CallSyntax, ToolFormat
@@ -32,7 +33,7 @@ class Hermes(ToolFormat):
             trigger=_BEGIN,
         )
 
-    def reader(self, names: Collection[str]) -> Reader:
+    def reader(self, tools: Mapping[str, Mapping[str, Any]]) -> Reader:
         """See `ToolFormat`."""
         return JsonCallReader(_BEGIN, _END, accepts=bool)
 

@@ -1,6 +1,7 @@
 """`{"name": ..., "parameters": {...}}`, perhaps behind `<|python_tag|>`: Llama 3.1 to 3.3."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from typing import Any
 
 from ..reader import Reader
 from .format import CallSyntax, ToolFormat
@@ -40,9 +41,9 @@ class Llama3(ToolFormat):
             before='{"name": "', middle='", "parameters": ', after="}", parallel=False
         )
 
-    def reader(self, names: Collection[str]) -> Reader:
+    def reader(self, tools: Mapping[str, Mapping[str, Any]]) -> Reader:
         """See `ToolFormat`."""
-        return _Llama3Reader(names)
+        return _Llama3Reader(tools)
 
 
 LLAMA3 = Llama3()

@@ -1,18 +1,21 @@
 """Mistral's models: `[TOOL_CALLS][{"name": ..., "arguments": {...}}, ...]`, and, in templates with
-`[ARGS]`, `[TOOL_CALLS]name[ARGS]{...}` for each call."""
+`[ARGS]`, `[TOOL_CALLS]name[ARGS]{...}` for each call; with `[CALL_ID]`, an id behind the name."""
 
 import re
-from collections.abc import Collection
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 from ..parts import Said
 from ..reader import Edge, Reader
 from .format import CallSyntax, ShortIds, ToolFormat
 from .readers import NAME, JsonCallReader, NamedCallReader
 
-_BEGIN, _ARGS = "[TOOL_CALLS]", "[ARGS]"
-_HEAD: Final = re.compile(rf"\s*({NAME})\s*(?:{re.escape(_ARGS)}\s*)?")
-"""Some models leave `[ARGS]` out."""
+_BEGIN, _ID, _ARGS = "[TOOL_CALLS]", "[CALL_ID]", "[ARGS]"
+_HEAD: Final = re.compile(
+    rf"\s*({NAME})\s*(?:{re.escape(_ID)}\s*(?:(?P<id>[A-Za-z0-9]{{9}})|[^\[{{]*)\s*)?"
+    rf"(?:{re.escape(_ARGS)}\s*)?"
+)
+"""Some models leave `[ARGS]` out. Templates insist on ids of nine letters and digits."""
 
 
 class _MistralReader(Reader):
@@ -65,7 +68,7 @@ class Mistral(ShortIds, ToolFormat):
     """See the module."""
 
     name = "mistral"
-    markers = (_BEGIN, _ARGS)
+    markers = (_BEGIN, _ID, _ARGS)
 
     def recognises(self, template: str) -> bool:
         """See `ToolFormat`."""
@@ -74,7 +77,10 @@ class Mistral(ShortIds, ToolFormat):
     def syntax(self, template: str) -> CallSyntax:
         """See `ToolFormat`."""
         if _ARGS in template:
-            return CallSyntax(before=_BEGIN, middle=_ARGS, after="", trigger=_BEGIN)
+            before_id = _ID if _ID in template else ""
+            return CallSyntax(
+                before=_BEGIN, before_id=before_id, middle=_ARGS, after="", trigger=_BEGIN
+            )
         return CallSyntax(
             begin=_BEGIN + "[",
             before='{"name": "',
@@ -85,7 +91,7 @@ class Mistral(ShortIds, ToolFormat):
             trigger=_BEGIN,
         )
 
-    def reader(self, names: Collection[str]) -> Reader:
+    def reader(self, tools: Mapping[str, Mapping[str, Any]]) -> Reader:
         """See `ToolFormat`."""
         return _MistralReader()
 

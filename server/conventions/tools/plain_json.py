@@ -5,7 +5,7 @@ and results become text.
 """
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..reader import Reader
@@ -34,9 +34,9 @@ class PlainJson(ToolFormat):
         del template
         return CallSyntax(before='{"name": "', middle='", "arguments": ', after="}", between="\n")
 
-    def reader(self, names: Collection[str]) -> Reader:
+    def reader(self, tools: Mapping[str, Mapping[str, Any]]) -> Reader:
         """See `ToolFormat`."""
-        return JsonCallReader("", "", accepts=names.__contains__)
+        return JsonCallReader("", "", accepts=tools.__contains__)
 
 
 JSON = PlainJson()

@@ -161,9 +161,9 @@ class Pythonic(ToolFormat):
         del template
         return CallSyntax(begin="[", before="", middle="(", after=")", between=", ", end="]")
 
-    def reader(self, names: Collection[str]) -> Reader:
+    def reader(self, tools: Mapping[str, Mapping[str, Any]]) -> Reader:
         """See `ToolFormat`."""
-        return _PythonReader(names)
+        return _PythonReader(tools)
 
     def arguments(self, parameters: Mapping[str, Any], lark: Lark) -> str:
         """See `ToolFormat`: the values are JSON, each behind its name, in the schema's order."""

@@ -39,12 +39,12 @@ class CallReader(Reader):
         if shown:
             self.found.append(Said(shown))
 
-    def begin_call(self, name: str) -> None:
+    def begin_call(self, name: str, own_id: str | None = None) -> None:
         """A call begins; what was taken is its markup."""
         self.called = True
         self._edge.take()
         self.taken.clear()
-        self.found.append(Call(name))
+        self.found.append(Call(name, own_id))
 
     def give_up(self, separator: str = "") -> None:
         """What was taken is text; white space is not, nor is a separator at the end of all."""
@@ -196,7 +196,8 @@ class JsonCallReader(CallReader):
 class NamedCallReader(CallReader):
     """Calls as `begin`, a head, a JSON object, and `ends`, each of which may be missing.
 
-    `head`: its first group is the name. `outer`: what stands before and behind all calls.
+    `head`: its first group is the name; its group `id`, if it has one, the call's id. `outer`: what
+    stands before and behind all calls.
     """
 
     def __init__(
@@ -228,7 +229,7 @@ class NamedCallReader(CallReader):
         if head is None:
             self._step = self._is_text
             return True
-        self.begin_call(head[1])
+        self.begin_call(head[1], head.groupdict().get("id"))
         self.left = self.left[end:]
         self._value, self._step = JsonValue(), self._json
         return True
