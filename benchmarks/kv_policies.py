@@ -108,7 +108,9 @@ class Recorder(EvictionState):
     def add_prompt(self, attention_record: AttentionRecord, count: int) -> None:
         """See `EvictionState`. What follows the prompt comes token by token."""
         if self.length >= self._prompt_tokens:
-            self.rows.append(torch.stack(attention_record.weights))
+            weights = attention_record.stacked
+            assert weights is not None
+            self.rows.append(weights)
         super().add_prompt(attention_record, count)
 
     def future(self) -> Ranking:

@@ -24,7 +24,7 @@ from .loading.stages import stage
 from .model.cache_dtype import cache_dtype
 from .model.cuda_graphs import decode_graphs
 from .model.fused.compiled import CompiledDecoder
-from .model.memory import free_bytes, pool_pages
+from .model.memory import free_bytes, give_back, pool_pages
 from .model.numerics import AS_THEY_ARE, deterministic
 from .model.profile import CudaMeter, longest_prompt, step_bytes
 from .model.runner import ModelRunner
@@ -63,6 +63,7 @@ def build_engine(config: EngineConfig, clock: Callable[[], float]) -> Built:
         ConfigurationError: settings and model do not fit together.
     """
     loaded = load_model(config)
+    give_back()
     dtype = cache_dtype(config.kv_cache_dtype, loaded.dtype, loaded.device)
     backend = choose(
         config.attention_backend,

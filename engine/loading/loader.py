@@ -7,6 +7,7 @@ checkpoint raises one ConfigurationError, whose message names the file, and the 
 import logging
 import os
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,12 +15,15 @@ import torch
 from torch import nn
 
 from ...errors import ConfigurationError
+from ...kernels.linear.blocks import BLOCK_TYPES, FLOAT_TYPES
+from ...kernels.native.library import Library, library
 from ...kvcache.store import LayerShape
 from ..attention.interface import Findings, probe_model, register
 from ..model.fused.prepare import make_fused, store_weights
 from ..model.threads import torch_threads, usable_cores
 from ..requests.tokenizer import Tokenizer
 from ..weights.base import WeightFormat
+from ..weights.blocks import stored_bytes
 from ..weights.choose import choose_format
 from ..weights.float import FLOAT
 from ..weights.gguf import GGUF
@@ -97,21 +101,21 @@ def _load(
     folder = checkpoint.folder
     fields = read_config(folder)
     weights = choose_format(settings.quantization, checkpoint.path, fields)
-    packed = weights is GGUF and device.type == "cpu" and dtype == torch.float32
-    if weights is GGUF and not packed:
+    if weights is GGUF and not (device.type == "cpu" and dtype == torch.float32):
         weights = FLOAT
+    packed = _kept_packed(weights, device, dtype)
     generation = read_generation(folder)
     stored = checkpoint.stored()
     model_config = build_config(folder, settings)
     hf_tokenizer = read_tokenizer(folder, settings)
     check_sizes(folder, model_config, stored, settings)
 
-    def load() -> Any:
+    def load(packed: Collection[str]) -> Any:
         tensors = checkpoint.tensors(dtype, packed=packed) or weights.tensors(folder, fields)
         loaded = load_weights(folder, model_config, stored, settings, dtype, tensors)
         return loaded.to(device).eval()
 
-    model = load()
+    model = load(packed)
     _set_threads(settings, model, device)
     check_weights(folder, model, stored, checkpoint.read)
     text_config = model.config.get_text_config()
@@ -124,7 +128,7 @@ def _load(
     lean = make_fused(model, weights)
     if lean is None:
         del model  # before it is loaded again
-        lean = load()
+        lean = load(packed if weights is GGUF else ())
         fix_rotary(lean, text_config, context)
         if not weights.lossless:
             store_weights(lean, weights)
@@ -161,6 +165,17 @@ def _load(
     )
 
 
+def _kept_packed(
+    weights: WeightFormat, device: torch.device, dtype: torch.dtype
+) -> Collection[str]:
+    """Types of blocks in which matrices stay until they are laid out for compiled products."""
+    if device.type != "cpu" or dtype != torch.float32:
+        return ()
+    if weights is GGUF:
+        return BLOCK_TYPES.keys()
+    return FLOAT_TYPES.keys() if weights is FLOAT and isinstance(library(), Library) else ()
+
+
 def load_tokenizer(settings: ModelSettings, eos_token_ids: frozenset[int]) -> Tokenizer:
     """Load only the tokenizer, for a process that runs no model."""
     with quiet_transformers(), open_checkpoint(settings) as checkpoint:
@@ -192,7 +207,7 @@ def _dtype(settings: ModelSettings, device: torch.device) -> torch.dtype:
 
 def _set_threads(settings: ModelSettings, model: nn.Module, device: torch.device) -> None:
     if device.type == "cpu":
-        weights_bytes = sum(p.numel() * p.element_size() for p in model.parameters())
+        weights_bytes = sum(map(stored_bytes, model.parameters()))
         cores = usable_cores()
         if settings.threads is not None or "OMP_NUM_THREADS" not in os.environ:
             torch.set_num_threads(settings.threads or torch_threads(weights_bytes, cores))

@@ -18,7 +18,7 @@ class ModelSettings(Settings):
     `device`: device of the model; auto is cuda if there is one, else cpu.
     `dtype`: dtype of weights and KV cache; auto is bfloat16 on CUDA and float32 on a CPU.
     `quantization`: format of the weights of linear layers; none is the checkpoint's own, int8
-    stores and multiplies them in 8 bits, and installed packages may add others.
+    and int4 make them smaller, and installed packages may add others.
     `trust_remote_code`: run Python code from the model folder; only for models that you trust.
     `max_model_len`: longest prompt plus answer in tokens; default: the model's own context.
     `chat_control_tokens`: who may write control tokens in a chat: its template alone, so that the

@@ -1,14 +1,21 @@
-"""Free memory, and the size of the page pool."""
+"""Free memory, what weights take of it, and the size of the page pool."""
 
+import ctypes
+import gc
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 import psutil
 import torch
+from torch import nn
 
 from ...errors import ConfigurationError
+from ...kernels.linear.native import NativeLinear
 from ...kvcache.store import LayerShape
+from ..weights.blocks import stored_bytes
+from .fused.compiled import CompiledDecoder
 from .settings import CacheSettings
 
 SHARE: Final = 0.5
@@ -30,6 +37,22 @@ def free_bytes(device: torch.device) -> int:
     except OSError:
         return free
     return free if limit == "max" else max(0, min(free, int(limit) - int(used)))
+
+
+def weights_bytes(model: nn.Module) -> int:
+    """Bytes of a model's weights as they are kept; what two modules share counts once."""
+    if isinstance(model, CompiledDecoder):
+        return model.stored_bytes
+    packed = {each.packed for each in model.modules() if isinstance(each, NativeLinear)}
+    others = sum(map(stored_bytes, (*model.parameters(), *model.buffers())))
+    return others + sum(each.stored_bytes for each in packed)
+
+
+def give_back() -> None:
+    """Return freed memory to the system, which the C library (glibc) keeps for itself."""
+    gc.collect()
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def pool_pages(

@@ -16,6 +16,9 @@ from ...kernels.linear.blocks import BLOCK_TYPES, dequantise
 from ...kernels.linear.native import Packed, pack, pack_blocks, panel
 from ...kernels.native.library import Library
 
+_ROOM_BYTES: Final = 4 << 20
+"""Numbers that a product computes at a time: they stay in a core's cache."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Rows:
@@ -80,6 +83,22 @@ class BlockTensor(Tensor):
         return BlockTensor(picked)
 
     @classmethod
+    def __torch_function__(
+        cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        """Products go through the numbers of some rows at a time; `split` gives several tensors,
+        which torch's inference mode does not take from below."""
+        if func is linear and len(args) > 1 and type(args[1]) is BlockTensor and not kwargs:
+            return multiply(*args)
+        if func in (Tensor.split, torch.split):
+            found = _split(*args, **kwargs or {})
+            if found is not None:
+                return found
+        disabled: Any = torch._C.DisableTorchFunctionSubclass  # pyright: ignore  # as torch's docs do
+        with disabled():
+            return func(*args, **kwargs or {})
+
+    @classmethod
     def __torch_dispatch__(
         cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
@@ -89,6 +108,43 @@ class BlockTensor(Tensor):
         if found is not None:
             return found
         return func(*_dense(args), **_dense(kwargs or {}))
+
+
+def stored_bytes(weight: Tensor) -> int:
+    """Bytes that a weight takes as it is."""
+    if isinstance(weight, BlockTensor):
+        return weight.stored_bytes
+    return weight.numel() * weight.element_size()
+
+
+def spread(model: nn.Module) -> None:
+    """Dequantise weights in blocks that belong to no linear layer or embedding; they are small."""
+    for module in model.modules():
+        if isinstance(module, nn.Embedding):
+            continue
+        for name, weight in module._parameters.items():  # pyright: ignore[reportPrivateUsage]
+            if isinstance(weight, BlockTensor):
+                numbers = nn.Parameter(weight.dequantise(), requires_grad=False)
+                setattr(module, name, numbers)
+
+
+def multiply(x: Tensor, weight: BlockTensor, bias: Tensor | None = None) -> Tensor:
+    """y = x W^T + b `[..., N]` in x's type, with the weight's numbers, exactly.
+
+    Slow: the numbers are computed anew, in room for some rows that is used again and again.
+    """
+    inputs = weight.shape[1]
+    out = x.new_empty(*x.shape[:-1], weight.shape[0])
+    most = max(1, _ROOM_BYTES // (4 * inputs))
+    room = torch.empty(min(most, weight.shape[0]), inputs)
+    first = 0
+    for part in weight.parts:
+        for raw in part.raw.split(most):
+            last = first + raw.shape[0]
+            numbers = dequantise(raw, part.kind, room[: raw.shape[0]]).to(x.dtype)
+            out[..., first:last] = linear(x, numbers)
+            first = last
+    return out if bias is None else out.add_(bias)
 
 
 class BlockLinear(nn.Module):
@@ -101,7 +157,7 @@ class BlockLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`[..., N]` in x's type."""
-        return linear(x, self.weight.dequantise().to(x.dtype), self.bias)
+        return multiply(x, self.weight, self.bias)
 
 
 def pack_numbers(library: Library, weight: Tensor, bias: Tensor | None) -> Packed:
@@ -175,6 +231,14 @@ def _sliced(
     if dim not in (0, -2):
         return None
     return tensor.rows(torch.arange(tensor.shape[0])[start:end:step])
+
+
+def _split(
+    tensor: BlockTensor, split_size: int | list[int], dim: int = 0
+) -> tuple[BlockTensor, ...] | None:
+    if dim not in (0, -2):
+        return None
+    return tuple(tensor.rows(rows) for rows in torch.arange(tensor.shape[0]).split(split_size))
 
 
 def _embedded(table: Tensor, ids: Tensor, *_: Any) -> Tensor | None:

@@ -5,9 +5,10 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from ...kernels.linear.native import NativeLinear, pack
+from ...kernels.linear.native import NativeLinear
 from ...kernels.native.library import Library
 from .base import Pack, WeightFormat
+from .blocks import BlockTensor, pack_numbers, stored_bytes
 
 
 class Float(WeightFormat):
@@ -23,20 +24,20 @@ class Float(WeightFormat):
 
     def stored_bytes(self, weight: Tensor) -> int:
         """See `WeightFormat`."""
-        return weight.numel() * weight.element_size()
+        return stored_bytes(weight)
 
     def linear(
         self, weight: Tensor, bias: Tensor | None, library: Library | None
     ) -> nn.Module | None:
         """See `WeightFormat`."""
-        packed = type(weight) not in (Tensor, nn.Parameter)
-        if library is None or weight.dtype != torch.float32 or packed:
+        plain = type(weight) in (Tensor, nn.Parameter, BlockTensor)
+        if library is None or weight.dtype != torch.float32 or not plain:
             return None
-        return NativeLinear(library, pack(library, weight, bias))
+        return NativeLinear(library, pack_numbers(library, weight, bias))
 
     def packer(self, library: Library) -> Pack:
         """See `WeightFormat`."""
-        return partial(pack, library)
+        return partial(pack_numbers, library)
 
 
 FLOAT = Float()

@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from ...kernels.linear.native import NativeLinear
 from ...kernels.native.library import Library
 from .base import Pack, WeightFormat
-from .blocks import BlockLinear, BlockTensor, pack_numbers
-from .float import FLOAT
+from .blocks import BlockLinear, BlockTensor, pack_numbers, stored_bytes
 
 
 class Gguf(WeightFormat):
@@ -31,9 +30,7 @@ class Gguf(WeightFormat):
 
     def stored_bytes(self, weight: Tensor) -> int:
         """See `WeightFormat`."""
-        return (
-            weight.stored_bytes if isinstance(weight, BlockTensor) else FLOAT.stored_bytes(weight)
-        )
+        return stored_bytes(weight)
 
     def linear(
         self, weight: Tensor, bias: Tensor | None, library: Library | None

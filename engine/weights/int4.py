@@ -11,7 +11,7 @@ from ...kernels.linear.blocks import BLOCK_TYPES, QUANTISED, quantise
 from ...kernels.linear.native import NativeLinear, Packed
 from ...kernels.native.library import Library
 from .base import Pack, WeightFormat
-from .blocks import BlockLinear, BlockTensor, pack_numbers
+from .blocks import BlockLinear, BlockTensor, pack_numbers, stored_bytes
 
 _BLOCK = BLOCK_TYPES[QUANTISED]
 
@@ -25,7 +25,7 @@ class Int4(WeightFormat):
     def stored_bytes(self, weight: Tensor) -> int:
         """See `WeightFormat`."""
         if not _fits(weight):
-            return weight.numel() * weight.element_size()
+            return stored_bytes(weight)
         return weight.numel() // _BLOCK.inputs * _BLOCK.bytes
 
     def linear(

@@ -10,6 +10,7 @@ from ...kernels.linear.int8 import Int8Linear, fits
 from ...kernels.linear.native import NativeLinear, Packed, fits_int8, pack, pack_int8
 from ...kernels.native.library import Library
 from .base import Pack, WeightFormat
+from .blocks import stored_bytes
 
 _SCALE_BYTES = 4
 
@@ -23,7 +24,7 @@ class Int8(WeightFormat):
     def stored_bytes(self, weight: Tensor) -> int:
         """See `WeightFormat`."""
         if not fits(weight):
-            return weight.numel() * weight.element_size()
+            return stored_bytes(weight)
         return weight.numel() + weight.shape[0] * _SCALE_BYTES
 
     def linear(

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Final
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, BeforeValidator
 
 from ...plugins import plugin_names
 from ...validation import show
@@ -21,4 +21,9 @@ def _known(name: str) -> str:
     return name
 
 
-FormatName = Annotated[str, AfterValidator(_known)]
+def _none(name: object) -> object:
+    """On a command line and in YAML, none and null mean nothing."""
+    return AS_STORED if name is None else name
+
+
+FormatName = Annotated[str, BeforeValidator(_none), AfterValidator(_known)]

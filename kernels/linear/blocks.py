@@ -46,15 +46,16 @@ QUANTISED: Final = "Q4_1"
 FLOAT_TYPES: Final[Mapping[str, torch.dtype]] = {"F16": torch.float16, "BF16": torch.bfloat16}
 
 
-def dequantise(raw: Tensor, kind: str) -> Tensor:
-    """Float32 `[N, K]` of uint8 `[N, bytes of a row]`."""
-    if kind in FLOAT_TYPES:
-        return raw.contiguous().view(FLOAT_TYPES[kind]).float()
+def dequantise(raw: Tensor, kind: str, room: Tensor | None = None) -> Tensor:
+    """Float32 `[N, K]` of uint8 `[N, bytes of a row]`; in `room`, if it is given."""
     of, found = BLOCK_TYPES[kind], library()
-    if not isinstance(found, Library):
-        return _without_compiled_code(raw, of)
     rows, inputs = raw.shape[0], raw.shape[1] // of.bytes * of.inputs
-    raw, numbers = raw.contiguous(), torch.empty(rows, inputs)
+    numbers = torch.empty(rows, inputs) if room is None else room
+    if kind in FLOAT_TYPES:
+        return numbers.copy_(raw.contiguous().view(FLOAT_TYPES[kind]))
+    if not isinstance(found, Library):
+        return numbers.copy_(_without_compiled_code(raw, of))
+    raw = raw.contiguous()
     found.call.dequantise(
         of.number, address(raw), rows, inputs, address(numbers), torch.get_num_threads()
     )

@@ -10,9 +10,11 @@ from pathlib import Path
 
 from penstock import __version__
 
+from ...engine.weights.settings import AS_STORED, FormatName
 from ...kernels.selfcheck import CHECKS, TRITON_CHECKS, triton_unsupported_reason, usual_device
 from ..log import configure_logging
 from .command_settings import CommandSettings
+from .model_report import model_rows
 
 Row = tuple[str, str]
 _PACKAGES = ("torch", "triton", "transformers", "tokenizers", "fastapi", "uvicorn", "pydantic")
@@ -22,10 +24,12 @@ _EMBEDDED = Path(__file__).parent.parent.parent / "models" / "nano" / "weights"
 class DoctorSettings(CommandSettings):
     """Show device, kernels, memory and versions, and check the kernels, and a model where named.
 
-    `model`: folder of a model, or its name on the Hub, to load as `penstock serve` would.
+    `model`: a model to load as `penstock serve` would, and to say what of it is fast or slow here.
+    `quantization`: the format to keep its weights in.
     """
 
     model: str | None = None
+    quantization: FormatName = AS_STORED
 
 
 def run_doctor(settings: DoctorSettings) -> int:
@@ -47,17 +51,10 @@ def run_doctor(settings: DoctorSettings) -> int:
     if unsupported_reason is not None:
         write(f"{'check triton':<24} not run: {unsupported_reason}\n")
     if settings.model is not None:
-        write(f"{'model':<24} {_model(settings.model)}\n")
+        configure_logging("warning")
+        for name, value in model_rows(settings.model, settings.quantization):
+            write(f"{name:<24} {value}\n")
     return 1 if failed else 0
-
-
-def _model(name: str) -> str:
-    from ...engine.config import EngineConfig
-    from ...engine.loading.loader import load_model
-
-    configure_logging("warning")
-    loaded = load_model(EngineConfig(model=name))
-    return f"{loaded.info.architecture}, up to {loaded.info.max_length_tokens} tokens"
 
 
 def _report() -> Iterator[Row]:

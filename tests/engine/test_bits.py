@@ -89,6 +89,9 @@ def test_weights_in_16_bits(
     narrow = {name: tensor.to(getattr(torch, dtype)) for name, tensor in stored.items()}
     save_file(narrow, tmp_path / "model.safetensors", {"format": "pt"})
     narrowed = build(tmp_path)
+    as_numbers = {name: tensor.float() for name, tensor in narrow.items()}
+    save_file(as_numbers, tmp_path / "model.safetensors", {"format": "pt"})
+    assert stored_bytes(build(tmp_path)) == stored_bytes(narrowed)
     monkeypatch.setattr(compiled.call, "narrowest", in_float32)
     wide = build(tmp_path)
     assert stored_bytes(wide) == 2 * stored_bytes(narrowed)

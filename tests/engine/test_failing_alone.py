@@ -215,11 +215,8 @@ def test_a_controller_meets_the_failure_of_its_part(built: Built, *, catches: bo
             return Outcome(answers=(Answer(text=left.text, token_ids=left.token_ids),))
         return Outcome(answers=())
 
-    embedding: Any = next(
-        module for module in built.loaded.model.modules() if hasattr(module, "num_embeddings")
-    )
-    with torch.no_grad():
-        embedding.weight[66] = torch.nan
+    model: Any = built.loaded.model
+    model.embedding = _PoisonedEmbedding(model.embedding)
     searching = with_controller(built, body)
     run = Run(searching, search_request(searching, [5, 6], {"scripted": {}}, ignore_eos=True))
     run.start()
@@ -232,6 +229,19 @@ def test_a_controller_meets_the_failure_of_its_part(built: Built, *, catches: bo
         assert run.error.code == "numerical_error"
     run.leave()
     assert built.engine.stats().pages_in_use == 0
+
+
+class _PoisonedEmbedding(torch.nn.Module):
+    """Token 66 is not a number."""
+
+    def __init__(self, inner: torch.nn.Module) -> None:
+        super().__init__()
+        self._inner = inner
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        hidden: torch.Tensor = self._inner(ids)
+        hidden[ids == 66] = torch.nan
+        return hidden
 
 
 class _ForgetfulLayer(torch.nn.Module):

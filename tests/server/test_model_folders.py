@@ -238,7 +238,23 @@ def test_doctor_checks_a_model(
     tiny_llama: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(["doctor", "--model", str(tiny_llama)]) == 0
-    assert "LlamaForCausalLM, up to 512 tokens" in capfd.readouterr().out
+    said = capfd.readouterr().out
+    assert "LlamaForCausalLM, up to 512 tokens" in said
+    assert re.search(
+        r"^weights +0\.\d+M in the format float, 0 MiB \(3\d\.\d bits each\)$", said, re.M
+    )
+    assert re.search(r"^model runs +all layers in one call of compiled code$", said, re.M)
+    assert re.search(r"^expected at most +\d+ tokens/s in one stream", said, re.M)
+    assert "would be faster" in said
+    command = ["doctor", "--model", str(tiny_llama), "--quantization"]
+    assert cli.main([*command, "int4"]) == 0
+    said = capfd.readouterr().out
+    assert "in the format int4" in said
+    assert "would be faster" not in said
+    assert cli.main([*command, "none"]) == 0
+    assert "in the format float" in capfd.readouterr().out
+    assert cli.main([*command, "int5"]) == 2
+    assert "must be one of" in capfd.readouterr().err
     twist, message = ALL["weights: renamed"]
     assert cli.main(["doctor", "--model", str(twisted(tiny_llama, tmp_path, twist))]) == 2
     check_message(capfd.readouterr().err, message)

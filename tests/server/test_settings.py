@@ -130,7 +130,10 @@ def test_lists_come_from_every_source(tmp_path: Path, monkeypatch: pytest.Monkey
             ["--kv-cache-dtype", "int4"],
             "--kv-cache-dtype is 'int4'.*'auto', 'bf16', 'fp8' or 'int8'",
         ),
-        (["--quantization", "int3"], "--quantization is 'int3'.* one of none, float, int8$"),
+        (
+            ["--quantization", "int3"],
+            "--quantization is 'int3'.* one of none, float, gguf, int4, int8$",
+        ),
         (["--chat-template-kwarg", "tokenize"], "tokenize"),
         (["--config", "/nowhere.yaml"], "--config /nowhere.yaml"),
         (["--shutdown-timeout-s", "-1"], "--shutdown-timeout-s"),

@@ -3,7 +3,7 @@
 import json
 import re
 import tempfile
-from collections.abc import Generator, Mapping
+from collections.abc import Collection, Generator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -36,7 +36,7 @@ class GgufCheckpoint(Checkpoint):
         self._model = model
         self._fields = fields
         self._sources = sources(model, architecture)
-        self._read = self._parameters(torch.float32, packed=False)
+        self._read = self._parameters(torch.float32, packed=())
 
     def stored(self) -> Mapping[str, StoredTensor]:
         """See `Checkpoint`; the names are those of the model."""
@@ -49,7 +49,9 @@ class GgufCheckpoint(Checkpoint):
             for name, source in self._sources.items()
         }
 
-    def tensors(self, dtype: torch.dtype, *, packed: bool) -> Mapping[str, Tensor] | None:
+    def tensors(
+        self, dtype: torch.dtype, *, packed: Collection[str]
+    ) -> Mapping[str, Tensor] | None:
         """See `Checkpoint`."""
         return self._parameters(dtype, packed=packed)
 
@@ -57,7 +59,7 @@ class GgufCheckpoint(Checkpoint):
         """See `Checkpoint`."""
         return self._read[name]
 
-    def _parameters(self, dtype: torch.dtype, *, packed: bool) -> Parameters:
+    def _parameters(self, dtype: torch.dtype, *, packed: Collection[str]) -> Parameters:
         return Parameters(
             model=self._model,
             sources=self._sources,

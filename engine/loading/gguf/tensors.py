@@ -4,14 +4,14 @@ Matrices of a served type stay packed: a `BlockTensor` is a view of the mapped f
 rows in another order. Anything else becomes float32.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
 from torch import Tensor
 
-from ....kernels.linear.blocks import BLOCK_TYPES, dequantise
+from ....kernels.linear.blocks import dequantise
 from ...weights.blocks import BlockTensor
 from .header import Header, TensorEntry
 from .names import Change, Source
@@ -24,14 +24,14 @@ _FLOATS: Final = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bflo
 class Parameters(Mapping[str, Tensor]):
     """Parameter name -> tensor. `heads`, `kv_heads`: of queries, and of keys.
 
-    `packed`: matrices stay packed where they can; else every tensor is made of `dtype`.
+    `packed`: types of blocks that matrices keep; every other tensor is made of `dtype`.
     """
 
     model: GgufModel
     sources: Mapping[str, Source]
     heads: int
     kv_heads: int
-    packed: bool
+    packed: Collection[str]
     dtype: torch.dtype
 
     def __getitem__(self, name: str) -> Tensor:
@@ -40,11 +40,10 @@ class Parameters(Mapping[str, Tensor]):
         if others:
             return self._stacked(source)
         header, entry = self.model.tensors[first]
-        if self.packed and len(entry.shape) == 2 and entry.kind in BLOCK_TYPES:
+        if entry.kind in self.packed and len(entry.shape) == 2:
             rows = _bytes(header, entry).view(entry.shape[0], -1)
             return self._changed(BlockTensor.of(rows, entry.kind), source.change)
-        values = self._changed(_values(header, entry), source.change)
-        return values if self.packed else values.to(self.dtype)
+        return self._changed(_values(header, entry), source.change).to(self.dtype)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.sources)
@@ -66,8 +65,7 @@ class Parameters(Mapping[str, Tensor]):
         """[experts, n x rows, inputs] of n tensors [experts, rows, inputs], expert by expert."""
         found = [self.model.tensors[name] for name in source.tensors]
         experts, rows, inputs = (int(size) for size in found[0][1].shape)
-        dtype = torch.float32 if self.packed else self.dtype
-        made = torch.empty(experts, len(found) * rows, inputs, dtype=dtype)
+        made = torch.empty(experts, len(found) * rows, inputs, dtype=self.dtype)
         for i, (header, entry) in enumerate(found):
             blocks = _bytes(header, entry).view(experts, -1)
             for expert in range(experts):

@@ -42,6 +42,11 @@ class CompiledDecoder(nn.Module):
         return self._layers.scores
 
     @property
+    def step_bytes(self) -> int:
+        """Bytes of weights that every step reads: of the embedding it reads some rows."""
+        return sum(each.stored_bytes for each in self._layers.packed)
+
+    @property
     def stored_bytes(self) -> int:
         """Bytes of all weights; the head's count once where the embedding shares them."""
         packed = self._layers.packed

@@ -9,6 +9,7 @@ from transformers.pytorch_utils import Conv1D
 
 from ....kernels.native.library import Library, library
 from ...weights.base import WeightFormat
+from ...weights.blocks import stored_bytes
 from ...weights.float import FLOAT
 from .replace import replace
 
@@ -34,7 +35,7 @@ def merged(weights: list[Tensor], biases: list[Tensor | None]) -> nn.Linear:
 def store_linears(model: nn.Module, weights: WeightFormat, library: Library | None) -> int:
     """Replace linear layers by those of a format, where it has one; returns how many it took."""
     parameters = list(model.parameters())
-    all_bytes = sum(p.numel() * p.element_size() for p in parameters)
+    all_bytes = sum(map(stored_bytes, parameters))
     before_bytes = after_bytes = 0
 
     def stored(module: nn.Module) -> nn.Module | None:
@@ -44,7 +45,7 @@ def store_linears(model: nn.Module, weights: WeightFormat, library: Library | No
         weight = module.weight
         found = weights.linear(weight, module.bias, library)
         if found is not None:
-            before_bytes += weight.numel() * weight.element_size()
+            before_bytes += stored_bytes(weight)
             after_bytes += weights.stored_bytes(weight)
         return found
 

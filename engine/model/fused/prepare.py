@@ -8,6 +8,7 @@ from torch import nn
 
 from ....errors import ConfigurationError
 from ...weights.base import WeightFormat
+from ...weights.blocks import spread
 from .compiled import compiled_decoder
 from .linears import pack_linears, store_linears, usable_library
 from .observe import WHOLE_TOLERANCE, ObservedPass, agree, observe
@@ -53,6 +54,7 @@ def _faster(model: nn.Module, weights: WeightFormat) -> nn.Module:
     store_linears(model, weights, compiled)
     if compiled is not None:
         pack_linears(model, compiled)
+    spread(model)
     return model
 
 

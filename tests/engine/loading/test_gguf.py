@@ -17,6 +17,7 @@ from penstock.engine.config import EngineConfig
 from penstock.engine.loading.loader import LoadedModel, load_model
 from penstock.engine.loading.open_checkpoint import open_checkpoint
 from penstock.engine.weights.blocks import BlockTensor
+from penstock.kernels.linear.blocks import BLOCK_TYPES
 from penstock.kernels.linear.int8 import Int8Linear
 from penstock.kernels.linear.native import NativeLinear
 from tests.engine.loading.gguf_files import (
@@ -146,8 +147,8 @@ def test_packed_matrices_are_the_same_numbers(name: str, tmp_path: Path) -> None
     kind, changes = MODELS[name]
     file = save_gguf(tiny(tmp_path, kind, **changes), tmp_path / "m.gguf", kind="Q8_0")
     with open_checkpoint(EngineConfig(model=str(file))) as checkpoint:
-        packed = checkpoint.tensors(torch.float32, packed=True)
-        numbers = checkpoint.tensors(torch.float32, packed=False)
+        packed = checkpoint.tensors(torch.float32, packed=BLOCK_TYPES)
+        numbers = checkpoint.tensors(torch.float32, packed=())
         assert packed is not None
         assert numbers is not None
         assert list(packed) == list(numbers) == list(checkpoint.stored())
