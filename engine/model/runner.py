@@ -22,6 +22,7 @@ from ..attention.sparse import SparseRows
 from ..state.step import Chunk, Step
 from .cuda_graphs import DecodeGraphs
 from .fused.compiled import CompiledDecoder
+from .rows import Rows, wanted_rows
 
 
 class ModelRunner:
@@ -63,7 +64,7 @@ class ModelRunner:
             self._store.copy_pages(step.copies)
         in_one_call = self._evicts_in_one_call(step)
         taken = self._take_slots(step) if in_one_call else {}
-        rows = _Rows(self._store.page_size, in_one_call=in_one_call)
+        rows = Rows(self._store.page_size, in_one_call=in_one_call)
         for chunk in step.chunks:
             rows.add(chunk)
         if self.graphs is not None and step.in_lines:
@@ -113,7 +114,7 @@ class ModelRunner:
             chunk.finite = all(finite[first : first + chunk.count])
             first += chunk.count
 
-    def _in_graph(self, graphs: DecodeGraphs, rows: "_Rows") -> Tensor | None:
+    def _in_graph(self, graphs: DecodeGraphs, rows: Rows) -> Tensor | None:
         """Run the step in a graph, as contexts of one row each; None: no graph can."""
         counts = [stop - start for start, stop in pairwise(rows.starts)]
         again = sum(n * (count - 1) for n, count in zip(rows.lengths, counts, strict=True))
@@ -128,7 +129,7 @@ class ModelRunner:
         return graphs.run(rows.ids, rows.positions, rows.slots, lengths, tables)
 
     def _sent(
-        self, rows: "_Rows", batch: PagedBatch, wanted: list[int]
+        self, rows: Rows, batch: PagedBatch, wanted: list[int]
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Ids, positions, wanted rows and the batch's arrays, sent to the device in one copy."""
         kernels = self.kernels
@@ -362,75 +363,3 @@ def _record(chunk: Chunk, eviction_state: EvictionState) -> AttentionRecord:
     if not eviction_state.in_slots:
         votes = eviction_state.votes(chunk.context.prompt_length, chunk.count)
     return AttentionRecord(depths=list(range(chunk.count)), votes=votes)
-
-
-class _Rows:
-    """The rows of a step, flattened. The layout is that of rows with ordinary attention.
-
-    `in_one_call`: so have all rows; where the keys of contexts in slots go, is known elsewhere.
-    """
-
-    def __init__(self, page_size: int, *, in_one_call: bool) -> None:
-        self.page_size = page_size
-        self._in_one_call = in_one_call
-        self.ids: list[int] = []
-        self.positions: list[int] = []
-        self.ordinary: list[int] = []
-        self.slots: list[int] = []
-        self.starts = [0]
-        self.lengths: list[int] = []
-        self.tables: list[list[int]] = []
-        self.trees: dict[int, list[int]] = {}
-        self.own_attention: list[tuple[int, Chunk]] = []
-
-    def add(self, chunk: Chunk) -> None:
-        """Add the rows of one context's chunk."""
-        context, draft = chunk.context, chunk.draft
-        row, first = len(self.ids), context.computed
-        last = first + chunk.count
-        if chunk.count == 1 and not chunk.own_attention:
-            self.ids.append(context.tokens[first])
-            self.positions.append(first)
-            self.ordinary.append(row)
-            self.slots.append(context.table.slot(first))
-            self.starts.append(self.starts[-1] + 1)
-            self.lengths.append(context.table.num_keys(last))
-            self.tables.append(context.table.pages)
-            return
-        if draft is None:
-            self.ids += context.tokens[first:last]
-            self.positions += range(first, last)
-        else:
-            newest = len(context.tokens) - 1
-            self.ids += (context.tokens[newest], *draft.tokens)
-            self.positions += (newest, *(newest + depth for depth in draft.depths))
-        if chunk.own_attention and not self._in_one_call:
-            self.own_attention.append((row, chunk))
-            return
-        self.ordinary += range(row, row + chunk.count)
-        if draft is not None and draft.parents is not None:
-            self.trees[len(self.lengths)] = draft.parents
-        self.starts.append(self.starts[-1] + chunk.count)
-        self.tables.append(context.table.pages)
-        if context.in_slots:
-            assert context.eviction_state is not None
-            self.slots += [0] * chunk.count
-            self.lengths.append(context.eviction_state.held)
-            return
-        self.slots += context.table.slots(first, last)
-        self.lengths.append(context.table.num_keys(last))
-
-
-def wanted_rows(step: Step) -> list[int]:
-    """Rows of a step whose logits are needed, in the order of its chunks.
-
-    Those of a chunk are its last `wanted` rows: newest token and draft tokens, or all for prompt
-    logprobs.
-    """
-    rows: list[int] = []
-    start = 0
-    for chunk in step.chunks:
-        stop = start + chunk.count
-        rows += range(stop - chunk.wanted, stop)
-        start = stop
-    return rows
