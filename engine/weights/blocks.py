@@ -120,7 +120,7 @@ def stored_bytes(weight: Tensor) -> int:
 def spread(model: nn.Module) -> None:
     """Dequantise weights in blocks that belong to no linear layer or embedding; they are small."""
     for module in model.modules():
-        if isinstance(module, nn.Embedding):
+        if isinstance(module, nn.Embedding | BlockLinear):
             continue
         for name, weight in module._parameters.items():  # pyright: ignore[reportPrivateUsage]
             if isinstance(weight, BlockTensor):

@@ -16,10 +16,11 @@ from penstock import LLM, SamplingParams
 from penstock.engine.config import EngineConfig
 from penstock.engine.loading.loader import LoadedModel, load_model
 from penstock.engine.loading.open_checkpoint import open_checkpoint
-from penstock.engine.weights.blocks import BlockTensor
+from penstock.engine.weights.blocks import BlockLinear, BlockTensor
 from penstock.kernels.linear.blocks import BLOCK_TYPES
 from penstock.kernels.linear.int8 import Int8Linear
 from penstock.kernels.linear.native import NativeLinear
+from penstock.kernels.native.library import Unavailable
 from tests.engine.loading.gguf_files import (
     gguf_tensors,
     merging_tokenizer,
@@ -169,6 +170,21 @@ def test_packed_weights_are_served(tmp_path: Path) -> None:
     exact = [each for sequence in tokens(file, **NUMBERS) for each in sequence]
     same = sum(a == b for a, b in zip(ours, exact, strict=True))
     assert same >= len(exact) // 3  # a chance hit is one in 320
+
+
+def test_without_compiled_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Blocks stay as they are, and are multiplied as the numbers that they stand for."""
+    folder = tiny(tmp_path, "llama", tie_word_embeddings=True)
+    file = save_gguf(folder, tmp_path / "m.gguf", kind="Q4_0")
+    exact = tokens(file, **NUMBERS)
+    for module in ("engine.model.fused.linears", "engine.loading.loader", "kernels.linear.blocks"):
+        monkeypatch.setattr(f"penstock.{module}.library", lambda: Unavailable("in a test"))
+    assert tokens(file) == exact
+    model = loaded(file).model
+    assert any(isinstance(module, BlockLinear) for module in model.modules())
+    assert "as transformers has it" not in caplog.text
 
 
 def test_other_formats_and_dtypes(tmp_path: Path) -> None:
