@@ -50,7 +50,7 @@ def store_linears(model: nn.Module, weights: WeightFormat, library: Library | No
         return found
 
     count = replace(model, stored)
-    if weights.lossless and not count:
+    if not count and (weights.lossless or weights.keeps_numbers):
         return count
     share = before_bytes / max(1, all_bytes)
     logger.log(
