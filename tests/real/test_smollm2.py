@@ -94,8 +94,9 @@ def test_rows_in_8_bits_cost_little(numbers: LLM, packed: LLM) -> None:
 
 
 @pytest.mark.parametrize("drafter", ["jacobi", "ngram", "lookahead"])
-def test_drafts_change_nothing(drafter: str, packed: LLM) -> None:
-    assert tokens(packed, decoding={drafter: {}}) == tokens(packed)
+def test_drafts_change_nothing(drafter: str, numbers: LLM) -> None:
+    """In float32: a tree adds up keys in another order, and rows in 8 bits are rounded by the sum."""
+    assert tokens(numbers, decoding={drafter: {}}) == tokens(numbers)
 
 
 def test_company_changes_nothing(packed: LLM) -> None:
