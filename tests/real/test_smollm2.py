@@ -95,7 +95,7 @@ def test_rows_in_8_bits_cost_little(numbers: LLM, packed: LLM) -> None:
 
 @pytest.mark.parametrize("drafter", ["jacobi", "ngram", "lookahead"])
 def test_drafts_change_nothing(drafter: str, numbers: LLM) -> None:
-    """In float32: a tree adds up keys in another order, and 8 bits may round a row otherwise then."""
+    """In float32: trees add up keys in another order, by which 8 bits may round a row otherwise."""
     assert tokens(numbers, decoding={drafter: {}}) == tokens(numbers)
 
 
