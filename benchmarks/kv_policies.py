@@ -11,8 +11,9 @@ from typing import Final, Literal
 import torch
 from torch import Tensor
 
+from penstock.kvcache.attention_record import AttentionRecord
 from penstock.kvcache.base import HeldKeys, Retention
-from penstock.kvcache.eviction_state import AttentionRecord, EvictionState
+from penstock.kvcache.eviction_state import EvictionState
 from penstock.kvcache.h2o import H2O, H2O_POLICY, H2OParameters
 from penstock.registry import Choice, Spec
 

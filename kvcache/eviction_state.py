@@ -17,7 +17,6 @@ each head held of these tokens; no row sees them, and they are overwritten first
 import logging
 from collections.abc import Callable, Sequence
 from copy import copy
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -25,9 +24,9 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from ..registry import Choice
+from .attention_record import AttentionRecord
 from .base import CachePolicy, HeldKeys, Retention
 from .ranking import ranks_of, scores_of
-from .store import Stored
 
 logger = logging.getLogger(__name__)
 
@@ -38,33 +37,6 @@ Evict = Callable[..., None]
 """One of `kernels/evict`."""
 ReadKeys = Callable[[int], Tensor]
 """Reads the keys that a context holds in one layer: see `HeldKeys.keys`."""
-
-
-@dataclass(slots=True, kw_only=True)
-class AttentionRecord:
-    """The attention weights of one context's rows in one step, layer by layer.
-
-    `depths`: how many tokens each row is after row 0. `votes`: float32 `[R]`, the weight of each
-    row's attention, if all rows are certain to stay (a chunk of a prompt); None if some are draft
-    tokens.
-
-    `weights`: by layer, `[K, keys]` with votes, `[K, R, keys]` without; the rows' own keys are the
-    last R. `of_all_layers`: the same as one tensor, where all layers were computed in one call.
-    `stored`: by layer, `[K, R, D]`, keys and values of draft tokens of a context in slots; they are
-    written once it is known which are accepted."""
-
-    depths: list[int]
-    votes: Tensor | None
-    weights: list[Tensor] = field(default_factory=list)
-    of_all_layers: Tensor | None = None
-    stored: list[Stored] = field(default_factory=list)
-
-    @property
-    def stacked(self) -> Tensor | None:
-        """The weights of all layers, `[layers, K, ...]`; None: nobody asked for them."""
-        if self.of_all_layers is not None or not self.weights:
-            return self.of_all_layers
-        return torch.stack(self.weights)
 
 
 class EvictionState:

@@ -9,7 +9,8 @@ from torch import Tensor
 from ...kernels.backend import Kernels
 from ...kernels.batch import PagedBatch, Span
 from ...kernels.scored_attention.reference import scored_attention
-from ...kvcache.eviction_state import AttentionRecord, EvictionState
+from ...kvcache.attention_record import AttentionRecord
+from ...kvcache.eviction_state import EvictionState
 from ...kvcache.store import KVStore
 from .gapped import attend_in_window, read_span
 from .write import written

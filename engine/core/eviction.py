@@ -7,7 +7,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ...kvcache.eviction_state import AttentionRecord, EvictionState
+from ...kvcache.attention_record import AttentionRecord
+from ...kvcache.eviction_state import EvictionState
 from ...kvcache.pages import PagePool
 from ...kvcache.slot_table import SlotTable
 from ...kvcache.store import KVStore

@@ -12,7 +12,8 @@ from ...kernels.batch import PagedBatch, path_mask
 from ...kernels.decoder.native import EvictingRows
 from ...kernels.paged_attention.ragged import placed, plans
 from ...kernels.transfer import to_device, together
-from ...kvcache.eviction_state import AttentionRecord, EvictionState
+from ...kvcache.attention_record import AttentionRecord
+from ...kvcache.eviction_state import EvictionState
 from ...kvcache.slot_table import SlotTable
 from ...kvcache.store import KVStore
 from ..attention.evicting import ScoredRows, SlottedDraft, SlottedRows

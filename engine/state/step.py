@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from ...decoding.drafting.draft import Draft
-from ...kvcache.eviction_state import AttentionRecord
+from ...kvcache.attention_record import AttentionRecord
 from ...kvcache.table import PageCopy
 from .request import Failure, TokenLogprobs
 from .sequence import Context, Sequence

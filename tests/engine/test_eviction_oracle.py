@@ -19,8 +19,9 @@ from transformers import AutoModelForCausalLM
 from penstock import SamplingParams
 from penstock.engine.build import Built
 from penstock.kernels.scored_attention.reference import scored_attention
+from penstock.kvcache.attention_record import AttentionRecord
 from penstock.kvcache.base import Retention
-from penstock.kvcache.eviction_state import AttentionRecord, EvictionState, ReadKeys
+from penstock.kvcache.eviction_state import EvictionState, ReadKeys
 from penstock.registry import Choice
 from tests.engine.jobs import Job, build, run
 from tests.engine.test_eviction import h2o, tova, window, with_policy

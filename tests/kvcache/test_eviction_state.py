@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from penstock.kernels.evict.reference import evict
+from penstock.kvcache.attention_record import AttentionRecord
 from penstock.kvcache.base import Retention
-from penstock.kvcache.eviction_state import AttentionRecord, EvictionState
+from penstock.kvcache.eviction_state import EvictionState
 from penstock.registry import Choice
 from tests.engine.test_eviction import h2o, window
 

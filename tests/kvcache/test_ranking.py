@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from penstock.kvcache.attention_record import AttentionRecord
 from penstock.kvcache.base import CachePolicy, HeldKeys, Observation, Retention
-from penstock.kvcache.eviction_state import AttentionRecord, EvictionState
+from penstock.kvcache.eviction_state import EvictionState
 from penstock.kvcache.ranking import ranks_of, scores_of
 from penstock.registry import Choice, NoParameters
 
