@@ -32,7 +32,7 @@ REFUSALS = frozenset({400, 401, 403, 404, 405, 408, 411, 413, 414, 415, 417, 421
 async def fuzz_http(url: str, *, duration_s: float, seed: int, first: int = 0) -> Verdict:
     """Send requests number `first` and following for `duration_s`."""
     verdict = Verdict(part="http")
-    calm = (await exchange(url, "/v1/completions", CALM)).text
+    calm = (await _calm(url)).text
     host = urlsplit(url).netloc
     until_s = time.monotonic() + duration_s
     statuses: dict[int, int] = {}
@@ -44,8 +44,11 @@ async def fuzz_http(url: str, *, duration_s: float, seed: int, first: int = 0) -
             number += 1
             asked = f"request {number} of seed {seed}"
             if number % CALM_EVERY == 0:
-                answer = await exchange(url, "/v1/completions", CALM)
-                verdict.expect(answer.text == calm, f"a calm caller got another text at {asked}")
+                answer = await _calm(url)
+                verdict.expect(
+                    answer.text == calm,
+                    f"a calm caller got another text at {asked}: {answer.status} {answer.text!r}",
+                )
                 continue
             request = fuzzed(random.Random(f"{seed}/{number}"), host)
             try:
@@ -71,6 +74,16 @@ async def fuzz_http(url: str, *, duration_s: float, seed: int, first: int = 0) -
     for status, count in sorted(statuses.items()):
         verdict.figures[f"status {status}"] = count
     return verdict
+
+
+async def _calm(url: str) -> Answer:
+    """The answer to a calm caller, who comes again where the server is full and says when."""
+    until_s = time.monotonic() + ANSWER_S
+    while True:
+        answer = await exchange(url, "/v1/completions", CALM)
+        if answer.status != 429 or time.monotonic() > until_s:
+            return answer
+        await asyncio.sleep(float(answer.headers["retry-after"]))
 
 
 def judge(answer: Answer, *, head_only: bool = False) -> str | None:

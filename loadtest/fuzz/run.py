@@ -28,9 +28,10 @@ def main() -> int:
                 server.url, duration_s=options.seconds, seed=options.seed, first=options.first
             )
             verdict = asyncio.run(work)
-            print("\n".join(verdict.lines()))
             if verdict.faults:
                 print(f"the server's log ends with:\n{server.log_tail()}")
+            # Last: whoever reads only the end of a long log must find what was wrong.
+            print("\n".join(verdict.lines()))
     except ServerError as error:
         print(error)
         return 1
