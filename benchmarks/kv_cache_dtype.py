@@ -19,7 +19,7 @@ from typing import Any, Final
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.perplexity import STORY_COUNT, cut, perplexity
+from benchmarks.perplexity import STORY_COUNT
 from benchmarks.provenance import ROOT, Provenance
 from benchmarks.results import write
 from penstock import LLM, SamplingParams
@@ -28,6 +28,7 @@ from penstock.engine.build import Built, build_engine
 from penstock.engine.config import EngineConfig
 from penstock.engine.requests.input import Input
 from penstock.models.nano.abilities import storytelling
+from penstock.server.commands.perplexity import perplexity, windows_of
 
 OUTPUT: Final = ROOT / "benchmarks" / "results" / "kv_cache_dtype.csv"
 DTYPES: Final = ("auto", "bf16", "int8", "fp8")
@@ -45,7 +46,7 @@ def main() -> int:
     exact: list[list[int]] = []
     for dtype in DTYPES:
         llm = _llm(options, dtype)
-        windows = cut(llm, text, options.context, options.windows)
+        windows = windows_of(llm, text, window=options.context, most=options.windows)
         answers = greedy(llm, text, options)
         exact = exact or answers
         per_token = llm.kv_cache_bytes_per_token

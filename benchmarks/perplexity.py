@@ -1,16 +1,17 @@
-"""What 8-bit weights cost in quality: perplexity of a text, with and without them.
+"""What weights in few bits cost in quality: perplexity of a text, with and without them.
 
-    python benchmarks/perplexity.py [--model PATH] [--text FILE ...] [--window 512]
+    python benchmarks/perplexity.py [--model PATH ...] [--quantization none int8] [--text FILE ...]
 
 The text is cut into windows, each of which is read as a prompt by our own engine; perplexity is
 exp of the mean negative log-probability of all tokens but each window's first. Without --model the
-embedded one, without --text its own held-out stories.
+embedded one, without --text its own held-out stories. The first format is what the others are
+compared with: `--quantization float none` compares a packed checkpoint with its own numbers.
 """
 
 import argparse
 import math
 import sys
-from itertools import islice
+from itertools import product
 from pathlib import Path
 from random import Random
 from typing import Any, Final
@@ -19,9 +20,10 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.provenance import ROOT, Provenance
 from benchmarks.results import write
-from penstock import LLM, SamplingParams
+from penstock import LLM
 from penstock.bench.report import plain_table
 from penstock.models.nano.abilities import storytelling
+from penstock.server.commands.perplexity import perplexity, windows_of
 
 OUTPUT: Final = ROOT / "benchmarks" / "results" / "perplexity.csv"
 STORIES: Final = "held-out stories"
@@ -39,12 +41,13 @@ def main() -> int:
         )
     lines: list[dict[str, Any]] = []
     for name, text in texts.items():
-        exact: float | None = None
-        for quantization in ("none", "int8"):
-            llm = LLM(options.model, quantization=quantization)
-            windows = cut(llm, text, options.window, options.most_windows)
+        exact = math.nan
+        for model, quantization in product(options.model, options.quantization):
+            llm = LLM(model, quantization=quantization)
+            windows = windows_of(llm, text, window=options.window, most=options.most_windows)
             found = perplexity(llm, windows)
-            exact = found if exact is None else exact
+            if quantization == options.quantization[0]:
+                exact = found
             lines.append(
                 {
                     "model": llm.info.id,
@@ -61,34 +64,14 @@ def main() -> int:
     return 0
 
 
-def cut(llm: LLM, text: str, window: int, most: int) -> list[list[int]]:
-    """The text's tokens in windows of `window`, the rest dropped; at most `most` of them."""
-    ids = llm.tokenizer.encode(text)
-    size = min(window, llm.info.max_length_tokens - 1)
-    starts = range(0, len(ids) - size + 1, size)
-    return [list(ids[start : start + size]) for start in islice(starts, most)]
-
-
-def perplexity(llm: LLM, windows: list[list[int]]) -> float:
-    """exp(mean negative log-probability) of every token but each window's first."""
-    params = SamplingParams(max_tokens=0, temperature=0, prompt_logprobs=0)
-    total, count = 0.0, 0
-    for answer in llm.generate(windows, params):
-        assert answer.prompt_logprobs is not None
-        for token, found in zip(answer.prompt_token_ids, answer.prompt_logprobs, strict=True):
-            if found is not None:
-                total -= found[token].logprob
-                count += 1
-    return math.exp(total / count)
-
-
 def _shown(value: Any) -> str:
     return f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0] if __doc__ else None)
-    parser.add_argument("--model", help="folder of a model; default: the embedded one")
+    parser.add_argument("--model", nargs="+", default=[None], help="default: the embedded one")
+    parser.add_argument("--quantization", nargs="+", default=["none", "int8", "int4"])
     parser.add_argument("--text", type=Path, nargs="+", default=[])
     parser.add_argument("--window", type=int, default=512, help="tokens")
     parser.add_argument("--most-windows", type=int, default=100)

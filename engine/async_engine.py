@@ -12,10 +12,19 @@ import logging
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 
-from ..errors import EngineDeadError, OverloadedError, PenstockError, UnavailableError
+from ..errors import (
+    ConfigurationError,
+    EngineDeadError,
+    OverloadedError,
+    PenstockError,
+    RequestError,
+    UnavailableError,
+)
+from .adapters.served import ServedAdapter, ServedAdapters
 from .build import build_engine
 from .config import EngineConfig
 from .loading.loader import ModelInfo
@@ -28,6 +37,7 @@ from .requests.input_processor import InputProcessor
 from .requests.tokenizer import Tokenizer
 from .search.async_search import AsyncSearch
 from .search.evaluators import Evaluator, in_threads, registered
+from .state.messages import DropAdapter
 from .state.request import Request, StepOutput
 from .state.stats import EngineStats
 from .transport.host import EngineHost, ThreadHost
@@ -64,6 +74,9 @@ class AsyncEngine:
         registry.register(EngineCollector(self.stats))
         self._host = host
         self._clock = clock
+        self._adapters = ServedAdapters(
+            config, model.created, lambda key: host.send(DropAdapter(key=key))
+        )
         self._outputs = OutputProcessor(self._ended, self._unreadable)
         self._idle = asyncio.Event()
         self._idle.set()
@@ -135,6 +148,8 @@ class AsyncEngine:
         self.check_health()
         if self._draining:
             raise UnavailableError("the server is shutting down")
+        if request.adapter:
+            request = replace(request, adapter=self._adapters.current(request.adapter))
         self._check_queue(request)
         generation = self._generation(request)
         stream = GenerationStream(generation, self.abort)
@@ -166,6 +181,46 @@ class AsyncEngine:
         generation = self._outputs.live.get(request_id)
         if generation is not None:
             self._outputs.end(generation)
+
+    @property
+    def adapters(self) -> Mapping[str, ServedAdapter]:
+        """Those that requests may name, by name."""
+        return self._adapters.known
+
+    async def load_adapter(
+        self, name: str, folder: Path, *, created: int, replace: bool = False
+    ) -> ServedAdapter:
+        """Load an adapter, which requests may name from then on; steps go on meanwhile.
+
+        `created`: Unix time in seconds. `replace`: requests that run keep the old one of the name.
+
+        Raises:
+            RequestError: it cannot be read, is not for this model, or there are too many.
+            UnavailableError: the engine has failed.
+        """
+        self.check_health()
+        with self._adapters.loading(name, replace=replace) as key:
+            try:
+                await self._host.load_adapter(key, folder)
+            except ConfigurationError as error:
+                # The operator reads where; callers need not know the server's folders.
+                logger.warning("adapter %s: %s", name, error)
+                said = str(error).replace(f"{folder}/", "").replace(str(folder), "the adapter")
+                raise RequestError(said, param="lora_path", code="invalid_parameter") from error
+            adapter = ServedAdapter(name=name, key=key, created=created)
+            self._adapters.add(adapter, self._live_adapters())
+        return adapter
+
+    def unload_adapter(self, name: str) -> None:
+        """Serve an adapter no more; requests that run keep it until they end.
+
+        Raises:
+            NotFoundError: there is none of this name.
+        """
+        self._adapters.remove(name, self._live_adapters())
+
+    def _live_adapters(self) -> set[str]:
+        return {generation.request.adapter for generation in self._outputs.live.values()}
 
     def stats(self) -> EngineStats:
         """Counters and gauges as of the last step."""
@@ -244,6 +299,8 @@ class AsyncEngine:
         """Write the metrics of a request that has ended."""
         if not self._outputs.live:
             self._idle.set()
+        if generation.request.adapter:
+            self._adapters.ended(generation.request.adapter, self._live_adapters())
         reason = "error" if error is not None else generation.reason
         self.metrics.ended(_label(generation.request), reason)
         if generation.times is None:

@@ -17,10 +17,15 @@ from ..kernels.backend import Kernels, choose, load
 from ..kvcache.base import CachePolicy
 from ..kvcache.store import KVStore
 from ..registry import Choice, Registry
+from .adapters.settings import AdapterSettings
+from .adapters.step import StepAdapters
+from .adapters.store import AdapterStore, start_key
 from .config import EngineConfig
 from .core.engine import Engine
+from .loading.adapter_folder import read_adapter
 from .loading.loader import LoadedModel, ModelInfo, load_model
 from .loading.stages import stage
+from .model.adapting import take_adapters
 from .model.cache_dtype import cache_dtype
 from .model.cuda_graphs import decode_graphs
 from .model.fused.compiled import CompiledDecoder
@@ -63,6 +68,7 @@ def build_engine(config: EngineConfig, clock: Callable[[], float]) -> Built:
         ConfigurationError: settings and model do not fit together.
     """
     loaded = load_model(config)
+    step_adapters, adapters = _adapters(config, loaded)
     give_back()
     dtype = cache_dtype(config.kv_cache_dtype, loaded.dtype, loaded.device)
     backend = choose(
@@ -102,7 +108,7 @@ def build_engine(config: EngineConfig, clock: Callable[[], float]) -> Built:
         if config.deterministic or (compiled and torch_gets_one(info.vocab_size)):
             torch.set_num_threads(1)
     engine = Engine(
-        runner=ModelRunner(loaded.model, store, loaded.device, kernels),
+        runner=ModelRunner(loaded.model, store, loaded.device, kernels, adapters=step_adapters),
         store=store,
         prefix_cache=config.prefix_cache,
         max_running=config.max_running,
@@ -115,6 +121,7 @@ def build_engine(config: EngineConfig, clock: Callable[[], float]) -> Built:
         pieces=loaded.tokenizer.pieces(info.vocab_size),
         numerics=numerics,
         draft_trees=not config.deterministic,
+        adapters=adapters,
     )
     input_processor = make_input_processor(
         config,
@@ -222,6 +229,26 @@ def _prefill(
         return Methods.of(decoding.resolve({"sparse_prefill": wanted})).prefill
     except RequestError as error:
         raise ConfigurationError(f"--sparse-prefill: {error}") from error
+
+
+def _adapters(
+    config: AdapterSettings, loaded: LoadedModel
+) -> tuple[StepAdapters | None, AdapterStore | None]:
+    """What the model's layers read in each step, and the adapters, those of the start loaded.
+
+    Raises:
+        ConfigurationError: an adapter cannot be read, or is not for this model.
+    """
+    if not config.takes_adapters:
+        return None, None
+    step, prepare = take_adapters(loaded.model, loaded.device, loaded.dtype)
+    store = AdapterStore(
+        lambda folder: prepare(read_adapter(folder, max_rank=config.max_adapter_rank))
+    )
+    for name, folder in config.adapter_folders.items():
+        store.load(start_key(name), folder)
+        logger.info("adapter %s: loaded from %s", name, folder)
+    return step, store
 
 
 def _pad_id(tokenizer: Tokenizer, vocab_size: int) -> int:

@@ -1,5 +1,6 @@
 """Settings of the engine: the groups of its rooms in one flat namespace."""
 
+from .adapters.settings import AdapterSettings
 from .loading.settings import ModelSettings
 from .model.settings import CacheSettings, KernelSettings
 from .requests.settings import SparsePrefillSettings
@@ -16,6 +17,7 @@ class EngineConfig(
     SchedulingSettings,
     CacheSettings,
     KernelSettings,
+    AdapterSettings,
     ModelSettings,
 ):
     """How one engine runs one model. Each group is declared in the room that it configures."""

@@ -8,8 +8,10 @@ from typing import Any, NoReturn
 from tqdm.auto import tqdm
 
 from ..decoding.sampling_params import SamplingParams
-from ..errors import PenstockError
+from ..errors import NotFoundError, PenstockError
 from ..registry import Spec
+from ..validation import show
+from .adapters.store import start_key
 from .build import build_engine
 from .config import EngineConfig
 from .core.loop import take
@@ -37,7 +39,9 @@ class LLM:
     """
 
     def __init__(self, model: str | None = None, **settings: Any) -> None:
-        built = build_engine(EngineConfig(model=model, **settings), time.perf_counter)
+        config = EngineConfig(model=model, **settings)
+        built = build_engine(config, time.perf_counter)
+        self._adapters = frozenset(config.adapter_folders)
         self.info = built.info
         self.tokenizer = built.input_processor.tokenizer
         self._input_processor = built.input_processor
@@ -54,13 +58,15 @@ class LLM:
         suffix: str | None = None,
         decoding: Spec = None,
         kv_cache: Spec = None,
+        adapter: str | None = None,
     ) -> list[RequestOutput]:
         """Answer prompts together; results in the order given.
 
         `prompts`: texts, lists of token ids, or mappings as vLLM takes them: {"prompt": text} or
         {"prompt_token_ids": ids}. `sampling_params`: one for all, or one for each prompt.
         `use_tqdm`: show a progress bar on standard error, or what makes one. `suffix`: the text
-        that follows every answer, for models that fill in the middle.
+        that follows every answer, for models that fill in the middle. `adapter`: name of one of
+        those in `LLM(..., adapters=["NAME=FOLDER"])`.
 
         A request that fails while it runs has its `error` in the result; the others still finish.
 
@@ -77,6 +83,7 @@ class LLM:
                     params=params,
                     decoding=decoding,
                     kv_cache=kv_cache,
+                    adapter=self._adapter_key(adapter),
                     logprobs=params.logprobs,
                     prompt_logprobs=params.prompt_logprobs,
                 )
@@ -93,6 +100,7 @@ class LLM:
         use_tqdm: UseTqdm = True,
         decoding: Spec = None,
         kv_cache: Spec = None,
+        adapter: str | None = None,
         tools: Sequence[Mapping[str, Any]] = (),
     ) -> list[RequestOutput]:
         """Answer one conversation, or several, through the model's chat template.
@@ -113,6 +121,7 @@ class LLM:
                     prompt_param="messages",
                     decoding=decoding,
                     kv_cache=kv_cache,
+                    adapter=self._adapter_key(adapter),
                     logprobs=params.logprobs,
                     prompt_logprobs=params.prompt_logprobs,
                     conversation=Conversation(messages=conversation),  # type: ignore[arg-type]
@@ -130,6 +139,13 @@ class LLM:
     def kv_cache_bytes_per_token(self) -> int:
         """Bytes of one token's keys and values, all layers together."""
         return self._engine.bytes_per_token
+
+    def _adapter_key(self, name: str | None) -> str:
+        if name is None:
+            return ""
+        if name not in self._adapters:
+            raise NotFoundError(f"there is no adapter {show(name)}", param="adapter")
+        return start_key(name)
 
     def _next_id(self) -> str:
         self._requests += 1

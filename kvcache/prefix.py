@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from .pages import PagePool
 
-Salt = str | tuple[str, str]
+Salt = str | tuple[str, ...]
 """Prefixes are shared within one salt: the caller's, or that and how the keys were computed."""
 Chain = int | Salt
 """Identifies a prefix of whole pages: a node's number, or the salt for the empty prefix."""

@@ -34,7 +34,7 @@ from .offload import Offload
 from .openapi import describe
 from .presets import check_presets
 from .request_body import BodyReader
-from .routes import chat, completions, later, meta, model_list, tokens
+from .routes import adapters, chat, completions, later, meta, model_list, tokens
 from .services import Services
 from .unknown_route import unknown_route
 
@@ -117,7 +117,7 @@ def create_app(
     app.state.services = services
     app.openapi = cache(partial(describe, app, has_keys=bool(keys)))
     ours = list(app.routes)  # /openapi.json
-    for routes in (completions, chat, tokens, model_list, meta, later):
+    for routes in (completions, chat, tokens, model_list, adapters, meta, later):
         app.include_router(routes.router)
         ours += routes.router.routes
     extended = add_extensions(app, services, ours)

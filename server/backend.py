@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Mapping
+    from pathlib import Path
 
     from ..engine.requests.input_processor import InputProcessor
     from ..engine.requests.tokenizer import Tokenizer
@@ -32,6 +33,25 @@ class ModelInfo(Protocol):
     @property
     def max_length_tokens(self) -> int:
         """Prompt plus answer."""
+        ...
+
+
+class Adapter(Protocol):
+    """An adapter that requests may name as their model."""
+
+    @property
+    def name(self) -> str:
+        """Its name in requests."""
+        ...
+
+    @property
+    def key(self) -> str:
+        """What requests to the engine have as `adapter`."""
+        ...
+
+    @property
+    def created(self) -> int:
+        """Unix time of loading, in seconds."""
         ...
 
 
@@ -133,6 +153,29 @@ class Backend(Protocol):
     @property
     def input_processor(self) -> InputProcessor:
         """Usable from any thread."""
+        ...
+
+    @property
+    def adapters(self) -> Mapping[str, Adapter]:
+        """Those that requests may name, by name."""
+        ...
+
+    async def load_adapter(
+        self, name: str, folder: Path, *, created: int, replace: bool = False
+    ) -> Adapter:
+        """Load an adapter; `replace`: in place of one of the same name.
+
+        Raises:
+            RequestError: it cannot be served.
+        """
+        ...
+
+    def unload_adapter(self, name: str) -> None:
+        """Serve an adapter no more.
+
+        Raises:
+            NotFoundError: there is none of this name.
+        """
         ...
 
     def start(self) -> None:

@@ -60,6 +60,14 @@ def _doctor(arguments: Sequence[str]) -> int:
     return run_doctor(read_settings(DoctorSettings, arguments, program="penstock doctor"))
 
 
+def _compress_finetune(arguments: Sequence[str]) -> int:
+    from .commands.command_settings import read_settings
+    from .commands.compress_finetune import CompressSettings, run_compress
+
+    program = "penstock compress-finetune"
+    return run_compress(read_settings(CompressSettings, arguments, program=program))
+
+
 COMMANDS = {
     "serve": Command(usage="serve [MODEL]", summary="serve a model to OpenAI clients", run=_serve),
     "generate": Command(
@@ -68,6 +76,11 @@ COMMANDS = {
     "bench": Command(usage="bench", summary="measure any OpenAI-compatible server", run=_bench),
     "doctor": Command(
         usage="doctor", summary="show device, kernels, memory and versions", run=_doctor
+    ),
+    "compress-finetune": Command(
+        usage="compress-finetune BASE TUNED",
+        summary="write a fine-tune as a small adapter of its base",
+        run=_compress_finetune,
     ),
 }
 

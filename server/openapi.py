@@ -15,6 +15,7 @@ from penstock.errors import ConfigurationError
 
 from .errors import JSON_MEDIA_TYPE
 from .middleware.api_key import OPEN_PATHS
+from .protocol.adapter_bodies import LoadAdapterBody, UnloadAdapterBody
 from .protocol.answers import ChatCompletionChunk, ErrorAnswer
 from .protocol.chat_body import ChatBody
 from .protocol.completion_body import CompletionBody
@@ -25,7 +26,10 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
 REFERENCE = "#/components/schemas/{model}"
-_BODIES = (CompletionBody, ChatBody, TokenizeTextBody, TokenizeChatBody, DetokenizeBody)
+_BODIES = (
+    *(CompletionBody, ChatBody, TokenizeTextBody, TokenizeChatBody, DetokenizeBody),
+    *(LoadAdapterBody, UnloadAdapterBody),
+)
 _EVENTS = (ChatCompletionChunk, ErrorAnswer)
 
 _OF_ANY_REQUEST = {
@@ -36,6 +40,9 @@ _OF_ANY_REQUEST = {
     500: "An internal error.",
 }
 _UNKNOWN_MODEL = {404: "There is no such model."}
+_OF_AN_OPERATOR = {
+    403: "The operator does not allow it, or a web page of an origin that may not call asks."
+}
 _OF_THE_ENGINE = {503: "The model is loading, shutting down, or has failed."}
 _OF_A_BODY = {
     **_UNKNOWN_MODEL,
@@ -60,15 +67,18 @@ def documented(
     events: type[BaseModel] | None = None,
     engine: bool = True,
     model_in_path: bool = False,
+    operator: bool = False,
 ) -> dict[str, Any]:
     """Arguments for a route's decorator: what it takes, answers and refuses.
 
     `events`: the data of a stream's events, where there is one. `engine`: whether it needs one.
+    `operator`: whether the server's operator has to allow it.
     """
     errors: dict[int, str] = {}
     errors |= _OF_THE_ENGINE if engine else {}
     errors |= _OF_A_BODY if bodies else {}
     errors |= _UNKNOWN_MODEL if model_in_path else {}
+    errors |= _OF_AN_OPERATOR if operator else {}
     responses = {status: _error(text) for status, text in errors.items()}
     if answer is not None:
         responses[200] = {"model": answer}
@@ -125,7 +135,8 @@ def _complete(operation: dict[str, Any], *, needs_key: bool) -> None:
     """Add what every operation has."""
     responses: dict[str, Any] = operation["responses"]
     responses.pop("422", None)
-    responses |= {str(status): _error(text) for status, text in _OF_ANY_REQUEST.items()}
+    for status, text in _OF_ANY_REQUEST.items():
+        responses.setdefault(str(status), _error(text))
     if needs_key:
         operation["security"] = [{"key": []}]
         responses["401"] = _error("The key is missing or wrong.")

@@ -24,16 +24,17 @@ that made it shares one module of `decoding`."""
 
 DOORS = {"llm", "async_engine", "build", "config"}
 ROOMS: dict[str, set[str]] = {
-    "state": set(),
+    "adapters": set(),
+    "state": {"adapters"},
     "requests": {"state"},
     "outputs": {"requests", "state"},
     "attention": {"state"},
     "weights": set(),
-    "model": {"attention", "state", "weights"},
-    "loading": {"attention", "model", "requests", "weights"},
+    "model": {"adapters", "attention", "state", "weights"},
+    "loading": {"adapters", "attention", "model", "requests", "weights"},
     "scheduling": {"state"},
     "speculation": {"state"},
-    "core": {"model", "scheduling", "speculation", "state"},
+    "core": {"adapters", "model", "scheduling", "speculation", "state"},
     "search": {"outputs", "requests", "state"},
     "transport": {"core", "loading", "requests", "state", "build", "config"},
 }

@@ -9,6 +9,7 @@ from ...decoding.gumbel import derive_seed
 from ...kvcache.pages import PagePool
 from ...kvcache.prefix import PrefixCache
 from ...kvcache.table import PageTable
+from ..adapters.store import AdapterStore
 from ..state.request import Request
 from ..state.sequence import Context, Sequence
 from ..state.sparse_prefill import SparsePrefillState, salt_of
@@ -24,11 +25,13 @@ class Choices:
         prefix: PrefixCache,
         page_size: int,
         eviction: Eviction,
+        adapters: AdapterStore,
     ) -> None:
         self._pool = pool
         self._prefix = prefix
         self._page_size = page_size
         self._eviction = eviction
+        self._adapters = adapters
         self._living: dict[str, list[Sequence]] = {}
         self._arrivals = 0
 
@@ -106,6 +109,7 @@ class Choices:
             target=request.target,
             pending_choices=pending_choices,
             constraint=_constraint(request),
+            adapter=self._adapters.get(request.adapter) if request.adapter else None,
         )
 
     def _context(self, request: Request, prompt: tuple[int, ...]) -> dict[str, Any]:

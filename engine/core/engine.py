@@ -12,6 +12,7 @@ from ...decoding.pieces import Pieces
 from ...kvcache.pages import PagePool
 from ...kvcache.prefix import PrefixCache
 from ...kvcache.store import KVStore
+from ..adapters.store import AdapterStore, refuse_all
 from ..model.numerics import AS_THEY_ARE, Numerics
 from ..model.runner import ModelRunner
 from ..scheduling.retained_kv import RetainedKV
@@ -52,11 +53,15 @@ class Engine:
         pieces: Pieces,
         numerics: Numerics = AS_THEY_ARE,
         draft_trees: bool = True,
+        adapters: AdapterStore | None = None,
     ) -> None:
+        self.adapters = adapters or AdapterStore(refuse_all)
         self.pool = PagePool(store.pages)
         self.prefix = PrefixCache(self.pool, store.page_size, enabled=prefix_cache)
         self._eviction = Eviction(store, self.pool)
-        self._choices = Choices(self.pool, self.prefix, store.page_size, self._eviction)
+        self._choices = Choices(
+            self.pool, self.prefix, store.page_size, self._eviction, self.adapters
+        )
         self._retained_kv = RetainedKV()
         self.scheduler = Scheduler(
             self.pool,

@@ -4,7 +4,7 @@ import logging
 import queue
 from collections.abc import Callable
 
-from ..state.messages import Inbox, Message, Release
+from ..state.messages import DropAdapter, Inbox, Message, Release
 from ..state.request import Request, StepOutput
 from .engine import Engine
 
@@ -17,6 +17,8 @@ def take(engine: Engine, message: Message) -> None:
         engine.add(message)
     elif isinstance(message, Release):
         engine.release(message.names)
+    elif isinstance(message, DropAdapter):
+        engine.adapters.drop(message.key)
     else:
         engine.abort(message.request_id, message.index)
 

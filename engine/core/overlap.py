@@ -71,6 +71,7 @@ def can_overlap(sequence: Sequence) -> bool:
         or request.logprobs is not None
         or request.part_of is not None
         or request.retain
+        or sequence.adapter is not None  # the next step is launched in a graph, which has none
         or sequence.other_contexts
         or sequence.pending_choices
         or sequence.eviction_state is not None

@@ -19,15 +19,16 @@ from ...kernels.linear.blocks import BLOCK_TYPES, FLOAT_TYPES
 from ...kernels.native.library import Library, library
 from ...kvcache.store import LayerShape
 from ..attention.interface import Findings, probe_model, register
+from ..model.fused.planes import count_weights, take_planes
 from ..model.fused.prepare import make_fused, store_weights
 from ..model.threads import torch_threads, usable_cores
 from ..requests.tokenizer import Tokenizer
 from ..weights.base import WeightFormat
+from ..weights.block_format import BlockFormat
 from ..weights.blocks import stored_bytes
-from ..weights.choose import choose_format
+from ..weights.choose import choose_format, choose_reader
 from ..weights.float import FLOAT
-from ..weights.gguf import GGUF
-from .checkpoint import Checkpoint
+from .checkpoint import Checkpoint, FolderCheckpoint, FormatCheckpoint
 from .config_file import read_config
 from .context import context_tokens
 from .endings import eos_token_ids
@@ -101,18 +102,27 @@ def _load(
     folder = checkpoint.folder
     fields = read_config(folder)
     weights = choose_format(settings.quantization, checkpoint.path, fields)
-    if weights is GGUF and not (device.type == "cpu" and dtype == torch.float32):
+    if isinstance(checkpoint, FolderCheckpoint):
+        reader = choose_reader(weights, checkpoint.path, fields)
+        checkpoint = FormatCheckpoint(folder, checkpoint.name, reader, fields)
+    in_planes = isinstance(weights, BlockFormat) and device.type == "cuda"
+    if isinstance(weights, BlockFormat) and not (device.type == "cpu" and dtype == torch.float32):
         weights = FLOAT
     packed = _kept_packed(weights, device, dtype)
     generation = read_generation(folder)
     stored = checkpoint.stored()
     model_config = build_config(folder, settings)
+    if checkpoint.reads_quantised:
+        vars(model_config).pop("quantization_config", None)  # transformers would read by it
     hf_tokenizer = read_tokenizer(folder, settings)
     check_sizes(folder, model_config, stored, settings)
 
     def load(packed: Collection[str]) -> Any:
-        tensors = checkpoint.tensors(dtype, packed=packed) or weights.tensors(folder, fields)
+        tensors = checkpoint.tensors(dtype, packed=packed)
         loaded = load_weights(folder, model_config, stored, settings, dtype, tensors)
+        if in_planes:
+            blocks = checkpoint.tensors(torch.float32, packed=BLOCK_TYPES.keys())
+            take_planes(loaded, blocks or {})
         return loaded.to(device).eval()
 
     model = load(packed)
@@ -122,13 +132,13 @@ def _load(
     embeddings = model.get_input_embeddings().num_embeddings
     check_vocabulary(folder, hf_tokenizer, embeddings)
     found, context = _probe(model, text_config, settings, embeddings)
-    parameters = sum(p.numel() for p in model.parameters())
+    parameters = count_weights(model)
     defaults = sampling_defaults(folder, generation, model)
     architecture = type(model).__name__
     lean = make_fused(model, weights)
     if lean is None:
         del model  # before it is loaded again
-        lean = load(packed if weights is GGUF else ())
+        lean = load(packed if isinstance(weights, BlockFormat) else ())
         fix_rotary(lean, text_config, context)
         if not weights.lossless:
             store_weights(lean, weights)
@@ -171,7 +181,7 @@ def _kept_packed(
     """Types of blocks in which matrices stay until they are laid out for compiled products."""
     if device.type != "cpu" or dtype != torch.float32:
         return ()
-    if weights is GGUF:
+    if isinstance(weights, BlockFormat):
         return BLOCK_TYPES.keys()
     return FLOAT_TYPES.keys() if weights is FLOAT and isinstance(library(), Library) else ()
 

@@ -44,6 +44,11 @@ class StoredTensor:
         return "F" in self.dtype
 
     @property
+    def bits(self) -> int:
+        """Of a number."""
+        return _BITS[self.dtype]
+
+    @property
     def numel(self) -> int:
         """How many numbers it holds."""
         return prod(self.shape)
@@ -56,7 +61,7 @@ def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
         ConfigurationError: files are missing, damaged or contradict each other.
     """
     if (folder / WEIGHTS).exists() or not (folder / INDEX).exists():
-        return _header(folder / WEIGHTS)
+        return file_tensors(folder / WEIGHTS)
     return _sharded(folder)
 
 
@@ -73,7 +78,7 @@ def _sharded(folder: Path) -> dict[str, StoredTensor]:
     for shard in sorted({_shard_name(index, name, shard) for name, shard in places.items()}):
         if not (folder / shard).is_file():
             raise ConfigurationError(f"{index}: names {shard}, which is not in the folder")
-        for name, tensor in _header(folder / shard).items():
+        for name, tensor in file_tensors(folder / shard).items():
             if name in found:
                 raise ConfigurationError(
                     f"{folder / shard}: {name} is in {found[name].file.name} too"
@@ -95,7 +100,12 @@ def _shard_name(index: Path, name: str, shard: object) -> str:
     )
 
 
-def _header(path: Path) -> dict[str, StoredTensor]:
+def file_tensors(path: Path) -> dict[str, StoredTensor]:
+    """Every tensor of one file by name.
+
+    Raises:
+        ConfigurationError: the file is missing or damaged.
+    """
     try:
         size = path.stat().st_size
         with path.open("rb") as file:

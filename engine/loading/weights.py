@@ -66,12 +66,12 @@ def check_sizes(
         )
     try:
         with stage(f"{path}: no model can be built from it"):
-            model = _without_memory(model_config, settings)
+            model = without_memory(model_config, settings)
     except ConfigurationError as error:
         _refuse_bypassing(text_config.model_type, error.__cause__)
         raise
     if getattr(model_config, "quantization_config", None) is not None:
-        return
+        return  # transformers reads them, and knows how large they become
     described = sum(p.numel() for p in model.parameters())
     held = sum(tensor.numel for tensor in stored.values())
     if described > 2 * held + _SLACK:
@@ -129,14 +129,14 @@ def _from_pretrained(
             trust_remote_code=settings.trust_remote_code,
             **options,
         )
-    kind: Any = type(_without_memory(model_config, settings))
-    own = deepcopy(model_config)
-    vars(own).pop("quantization_config", None)  # transformers would read the weights by it
-    return kind.from_pretrained(None, config=own, state_dict=dict(tensors), **options)
+    kind: Any = type(without_memory(model_config, settings))
+    return kind.from_pretrained(
+        None, config=deepcopy(model_config), state_dict=dict(tensors), **options
+    )
 
 
-def _without_memory(model_config: Any, settings: ModelSettings) -> Any:
-    """The model on the meta device."""
+def without_memory(model_config: Any, settings: ModelSettings) -> Any:
+    """The model on the meta device, without weights."""
     with torch.device("meta"):
         return AutoModelForCausalLM.from_config(
             model_config,

@@ -15,6 +15,7 @@ from ...errors import ConfigurationError
 from ...kernels.linear.native import NativeLinear
 from ...kvcache.store import LayerShape
 from ..weights.blocks import stored_bytes
+from ..weights.planes import PlaneLinear
 from .fused.compiled import CompiledDecoder
 from .settings import CacheSettings
 
@@ -45,7 +46,8 @@ def weights_bytes(model: nn.Module) -> int:
         return model.stored_bytes
     packed = {each.packed for each in model.modules() if isinstance(each, NativeLinear)}
     others = sum(map(stored_bytes, (*model.parameters(), *model.buffers())))
-    return others + sum(each.stored_bytes for each in packed)
+    planes = sum(each.stored_bytes for each in model.modules() if isinstance(each, PlaneLinear))
+    return others + planes + sum(each.stored_bytes for each in packed)
 
 
 def give_back() -> None:

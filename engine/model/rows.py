@@ -1,5 +1,6 @@
 """A step's rows, flattened: tokens, positions, and where keys are and go."""
 
+from ..adapters.store import Prepared
 from ..state.step import Chunk, Step
 
 
@@ -21,12 +22,14 @@ class Rows:
         self.tables: list[list[int]] = []
         self.trees: dict[int, list[int]] = {}
         self.own_attention: list[tuple[int, Chunk]] = []
+        self.adapters: list[Prepared | None] = []
 
     def add(self, chunk: Chunk) -> None:
         """Add the rows of one context's chunk."""
         context, draft = chunk.context, chunk.draft
         row, first = len(self.ids), context.computed
         last = first + chunk.count
+        self.adapters += [chunk.sequence.adapter] * chunk.count
         if chunk.count == 1 and not chunk.own_attention:
             self.ids.append(context.tokens[first])
             self.positions.append(first)

@@ -16,6 +16,7 @@ from ...kvcache.attention_record import AttentionRecord
 from ...kvcache.eviction_state import EvictionState
 from ...kvcache.slot_table import SlotTable
 from ...kvcache.store import KVStore
+from ..adapters.step import StepAdapters
 from ..attention.evicting import ScoredRows, SlottedDraft, SlottedRows
 from ..attention.gapped import GappedRows, key_positions
 from ..attention.interface import PagedStep, RowAttention
@@ -30,7 +31,8 @@ class ModelRunner:
     """Runs any transformers decoder over the paged cache, all rows of a step in one pass.
 
     `graphs`: CUDA graphs for steps that only decode; None: run without. `evicts_in_layers`: whether
-    the model computes all layers of a step in one call also where contexts evict keys.
+    the model computes all layers of a step in one call also where contexts evict keys. `adapters`:
+    where the model reads which rows have one.
     """
 
     def __init__(
@@ -40,8 +42,10 @@ class ModelRunner:
         device: torch.device,
         kernels: Kernels = TORCH,
         graphs: DecodeGraphs | None = None,
+        adapters: StepAdapters | None = None,
     ) -> None:
         self._model = model
+        self._adapters = adapters or StepAdapters()
         self._store = store
         self._device = device
         self.on_gpu = device.type != "cpu"
@@ -68,7 +72,7 @@ class ModelRunner:
         rows = Rows(self._store.page_size, in_one_call=in_one_call)
         for chunk in step.chunks:
             rows.add(chunk)
-        if self.graphs is not None and step.in_lines:
+        if self.graphs is not None and step.in_lines and not any(rows.adapters):
             logits = self._in_graph(self.graphs, rows)
             if logits is not None:
                 return logits
@@ -80,7 +84,8 @@ class ModelRunner:
             slots=self._nowhere,
             trees=rows.trees,
         )
-        inputs = self._sent(rows, batch, wanted_rows(step))
+        wanted = wanted_rows(step)
+        inputs = self._sent(rows, batch, wanted)
         paged = PagedStep(
             store=self._store,
             batch=batch,
@@ -95,7 +100,11 @@ class ModelRunner:
                 rows=self._tensor(rows.ordinary),
                 row_attention=self._row_attention(rows.own_attention),
             )
-        logits = self._forward(*inputs, paged)
+        self._adapters.begin(rows.adapters, wanted)
+        try:
+            logits = self._forward(*inputs, paged)
+        finally:
+            self._adapters.end()
         self._check([chunk for chunk in step.chunks if chunk.reads])
         return logits
 

@@ -38,6 +38,7 @@ class Input:
     truncation: Truncation | None = None
     priority: int = 0
     cache_salt: str = ""
+    adapter: str = ""
     decoding: Spec = None
     kv_cache: Spec = None
     conversation: Conversation | None = None

@@ -98,6 +98,7 @@ class InputProcessor:
             prompt_logprobs=given.prompt_logprobs,
             priority=given.priority,
             cache_salt=given.cache_salt,
+            adapter=given.adapter,
             methods=methods,
             policy=policy,
             contexts=contexts or (),

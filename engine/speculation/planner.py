@@ -11,8 +11,10 @@ from typing import Any, Final
 
 from ...decoding.constraint.drafting import ConstrainedDrafting
 from ...decoding.drafting.base import DraftContext, Drafter, Drafting, Vocabulary
+from ...kvcache.prefix import Salt
 from ...registry import Choice
 from ..state.sequence import Context, Sequence
+from ..state.sparse_prefill import salt_of
 from ..state.step import Decoded
 from .calibration import AcceptanceCalibration
 from .draft_state import DraftState
@@ -77,7 +79,7 @@ class DraftPlanner:
         # Every draft token is sampled, and sampling makes some copies of a row of logits.
         self._max_rows = min(max_rows, _SAMPLING_BYTES // (_BYTES_PER_LOGIT * vocabulary.size))
         self._states: dict[Sequence, DraftState] = {}
-        self._memories: OrderedDict[str, dict[str, Any]] = OrderedDict()
+        self._memories: OrderedDict[Salt, dict[str, Any]] = OrderedDict()
         self._clock = clock
         self._trees = trees
         self._lines = lines
@@ -285,7 +287,7 @@ class DraftPlanner:
         self, sequence: Sequence, choice: Choice[Drafter[Any]]
     ) -> tuple[Drafting, AcceptanceCalibration]:
         """The request's drafter, started, and how good its expectations are."""
-        memory = self._memory(sequence.request.cache_salt)
+        memory = self._memory(salt_of(sequence.request, None))
         calibration = memory.setdefault(
             f"calibration: {choice.method.name}", AcceptanceCalibration()
         )
@@ -298,7 +300,7 @@ class DraftPlanner:
         )
         return choice.method.start(choice.parameters, sequence, context), calibration
 
-    def _memory(self, salt: str) -> dict[str, Any]:
+    def _memory(self, salt: Salt) -> dict[str, Any]:
         """What drafters keep for requests of that salt; the least recently used is dropped."""
         memory = self._memories.setdefault(salt, {})
         self._memories.move_to_end(salt)

@@ -1,4 +1,4 @@
-"""Messages to the engine's loop: `Request`, `Abort` and `Release`."""
+"""Messages to the engine's loop: `Request`, `Abort`, `Release` and `DropAdapter`."""
 
 import queue
 from dataclasses import dataclass
@@ -21,6 +21,13 @@ class Release:
     names: tuple[str, ...]
 
 
-Message = Request | Abort | Release
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DropAdapter:
+    """Forget the adapter of this key."""
+
+    key: str
+
+
+Message = Request | Abort | Release | DropAdapter
 Inbox = queue.SimpleQueue[Message | None]
 """Messages in order; None ends the loop."""

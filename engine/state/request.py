@@ -84,10 +84,11 @@ class Request:
     same for every prompt token but the first. `text`: how its tokens become text, which the engine
     does not see. `owner`: owners share the engine by `weight`, whatever they ask of it. `priority`:
     lower runs earlier among requests of one owner. `cache_salt`: prefixes are shared only between
-    requests of equal salt. `contexts`: prompts of the target's further contexts. `combines`:
-    whether the target changes anything. `grammar`: what the answer has to be; None: anything.
-    `thinking`: what holds of a thought before the answer; None: nothing. `dropped_thinking`: how
-    the thoughts are marked whose keys go when they have ended; None: they stay.
+    requests of equal salt. `adapter`: key of the adapter that it is for; empty: none. `contexts`:
+    prompts of the target's further contexts. `combines`: whether the target changes anything.
+    `grammar`: what the answer has to be; None: anything. `thinking`: what holds of a thought
+    before the answer; None: nothing. `dropped_thinking`: how the thoughts are marked whose keys go
+    when they have ended; None: they stay.
     `search`: what a controller needs of the request, which then runs only as subrequests. The
     remaining fields are for subrequests. `part_of`: id of the
     request that it belongs to. `ruled`: its logprobs are scores after the rules; tokens dropped by
@@ -111,6 +112,7 @@ class Request:
     weight: float = 1.0
     priority: int = 0
     cache_salt: str = ""
+    adapter: str = ""
     methods: Methods = NO_METHODS
     policy: Choice[CachePolicy[Any]] = KEEP_EVERYTHING
     contexts: tuple[tuple[int, ...], ...] = ()

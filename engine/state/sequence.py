@@ -13,6 +13,7 @@ from ...kvcache.slot_table import SlotTable
 from ...kvcache.store import Stored
 from ...kvcache.table import KVTable, PageTable
 from ...registry import Choice
+from ..adapters.store import Prepared
 from .counters import NO_COUNTERS, MethodCounters
 from .dropped_thought import DroppedThought
 from .request import Failure, Request, TokenLogprobs
@@ -116,7 +117,8 @@ class Sequence(Context):
     has been read. `draft`: the draft tokens that the next step verifies. `reported_evictions`: in
     outputs so far. `awaits`: while it waits, a sequence that computes the tokens both begin with,
     and their number. `served`: the scheduler's step count when it last had rows. `rule_state`: what
-    its rules remember of its tokens. `constraint`: where its answer is in the request's grammar."""
+    its rules remember of its tokens. `constraint`: where its answer is in the request's grammar.
+    `adapter`: of all its contexts; None: the model as it is."""
 
     request: Request
     index: int
@@ -135,6 +137,7 @@ class Sequence(Context):
     served: int = 0
     rule_state: RuleState | None = None
     constraint: Constraint | None = None
+    adapter: Prepared | None = None
 
     @property
     def limited(self) -> bool:

@@ -69,7 +69,8 @@ class SparsePrefillState:
 
 
 def salt_of(request: Request, sparse_prefill: SparsePrefillState | None) -> Salt:
-    """Prefixes are shared within a salt; each way of sparse prefill has salts of its own."""
-    return (
-        request.cache_salt if sparse_prefill is None else (request.cache_salt, sparse_prefill.salt)
-    )
+    """Prefixes are shared within a salt; adapters and ways of sparse prefill have their own."""
+    way = "" if sparse_prefill is None else sparse_prefill.salt
+    if request.adapter:
+        return request.cache_salt, way, request.adapter
+    return (request.cache_salt, way) if way else request.cache_salt

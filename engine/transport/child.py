@@ -12,8 +12,9 @@ import socket
 import sys
 import threading
 import time
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from pathlib import Path
 
 from transformers.utils import logging as transformers_logging
 
@@ -77,7 +78,7 @@ def main() -> int:
     inbox = Inbox()
     built: Future[Built] = Future()
     reader = threading.Thread(
-        target=_read, args=(connection, frames, built, inbox), name="reader", daemon=True
+        target=_read, args=(connection, frames, built, inbox, link), name="reader", daemon=True
     )
     reader.start()
     try:
@@ -127,11 +128,29 @@ def _first(connection: socket.socket, frames: wire.Frames) -> wire.Start | None:
     return None
 
 
+def _load_adapter(built: Future[Built], message: wire.LoadAdapter, link: _Link) -> None:
+    """Load an adapter, while steps go on, and answer."""
+    problem = None
+    try:
+        built.result().engine.adapters.load(message.key, Path(message.folder))
+    except ConfigurationError as error:
+        problem = str(error)
+    except Exception:
+        logger.exception("an adapter cannot be loaded")
+        problem = "the adapter cannot be loaded"
+    link.send(wire.AdapterLoaded(message.key, problem))
+
+
 def _read(
-    connection: socket.socket, frames: wire.Frames, built: Future[Built], inbox: Inbox
+    connection: socket.socket,
+    frames: wire.Frames,
+    built: Future[Built],
+    inbox: Inbox,
+    link: _Link,
 ) -> None:
     """Pass messages on to the loop. Ends the loop, or the process, when the server ends."""
     compiling = Compiling(inbox, built)
+    loading = ThreadPoolExecutor(max_workers=1, thread_name_prefix="adapters")
     try:
         while data := connection.recv(wire.READ_BYTES):
             for body in frames.feed(data):
@@ -139,7 +158,9 @@ def _read(
                 if isinstance(message, wire.Stop):
                     inbox.put(None)
                     return
-                if not isinstance(message, wire.Start):
+                if isinstance(message, wire.LoadAdapter):
+                    loading.submit(_load_adapter, built, message, link)
+                elif not isinstance(message, wire.Start):
                     compiling.put(message)
     except BaseException:
         logger.exception("the engine's process cannot read what it is told")

@@ -6,7 +6,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from ...decoding.constraint.grammar import Grammar
 from ..build import Built
-from ..state.messages import Abort, Inbox, Release
+from ..state.messages import Abort, DropAdapter, Inbox, Release
 from . import wire
 
 logger = logging.getLogger(__name__)
@@ -26,10 +26,14 @@ class Compiling:
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="grammars")
 
-    def put(self, message: wire.Submitted | wire.Aborted | wire.Released) -> None:
+    def put(
+        self, message: wire.Submitted | wire.Aborted | wire.Released | wire.AdapterDropped
+    ) -> None:
         """Pass a message on, now or once the grammar of its request is compiled."""
         if isinstance(message, wire.Released):
             self._inbox.put(Release(names=message.names))
+        elif isinstance(message, wire.AdapterDropped):
+            self._inbox.put(DropAdapter(key=message.key))
         elif isinstance(message, wire.Aborted):
             abort = Abort(request_id=message.request_id, index=message.index)
             with self._lock:

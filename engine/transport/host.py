@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Protocol
 
 from ..core.engine import Engine
@@ -27,6 +28,14 @@ class EngineHost(Protocol):
 
     def send(self, message: Message) -> None:
         """Send a message to the engine."""
+        ...
+
+    async def load_adapter(self, key: str, folder: Path) -> None:
+        """Read an adapter, while steps go on; requests may name its key afterwards.
+
+        Raises:
+            ConfigurationError: it cannot be read, or is not for this model.
+        """
         ...
 
     async def stop(self) -> None:
@@ -71,6 +80,10 @@ class ThreadHost:
     def send(self, message: Message) -> None:
         """See `EngineHost`."""
         self._inbox.put(message)
+
+    async def load_adapter(self, key: str, folder: Path) -> None:
+        """See `EngineHost`."""
+        await asyncio.to_thread(self._engine.adapters.load, key, folder)
 
     async def stop(self) -> None:
         """See `EngineHost`."""

@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 from ...errors import EXITS, ConfigurationError, EngineDeadError, UnsupportedModelError
 from ..build import make_input_processor
@@ -64,6 +65,7 @@ class ProcessHost:
         self._failed = False
         self._connecting: asyncio.Task[None] | None = None
         self._gone = asyncio.Event()
+        self._adapters: dict[str, asyncio.Future[str | None]] = {}
 
     def input_processor(self, config: EngineConfig) -> InputProcessor:
         """The input processor for the server's process: tokenizer, limits and registries."""
@@ -89,6 +91,18 @@ class ProcessHost:
             self._busy_since_s = self._clock()
         self._sent += 1
         self._write(packed)
+
+    async def load_adapter(self, key: str, folder: Path) -> None:
+        """See `EngineHost`."""
+        answer = asyncio.get_running_loop().create_future()
+        self._adapters[key] = answer
+        try:
+            self._write(wire.LoadAdapter(key, str(folder)))
+            problem = await answer
+        finally:
+            del self._adapters[key]
+        if problem is not None:
+            raise ConfigurationError(problem)
 
     async def stop(self) -> None:
         """See `EngineHost`."""
@@ -122,6 +136,9 @@ class ProcessHost:
         """Handle the end of the connection: the process has ended."""
         self._gone.set()
         self._process.poll()
+        for asked in self._adapters.values():
+            if not asked.done():
+                asked.set_exception(EngineDeadError("the engine's process has ended"))
         if not self._stopping:
             self._fail("its process has ended")
 
@@ -142,6 +159,10 @@ class ProcessHost:
                 raise
             except BaseException:  # as asyncio does with callbacks from a thread
                 logger.exception("a step's outputs could not be delivered")
+        elif isinstance(message, wire.AdapterLoaded):
+            asked = self._adapters.get(message.key)
+            if asked is not None and not asked.done():
+                asked.set_result(message.problem)
         elif isinstance(message, wire.Failed):
             self._fail(message.error)
         elif isinstance(message, wire.Logged):

@@ -16,7 +16,7 @@ from ...decoding.methods import Methods
 from ...decoding.sampling import Sampling
 from ...registry import Choice, Method, Registry
 from ..loading.loader import ModelInfo
-from ..state.messages import Abort, Message, Release
+from ..state.messages import Abort, DropAdapter, Message, Release
 from ..state.request import Request, StepOutput
 from ..state.stats import EngineStats
 
@@ -51,6 +51,7 @@ class Submitted(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     weight: float
     priority: int
     cache_salt: str
+    adapter: str
     methods: Packed
     policy: Packed
     contexts: tuple[tuple[int, ...], ...]
@@ -79,6 +80,19 @@ class Released(msgspec.Struct, frozen=True, tag=True):
     names: tuple[str, ...]
 
 
+class LoadAdapter(msgspec.Struct, frozen=True, tag=True):
+    """Load the adapter in this folder under this key."""
+
+    key: str
+    folder: str
+
+
+class AdapterDropped(msgspec.Struct, frozen=True, tag=True):
+    """A `DropAdapter`."""
+
+    key: str
+
+
 class Stop(msgspec.Struct, frozen=True, tag=True):
     """Stop the engine and end the process."""
 
@@ -97,6 +111,13 @@ class Refused(msgspec.Struct, frozen=True, tag=True):
 
     error: str
     message: str
+
+
+class AdapterLoaded(msgspec.Struct, frozen=True, tag=True):
+    """The answer to `LoadAdapter`. `problem`: why it cannot be served; None: it can."""
+
+    key: str
+    problem: str | None
 
 
 class Stepped(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -122,8 +143,8 @@ class Logged(msgspec.Struct, frozen=True, tag=True):
     text: str
 
 
-ToEngine = Start | Submitted | Aborted | Released | Stop
-FromEngine = Ready | Refused | Stepped | Failed | Logged
+ToEngine = Start | Submitted | Aborted | Released | LoadAdapter | AdapterDropped | Stop
+FromEngine = Ready | Refused | Stepped | AdapterLoaded | Failed | Logged
 
 _encoder = msgspec.msgpack.Encoder()
 decode_to_engine: Callable[[bytes], ToEngine] = msgspec.msgpack.Decoder(ToEngine).decode
@@ -161,6 +182,8 @@ def pack_message(message: Message) -> ToEngine:
         return Aborted(message.request_id, message.index)
     if isinstance(message, Release):
         return Released(message.names)
+    if isinstance(message, DropAdapter):
+        return AdapterDropped(message.key)
     return Submitted(
         **{
             name: getattr(message, name)

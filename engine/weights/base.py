@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ...kernels.linear.native import Packed
 from ...kernels.native.library import Library
+from .quantization_config import method_of
 
 Pack = Callable[[Tensor, Tensor | None], Packed]
 """Lays out a float32 weight `[N, K]` and a bias `[N]` for the products of the compiled decoder."""
@@ -27,17 +28,19 @@ class WeightFormat(ABC):
     `lossless`: layers of the format compute what the loaded model's own do, up to rounding, so the
     model may also run without them. `keeps_numbers`: packed weights are the loaded ones to the bit,
     so a table of embeddings may share them. `row_invariant`: a row's results have the same bits
-    whatever other rows are computed with it.
+    whatever other rows are computed with it. `methods`: values of `quant_method` in config.json's
+    `quantization_config` that mark checkpoints of the format.
     """
 
     name: str
+    methods: tuple[str, ...] = ()
     lossless: bool = False
     keeps_numbers: bool = False
     row_invariant: bool = False
 
     def recognises(self, path: Path, fields: Mapping[str, Any]) -> bool:
         """Whether a checkpoint holds weights of this format. `fields`: those of its config.json."""
-        return False
+        return method_of(fields) in self.methods
 
     def tensors(self, path: Path, fields: Mapping[str, Any]) -> Mapping[str, Tensor] | None:
         """A checkpoint's tensors, named as in the model; None: transformers reads them.

@@ -22,10 +22,25 @@ _ROOM_BYTES: Final = 4 << 20
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Rows:
-    """Rows of one type of blocks: uint8 `[n, bytes of a row]`; `kind` as GGUF calls it."""
+    """Rows of one type of blocks: uint8 `[n, bytes of a row]`; `kind`: a name of `BLOCK_TYPES`.
+
+    `order`: int32 `[K]`, the input that each number of a row belongs to; None: they stand in order.
+    """
 
     raw: Tensor
     kind: str
+    order: Tensor | None = None
+
+    def rows(self, index: Tensor) -> "Rows":
+        """The rows numbered `index`, int64 `[n]`."""
+        return Rows(self.raw[index], self.kind, self.order)
+
+    def numbers(self, room: Tensor | None = None) -> Tensor:
+        """Float32 `[n, K]`; in `room`, if it is given."""
+        found = dequantise(self.raw, self.kind, room)
+        if self.order is not None:
+            found[:, self.order] = found.clone()
+        return found
 
 
 class BlockTensor(Tensor):
@@ -44,8 +59,8 @@ class BlockTensor(Tensor):
         self.parts = _joined(parts)
 
     @classmethod
-    def of(cls, raw: Tensor, kind: str) -> "BlockTensor":
-        """`raw`: uint8 `[N, bytes of a row]`, laid out as in the file; it is not copied.
+    def of(cls, raw: Tensor, kind: str, order: Tensor | None = None) -> "BlockTensor":
+        """`raw`: uint8 `[N, bytes of a row]`; it is not copied. `order`: see `Rows`.
 
         Raises:
             ValueError: no such type of blocks is served, or a row is not whole blocks.
@@ -54,7 +69,7 @@ class BlockTensor(Tensor):
             raise ValueError(f"blocks of the type {kind} are not served")
         if raw.dtype != torch.uint8 or raw.ndim != 2 or raw.shape[1] % BLOCK_TYPES[kind].bytes:
             raise ValueError(f"not rows of whole blocks of the type {kind}")
-        return cls([Rows(raw, kind)])
+        return cls([Rows(raw, kind, order)])
 
     @property
     def stored_bytes(self) -> int:
@@ -63,14 +78,13 @@ class BlockTensor(Tensor):
 
     def dequantise(self) -> Tensor:
         """The numbers, float32 `[N, K]`."""
-        found = [dequantise(part.raw, part.kind) for part in self.parts]
+        found = [part.numbers() for part in self.parts]
         return found[0] if len(found) == 1 else torch.cat(found or [torch.empty(self.shape)])
 
     def rows(self, index: Tensor) -> "BlockTensor":
         """The rows numbered `index`, int64 `[n]`."""
         if len(self.parts) == 1:
-            part = self.parts[0]
-            return BlockTensor([Rows(part.raw[index], part.kind)])
+            return BlockTensor([self.parts[0].rows(index)])
         sizes = torch.tensor([part.raw.shape[0] for part in self.parts])
         ends = sizes.cumsum(0)
         index = torch.where(index < 0, index + self.shape[0], index)
@@ -78,8 +92,7 @@ class BlockTensor(Tensor):
         owners, counts = torch.unique_consecutive(owner, return_counts=True)
         picked: list[Rows] = []
         for which, at in zip(owners.tolist(), index.split(counts.tolist()), strict=True):
-            part = self.parts[which]
-            picked.append(Rows(part.raw[at - (ends[which] - sizes[which])], part.kind))
+            picked.append(self.parts[which].rows(at - (ends[which] - sizes[which])))
         return BlockTensor(picked)
 
     @classmethod
@@ -141,8 +154,8 @@ def multiply(x: Tensor, weight: BlockTensor, bias: Tensor | None = None) -> Tens
     for part in weight.parts:
         for raw in part.raw.split(most):
             last = first + raw.shape[0]
-            numbers = dequantise(raw, part.kind, room[: raw.shape[0]]).to(x.dtype)
-            out[..., first:last] = linear(x, numbers)
+            some = Rows(raw, part.kind, part.order)
+            out[..., first:last] = linear(x, some.numbers(room[: raw.shape[0]]).to(x.dtype))
             first = last
     return out if bias is None else out.add_(bias)
 
@@ -165,11 +178,13 @@ def pack_numbers(library: Library, weight: Tensor, bias: Tensor | None) -> Packe
     if not isinstance(weight, BlockTensor):
         return pack(library, weight, bias)
     parts = weight.parts
-    if any(part.raw.shape[0] % panel(library) for part in parts[:-1]):
-        return pack(library, weight.dequantise(), bias)  # kinds meet within a panel
+    order = parts[0].order if parts else None
+    meet = any(part.raw.shape[0] % panel(library) for part in parts[:-1])  # within a panel
+    if meet or not all(_in_one_order(part.order, order) for part in parts):
+        return pack(library, weight.dequantise(), bias)
     bias = None if bias is None else bias.detach().float().contiguous()
     laid_out = [pack_blocks(library, part.raw, part.kind) for part in parts]
-    return Packed(library, laid_out, bias, inputs=weight.shape[1])
+    return Packed(library, laid_out, bias, inputs=weight.shape[1], order=order)
 
 
 def _inputs(part: Rows) -> int:
@@ -178,19 +193,28 @@ def _inputs(part: Rows) -> int:
 
 
 def _joined(parts: Sequence[Rows]) -> tuple[Rows, ...]:
-    """Neighbours of one kind become one part."""
+    """Neighbours of one kind and order become one part."""
     found: list[list[Rows]] = []
     for part in parts:
         if not part.raw.shape[0]:
             continue
-        if found and found[-1][0].kind == part.kind:
+        last = found[-1][0] if found else None
+        if last and last.kind == part.kind and _in_one_order(last.order, part.order):
             found[-1].append(part)
         else:
             found.append([part])
     return tuple(
-        group[0] if len(group) == 1 else Rows(torch.cat([r.raw for r in group]), group[0].kind)
+        group[0]
+        if len(group) == 1
+        else Rows(torch.cat([rows.raw for rows in group]), group[0].kind, group[0].order)
         for group in found
     )
+
+
+def _in_one_order(one: Tensor | None, other: Tensor | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    return one is other or torch.equal(one, other)
 
 
 def _dense(value: Any) -> Any:

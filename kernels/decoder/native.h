@@ -46,6 +46,7 @@ struct Step {
     Batch batch;
     int64_t rows;
     const Evicting* evicting;  // null: nothing
+    const Adapters* adapters;  // null: no row has one
     const float* factors;  // [T, rotary_size / 2, 2]: cosine and sine; null where nothing rotates
     const int64_t* slots;  // [T]
     Room room;
@@ -99,6 +100,13 @@ static inline void write_row(
         }
 }
 
+// Linear layers as adapters count them: those of layer 0, of layer 1 and so on, and the head.
+enum Which : int64_t { QKV, OUT, GATE_UP, DOWN, WHICH };
+
+static inline Added added_to(const Step& step, int64_t index, Which which) {
+    return Added{step.adapters, index * WHICH + which};
+}
+
 static void normalise_rows(Job& job, const Layer& layer, const Step& step, const Norm& norm) {
     const Norm* with = &norm;
     Room room = step.room;
@@ -108,35 +116,44 @@ static void normalise_rows(Job& job, const Layer& layer, const Step& step, const
     });
 }
 
-// Up to where attention begins: leaves queries, keys and values in `qkv`, and writes the keys and
-// values of layer `index`; -1: writes nothing.
-static void before_attention(Job& job, const Layer& layer, const Step& step, int64_t index) {
+// Up to where attention begins, of layer `index`: leaves queries, keys and values in `qkv`; `writes`:
+// writes the keys and values, too.
+static void before_attention(
+    Job& job, const Layer& layer, const Step& step, int64_t index, bool writes
+) {
     const Room& room = step.room;
     int64_t stride = layer.qkv.outputs;
     normalise_rows(job, layer, step, layer.before);
     linear(
-        job, layer.qkv, room.normed, step.rows, room.bytes, Put{&layer.qkv, room.qkv, stride, false}
+        job, layer.qkv, room.normed, step.rows, room.bytes, added_to(step, index, QKV),
+        Put{&layer.qkv, room.qkv, stride, false}
     );
     const Layer* of = &layer;
     const Step* at = &step;
     job.phase(step.rows, [=](int64_t row) {
         float* qkv = at->room.qkv + row * stride;
         finish_row(*of, *at, qkv, row);
-        if (index >= 0) write_row(*of, index, *at, qkv, row);
+        if (writes) write_row(*of, index, *at, qkv, row);
     });
 }
 
-// From what attention returned, in `attended`, to the layer's end.
-static void after_attention(Job& job, const Layer& layer, const Step& step) {
+// From what attention returned, in `attended`, to the end of layer `index`.
+static void after_attention(Job& job, const Layer& layer, const Step& step, int64_t index) {
     const Room& room = step.room;
     int64_t width = layer.width, rows = step.rows;
-    linear(job, layer.out, room.attended, rows, room.bytes, Put{&layer.out, room.x, width, true});
+    linear(
+        job, layer.out, room.attended, rows, room.bytes, added_to(step, index, OUT),
+        Put{&layer.out, room.x, width, true}
+    );
     normalise_rows(job, layer, step, layer.after);
     linear(
-        job, layer.gate_up, room.normed, rows, room.bytes,
+        job, layer.gate_up, room.normed, rows, room.bytes, added_to(step, index, GATE_UP),
         PutGated{&layer.gate_up, room.gated, layer.gates, layer.gates}
     );
-    linear(job, layer.down, room.gated, rows, room.bytes, Put{&layer.down, room.x, width, true});
+    linear(
+        job, layer.down, room.gated, rows, room.bytes, added_to(step, index, DOWN),
+        Put{&layer.down, room.x, width, true}
+    );
 }
 
 }  // namespace penstock

@@ -15,8 +15,10 @@ import torch
 from torch import Tensor
 
 from ..batch import PagedBatch
+from ..linear.low_rank import AdapterRows, PackedAdapter
 from ..linear.native import Packed, RowRoom
 from ..native.library import (
+    AddedStruct,
     EvictingStruct,
     HeadStruct,
     LayerStruct,
@@ -31,6 +33,8 @@ from ..paged_attention.native import Geometry, attention_struct, cache_struct
 
 Caches = Sequence[tuple[Tensor, Tensor]]
 """Keys and values of each layer, `[pages, Hkv, page, D]`, float32."""
+LINEARS: Final = ("qkv", "out", "gate_up", "down")
+"""The linear layers of a layer, as native.h numbers them."""
 _LEAST_ROWS: Final = 16
 
 
@@ -107,7 +111,7 @@ class NativeLayers:
     def packed(self) -> set[Packed]:
         """The weights of all linear layers, the head's among them."""
         layers, _norm, head = self._kept
-        return {head}.union(*((x.qkv, x.out, x.gate_up, x.down) for x in layers))
+        return {head}.union(*((getattr(x, name) for name in LINEARS) for x in layers))
 
     @property
     def scores(self) -> bool:
@@ -115,11 +119,22 @@ class NativeLayers:
         most = self._call.most_group()
         return all(layer.heads <= most * layer.kv_heads for layer in self._layers)
 
-    def step(self, x: Tensor, factors: Tensor | None, batch: PagedBatch | None) -> "LayerStep":
+    @property
+    def linears(self) -> int:
+        """How many linear layers adapters count: those of `LINEARS` by layer, and the head."""
+        return len(self._layers) * len(LINEARS) + 1
+
+    def step(
+        self,
+        x: Tensor,
+        factors: Tensor | None,
+        batch: PagedBatch | None,
+        adapters: Sequence[PackedAdapter | None] | None = None,
+    ) -> "LayerStep":
         """Begin a step. x: float32 `[T, width]`, which becomes the layers' result.
 
         factors: complex `[T, 1, n / 2]`, what turns pairs of queries and keys; n is the same in
-        all layers that rotate.
+        all layers that rotate. adapters: of each row; None: no row has one.
         """
         rows = x.shape[0]
         self._grow(rows)
@@ -133,7 +148,12 @@ class NativeLayers:
         )
         if geometry is not None:
             struct.batch = geometry.struct
-        return LayerStep(x=x, struct=struct, kept=(real, geometry, batch))
+        of_rows = None if adapters is None else AdapterRows(adapters)
+        if of_rows is not None:
+            struct.adapters = pointer(of_rows.struct)
+        return LayerStep(
+            x=x, struct=struct, adapters=adapters, kept=(real, geometry, batch, of_rows)
+        )
 
     def run(
         self, step: "LayerStep", caches: Caches, evicting: "EvictingRows | None" = None
@@ -154,7 +174,7 @@ class NativeLayers:
         # New memory each time: keys and values of draft tokens are kept until they are verified.
         qkv = torch.empty(step.x.shape[0], layer.qkv.outputs)
         step.struct.room.qkv = address(qkv)
-        self._call.before_attention(self._structs[index], byref(step.struct), self._threads)
+        self._call.before_attention(self._structs[index], index, byref(step.struct), self._threads)
         q_size, k_size = layer.heads * layer.key_size, layer.kv_heads * layer.key_size
         return (
             qkv[:, :q_size].unflatten(1, (layer.heads, -1)),
@@ -165,13 +185,17 @@ class NativeLayers:
     def after_attention(self, step: "LayerStep", index: int, attended: Tensor) -> None:
         """The rest of a layer, from what attention returned, `[T, H, Dv]`."""
         self._room["attended"][: attended.numel()].view(attended.shape).copy_(attended)
-        self._call.after_attention(self._structs[index], byref(step.struct), self._threads)
+        self._call.after_attention(self._structs[index], index, byref(step.struct), self._threads)
 
     def logits(self, step: "LayerStep", wanted: Tensor) -> Tensor:
         """Float32 `[R, V]` of the rows numbered `wanted`, int64 `[R]`."""
         count = wanted.shape[0]
         logits = torch.empty(count, self._vocabulary)
         normed = torch.empty(count, step.x.shape[1])
+        added, of_rows = AddedStruct(), None
+        if step.adapters is not None:
+            of_rows = AdapterRows([step.adapters[row] for row in wanted.tolist()])
+            added = of_rows.added(self.linears - 1)
         self._call.head(
             byref(self._head),
             byref(step.struct),
@@ -179,6 +203,7 @@ class NativeLayers:
             count,
             normed.data_ptr(),
             logits.data_ptr(),
+            byref(added),
             self._threads,
         )
         return logits
@@ -258,6 +283,7 @@ class LayerStep:
 
     x: Tensor
     struct: StepStruct
+    adapters: Sequence[PackedAdapter | None] | None
     kept: tuple[Any, ...]
 
 
@@ -271,9 +297,7 @@ def _layer_struct(layer: LayerWeights) -> LayerStruct:
         kv_heads=layer.kv_heads,
         **layer.options,
     )
-    packed: dict[str, LinearStruct] = {
-        name: getattr(layer, name).struct for name in ("qkv", "out", "gate_up", "down")
-    }
+    packed: dict[str, LinearStruct] = {name: getattr(layer, name).struct for name in LINEARS}
     return LayerStruct(
         before=layer.before.struct,
         after=layer.after.struct,

@@ -1,9 +1,11 @@
 // Weights in blocks, as GGUF files store them (ggml-common.h and ggml-quants.c of llama.cpp define
-// the types), and what they are laid out as for products: w = scale x (u - zero) + least, with u of 4
-// or 8 bits. Nothing is lost: a layout holds the very numbers of the blocks.
+// the types) or as we lay out other published ones, and what they become for products:
+// w = scale x (u - zero) + least, with u of 4 or 8 bits. Nothing is lost: a layout holds the very
+// numbers of the blocks. Codes of floating-point numbers: see codes.h.
 //
-//   a panel      groups, one after the other: the inputs that share a scale d of 16 bits
-//   a group      d [WIDE], for SUPER layouts of 256 inputs, else of BLOCK;  least [WIDE] if LEAST
+//   a panel      groups, one after the other: the inputs that share a scale d of 16 bits, or of 32
+//   a group      d [WIDE], for SUPER layouts of 256 inputs, else of BLOCK;  least [WIDE] if LEAST;
+//                zero [WIDE], 8 bits each, if ZERO: else it is a constant of the type
 //   a block      SUPER: factors of d [WIDE] and, if LEAST, of least [WIDE], 8 bits each
 //                u: 8 bits [BLOCK / 4][WIDE][4];  4 bits [BLOCK / 8][WIDE][4], the second half of the
 //                block's inputs in the upper bits
@@ -15,12 +17,12 @@
 #include <cmath>
 
 #include "../native/simd.h"
+#include "block_types.h"
 
 namespace penstock {
 
 constexpr int64_t BLOCK_INPUTS = 32;  // of a row that share a scale
 constexpr int64_t SUM_INPUTS = 16;    // of a row that share a sum
-constexpr int64_t MOST_GROUP = 256;
 #if defined(__AVX512F__)
 constexpr int SHORT = 6;  // rows of a tile: four vectors each, two of them of integers
 #elif defined(__AVX2__)
@@ -29,14 +31,15 @@ constexpr int SHORT = 2;
 constexpr int SHORT = 4;
 #endif
 
-template <int BITS_, int BLOCK_, bool SUPER_, bool LEAST_>
+template <int BITS_, int BLOCK_, bool SUPER_, bool LEAST_, bool ZERO_ = false, class Scale_ = Half>
 struct Layout {
+    using Scale = Scale_;
     static constexpr int BITS = BITS_, BLOCK = BLOCK_;
-    static constexpr bool SUPER = SUPER_, LEAST = LEAST_;
+    static constexpr bool SUPER = SUPER_, LEAST = LEAST_, ZERO = ZERO_;
     static constexpr int64_t GROUP = SUPER ? MOST_GROUP : BLOCK, BLOCKS = GROUP / BLOCK;
     static constexpr int64_t QUANTS = BLOCK * WIDE * BITS / 8;
-    static constexpr int64_t BYTES =
-        2 * WIDE * (1 + LEAST) + BLOCKS * ((SUPER ? WIDE * (1 + LEAST) : 0) + QUANTS);
+    static constexpr int64_t HEAD = WIDE * ((int64_t)sizeof(Scale) + 2 * LEAST + ZERO);
+    static constexpr int64_t BYTES = HEAD + BLOCKS * ((SUPER ? WIDE * (1 + LEAST) : 0) + QUANTS);
 };
 
 // Calls act(Layout) for the layout of this number.
@@ -52,156 +55,12 @@ static inline auto with_layout(int64_t number, Act act) {
     case 6: return act(Layout<8, 32, false, true>{});
     case 7: return act(Layout<8, 32, true, true>{});
     case 8: return act(Layout<8, 32, true, false>{});
-    default: return act(Layout<8, 16, true, false>{});
+    case 9: return act(Layout<8, 16, true, false>{});
+    case 10: return act(Layout<4, 32, false, false, true>{});
+    case 11: return act(Layout<8, 32, false, false, true>{});
+    case 12: return act(Layout<4, 32, false, false, true, float>{});
+    default: return act(Layout<8, 32, false, false, true, float>{});
     }
-}
-
-// The weights of one group of one output.
-struct Group {
-    uint8_t u[MOST_GROUP];
-    Half d, least;
-    int8_t factors[MOST_GROUP / 16];
-    uint8_t leasts[MOST_GROUP / 16];
-};
-
-static inline Half half_at(const uint8_t* at) {
-    Half found;
-    std::memcpy(&found, at, 2);
-    return found;
-}
-
-static inline Half negative(Half x) { return Half{(uint16_t)(x.bits ^ 0x8000)}; }
-
-// Q4_K and Q5_K: eight scales and eight minima of 6 bits in 12 bytes.
-static inline void scales_of_k(const uint8_t* at, Group& to) {
-    for (int i = 0; i < 4; ++i) {
-        to.factors[i] = at[i] & 63;
-        to.leasts[i] = at[i + 4] & 63;
-        to.factors[i + 4] = (at[i + 8] & 15) | (at[i] >> 6) << 4;
-        to.leasts[i + 4] = at[i + 8] >> 4 | (at[i + 4] >> 6) << 4;
-    }
-}
-
-static inline void nibbles(const uint8_t* at, int count, uint8_t* to) {
-    for (int i = 0; i < count; ++i) to[i] = at[i] & 15, to[i + count] = at[i] >> 4;
-}
-
-// What a code of IQ4_NL and IQ4_XS stands for, with 128 added.
-static const uint8_t IQ4_VALUES[16] = {1,   24,  45,  63,  79,  93,  106, 118,
-                                       129, 141, 153, 166, 181, 197, 217, 241};
-
-struct Type {
-    int64_t number;         // ggml's
-    int64_t inputs, bytes;  // of a block
-    int64_t layout;
-    int32_t zero;
-    void (*read)(const uint8_t*, Group&);
-};
-
-static void read_q4_0(const uint8_t* at, Group& to) {
-    to.d = half_at(at);
-    nibbles(at + 2, 16, to.u);
-}
-
-static void read_q4_1(const uint8_t* at, Group& to) {
-    to.d = half_at(at), to.least = half_at(at + 2);
-    nibbles(at + 4, 16, to.u);
-}
-
-static void fifth_bits(const uint8_t* at, uint8_t* u) {
-    for (int i = 0; i < 32; ++i) u[i] |= (at[i / 8] >> i % 8 & 1) << 4;
-}
-
-static void read_q5_0(const uint8_t* at, Group& to) {
-    to.d = half_at(at);
-    nibbles(at + 6, 16, to.u);
-    fifth_bits(at + 2, to.u);
-}
-
-static void read_q5_1(const uint8_t* at, Group& to) {
-    to.d = half_at(at), to.least = half_at(at + 2);
-    nibbles(at + 8, 16, to.u);
-    fifth_bits(at + 4, to.u);
-}
-
-static void read_q8_0(const uint8_t* at, Group& to) {
-    to.d = half_at(at);
-    for (int i = 0; i < 32; ++i) to.u[i] = at[2 + i] ^ 128;
-}
-
-static void read_iq4_nl(const uint8_t* at, Group& to) {
-    to.d = half_at(at);
-    nibbles(at + 2, 16, to.u);
-    for (int i = 0; i < 32; ++i) to.u[i] = IQ4_VALUES[to.u[i]];
-}
-
-static void read_q2_k(const uint8_t* at, Group& to) {
-    to.d = half_at(at + 80), to.least = negative(half_at(at + 82));
-    for (int i = 0; i < 16; ++i) to.factors[i] = at[i] & 15, to.leasts[i] = at[i] >> 4;
-    for (int i = 0; i < 256; ++i) to.u[i] = at[16 + i / 128 * 32 + i % 32] >> i / 32 % 4 * 2 & 3;
-}
-
-static void read_q3_k(const uint8_t* at, Group& to) {
-    const uint8_t *high = at, *low = at + 32, *scales = at + 96;
-    to.d = half_at(at + 108);
-    for (int i = 0; i < 16; ++i) {
-        int four = i < 8 ? scales[i] & 15 : scales[i - 8] >> 4;
-        int two = scales[8 + i % 4] >> i / 4 * 2 & 3;
-        to.factors[i] = (int8_t)((four | two << 4) - 32);
-    }
-    for (int i = 0; i < 256; ++i) {
-        int two = low[i / 128 * 32 + i % 32] >> i / 32 % 4 * 2 & 3;
-        to.u[i] = two | (high[i % 32] >> i / 32 & 1) << 2;
-    }
-}
-
-static void read_q4_k(const uint8_t* at, Group& to) {
-    to.d = half_at(at), to.least = negative(half_at(at + 2));
-    scales_of_k(at + 4, to);
-    for (int i = 0; i < 4; ++i) nibbles(at + 16 + 32 * i, 32, to.u + 64 * i);
-}
-
-static void read_q5_k(const uint8_t* at, Group& to) {
-    to.d = half_at(at), to.least = negative(half_at(at + 2));
-    scales_of_k(at + 4, to);
-    for (int i = 0; i < 4; ++i) nibbles(at + 48 + 32 * i, 32, to.u + 64 * i);
-    for (int i = 0; i < 256; ++i) to.u[i] |= (at[16 + i % 32] >> i / 32 & 1) << 4;
-}
-
-static void read_q6_k(const uint8_t* at, Group& to) {
-    const uint8_t *low = at, *high = at + 128;
-    to.d = half_at(at + 208);
-    std::memcpy(to.factors, at + 192, 16);
-    for (int i = 0; i < 256; ++i) {
-        int four = low[i / 128 * 64 + i % 64] >> i % 128 / 64 * 4 & 15;
-        to.u[i] = four | (high[i / 128 * 32 + i % 32] >> i % 128 / 32 * 2 & 3) << 4;
-    }
-}
-
-static void read_iq4_xs(const uint8_t* at, Group& to) {
-    uint16_t upper;
-    std::memcpy(&upper, at + 2, 2);
-    to.d = half_at(at);
-    for (int i = 0; i < 8; ++i) {
-        int four = at[4 + i / 2] >> i % 2 * 4 & 15;
-        to.factors[i] = (int8_t)((four | (upper >> 2 * i & 3) << 4) - 32);
-        nibbles(at + 8 + 16 * i, 16, to.u + 32 * i);
-    }
-    for (int i = 0; i < 256; ++i) to.u[i] = IQ4_VALUES[to.u[i]];
-}
-
-static const Type TYPES[] = {
-    {2, 32, 18, 0, 8, read_q4_0},     {3, 32, 20, 1, 0, read_q4_1},    {6, 32, 22, 5, 16, read_q5_0},
-    {7, 32, 24, 6, 0, read_q5_1},     {8, 32, 34, 5, 128, read_q8_0},  {10, 256, 84, 4, 0, read_q2_k},
-    {11, 256, 110, 3, 4, read_q3_k},  {12, 256, 144, 2, 0, read_q4_k}, {13, 256, 176, 7, 0, read_q5_k},
-    {14, 256, 210, 9, 32, read_q6_k}, {20, 32, 18, 5, 128, read_iq4_nl},
-    {23, 256, 136, 8, 128, read_iq4_xs},
-};
-
-static inline const Type* type_of(int64_t number) {
-    for (const Type& type : TYPES)
-        if (type.number == number) return &type;
-    return nullptr;
 }
 
 static inline Half nearest_half(float x) {
@@ -260,19 +119,25 @@ static void quantise_q4_1(const float* from, uint8_t* to) {
     for (int i = 0; i < 16; ++i) to[4 + i] = (uint8_t)whole[i] | (uint8_t)whole[i + 16] << 4;
 }
 
+template <class L>
+static inline float scale_of(const Group& group) {
+    return sizeof(typename L::Scale) == 4 ? group.wide : widen(group.d);
+}
+
 // What a weight of a group is. Products of d and a factor are exact in float32, those with u too: one
 // rounding at most, whether or not the compiler fuses the sum.
 template <class L>
 static inline float weight_of(const Group& group, int64_t k, int32_t zero) {
-    float scale = widen(group.d);
+    float scale = scale_of<L>(group);
     if (L::SUPER) scale *= group.factors[k / L::BLOCK];
-    float value = scale * (float)((int32_t)group.u[k] - zero);
+    float value = scale * (float)((int32_t)group.u[k] - (L::ZERO ? group.zero : zero));
     if (!L::LEAST) return value;
     return value + widen(group.least) * (L::SUPER ? (float)group.leasts[k / L::BLOCK] : 1.0f);
 }
 
 // Numbers of one output, from its blocks as a file has them.
 static void read_numbers(const Type& type, const uint8_t* blocks, int64_t inputs, float* to) {
+    if (const Codes* codes = codes_of(type.layout)) return read_codes(*codes, blocks, inputs, to);
     Group group;
     with_layout(type.layout, [&](auto layout) {
         for (int64_t k = 0; k < inputs; k += type.inputs, blocks += type.bytes) {
@@ -285,9 +150,11 @@ static void read_numbers(const Type& type, const uint8_t* blocks, int64_t inputs
 
 template <class L>
 static void put_group(const Group& group, int64_t n, uint8_t* to) {
-    std::memcpy(to + 2 * n, &group.d, 2);
-    if (L::LEAST) std::memcpy(to + 2 * WIDE + 2 * n, &group.least, 2);
-    to += 2 * WIDE * (1 + L::LEAST);
+    constexpr int64_t SIZE = sizeof(typename L::Scale);
+    std::memcpy(to + SIZE * n, SIZE == 4 ? (const void*)&group.wide : &group.d, SIZE);
+    if (L::LEAST) std::memcpy(to + SIZE * WIDE + 2 * n, &group.least, 2);
+    if (L::ZERO) to[SIZE * WIDE + n] = group.zero;
+    to += L::HEAD;
     for (int64_t block = 0; block < L::BLOCKS; ++block) {
         const uint8_t* u = group.u + block * L::BLOCK;
         if (L::SUPER) {
@@ -306,9 +173,11 @@ static void put_group(const Group& group, int64_t n, uint8_t* to) {
 
 template <class L>
 static void get_group(const uint8_t* from, int64_t n, Group& group) {
-    group.d = half_at(from + 2 * n);
-    if (L::LEAST) group.least = half_at(from + 2 * WIDE + 2 * n);
-    from += 2 * WIDE * (1 + L::LEAST);
+    constexpr int64_t SIZE = sizeof(typename L::Scale);
+    std::memcpy(SIZE == 4 ? (void*)&group.wide : &group.d, from + SIZE * n, SIZE);
+    if (L::LEAST) group.least = half_at(from + SIZE * WIDE + 2 * n);
+    if (L::ZERO) group.zero = from[SIZE * WIDE + n];
+    from += L::HEAD;
     for (int64_t block = 0; block < L::BLOCKS; ++block) {
         uint8_t* u = group.u + block * L::BLOCK;
         if (L::SUPER) {
@@ -326,6 +195,7 @@ static void get_group(const uint8_t* from, int64_t n, Group& group) {
 }
 
 static inline int64_t panel_bytes(int64_t layout, int64_t inputs) {
+    if (const Codes* codes = codes_of(layout)) return inputs / codes->block * codes->panel_bytes();
     return with_layout(layout, [=](auto l) { return inputs / decltype(l)::GROUP * decltype(l)::BYTES; });
 }
 
@@ -333,6 +203,15 @@ static inline int64_t panel_bytes(int64_t layout, int64_t inputs) {
 static void pack_block_panel(
     const Type& type, const uint8_t* blocks, int64_t outputs, int64_t inputs, int64_t panel, uint8_t* to
 ) {
+    if (const Codes* codes = codes_of(type.layout)) {
+        int64_t bytes = inputs / type.inputs * type.bytes;
+        uint8_t* run = to + panel * panel_bytes(type.layout, inputs);
+        for (int64_t n = 0; n < WIDE; ++n) {
+            int64_t row = panel * WIDE + n;
+            put_codes(*codes, row < outputs ? blocks + row * bytes : nullptr, inputs, n, run);
+        }
+        return;
+    }
     with_layout(type.layout, [&](auto layout) {
         using L = decltype(layout);
         int64_t groups = inputs / L::GROUP;
@@ -353,6 +232,7 @@ static void pack_block_panel(
 static void unpack_block_row(
     int64_t layout, const uint8_t* panel, int64_t inputs, int32_t zero, int64_t n, float* to
 ) {
+    if (const Codes* codes = codes_of(layout)) return get_codes(*codes, panel, inputs, n, to);
     Group group;
     with_layout(layout, [&](auto l) {
         using L = decltype(l);
@@ -413,11 +293,16 @@ static void block_tile(
         totals[m] = x.sums + (row + m) * (inputs / SUM_INPUTS);
     }
     for (int64_t group = 0; group < inputs; group += L::GROUP) {
-        Vec d[2] = {load((const Half*)panel), load((const Half*)panel + LANES)}, least[2];
-        panel += 2 * WIDE;
+        using Scale = typename L::Scale;
+        Vec d[2] = {load((const Scale*)panel), load((const Scale*)panel + LANES)}, least[2], zeros[2];
+        panel += sizeof(Scale) * WIDE;
         if (L::LEAST) {
             least[0] = load((const Half*)panel), least[1] = load((const Half*)panel + LANES);
             panel += 2 * WIDE;
+        }
+        if (L::ZERO) {
+            zeros[0] = load_bytes(panel), zeros[1] = load_bytes(panel + LANES);
+            panel += WIDE;
         }
         for (int64_t k = group; k < group + L::GROUP; k += L::BLOCK) {
             Vec scale[2] = {d[0], d[1]}, base[2] = {least[0], least[1]};
@@ -465,8 +350,13 @@ static void block_tile(
 #pragma GCC unroll 6
             for (int m = 0; m < M; ++m) {
                 float factor = scales[m][k / BLOCK_INPUTS];
-                left[m] += to_float(a[m]) * (scale[0] * factor);
-                right[m] += to_float(b[m]) * (scale[1] * factor);
+                Vec of_left = to_float(a[m]), of_right = to_float(b[m]);
+                if (L::ZERO) {  // integers below 2^24: exact, like the sums
+                    of_left -= zeros[0] * (float)total[m];
+                    of_right -= zeros[1] * (float)total[m];
+                }
+                left[m] += of_left * (scale[0] * factor);
+                right[m] += of_right * (scale[1] * factor);
                 if (L::LEAST) {
                     float part = factor * (float)total[m];
                     left[m] += base[0] * part;

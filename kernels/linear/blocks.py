@@ -1,28 +1,19 @@
-"""Types of blocks in which GGUF files store weights: their sizes, and the numbers they stand for.
+"""Types of blocks in which weights are kept: their sizes, and the numbers they stand for.
 
-blocks.h has the formulas. Where nothing is compiled, the `gguf` package reads them.
+GGUF files have most of them (blocks.h has the formulas); where nothing is compiled, the `gguf`
+package reads those. Those of our own hold what other published checkpoints have (own_blocks.py).
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
 from torch import Tensor
 
 from ..native.library import Library, address, library
+from .own_blocks import OWN_TYPES, BlockType, numbers_of
 
-
-@dataclass(frozen=True, slots=True)
-class BlockType:
-    """`number`: ggml's; `inputs` and `bytes` of a block."""
-
-    number: int
-    inputs: int
-    bytes: int
-
-
-BLOCK_TYPES: Final[Mapping[str, BlockType]] = {
+GGML_TYPES: Final[Mapping[str, BlockType]] = {
     "F16": BlockType(1, 1, 2),
     "BF16": BlockType(30, 1, 2),
     "Q4_0": BlockType(2, 32, 18),
@@ -40,6 +31,8 @@ BLOCK_TYPES: Final[Mapping[str, BlockType]] = {
 }
 """By the names that ggml gives them; of F16 and BF16 a number is a block."""
 
+BLOCK_TYPES: Final[Mapping[str, BlockType]] = {**GGML_TYPES, **OWN_TYPES}
+
 QUANTISED: Final = "Q4_1"
 """What `quantise` makes: 5 bits a weight, with scale and minimum of each block."""
 
@@ -54,7 +47,8 @@ def dequantise(raw: Tensor, kind: str, room: Tensor | None = None) -> Tensor:
     if kind in FLOAT_TYPES:
         return numbers.copy_(raw.contiguous().view(FLOAT_TYPES[kind]))
     if not isinstance(found, Library):
-        return numbers.copy_(_without_compiled_code(raw, of))
+        own = kind in OWN_TYPES
+        return numbers.copy_(numbers_of(raw, kind) if own else _without_compiled_code(raw, of))
     raw = raw.contiguous()
     found.call.dequantise(
         of.number, address(raw), rows, inputs, address(numbers), torch.get_num_threads()

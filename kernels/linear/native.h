@@ -5,7 +5,7 @@
 //   float32, and floats of 16 bits   [N / WIDE][K][WIDE]          one panel is one run of memory; of
 //                                    bfloat16 the halves of a row are interleaved (simd.h)
 //   int8                             [N / WIDE][K / 4][WIDE][4]   what one VNNI instruction multiplies
-//   blocks                           see blocks.h
+//   blocks, codes                    see blocks.h, codes.h
 //
 // N is filled up with zeros to whole panels. A tile is up to TALL rows by one panel, its sums in
 // registers. Tasks are runs of panels; each writes columns of its own. Floats of 16 bits are widened
@@ -19,6 +19,8 @@
 #include "../native/simd.h"
 #include "../native/team.h"
 #include "blocks.h"
+#include "floats.h"
+#include "low_rank.h"
 
 namespace penstock {
 
@@ -43,6 +45,7 @@ struct Linear {
     const float* bias;  // [N] or null
     int64_t outputs, inputs;  // N, K
     int64_t rows_as;
+    const int32_t* order;  // [K] or null: which input each column is; where all parts are blocks
 };
 
 // Rows as the weights want them: float32; bytes with 128 added and a scale for each row; or in blocks.
@@ -53,8 +56,6 @@ struct Rows {
     const float* scales;
     const int32_t* sums;
 };
-
-constexpr int64_t RUN = 256;
 
 static inline int64_t panels_of(const Linear& layer) { return (layer.outputs + WIDE - 1) / WIDE; }
 
@@ -109,21 +110,6 @@ static inline void byte_products(
 constexpr bool MULTIPLIES_BYTES = false;
 #endif
 
-template <class Number>
-static inline void float_products(
-    const Number* weights, const Rows& x, int64_t row, int64_t count, int64_t inputs, Vec* sums
-) {
-    for (int64_t i = 0; i < 2 * count; ++i) sums[i] = Vec{};
-    const float* values = x.values + row * x.stride;
-    multiply(count, values, x.stride, weights, WIDE, std::min(RUN, inputs), sums);
-    for (int64_t k = RUN; k < inputs; k += RUN) {
-        Vec part[2 * TALL];
-        for (int64_t i = 0; i < 2 * count; ++i) part[i] = Vec{};
-        multiply(count, values + k, x.stride, weights + k * WIDE, WIDE, std::min(RUN, inputs - k), part);
-        for (int64_t i = 0; i < 2 * count; ++i) sums[i] += part[i];
-    }
-}
-
 static inline void block_products(
     const Panels& part, const Rows& x, int64_t row, int64_t count, int64_t inputs, int64_t panel, Vec* sums
 ) {
@@ -156,25 +142,38 @@ static inline void panel_products(
 ) {
     const Panels& part = part_of(layer, panel);
     int64_t inputs = layer.inputs, at = panel * inputs * WIDE;
+    auto floats = [&](auto* weights) {
+        float_products(weights + at, x.values + row * x.stride, x.stride, count, inputs, sums);
+    };
     switch (part.kind) {
-    case FLOATS: return float_products((const float*)part.weights + at, x, row, count, inputs, sums);
-    case BFLOATS: return float_products((const BFloat*)part.weights + at, x, row, count, inputs, sums);
-    case HALVES: return float_products((const Half*)part.weights + at, x, row, count, inputs, sums);
+    case FLOATS: return floats((const float*)part.weights);
+    case BFLOATS: return floats((const BFloat*)part.weights);
+    case HALVES: return floats((const Half*)part.weights);
 #if defined(__AVX512VNNI__)
     case BYTES: return byte_products(part, x, row, count, inputs, panel, sums);
 #endif
-    default: return block_products(part, x, row, count, inputs, panel, sums);
+    default: break;
     }
+    const Codes* codes = codes_of(part.kind - BLOCKS);
+    if (!codes) return block_products(part, x, row, count, inputs, panel, sums);
+    const uint8_t* bytes = (const uint8_t*)part.weights + panel * panel_bytes(part.kind - BLOCKS, inputs);
+    code_products(*codes, bytes, x.values + row * x.stride, x.stride, count, inputs, sums);
 }
 
-// A panel of floats of 16 bits as float32, in memory of this thread's own; null: it is of another
-// kind. Worth it where several tiles read it.
+// A panel of floats of 16 bits or of codes as float32, in memory of this thread's own; null: it is of
+// another kind. Worth it where several tiles read it.
 static inline const float* widened(const Linear& layer, int64_t panel) {
     static thread_local std::vector<float> room;
     const Panels& part = part_of(layer, panel);
-    if (part.kind != BFLOATS && part.kind != HALVES) return nullptr;
+    const Codes* codes = codes_of(part.kind - BLOCKS);
+    if (part.kind != BFLOATS && part.kind != HALVES && !codes) return nullptr;
     int64_t size = layer.inputs * WIDE;
     if ((int64_t)room.size() < size) room.resize(size);
+    if (codes) {
+        int64_t bytes = panel_bytes(part.kind - BLOCKS, layer.inputs);
+        decode_panel(*codes, (const uint8_t*)part.weights + panel * bytes, layer.inputs, room.data());
+        return room.data();
+    }
     auto widen = [&](auto* weights) {
         for (int64_t i = 0; i < size; i += WIDE) {
             Vec left, right;
@@ -195,13 +194,24 @@ struct Bytes {
 
 static void quantise_row(const float* x, int64_t size, uint8_t* to, float* scale);
 
-// Calls write(row, panel, left, right) for every row and panel.
+// A row in the order of a layer's columns.
+static inline const float* gathered(const Linear& layer, const float* row) {
+    static thread_local std::vector<float> room;
+    if (!layer.order) return row;
+    room.resize(layer.inputs);
+    for (int64_t k = 0; k < layer.inputs; ++k) room[k] = row[layer.order[k]];
+    return room.data();
+}
+
+// Calls write(row, panel, left, right) for every row and panel, with what adapters add.
 template <class Write>
 static void linear(
-    Job& job, const Linear& layer, const float* values, int64_t rows, const Bytes& room, Write write
+    Job& job, const Linear& layer, const float* values, int64_t rows, const Bytes& room,
+    const Added& added, Write write
 ) {
     const Linear* of = &layer;
     int64_t size = layer.inputs;
+    go_down(job, added, values, size);
     if (layer.rows_as == ROWS_IN_BYTES)
         job.phase(rows, [=](int64_t row) {
             quantise_row(values + row * size, size, room.values + row * size, room.scales + row);
@@ -209,7 +219,7 @@ static void linear(
     if (layer.rows_as == ROWS_IN_BLOCKS)
         job.phase(rows, [=](int64_t row) {
             quantise_blocks(
-                values + row * size, size, (int8_t*)room.values + row * size,
+                gathered(*of, values + row * size), size, (int8_t*)room.values + row * size,
                 room.scales + row * (size / BLOCK_INPUTS), room.sums + row * (size / SUM_INPUTS)
             );
         });
@@ -223,9 +233,11 @@ static void linear(
             for (int64_t block = 0; block < blocks; ++block) {
                 int64_t begin = rows * block / blocks, end = rows * (block + 1) / blocks;
                 if (wide)
-                    float_products(wide, x, begin, end - begin, size, sums);
+                    float_products(wide, values + begin * size, size, end - begin, size, sums);
                 else
                     panel_products(*of, x, begin, end - begin, panel, sums);
+                for (int64_t row = begin; added.adapters && row < end; ++row)
+                    go_up(added, row, panel, sums + 2 * (row - begin));
                 for (int64_t row = begin; row < end; ++row)
                     write(row, panel, sums[2 * (row - begin)], sums[2 * (row - begin) + 1]);
             }
@@ -343,7 +355,10 @@ static void unpack_row(const Linear& layer, int64_t output, float* to) {
     if (part.kind < BLOCKS) return;
     int64_t layout = part.kind - BLOCKS, by_panel = panel_bytes(layout, size);
     const uint8_t* at = (const uint8_t*)part.weights + panel * by_panel;
-    unpack_block_row(layout, at, size, (int32_t)part.zero, n, to);
+    if (!layer.order) return unpack_block_row(layout, at, size, (int32_t)part.zero, n, to);
+    std::vector<float> room(size);
+    unpack_block_row(layout, at, size, (int32_t)part.zero, n, room.data());
+    for (int64_t k = 0; k < size; ++k) to[layer.order[k]] = room[k];
 }
 
 // A panel of int8 weights `[N, K]`, K a multiple of 4, and 128 x the sum of each channel.

@@ -27,6 +27,7 @@ _BFLOATS: Final = 1
 _HALVES: Final = 2
 _BYTES: Final = 3
 _BLOCKS: Final = 16
+_CODES: Final = 64
 _KINDS: Final = {torch.bfloat16: _BFLOATS, torch.float16: _HALVES}
 _DTYPES: Final = {_FLOATS: torch.float32, _BFLOATS: torch.bfloat16, _HALVES: torch.float16}
 """native.h numbers them."""
@@ -48,10 +49,18 @@ class Packed:
     """Weights `[N, K]` laid out for the compiled kernels, a part after the other. `struct`: for C.
 
     All parts but the last have whole panels: `panel(library)` outputs each, or a multiple of that.
+    `order`: int32 `[K]`, which input each column of the weights is, where all of them are blocks of
+    integers; None: columns stand in order.
     """
 
     def __init__(
-        self, library: Library, parts: Sequence[Panels], bias: Tensor | None, *, inputs: int
+        self,
+        library: Library,
+        parts: Sequence[Panels],
+        bias: Tensor | None,
+        *,
+        inputs: int,
+        order: Tensor | None = None,
     ) -> None:
         self.outputs, self.inputs = sum(part.outputs for part in parts), inputs
         panels = [-(-part.outputs // panel(library)) for part in parts]
@@ -67,16 +76,17 @@ class Packed:
             for i, part in enumerate(parts)
         ]
         array = (PanelsStruct * len(structs))(*structs)
-        self._kept = (*parts, bias, array)
+        self._kept = (*parts, bias, array, order)
         kinds = {part.kind for part in parts}
         self.in_bytes = _BYTES in kinds
-        self.in_blocks = max(kinds, default=0) >= _BLOCKS
+        self.in_blocks = any(_BLOCKS <= kind < _CODES for kind in kinds)
         self.struct = LinearStruct(
             parts=array,
             bias=address(bias),
             outputs=self.outputs,
             inputs=inputs,
             rows_as=2 if self.in_blocks else int(self.in_bytes),
+            order=address(order),
         )
 
     @property

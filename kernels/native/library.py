@@ -49,6 +49,7 @@ class LinearStruct(Structure):
         ("outputs", c_int64),
         ("inputs", c_int64),
         ("rows_as", c_int64),
+        ("order", c_void_p),
     ]
 
 
@@ -150,6 +151,42 @@ class EvictingStruct(Structure):
     _fields_: ClassVar = [("slots", c_void_p), ("weights", c_void_p), ("votes", c_void_p)]
 
 
+class LowRankStruct(Structure):
+    """`LowRank` of linear/low_rank.h."""
+
+    _fields_: ClassVar = [
+        ("down", c_void_p),
+        ("up", c_void_p),
+        ("firsts", c_void_p),
+        ("begins", c_void_p),
+        ("ranks", c_int64),
+    ]
+
+
+class AdapterSpanStruct(Structure):
+    """`AdapterSpan` of linear/low_rank.h."""
+
+    _fields_: ClassVar = [("begin", c_int64), ("end", c_int64), ("layers", POINTER(LowRankStruct))]
+
+
+class AdaptersStruct(Structure):
+    """`Adapters` of linear/low_rank.h."""
+
+    _fields_: ClassVar = [
+        ("spans", POINTER(AdapterSpanStruct)),
+        ("count", c_int64),
+        ("of_row", c_void_p),
+        ("room", c_void_p),
+        ("width", c_int64),
+    ]
+
+
+class AddedStruct(Structure):
+    """`Added` of linear/low_rank.h."""
+
+    _fields_: ClassVar = [("adapters", POINTER(AdaptersStruct)), ("layer", c_int64)]
+
+
 class StepStruct(Structure):
     """`Step` of decoder/native.h."""
 
@@ -157,6 +194,7 @@ class StepStruct(Structure):
         ("batch", BatchStruct),
         ("rows", c_int64),
         ("evicting", POINTER(EvictingStruct)),
+        ("adapters", POINTER(AdaptersStruct)),
         ("factors", c_void_p),
         ("slots", c_void_p),
         ("room", RoomStruct),
@@ -177,6 +215,7 @@ _SIGNATURES: Final[Mapping[str, tuple[list[Any], Any]]] = {
     "block_bytes": ([_LONG, _LONG, _LONG], _LONG),
     "pack_blocks": ([_LONG, _AT, _LONG, _LONG, _AT, _LONG], None),
     "dequantise": ([_LONG, _AT, _LONG, _LONG, _AT, _LONG], None),
+    "planes": ([_LONG, _AT, _LONG, _LONG, *[_AT] * 4, _LONG], None),
     "quantise": ([_AT, _LONG, _LONG, _AT, _LONG], None),
     "unpack_rows": ([POINTER(LinearStruct), _AT, _LONG, _AT, _LONG], _LONG),
     "pack_bytes": ([_AT, _LONG, _LONG, _AT, _AT, _LONG], None),
@@ -192,8 +231,8 @@ _SIGNATURES: Final[Mapping[str, tuple[list[Any], Any]]] = {
     "most_group": ([], _LONG),
     "gumbel_argmax": ([_AT, _LONG, _LONG, _AT, _AT, _AT, _AT, _LONG], None),
     "layers": ([POINTER(LayerStruct), _LONG, POINTER(StepStruct), _LONG], None),
-    "before_attention": ([POINTER(LayerStruct), POINTER(StepStruct), _LONG], None),
-    "after_attention": ([POINTER(LayerStruct), POINTER(StepStruct), _LONG], None),
+    "before_attention": ([POINTER(LayerStruct), _LONG, POINTER(StepStruct), _LONG], None),
+    "after_attention": ([POINTER(LayerStruct), _LONG, POINTER(StepStruct), _LONG], None),
     "memory_new": ([], _AT),
     "memory_free": ([_AT], None),
     "suggester_new": ([_AT, _AT, _LONG, _LONG, _LONG, _LONG], _AT),
@@ -202,7 +241,19 @@ _SIGNATURES: Final[Mapping[str, tuple[list[Any], Any]]] = {
     "suggester_draft": ([_AT, _LONG, _AT, _AT], _LONG),
     "suggester_learn": ([_AT, _AT, _LONG], None),
     "suggester_finish": ([_AT], None),
-    "head": ([POINTER(HeadStruct), POINTER(StepStruct), _AT, _LONG, _AT, _AT, _LONG], None),
+    "head": (
+        [
+            POINTER(HeadStruct),
+            POINTER(StepStruct),
+            _AT,
+            _LONG,
+            _AT,
+            _AT,
+            POINTER(AddedStruct),
+            _LONG,
+        ],
+        None,
+    ),
 }
 
 

@@ -4,6 +4,7 @@
 #include "../decoder/native.h"
 #include "../gumbel_argmax/native.h"
 #include "../linear/native.h"
+#include "../linear/planes.h"
 #include "../paged_attention/native.h"
 #include "../suggest/native.h"
 
@@ -87,6 +88,22 @@ void penstock_dequantise(
     });
 }
 
+// Rows of blocks of a type, taken apart.
+void penstock_planes(
+    int64_t number, const uint8_t* blocks, int64_t rows, int64_t inputs, uint8_t* codes, float* scales,
+    float* zeros, float* leasts, int64_t threads
+) {
+    const Type* type = type_of(number);
+    int64_t bytes = inputs / type->inputs * type->bytes, shared = inputs / PLANE;
+    run(threads, [=](Job& job) {
+        job.phase(rows, [=](int64_t row) {
+            int64_t at = row * shared;
+            Planes to{codes + row * inputs, scales + at, zeros + at, leasts + at};
+            read_planes(*type, blocks + row * bytes, inputs, to);
+        });
+    });
+}
+
 // Float32 rows [T, K] as blocks of ggml's type Q4_1.
 void penstock_quantise(const float* rows, int64_t count, int64_t inputs, uint8_t* to, int64_t threads) {
     const Type* type = type_of(3);
@@ -130,7 +147,10 @@ void penstock_linear(
     const Linear* layer, const float* x, int64_t rows, float* y, const Bytes* bytes, int64_t threads
 ) {
     run(threads, [=](Job& job) {
-        linear(job, *layer, x, rows, bytes ? *bytes : Bytes{}, Put{layer, y, layer->outputs, false});
+        linear(
+            job, *layer, x, rows, bytes ? *bytes : Bytes{}, Added{},
+            Put{layer, y, layer->outputs, false}
+        );
     });
 }
 
@@ -179,29 +199,29 @@ void penstock_layers(const Layer* layers, int64_t count, const Step* step, int64
                 asked = &scores.emplace_back(
                     Scores{evicting->weights + index * step->batch.sequences, evicting->votes}
                 );
-            before_attention(job, *layer, *step, index);
+            before_attention(job, *layer, *step, index, true);
             attend(
                 job, step->batch, how, *plan, step->room.qkv, layer->qkv.outputs,
                 step->room.attended, how.heads * how.values.size, asked
             );
-            after_attention(job, *layer, *step);
+            after_attention(job, *layer, *step, index);
         }
     });
 }
 
-// The two halves of one layer, for steps whose attention is somebody else's.
-void penstock_before_attention(const Layer* layer, const Step* step, int64_t threads) {
-    run(threads, [=](Job& job) { before_attention(job, *layer, *step, -1); });
+// The two halves of layer `index`, for steps whose attention is somebody else's.
+void penstock_before_attention(const Layer* layer, int64_t index, const Step* step, int64_t threads) {
+    run(threads, [=](Job& job) { before_attention(job, *layer, *step, index, false); });
 }
 
-void penstock_after_attention(const Layer* layer, const Step* step, int64_t threads) {
-    run(threads, [=](Job& job) { after_attention(job, *layer, *step); });
+void penstock_after_attention(const Layer* layer, int64_t index, const Step* step, int64_t threads) {
+    run(threads, [=](Job& job) { after_attention(job, *layer, *step, index); });
 }
 
-// Logits [R, V] of the rows that are wanted, by number. `normed`: [R, width].
+// Logits [R, V] of the rows that are wanted, by number. `normed`: [R, width]; `added`: of these rows.
 void penstock_head(
     const Head* head, const Step* step, const int64_t* wanted, int64_t count, float* normed,
-    float* logits, int64_t threads
+    float* logits, const Added* added, int64_t threads
 ) {
     int64_t width = head->linear.inputs;
     run(threads, [=](Job& job) {
@@ -209,7 +229,7 @@ void penstock_head(
             normalise(step->room.x + wanted[i] * width, width, head->norm, normed + i * width);
         });
         linear(
-            job, head->linear, normed, count, step->room.bytes,
+            job, head->linear, normed, count, step->room.bytes, *added,
             Put{&head->linear, logits, head->linear.outputs, false}
         );
     });

@@ -57,6 +57,7 @@ class GenerateSettings(SamplingFields, EngineConfig, CommandSettings):
     `temperature`: 0 always takes the most probable token.
     `seed`: same seed, same text.
     `stop`: end before this text.
+    `adapter`: one of those that --adapters names; default: the model as it is.
     `schema_file`: the answer is JSON that matches the JSON schema in this file.
     `tools_file`: a JSON list of tools, as OpenAI has them, that the model may call; calls are shown
     as lines of JSON.
@@ -75,6 +76,7 @@ class GenerateSettings(SamplingFields, EngineConfig, CommandSettings):
     schema_file: Annotated[Path | None, Field(validation_alias="schema")] = None
     tools_file: Annotated[Path | None, Field(validation_alias="tools")] = None
     tool_choice: str = "auto"
+    adapter: str | None = None
     response_format: CliSuppress[ResponseFormat | None] = None
     structured_outputs: CliSuppress[StructuredOutputs | None] = None
     decoding: Annotated[MethodSpec | None, NoDecode, BeforeValidator(_name_or_json)] = None
@@ -144,6 +146,7 @@ async def _stream(engine: AsyncEngine, settings: GenerateSettings, prompt: str) 
         prompt=prompt,
         params=settings.sampling,
         decoding=settings.decoding,
+        adapter=_adapter_key(engine, settings.adapter),
     )
     reading: Reading | None = None
     if as_chat:
@@ -173,6 +176,15 @@ async def _stream(engine: AsyncEngine, settings: GenerateSettings, prompt: str) 
     finally:
         bar.cancel()
         await engine.stop(0.0)
+
+
+def _adapter_key(engine: AsyncEngine, name: str | None) -> str:
+    if name is None:
+        return ""
+    if name not in engine.adapters:
+        known = ", ".join(engine.adapters) or "none"
+        raise ConfigurationError(f"--adapter {name}: no such adapter; --adapters names {known}")
+    return engine.adapters[name].key
 
 
 class _Writer:

@@ -17,6 +17,14 @@ if TYPE_CHECKING:
     from ..evaluators import ExternalEvaluator
 
 
+def only_on_a_terminal() -> None:
+    """Let transformers draw its progress bars where standard error is a terminal, nowhere else."""
+    from transformers.utils import logging as transformers_logging
+
+    if not sys.stderr.isatty():
+        transformers_logging.disable_progress_bar()
+
+
 def load_engine(
     config: EngineConfig,
     *,
@@ -31,12 +39,9 @@ def load_engine(
     Raises:
         ConfigurationError: settings or model cannot be served.
     """
-    from transformers.utils import logging as transformers_logging
-
     from ...engine.async_engine import AsyncEngine
 
-    if not sys.stderr.isatty():
-        transformers_logging.disable_progress_bar()
+    only_on_a_terminal()
     return AsyncEngine.load(
         config,
         registry=registry,

@@ -211,7 +211,7 @@ class Text(BaseModel):
 
 
 class ModelCard(BaseModel):
-    """A model, or a preset of it with what it sets."""
+    """A model, an adapter of it, or a preset of either with what it sets."""
 
     id: str
     object: Literal["model"]

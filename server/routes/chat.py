@@ -80,6 +80,7 @@ def plan_chat(engine: Backend, raw: bytes, asked: Asked) -> Plan[ChatBody]:
             truncation=body.truncation,
             priority=body.priority,
             cache_salt=asked.tenant + (body.cache_salt or ""),
+            adapter=served.adapter_key,
             decoding=served.preset.decoding if body.decoding is None else body.decoding,
             kv_cache=served.preset.kv_cache if body.kv_cache is None else body.kv_cache,
             conversation=Conversation(messages=messages, template_kwargs=template_kwargs),

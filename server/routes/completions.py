@@ -26,7 +26,7 @@ from .common import answer_id
 if TYPE_CHECKING:
     from ...engine.state.request import Request as EngineRequest
     from ..backend import Backend
-    from ..presets import Preset
+    from ..presets import Served
 
 router = APIRouter()
 
@@ -67,7 +67,7 @@ def plan_completion(engine: Backend, raw: bytes, asked: Asked) -> Plan[Completio
                 prompt,
                 request_id=f"{identity}-{number}",
                 tenant=asked.tenant,
-                preset=served.preset,
+                served=served,
                 prompts=len(prompts),
             )
         )
@@ -101,10 +101,10 @@ def _prepare(
     *,
     request_id: str,
     tenant: str,
-    preset: Preset,
+    served: Served,
     prompts: int,
 ) -> EngineRequest:
-    prompt_logprobs = body.prompt_logprobs
+    preset, prompt_logprobs = served.preset, body.prompt_logprobs
     if body.echo and body.logprobs is not None:
         prompt_logprobs = max(body.logprobs, prompt_logprobs or 0)
     return engine.input_processor.prepare(
@@ -120,6 +120,7 @@ def _prepare(
             truncation=body.truncation,
             priority=body.priority,
             cache_salt=tenant + (body.cache_salt or ""),
+            adapter=served.adapter_key,
             decoding=body.method(preset.decoding),
             kv_cache=preset.kv_cache if body.kv_cache is None else body.kv_cache,
             prompts=prompts,

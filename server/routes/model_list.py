@@ -22,7 +22,7 @@ router = APIRouter()
 
 @router.get("/v1/models", **documented(answer=ModelList))
 async def list_models(request: Request) -> Response:
-    """What is served: the model, and each preset of it under a name of its own."""
+    """What is served: the model, its adapters, and each preset of them under a name of its own."""
     services = services_of(request)
     engine = services.lifecycle.engine
     cards = [_card(engine, served) for served in served_models(engine, services.settings.presets)]
@@ -41,7 +41,7 @@ def _card(engine: Backend, served: Served) -> dict[str, Any]:
     card = {
         "id": served.id,
         "object": "model",
-        "created": engine.model.created,
+        "created": (served.adapter or engine.model).created,
         "owned_by": "penstock",
         "max_model_len": engine.model.max_length_tokens,
     }

@@ -18,7 +18,7 @@ from penstock.registry import Spec
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One request. `decoding`, `kv_cache`: as in a request's body."""
+    """One request. `decoding`, `kv_cache`: as in a request's body. `adapter`: its key."""
 
     prompt: list[int]
     params: SamplingParams
@@ -26,6 +26,7 @@ class Job:
     logprobs: int | None = None
     kv_cache: Spec = None
     thinking: Thinking | None = None
+    adapter: str = ""
 
     def with_decoding(self, decoding: Spec) -> "Job":
         return replace(self, decoding=decoding)
@@ -60,6 +61,7 @@ def prepare(built: Built, name: str, job: Job) -> Request:
             kv_cache=job.kv_cache,
             logprobs=job.logprobs,
             thinking=job.thinking,
+            adapter=job.adapter,
         )
     )
 

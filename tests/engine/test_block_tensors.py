@@ -11,10 +11,12 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding, linear
 
 from penstock.engine.loading.checkpoint import FolderCheckpoint
-from penstock.engine.weights.blocks import BlockLinear, BlockTensor, Rows, spread
+from penstock.engine.weights.blocks import BlockLinear, BlockTensor, Rows, pack_numbers, spread
 from penstock.engine.weights.int4 import INT4
 from penstock.errors import ConfigurationError
 from penstock.kernels.linear.blocks import FLOAT_TYPES
+from penstock.kernels.linear.native import NativeLinear
+from penstock.kernels.native.library import Library, library
 from tests.conftest import TinyModel
 from tests.kernels.test_blocks import random_blocks
 
@@ -47,6 +49,29 @@ def test_rows_stay_packed_wherever_they_go() -> None:
     assert kinds(torch.cat([first, *others])) == kinds(weight), "neighbours of one kind are one"
     both = torch.cat([packed("Q4_0"), packed("Q4_0")])
     assert kinds(both) == [("Q4_0", 80)]
+
+
+def test_an_order_of_columns_goes_with_the_rows() -> None:
+    orders = [torch.randperm(INPUTS).int() for _ in range(2)]
+    raw = random_blocks("Q4_0", 64, INPUTS)
+    plain = BlockTensor.of(raw, "Q4_0").dequantise()
+    one, other = (BlockTensor.of(raw, "Q4_0", order) for order in orders)
+    numbers = one.dequantise()
+    assert torch.equal(numbers[:, orders[0]], plain)
+    together = torch.cat([one[torch.arange(5, 40)], one])
+    assert kinds(together) == [("Q4_0", 99)]
+    assert torch.equal(together, torch.cat([numbers[5:40], numbers]))
+    apart = torch.cat([one, other])
+    assert isinstance(apart, BlockTensor)
+    assert kinds(apart) == [("Q4_0", 64), ("Q4_0", 64)]
+    x = torch.randn(3, INPUTS)
+    torch.testing.assert_close(BlockLinear(apart, None)(x), linear(x, apart.dequantise()))
+    found = library()
+    assert isinstance(found, Library)
+    assert pack_numbers(found, one, None).in_blocks
+    mixed = pack_numbers(found, apart, None)
+    assert not mixed.in_blocks, "rows have one order"
+    torch.testing.assert_close(NativeLinear(found, mixed)(x), linear(x, apart.dequantise()))
 
 
 def test_all_else_is_done_with_the_numbers() -> None:

@@ -27,7 +27,7 @@ from tests.conftest import TinyModel
 from tests.engine.jobs import Job, build, run
 from tests.tiny import save_tiny
 
-METHOD: Final = "gptq"
+METHOD: Final = "eetq"
 """A name that transformers knows, and would look for packages of its own to read it."""
 GREEDY = SamplingParams(max_tokens=12, temperature=0, ignore_eos=True)
 JOB = Job(prompt=[5 + 7 * i % 280 for i in range(40)], params=GREEDY, logprobs=4)
@@ -214,7 +214,9 @@ def test_two_formats_that_recognise_one_checkpoint(
 def test_names_are_those_that_packages_register() -> None:
     assert EngineConfig(quantization="steps").quantization == "steps"
     with pytest.raises(
-        ValidationError, match="must be one of none, float, gguf, int4, int8, steps"
+        ValidationError,
+        match="must be one of none, awq, bitsandbytes, compressed_tensors, float, fp8, gguf, "
+        "gptq, int4, int8, mxfp4, steps",
     ):
         EngineConfig(quantization="int3")
 

@@ -5,10 +5,10 @@ import random
 import sys
 import time
 
-from tests.fuzz import folders, gguf
+from tests.fuzz import adapters, folders, gguf
 from tests.fuzz.report import Report
 
-KINDS = {"folders": folders.run, "gguf": gguf.run}
+KINDS = {"adapters": adapters.run, "folders": folders.run, "gguf": gguf.run}
 
 
 def main() -> int:

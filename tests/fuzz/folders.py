@@ -28,6 +28,8 @@ BASES: dict[str, dict[str, Any]] = {
     "qwen3_moe": {},
     "phi3": {"rope_parameters": LONGROPE, "original_max_position_embeddings": 64},
 }
+QUANTISED = ("gptq-4", "awq", "packed-4-zeros", "fp8-blocks", "nf4-nested")
+"""Published checkpoints among them, by the names of the loader's tests."""
 
 
 def run(
@@ -38,16 +40,22 @@ def run(
 
 
 def make_bases(base: Path) -> None:
+    from tests.engine.loading.published_cases import CASES
+    from tests.engine.loading.published_files import save_published
     from tests.tiny import save_tiny
 
     for kind, fields in BASES.items():
         save_tiny(kind, base / kind, **fields)
+    for name in QUANTISED:
+        with tempfile.TemporaryDirectory() as place:
+            published, _ = save_published(CASES[name], Path(place))
+            shutil.copytree(published, base / name)
 
 
 def one(case: int, base: Path) -> tuple[str, str | None]:
     """Run a case: its outcome, and what is wrong with it, if anything."""
     source = random.Random(case)
-    kind = source.choice(sorted(BASES))
+    kind = source.choice(sorted([*BASES, *QUANTISED]))
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / "model"
         shutil.copytree(base / kind, folder)

@@ -8,6 +8,10 @@ import torch
 from penstock.kernels.batch import PagedBatch
 from penstock.kernels.evict import triton as evicting
 from penstock.kernels.kv_write import triton as writing
+from penstock.kernels.linear import triton as plane_products
+from penstock.kernels.linear.blocks import BLOCK_TYPES
+from penstock.kernels.linear.planes import planes_of
+from penstock.kernels.native.library import Library, library
 from penstock.kernels.paged_attention import triton as attention
 from penstock.kernels.quantise import LARGEST
 from penstock.kernels.row_invariant import triton as invariant
@@ -171,6 +175,23 @@ def _multiply(dtype: torch.dtype = torch.bfloat16) -> Callable[[Stand], None]:
     return call
 
 
+def _planes(kind: str, rows: int) -> Callable[[Stand], None]:
+    def call(stand: Stand) -> None:
+        found = library()
+        assert isinstance(found, Library), "compiled kernels take blocks apart"
+        kernel = plane_products.multiply
+        plane_products.multiply = stand(kernel)
+        try:
+            of = BLOCK_TYPES[kind]
+            raw = torch.arange(64 * 2048 // of.inputs * of.bytes).to(torch.uint8).view(64, -1)
+            x = torch.empty(rows, 2048, dtype=torch.bfloat16)
+            plane_products.plane_linear(x, planes_of(found, raw, kind), None)
+        finally:
+            plane_products.multiply = kernel
+
+    return call
+
+
 def _sums(stand: Stand) -> None:
     kernels = invariant.add_up, invariant.add_along
     invariant.add_up, invariant.add_along = (stand(kernel) for kernel in kernels)
@@ -226,6 +247,12 @@ CASES: dict[str, Callable[[Stand], None]] = {
     "sparse-hashed-float32-256": _sparse(True, group=2, size=256, dtype=torch.float32),
     "multiply": _multiply(),
     "multiply-float32": _multiply(torch.float32),
+    "planes-q4_0": _planes("Q4_0", 4),
+    "planes-q4_k-prompt": _planes("Q4_K", 512),
+    "planes-q6_k": _planes("Q6_K", 4),
+    "planes-u4": _planes("U4_F16", 4),
+    "planes-nf4": _planes("NF4_64", 4),
+    "planes-e4m3": _planes("E4M3_128", 4),
     "sums": _sums,
     "evict": _evict,
     "write": _write(),

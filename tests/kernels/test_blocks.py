@@ -10,12 +10,15 @@ from penstock.kernels.linear import blocks
 from penstock.kernels.linear.blocks import (
     BLOCK_TYPES,
     FLOAT_TYPES,
+    GGML_TYPES,
     QUANTISED,
     dequantise,
     quantise,
 )
 from penstock.kernels.linear.native import NativeEmbedding, NativeLinear, Packed, pack, pack_blocks
+from penstock.kernels.linear.own_blocks import OWN_TYPES
 from penstock.kernels.native.library import Library, Unavailable, builds
+from tests.kernels.own_blocks import own_numbers, random_own
 
 BUILDS = builds()[0]
 each_build = pytest.mark.parametrize("build", BUILDS, ids=[build.name for build in BUILDS])
@@ -25,11 +28,15 @@ HALVES = {
     "Q3_K": (108,), "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,), "IQ4_NL": (0,), "IQ4_XS": (0,),
 }  # fmt: skip
 """Where a block's scales are: any bit pattern is a legal block, but these should be finite."""
+ROUNDED = [kind for kind in BLOCK_TYPES if kind in HALVES or kind.startswith("U")]
+"""Types that are multiplied with rows in 8 bits; rows of others stay in float32."""
 
 
 def random_blocks(kind: str, rows: int, inputs: int) -> Tensor:
     """uint8 `[rows, bytes of a row]`, every bit at random but those of scales."""
     of = BLOCK_TYPES[kind]
+    if kind in OWN_TYPES:
+        return random_own(kind, rows, inputs)
     if kind in FLOAT_TYPES:
         numbers = torch.randn(rows, inputs).to(FLOAT_TYPES[kind])
         return numbers.view(torch.uint8)
@@ -41,6 +48,8 @@ def random_blocks(kind: str, rows: int, inputs: int) -> Tensor:
 
 
 def reference(raw: Tensor, kind: str) -> Tensor:
+    if kind in OWN_TYPES:
+        return own_numbers(raw, kind)
     found = gguf.quants.dequantize(raw.numpy(), gguf.GGMLQuantizationType[kind])
     return torch.from_numpy(np.ascontiguousarray(found))
 
@@ -50,7 +59,7 @@ def packed(build: Library, raw: Tensor, kind: str, bias: Tensor | None = None) -
     return Packed(build, [pack_blocks(build, raw, kind)], bias, inputs=inputs)
 
 
-@each_type
+@pytest.mark.parametrize("kind", GGML_TYPES)
 def test_sizes_are_those_of_ggml(kind: str) -> None:
     number = gguf.GGMLQuantizationType[kind]
     of = BLOCK_TYPES[kind]
@@ -99,12 +108,12 @@ def test_products_equal_exact_ones(build: Library, kind: str, rows: int) -> None
     raw, bias = random_blocks(kind, 70, 1280), torch.randn(70)
     x = torch.randn(rows, 1280) * torch.logspace(-2, 2, 1280)
     weight = reference(raw, kind).double()
-    given, half_step = (x.double(), 0 * x) if kind in FLOAT_TYPES else rounded(x)
+    given, half_step = rounded(x) if kind in ROUNDED else (x.double(), 0 * x)
     out = NativeLinear(build, packed(build, raw, kind, bias))(x)
     exact = given @ weight.T + bias.double()
     # Sums of 40 blocks, each rounded; and values that are nearly a tie are rounded to either side.
     error = 2.0**-24 * 300 * (given.abs() @ weight.abs().T + 1)
-    if kind not in FLOAT_TYPES:
+    if kind in ROUNDED:
         error += 2e-5 * half_step.double() @ weight.abs().T * 2
         offset = weight.abs().amax()  # scale x u and least may nearly cancel each other
         error += 2.0**-24 * 40 * 300 * given.abs().sum(1, keepdim=True) * offset / 128
@@ -124,6 +133,16 @@ def test_a_row_has_the_same_bits_alone(build: Library, kind: str) -> None:
     for count in (1, 2, 7, 12, 25):
         assert torch.equal(layer(x[:count]), together[:count])
         assert torch.equal(layer(x[-count:]), together[-count:])
+
+
+@each_build
+@pytest.mark.parametrize("kind", BLOCK_TYPES.keys() - set(ROUNDED) - FLOAT_TYPES.keys())
+@pytest.mark.parametrize("inputs", [128, 256, 640, 1024])
+@pytest.mark.parametrize("rows", [1, 3, 5, 12, 30])
+def test_codes_give_the_bits_of_float32(build: Library, kind: str, inputs: int, rows: int) -> None:
+    raw, x = random_blocks(kind, 70, inputs), torch.randn(rows, inputs)
+    expected = NativeLinear(build, pack(build, reference(raw, kind), None))(x)
+    assert torch.equal(NativeLinear(build, packed(build, raw, kind))(x), expected)
 
 
 @each_build
@@ -148,16 +167,29 @@ def test_floats_of_16_bits_give_the_bits_of_float32(
 
 @each_build
 def test_parts_of_several_kinds_are_one_layer(build: Library) -> None:
-    kinds, sizes = ("Q4_K", "Q6_K", "BF16"), (64, 32, 17)
+    kinds, sizes = ("Q4_K", "U4_F32", "E4M3_128", "BF16"), (64, 32, 64, 17)
     raws = [random_blocks(kind, size, 512) for kind, size in zip(kinds, sizes, strict=True)]
     each = [pack_blocks(build, raw, kind) for raw, kind in zip(raws, kinds, strict=True)]
-    bias, x = torch.randn(113), torch.randn(9, 512)
+    bias, x = torch.randn(177), torch.randn(9, 512)
     together = NativeLinear(build, Packed(build, each, bias, inputs=512))(x)
     alone = [NativeLinear(build, packed(build, *pair))(x) for pair in zip(raws, kinds, strict=True)]
     assert torch.equal(together, torch.cat(alone, dim=1) + bias)
     numbers = torch.cat([reference(*pair) for pair in zip(raws, kinds, strict=True)])
     table = NativeEmbedding(build, Packed(build, each, None, inputs=512))
-    assert torch.equal(table(torch.arange(113)), numbers)
+    assert torch.equal(table(torch.arange(177)), numbers)
+
+
+@each_build
+@pytest.mark.parametrize("kind", ["Q4_0", "U8_F32"])
+@pytest.mark.parametrize("rows", [1, 30])
+def test_columns_in_another_order(build: Library, kind: str, rows: int) -> None:
+    raw, x, order = random_blocks(kind, 70, 512), torch.randn(rows, 512), torch.randperm(512)
+    plain = packed(build, raw, kind)
+    parts = [pack_blocks(build, raw, kind)]
+    ordered = Packed(build, parts, None, inputs=512, order=order.int())
+    assert torch.equal(NativeLinear(build, ordered)(x), NativeLinear(build, plain)(x[:, order]))
+    table = NativeEmbedding(build, ordered)(torch.arange(70))
+    assert torch.equal(table[:, order], reference(raw, kind))
 
 
 @each_build

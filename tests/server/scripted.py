@@ -22,6 +22,7 @@ from penstock.decoding.base import DecodingMethod
 from penstock.decoding.plain import PLAIN
 from penstock.decoding.search.base import SearchLimits
 from penstock.decoding.search.budget import Budget
+from penstock.engine.adapters.served import ServedAdapter
 from penstock.engine.async_engine import AsyncEngine
 from penstock.engine.config import EngineConfig
 from penstock.engine.requests.grammar_vocabulary import grammars_of
@@ -141,6 +142,17 @@ class ScriptedEngine:
         self.generations: list[ScriptedGeneration] = []
         self.snapshot = Stats()
         self.unhealthy: PenstockError | None = None
+        self.adapters: dict[str, ServedAdapter] = {}
+
+    async def load_adapter(
+        self, name: str, folder: Path, *, created: int, replace: bool = False
+    ) -> ServedAdapter:
+        del folder, replace
+        self.adapters[name] = ServedAdapter(name=name, key=f"{name}#1", created=created)
+        return self.adapters[name]
+
+    def unload_adapter(self, name: str) -> None:
+        del self.adapters[name]
 
     def start(self) -> None:
         pass

@@ -69,6 +69,10 @@ def test_every_engine_setting_is_a_flag_and_a_variable(monkeypatch: pytest.Monke
         "deterministic": ("true", True),
         "cuda_graphs": ("false", False),
         "page_size": ("8", 8),
+        "adapters": ("a=folder", ["a=folder"]),
+        "adapter_folder": ("folder", Path("folder")),
+        "max_adapters": ("3", 3),
+        "max_adapter_rank": ("8", 8),
         "prefix_cache": ("false", False),
         "sparse_prefill": ("hash", "hash"),
         "sparse_prefill_min_tokens": ("128", 128),
@@ -111,6 +115,9 @@ def test_lists_come_from_every_source(tmp_path: Path, monkeypatch: pytest.Monkey
     file.write_text("api_key: [a, b]\ncors_origin: https://a.example, https://b.example\n")
     assert keys("--config", str(file)) == ["a", "b"]
     assert serve("--config", str(file)).cors_origin == ["https://a.example", "https://b.example"]
+    monkeypatch.setenv("PENSTOCK_ADAPTERS", "a=x, b=y")
+    assert serve().adapters == ["a=x", "b=y"]
+    assert serve("--adapters", "c=x", "--adapters", "d=y").adapters == ["c=x", "d=y"]
     monkeypatch.setenv("PENSTOCK_API_KEY", "c, d")
     assert keys("--config", str(file)) == ["c", "d"]
     monkeypatch.setenv("PENSTOCK_API_KEY", "")
@@ -132,7 +139,7 @@ def test_lists_come_from_every_source(tmp_path: Path, monkeypatch: pytest.Monkey
         ),
         (
             ["--quantization", "int3"],
-            "--quantization is 'int3'.* one of none, float, gguf, int4, int8$",
+            "--quantization is 'int3'.* one of none, awq, .*, int4, int8, mxfp4$",
         ),
         (["--chat-template-kwarg", "tokenize"], "tokenize"),
         (["--config", "/nowhere.yaml"], "--config /nowhere.yaml"),
@@ -240,7 +247,7 @@ def test_flags_stand_below_the_heading_of_their_group(capsys: pytest.CaptureFixt
     }
     assert flags["Engine"] == ["engine-in", "stall-s"]
     assert flags["Searches"] == [name.replace("_", "-") for name in SearchSettings.model_fields]
-    assert list(flags)[:4] == ["positional arguments", "options", "Model", "Kernels"]
+    assert list(flags)[:4] == ["positional arguments", "options", "Model", "Adapters"]
 
 
 def test_a_group_stands_for_itself() -> None:

@@ -2,7 +2,7 @@
 
 from typing import Final, NamedTuple
 
-from ....kernels.linear.blocks import BLOCK_TYPES
+from ....kernels.linear.blocks import GGML_TYPES
 
 
 class Block(NamedTuple):
@@ -24,5 +24,5 @@ SERVED: Final = {
     "F32": Block(1, 4),
     "F16": Block(1, 2),
     "BF16": Block(1, 2),
-    **{name: Block(each.inputs, each.bytes) for name, each in BLOCK_TYPES.items()},
+    **{name: Block(each.inputs, each.bytes) for name, each in GGML_TYPES.items()},
 }

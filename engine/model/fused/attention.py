@@ -13,6 +13,7 @@ from typing import Any, Final, Literal
 import torch
 from torch import Tensor, nn
 
+from ...adapters.sites import Origin
 from .bound import BoundModule
 from .linears import merged
 from .norms import FusedRMSNorm, fused_norm
@@ -79,10 +80,15 @@ def _in_halves(cos: Tensor, sin: Tensor) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Parts:
-    """Parts of an attention module, found by the names that transformers gives them."""
+    """Parts of an attention module, found by the names that transformers gives them.
 
+    `names`: of the layers that hold `weights`, one or three; `out_name`: of `out`.
+    """
+
+    names: tuple[str, ...]
     weights: list[Tensor]
     biases: list[Tensor | None]
+    out_name: str
     out: nn.Linear
     norms: tuple[FusedRMSNorm, FusedRMSNorm] | None
 
@@ -94,7 +100,7 @@ class FusedAttention(BoundModule):
         self, parts: _Parts, shape: AttentionShape, layer: int, rotation: Rotation, rotary_size: int
     ) -> None:
         super().__init__()
-        order = _order(shape.key_size, rotary_size, rotation, parts.weights[0].device)
+        order = _order(shape.key_size, rotary_size, rotation)
         orders = (order, order, None)
         heads = (shape.heads, shape.kv_heads, shape.kv_heads)
         self.qkv = merged(
@@ -105,6 +111,12 @@ class FusedAttention(BoundModule):
             ],
         )
         self.out = parts.out
+        self.original_names = {"out": parts.out_name}
+        sources = [
+            _permuted(torch.arange(weight.shape[0]), count, order)
+            for weight, count, order in zip(parts.weights, heads, orders, strict=True)
+        ]
+        self.merged = {"qkv": _origins(parts.names, sources)}
         self.norms = tuple(_reordered(norm, order, shape.key_size) for norm in parts.norms or ())
         self.layer_idx = layer
         self.shape = shape
@@ -211,7 +223,8 @@ def _parts(module: Any, seen: ObservedPass) -> _Parts | None:
         shape.kv_heads * shape.key_size,
         shape.kv_heads * shape.value_size,
     ]
-    projections: list[Any] = [getattr(module, f"{name}_proj", None) for name in "qkv"]
+    names: tuple[str, ...] = ("q_proj", "k_proj", "v_proj")
+    projections: list[Any] = [getattr(module, name, None) for name in names]
     together = getattr(module, "qkv_proj", None)
     weights: list[Tensor]
     biases: list[Tensor | None]
@@ -219,6 +232,7 @@ def _parts(module: Any, seen: ObservedPass) -> _Parts | None:
         weights = [p.weight for p in projections]
         biases = [p.bias for p in projections]
     elif type(together) is nn.Linear and together.out_features == sum(sizes):
+        names = ("qkv_proj",)
         weights = list(together.weight.split(sizes))
         bias: Any = together.bias  # torch's type says that it is never None
         biases = [None] * 3 if bias is None else list(bias.split(sizes))
@@ -226,14 +240,21 @@ def _parts(module: Any, seen: ObservedPass) -> _Parts | None:
         return None
     if [weight.shape[0] for weight in weights] != sizes:
         return None
-    outs = [getattr(module, name, None) for name in ("o_proj", "dense", "out_proj")]
-    out = next((each for each in outs if type(each) is nn.Linear), None)
-    if out is None:
+    outs = {name: getattr(module, name, None) for name in ("o_proj", "dense", "out_proj")}
+    out_name = next((name for name, each in outs.items() if type(each) is nn.Linear), None)
+    if out_name is None:
         return None
     norms = _norms(module, seen)
     if norms is None:
         return None
-    return _Parts(weights=weights, biases=biases, out=out, norms=norms or None)
+    return _Parts(
+        names=names,
+        weights=weights,
+        biases=biases,
+        out_name=out_name,
+        out=getattr(module, out_name),
+        norms=norms or None,
+    )
 
 
 def _norms(module: nn.Module, seen: ObservedPass) -> Any:
@@ -251,29 +272,42 @@ def _norms(module: nn.Module, seen: ObservedPass) -> Any:
     return tuple(found) if len(found) in (0, 2) else None
 
 
-def _order(size: int, rotary_size: int, rotation: Rotation, device: torch.device) -> Tensor | None:
+def _origins(names: tuple[str, ...], sources: list[Tensor]) -> tuple[Origin, ...]:
+    """Where the outputs of the layers of these names are; `sources`: whose each part's are."""
+    sizes = [len(each) for each in sources]
+    begins = [sum(sizes[:i]) for i in range(len(sizes))]
+    now = torch.cat([each.argsort() + at for each, at in zip(sources, begins, strict=True)])
+    if len(names) == 1:
+        return (Origin(name=names[0], at=now),)
+    return tuple(Origin(name=name, at=at) for name, at in zip(names, now.split(sizes), strict=True))
+
+
+def _order(size: int, rotary_size: int, rotation: Rotation) -> Tensor | None:
     """The order of a head's elements that makes pairs neighbours; None: they are already."""
     if rotation != "halves":
         return None
-    order = torch.arange(size, device=device)
+    order = torch.arange(size)
     order[:rotary_size] = order[:rotary_size].view(2, -1).t().reshape(-1)
     return order
 
 
 def _permuted(rows: Tensor, heads: int, order: Tensor | None) -> Tensor:
     """Reorder the rows of each head."""
-    return rows if order is None else rows[_in_heads(order, heads, rows.shape[0] // heads)]
+    if order is None:
+        return rows
+    return rows[_in_heads(order, heads, rows.shape[0] // heads).to(rows.device)]
 
 
 def _reordered(norm: FusedRMSNorm, order: Tensor | None, size: int) -> FusedRMSNorm:
     if order is None:
         return norm
-    return norm.reordered(_in_heads(order, norm.scaled_weight.shape[0] // size, size))
+    weight = norm.scaled_weight
+    return norm.reordered(_in_heads(order, weight.shape[0] // size, size).to(weight.device))
 
 
 def _in_heads(order: Tensor, heads: int, size: int) -> Tensor:
     """Where the elements of all heads come from, if each head of `size` has this order."""
-    return (torch.arange(heads, device=order.device)[:, None] * size + order).flatten()
+    return (torch.arange(heads)[:, None] * size + order).flatten()
 
 
 def _normed(norm: FusedRMSNorm, x: Tensor, size: int) -> Tensor:

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from ....kernels.decoder.native import LayerWeights, NativeLayers, RMSNorm, interleaved
 from ....kernels.linear.native import NativeEmbedding, Packed
 from ....kernels.native.library import Library
+from ...adapters.sites import Site, reordered
+from ...adapters.step import StepAdapters
 from ...attention.interface import PagedStep
 from ...weights.base import Pack, WeightFormat
 from ...weights.blocks import pack_numbers
@@ -16,12 +18,16 @@ from .attention import FusedAttention, FusedRotary
 from .decoder import FusedDecoder, FusedLayer, Output
 from .feed_forward import FusedFeedForward
 from .norms import FusedRMSNorm
+from .origins import linear_places
 
 logger = logging.getLogger(__name__)
 
 
 class CompiledDecoder(nn.Module):
-    """Embedding and rotation are the model's own; layers, norm and head are compiled."""
+    """Embedding and rotation are the model's own; layers, norm and head are compiled.
+
+    `sites`: the linear layers as adapters count them. `step_adapters`: of the rows of each call.
+    """
 
     def __init__(
         self,
@@ -29,10 +35,13 @@ class CompiledDecoder(nn.Module):
         rotary: FusedRotary,
         layers: NativeLayers,
         options: list[tuple[int, dict[str, Any]]],
+        sites: list[Site],
     ) -> None:
         super().__init__()
         self.embedding = embedding
         self.rotary = rotary
+        self.sites = sites
+        self.step_adapters = StepAdapters()
         self._layers = layers
         self._options = options
 
@@ -66,14 +75,14 @@ class CompiledDecoder(nn.Module):
         """As the forward pass of the original model."""
         hidden = self.embedding.forward(input_ids)
         factors, _same = self.rotary.forward(hidden, position_ids=position_ids)
-        layers = self._layers
+        layers, adapters = self._layers, self.step_adapters.of_rows
         if isinstance(penstock_step, PagedStep) and penstock_step.in_one_call:
             store = penstock_step.store
-            step = layers.step(hidden[0], factors, penstock_step.batch)
+            step = layers.step(hidden[0], factors, penstock_step.batch, adapters)
             caches = [*zip(store.keys, store.values, strict=True)]
             layers.run(step, caches, penstock_step.evicting)
         else:
-            step = layers.step(hidden[0], factors, None)
+            step = layers.step(hidden[0], factors, None, adapters)
             for index, (layer, options) in enumerate(self._options):
                 attended = penstock_step(layer, *layers.before_attention(step, index), **options)
                 layers.after_attention(step, index, attended)
@@ -102,6 +111,7 @@ def compiled_decoder(
     if type(head) is not nn.Linear:
         return None
     options = [(parts[0].layer_idx, parts[0].options) for parts in found if parts]
+    sites = _sites(model, library.lanes)
     del found
     layers = [_weights(library, model.take(index), pack) for index in range(len(model.layers))]
     packed_head = pack(head.weight, head.bias)
@@ -110,6 +120,7 @@ def compiled_decoder(
         model.rotary,
         NativeLayers(library, layers, _norm(norm), packed_head),
         options,
+        sites,
     )
     logger.info(
         "%d layers compiled for %s, in %s: %d MiB of weights",
@@ -134,6 +145,19 @@ def _parts(layer: nn.Module) -> tuple[FusedAttention, FusedFeedForward] | None:
     if not isinstance(feed_forward, FusedFeedForward):
         return None
     return (attention, feed_forward) if feed_forward.is_silu else None
+
+
+def _sites(model: FusedDecoder, lanes: int) -> list[Site]:
+    """The linear layers in the order of `LINEARS`, layer by layer, and the head."""
+    return [
+        _interleaved(place.site, lanes) if place.name == "gate_up" else place.site
+        for place in linear_places(model)
+    ]
+
+
+def _interleaved(site: Site, lanes: int) -> Site:
+    sources = interleaved(torch.arange(site.outputs), lanes)
+    return Site(inputs=site.inputs, outputs=len(sources), origins=reordered(site.origins, sources))
 
 
 def _embedding(

@@ -17,6 +17,7 @@ class FusedLayer(BoundModule):
         self, norm: nn.Module, attention: FusedAttention, after: nn.Module, feed_forward: nn.Module
     ) -> None:
         super().__init__()
+        self.original_names = {"attention": "self_attn", "feed_forward": "mlp"}
         self.norm = norm
         self.attention = attention
         self.after = after
@@ -72,6 +73,7 @@ class FusedDecoder(BoundModule):
         head: nn.Module,
     ) -> None:
         super().__init__()
+        self.original_names = {"layers": "model.layers", "head": "lm_head"}
         self.embedding = embedding
         self.rotary = rotary
         self.layers = layers

@@ -1,0 +1,38 @@
+"""Formats whose checkpoints hold weights in blocks, which are multiplied as they are."""
+
+from functools import partial
+
+from torch import Tensor, nn
+
+from ...kernels.linear.native import NativeLinear
+from ...kernels.native.library import Library
+from .base import Pack, WeightFormat
+from .blocks import BlockLinear, BlockTensor, pack_numbers, stored_bytes
+
+
+class BlockFormat(WeightFormat):
+    """The format of checkpoints whose weights are `BlockTensor`s; other weights are floats.
+
+    On a GPU and in another dtype than float32 the numbers are floats, too: see the loader.
+    """
+
+    keeps_numbers = True
+    row_invariant = True
+
+    def stored_bytes(self, weight: Tensor) -> int:
+        """See `WeightFormat`."""
+        return stored_bytes(weight)
+
+    def linear(
+        self, weight: Tensor, bias: Tensor | None, library: Library | None
+    ) -> nn.Module | None:
+        """See `WeightFormat`."""
+        if not isinstance(weight, BlockTensor):
+            return None
+        if library is None:
+            return BlockLinear(weight, bias)
+        return NativeLinear(library, pack_numbers(library, weight, bias))
+
+    def packer(self, library: Library) -> Pack:
+        """See `WeightFormat`."""
+        return partial(pack_numbers, library)
