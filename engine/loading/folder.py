@@ -2,6 +2,7 @@
 
 import json
 import logging
+import stat
 from pathlib import Path
 from typing import Any, Final
 
@@ -65,7 +66,7 @@ def read_object(path: Path) -> dict[str, Any]:
         ConfigurationError: it cannot be read, or is not a JSON object.
     """
     try:
-        size = path.stat().st_size
+        size = size_of(path)
         if size > _MOST_BYTES:
             raise ConfigurationError(f"{path}: {size} bytes, and at most {_MOST_BYTES} are read")
         text = path.read_bytes().decode("utf-8-sig")
@@ -81,6 +82,19 @@ def read_object(path: Path) -> dict[str, Any]:
             f"{path}: a JSON {type(found).__name__}, and an object is expected"
         )
     return found  # pyright: ignore[reportUnknownVariableType]
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file that can be read to its end: no pipe, which may never have one.
+
+    Raises:
+        ConfigurationError: it is a pipe, a socket or a device.
+        OSError: there is no such file.
+    """
+    found = path.stat()
+    if not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
+        raise ConfigurationError(f"{path}: not a regular file")
+    return found.st_size
 
 
 def parse(text: str, path: Path) -> Any:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final, TypeGuard, cast
 
 from ...errors import ConfigurationError
-from .folder import INDEX, WEIGHTS, parse, read_object
+from .folder import INDEX, WEIGHTS, parse, read_object, size_of
 from .stages import printable
 
 _LONGEST_HEADER: Final = 100_000_000
@@ -107,7 +107,7 @@ def file_tensors(path: Path) -> dict[str, StoredTensor]:
         ConfigurationError: the file is missing or damaged.
     """
     try:
-        size = path.stat().st_size
+        size = size_of(path)
         with path.open("rb") as file:
             begin = file.read(8)
             length = int.from_bytes(begin, "little")

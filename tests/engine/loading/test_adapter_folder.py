@@ -1,6 +1,7 @@
 """Folders of adapters that are damaged, or that compute something else: one line says why."""
 
 import json
+import os
 import time
 import tracemalloc
 from collections.abc import Callable
@@ -260,6 +261,14 @@ def test_a_rank_above_the_limit_is_refused_before_anything_is_read(folder: Path)
         file.truncate(8 + len(content) + size + 1040)
     configure(folder, r=65)
     assert "the rank 65, above the limit of 64 (--max-adapter-rank)" in refused(folder, WEIGHTS)
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("file", [CONFIG, WEIGHTS])
+def test_a_pipe_is_not_waited_for(file: str, folder: Path) -> None:
+    (folder / file).unlink()
+    os.mkfifo(folder / file)
+    assert "not a regular file" in refused(folder, file)
 
 
 def test_no_folder(tmp_path: Path) -> None:
