@@ -136,7 +136,7 @@ def test_a_row_has_the_same_bits_alone(build: Library, kind: str) -> None:
 
 
 @each_build
-@pytest.mark.parametrize("kind", BLOCK_TYPES.keys() - set(ROUNDED) - FLOAT_TYPES.keys())
+@pytest.mark.parametrize("kind", [kind for kind in OWN_TYPES if kind not in ROUNDED])
 @pytest.mark.parametrize("inputs", [128, 256, 640, 1024])
 @pytest.mark.parametrize("rows", [1, 3, 5, 12, 30])
 def test_codes_give_the_bits_of_float32(build: Library, kind: str, inputs: int, rows: int) -> None:
