@@ -111,7 +111,7 @@ class NativeLayers:
     def packed(self) -> set[Packed]:
         """The weights of all linear layers, the head's among them."""
         layers, _norm, head = self._kept
-        return {head}.union(*((getattr(x, name) for name in LINEARS) for x in layers))
+        return {head, *(getattr(layer, name) for layer in layers for name in LINEARS)}
 
     @property
     def scores(self) -> bool:
