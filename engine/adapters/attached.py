@@ -4,10 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from ...kernels.linear.low_rank import Share
+from ...kernels.linear.low_rank import Share, joined
 from ...kernels.linear.native import NativeLinear, pack
 from ...kernels.native.library import Library
 from .step import StepAdapters
@@ -75,13 +74,7 @@ def attached_pair(
     `library`: they are compiled, so that a row has the same bits in any company; None: torch's
     layers, with the dtype and on the device of `like`.
     """
-    down = torch.cat([share.down for share in shares])
-    up = torch.zeros(outputs, down.shape[0])
-    rank = 0
-    for share in shares:
-        last = rank + share.down.shape[0]
-        up[share.at, rank:last] = share.up
-        rank = last
+    down, up = joined(shares, outputs)
     if library is not None:
         packed = (pack(library, weight, None) for weight in (down, up))
         down_layer, up_layer = (NativeLinear(library, each) for each in packed)

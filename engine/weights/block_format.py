@@ -10,11 +10,8 @@ from .base import Pack, WeightFormat
 from .blocks import BlockLinear, BlockTensor, pack_numbers, stored_bytes
 
 
-class BlockFormat(WeightFormat):
-    """The format of checkpoints whose weights are `BlockTensor`s; other weights are floats.
-
-    On a GPU and in another dtype than float32 the numbers are floats, too: see the loader.
-    """
+class ExactFormat(WeightFormat):
+    """Formats whose packed weights are the checkpoint's numbers, to the bit."""
 
     keeps_numbers = True
     row_invariant = True
@@ -22,6 +19,18 @@ class BlockFormat(WeightFormat):
     def stored_bytes(self, weight: Tensor) -> int:
         """See `WeightFormat`."""
         return stored_bytes(weight)
+
+    def packer(self, library: Library) -> Pack:
+        """See `WeightFormat`."""
+        return partial(pack_numbers, library)
+
+
+class BlockFormat(ExactFormat):
+    """The format of checkpoints whose weights are `BlockTensor`s; other weights are floats.
+
+    On CPUs in another dtype than float32 the numbers are floats, too; for GPUs the loader takes the
+    blocks apart (planes.py).
+    """
 
     def linear(
         self, weight: Tensor, bias: Tensor | None, library: Library | None
@@ -32,7 +41,3 @@ class BlockFormat(WeightFormat):
         if library is None:
             return BlockLinear(weight, bias)
         return NativeLinear(library, pack_numbers(library, weight, bias))
-
-    def packer(self, library: Library) -> Pack:
-        """See `WeightFormat`."""
-        return partial(pack_numbers, library)

@@ -1,17 +1,15 @@
 """Weights as floating-point numbers of the model's dtype: `float`."""
 
-from functools import partial
-
 import torch
 from torch import Tensor, nn
 
 from ...kernels.linear.native import NativeLinear
 from ...kernels.native.library import Library
-from .base import Pack, WeightFormat
-from .blocks import BlockTensor, pack_numbers, stored_bytes
+from .block_format import ExactFormat
+from .blocks import BlockTensor, pack_numbers
 
 
-class Float(WeightFormat):
+class Float(ExactFormat):
     """Nothing is converted. In float32 on a CPU, weights are laid out for the compiled products.
 
     A layer whose weights all have such values is kept in 16 bits, and widened in its products.
@@ -19,12 +17,6 @@ class Float(WeightFormat):
 
     name = "float"
     lossless = True
-    keeps_numbers = True
-    row_invariant = True
-
-    def stored_bytes(self, weight: Tensor) -> int:
-        """See `WeightFormat`."""
-        return stored_bytes(weight)
 
     def linear(
         self, weight: Tensor, bias: Tensor | None, library: Library | None
@@ -34,10 +26,6 @@ class Float(WeightFormat):
         if library is None or weight.dtype != torch.float32 or not plain:
             return None
         return NativeLinear(library, pack_numbers(library, weight, bias))
-
-    def packer(self, library: Library) -> Pack:
-        """See `WeightFormat`."""
-        return partial(pack_numbers, library)
 
 
 FLOAT = Float()

@@ -36,6 +36,18 @@ class Share:
     at: Tensor
 
 
+def joined(shares: Sequence[Share], outputs: int) -> tuple[Tensor, Tensor]:
+    """A `[r, K]` and B `[outputs, r]` of several shares of one layer, ranks one behind the other."""
+    down = torch.cat([share.down for share in shares])
+    up = torch.zeros(outputs, down.shape[0])
+    rank = 0
+    for share in shares:
+        last = rank + share.down.shape[0]
+        up[share.at, rank:last] = share.up
+        rank = last
+    return down, up
+
+
 class LowRank:
     """An adapter's shares of one layer, `[N, K]`. `struct`: for C, as long as this lives."""
 
@@ -47,14 +59,13 @@ class LowRank:
         if not ranks:
             self.struct, self._kept = LowRankStruct(), ()
             return
-        inputs = shares[0].down.shape[1]
-        down, up = torch.zeros(filled, inputs), torch.zeros(panels * wide, ranks)
+        down, up = joined(shares, panels * wide)
+        inputs = down.shape[1]
+        down = torch.cat([down, torch.zeros(filled - ranks, inputs)])
         firsts, lasts = np.full(panels, ranks), np.zeros(panels, dtype=np.int64)
         rank = 0
         for share in shares:
             last = rank + share.down.shape[0]
-            down[rank:last] = share.down
-            up[share.at, rank:last] = share.up
             reached = np.unique(share.at.numpy() // wide)
             firsts[reached] = np.minimum(firsts[reached], rank)
             lasts[reached] = np.maximum(lasts[reached], last)

@@ -30,7 +30,7 @@ def main() -> int:
             verdict = asyncio.run(work)
             if verdict.faults:
                 print(f"the server's log ends with:\n{server.log_tail()}")
-            # Last: whoever reads only the end of a long log must find what was wrong.
+            # Last, so that the end of a long log says what was wrong.
             print("\n".join(verdict.lines()))
     except ServerError as error:
         print(error)
