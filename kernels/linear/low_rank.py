@@ -37,7 +37,7 @@ class Share:
 
 
 def joined(shares: Sequence[Share], outputs: int) -> tuple[Tensor, Tensor]:
-    """A `[r, K]` and B `[outputs, r]` of several shares of one layer, ranks one behind the other."""
+    """A `[r, K]` and B `[outputs, r]` of several shares of one layer, one behind the other."""
     down = torch.cat([share.down for share in shares])
     up = torch.zeros(outputs, down.shape[0])
     rank = 0
