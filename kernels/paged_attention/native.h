@@ -18,10 +18,23 @@
 
 namespace penstock {
 
+// What scores are made from: of each tile of a unit the rows' weights exp(s - m), [rows, TILE], and m
+// as it was then, [ROWS]. Where `weights` is null they are computed once more, to the same bits.
+struct Kept {
+    float *weights, *most;
+    int64_t rows, first_tile;
+
+    static constexpr int64_t MOST_WEIGHTS = 1 << 20;  // 4 MB a thread
+
+    float* weights_of(int64_t key) const { return weights + (key / TILE - first_tile) * rows * TILE; }
+    float* most_of(int64_t key) const { return most + (key / TILE - first_tile) * ROWS; }
+};
+
 // What one thread works with.
 struct Bench {
     std::vector<float> queries, raw, keys, values, logits;
     std::vector<float> sum, part;  // m, l and o of the unit so far, and of one split
+    std::vector<float> weights, most;  // of `Kept`
 
     void fit(int64_t key_size, int64_t value_room) {
         int64_t key_room = up_to(key_size, LANES);
@@ -32,6 +45,14 @@ struct Bench {
         grow(logits, ROWS * TILE);
         grow(sum, ROWS * (2 + value_room));
         grow(part, ROWS * (2 + value_room));
+    }
+    void keep(const Unit& unit, Kept& kept) {
+        int64_t keys = unit.splits * SPLIT;
+        grow(most, keys / TILE * ROWS);
+        kept.most = most.data();
+        if (unit.rows * keys > Kept::MOST_WEIGHTS) return;
+        grow(weights, unit.rows * keys);
+        kept.weights = weights.data();
     }
     static void grow(std::vector<float>& v, int64_t size) {
         if ((int64_t)v.size() < size) v.resize(size);
@@ -189,13 +210,13 @@ struct Work {
     int64_t end() const { return sight.end(row_of(unit.rows - 1)); }
 };
 
-// Logits of a tile's keys for all rows of a unit, minus infinity where a row does not see one.
-static void tile_logits(const Work& work, int64_t key, int64_t end) {
+// Logits [rows, TILE] of a tile's keys for all rows of a unit, minus infinity where a row does not see
+// one.
+static void tile_logits(const Work& work, int64_t key, int64_t end, float* logits) {
     const Attention& how = work.how;
     int64_t size = how.keys.size, key_room = up_to(size, LANES), rows = work.unit.rows;
     Bench& bench = work.bench;
     fetch_keys(Tile(how.keys, work.batch, work.pages(), work.unit.kv_head, key, end), bench);
-    float* logits = bench.logits.data();
     Vec sums[2 * TALL];
     for (int64_t panel = 0; panel < TILE; panel += WIDE)
         for (int64_t r = 0; r < rows; r += TALL) {
@@ -219,21 +240,37 @@ static void tile_logits(const Work& work, int64_t key, int64_t end) {
     }
 }
 
-// One split of a unit's keys into `part`.
-static void attend_split(const Work& work, int64_t split, Part part) {
-    const float none = -std::numeric_limits<float>::infinity();
+constexpr float NONE = -std::numeric_limits<float>::infinity();
+
+// TILE logits become weights exp(s - m); zeros where `most` says that nothing has been seen.
+static Vec to_weights(float* s, float most) {
+    Vec total{};
+    if (most == NONE) {
+        std::memset(s, 0, TILE * sizeof(float));
+        return total;
+    }
+    for (int64_t i = 0; i < TILE; i += LANES) {
+        Vec p = exp(load(s + i) - most);
+        store(s + i, p);
+        total += p;
+    }
+    return total;
+}
+
+// One split of a unit's keys into `part`; `kept`: where scores are wanted, else null.
+static void attend_split(const Work& work, int64_t split, Part part, const Kept* kept) {
     Bench& bench = work.bench;
     int64_t rows = work.unit.rows, room = work.room;
-    for (int64_t r = 0; r < rows; ++r) part.most[r] = none, part.total[r] = 0.0f;
+    for (int64_t r = 0; r < rows; ++r) part.most[r] = NONE, part.total[r] = 0.0f;
     std::memset(part.out, 0, rows * room * sizeof(float));
     int64_t begin = std::max(work.first() / TILE * TILE, split * SPLIT);
     int64_t end = std::min(work.end(), (split + 1) * SPLIT);
-    float* logits = bench.logits.data();
     Vec sums[2 * TALL];
     for (int64_t key = begin; key < end; key += TILE) {
         int64_t head = work.unit.kv_head;
         Tile tile(work.how.values, work.batch, work.pages(), head, key, end);
-        tile_logits(work, key, end);
+        float* logits = kept && kept->weights ? kept->weights_of(key) : bench.logits.data();
+        tile_logits(work, key, end, logits);
         Run runs[TILE];
         int64_t run_count = fetch_values(tile, room, bench, runs);
         for (int64_t r = 0; r < rows; ++r) {
@@ -241,16 +278,9 @@ static void attend_split(const Work& work, int64_t split, Part part) {
             Vec top = load(s);
             for (int64_t i = LANES; i < TILE; i += LANES) top = larger(top, load(s + i));
             float most = std::max(part.most[r], largest(top));
-            if (most == none) {
-                std::memset(s, 0, TILE * sizeof(float));
-                continue;
-            }
-            Vec total{};
-            for (int64_t i = 0; i < TILE; i += LANES) {
-                Vec p = exp(load(s + i) - most);
-                store(s + i, p);
-                total += p;
-            }
+            if (kept) kept->most_of(key)[r] = most;
+            Vec total = to_weights(s, most);
+            if (most == NONE) continue;
             float shrunk = exp1(part.most[r] - most);
             part.total[r] = part.total[r] * shrunk + sum(total);
             part.most[r] = most;
@@ -296,17 +326,26 @@ struct Scores {
     bool voted(int64_t sequence) const { return votes && votes[sequence]; }
 };
 
-// The same logits once more, now that their sums are known.
-static void score_unit(const Work& work, const Part& sum, const float* totals, float* to, const float* votes) {
-    int64_t length = work.sight.length, end = work.end();
+// What each key receives, now that the rows' maxima and sums are known.
+static void score_unit(
+    const Work& work, const Part& sum, const float* totals, const Kept& kept, float* to, const float* votes
+) {
+    int64_t length = work.sight.length, end = work.end(), rows = work.unit.rows;
     for (int64_t key = work.first() / TILE * TILE; key < end; key += TILE) {
-        tile_logits(work, key, end);
         int64_t count = std::min(TILE, length - key);
-        for (int64_t r = 0; r < work.unit.rows; ++r) {
-            float* s = work.bench.logits.data() + r * TILE;
-            float vote = (votes ? votes[work.row_of(r)] : 1.0f) / totals[r];
-            for (int64_t i = 0; i < TILE; i += LANES)
-                store(s + i, exp(load(s + i) - sum.most[r]) * vote);
+        const float* most = kept.most_of(key);
+        float* weights = kept.weights ? kept.weights_of(key) : work.bench.logits.data();
+        float shares[ROWS];
+        for (int64_t r = 0; r < rows; r += LANES)
+            store(shares + r, exp(load(most + r) - load(sum.most + r)));
+        if (!kept.weights) tile_logits(work, key, end, weights);
+        for (int64_t r = 0; r < rows; ++r) {
+            float* s = weights + r * TILE;
+            if (!kept.weights) to_weights(s, most[r]);
+            if (most[r] == NONE) continue;
+            float vote = votes ? votes[work.row_of(r)] : 1.0f;
+            float share = shares[r] * vote / totals[r];
+            for (int64_t i = 0; i < TILE; i += LANES) store(s + i, load(s + i) * share);
             float* row = to + (votes ? 0 : work.row_of(r) * length) + key;
             for (int64_t i = 0; i < count; ++i) row[i] += s[i];
         }
@@ -328,20 +367,24 @@ static void attend_task(
             size * sizeof(float)
         );
     Part sum(bench.sum.data(), unit.rows);
+    bool scored = scores && scores->weights[unit.sequence];
+    Kept kept{nullptr, nullptr, unit.rows, unit.first_split * (SPLIT / TILE)};
     if (task.split >= 0) {
         float* parts = plan.parts.get() + unit.part;
         int64_t each = plan.part_size(unit.rows);
+        kept.most = parts + unit.splits * each;
         Part mine(parts + task.split * each, unit.rows);
-        attend_split(work, unit.first_split + task.split, mine);
+        attend_split(work, unit.first_split + task.split, mine, scored ? &kept : nullptr);
         if (unit.left->fetch_sub(1, std::memory_order_acq_rel) > 1) return;
         unit.left->store(unit.splits, std::memory_order_relaxed);  // for the next layer
         sum = Part(parts, unit.rows);
         for (int64_t i = 1; i < unit.splits; ++i)
             merge(sum, Part(parts + i * each, unit.rows), unit.rows, room);
     } else {
+        if (scored) bench.keep(unit, kept);
         for (int64_t i = 0; i < unit.splits; ++i) {
             Part part(i ? bench.part.data() : bench.sum.data(), unit.rows);
-            attend_split(work, unit.first_split + i, part);
+            attend_split(work, unit.first_split + i, part, scored ? &kept : nullptr);
             if (i) merge(sum, part, unit.rows, room);
         }
     }
@@ -360,14 +403,14 @@ static void attend_task(
         for (; d + LANES <= how.values.size; d += LANES) store(to + d, load(from + d) / totals[r]);
         for (; d < how.values.size; ++d) to[d] = from[d] / totals[r];
     }
-    if (!scores || !scores->weights[unit.sequence]) return;
+    if (!scored) return;
     int64_t length = work.sight.length;
     if (scores->voted(unit.sequence)) {
         float* to = plan.received.data() + unit.received;
-        score_unit(work, sum, totals, to, scores->votes[unit.sequence]);
+        score_unit(work, sum, totals, kept, to, scores->votes[unit.sequence]);
     } else {
         float* of_head = scores->weights[unit.sequence] + unit.kv_head * work.sight.rows * length;
-        score_unit(work, sum, totals, of_head, nullptr);
+        score_unit(work, sum, totals, kept, of_head, nullptr);
     }
 }
 

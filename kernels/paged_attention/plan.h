@@ -95,7 +95,7 @@ struct Plan {
     int64_t kv_heads, group, window, value_room;
     std::vector<Unit> units;
     std::vector<Task> tasks;
-    std::unique_ptr<float[]> parts;  // written before they are read
+    std::unique_ptr<float[]> parts;  // of a unit `Part`s, then maxima of `Kept`; written, then read
     std::vector<float> received;
 
     // Room for the sums that the votes of some sequences ask for.
@@ -134,7 +134,7 @@ struct Plan {
             if (few && unit.splits > 1) {
                 unit.part = parts_wanted;
                 unit.left.reset(new std::atomic<int64_t>(unit.splits));
-                parts_wanted += unit.splits * part_size(unit.rows);
+                parts_wanted += unit.splits * (part_size(unit.rows) + SPLIT / TILE * ROWS);
                 for (int64_t i = 0; i < unit.splits; ++i) tasks.push_back({(int64_t)u, i, unit.rows});
             } else {
                 tasks.push_back({(int64_t)u, -1, unit.rows * unit.splits});
