@@ -160,28 +160,16 @@ static inline void panel_products(
     code_products(*codes, bytes, x.values + row * x.stride, x.stride, count, inputs, sums);
 }
 
-// A panel of floats of 16 bits or of codes as float32, in memory of this thread's own; null: it is of
-// another kind. Worth it where several tiles read it.
-static inline const float* widened(const Linear& layer, int64_t panel) {
+// A panel of codes as float32, in memory of this thread's own; null: it is of another kind. Worth it
+// where several tiles read it. Floats of 16 bits cost less to widen in registers, however many rows.
+static inline const float* decoded(const Linear& layer, int64_t panel) {
     static thread_local std::vector<float> room;
     const Panels& part = part_of(layer, panel);
     const Codes* codes = codes_of(part.kind - BLOCKS);
-    if (part.kind != BFLOATS && part.kind != HALVES && !codes) return nullptr;
-    int64_t size = layer.inputs * WIDE;
-    if ((int64_t)room.size() < size) room.resize(size);
-    if (codes) {
-        int64_t bytes = panel_bytes(part.kind - BLOCKS, layer.inputs);
-        decode_panel(*codes, (const uint8_t*)part.weights + panel * bytes, layer.inputs, room.data());
-        return room.data();
-    }
-    auto widen = [&](auto* weights) {
-        for (int64_t i = 0; i < size; i += WIDE) {
-            Vec left, right;
-            load_row(weights + panel * size + i, left, right);
-            store(&room[i], left), store(&room[i + LANES], right);
-        }
-    };
-    part.kind == BFLOATS ? widen((const BFloat*)part.weights) : widen((const Half*)part.weights);
+    if (!codes) return nullptr;
+    if ((int64_t)room.size() < layer.inputs * WIDE) room.resize(layer.inputs * WIDE);
+    int64_t bytes = panel_bytes(part.kind - BLOCKS, layer.inputs);
+    decode_panel(*codes, (const uint8_t*)part.weights + panel * bytes, layer.inputs, room.data());
     return room.data();
 }
 
@@ -229,7 +217,7 @@ static void linear(
         int64_t blocks = (rows + TALL - 1) / TALL;
         Vec sums[2 * TALL];
         for (int64_t panel = panels * piece / pieces; panel < panels * (piece + 1) / pieces; ++panel) {
-            const float* wide = blocks > 2 ? widened(*of, panel) : nullptr;
+            const float* wide = blocks > 2 ? decoded(*of, panel) : nullptr;
             for (int64_t block = 0; block < blocks; ++block) {
                 int64_t begin = rows * block / blocks, end = rows * (block + 1) / blocks;
                 if (wide)
