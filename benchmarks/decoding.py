@@ -1,6 +1,10 @@
-"""Decoding methods beside plain decoding: tokens a pass, and wall-clock, on nano's own tasks.
+"""Decoding methods beside plain decoding: tokens a pass, and wall-clock, by task.
 
     python benchmarks/decoding.py [--batch 1 4 16] [--tasks copy extract] [--rounds 5]
+    python benchmarks/decoding.py --model FOLDER [--tasks prose code summary edit quote]
+
+Without --model the embedded one, with its own tasks; another gets those of `real_tasks.py`, and its
+lines are written to `decoding_FOLDER.csv`.
 
 Within a round every method answers the same prompts, plain decoding among them, one method after
 the other, so that a drift of the machine hits all; every round begins with another method. A ratio
@@ -30,7 +34,7 @@ from matplotlib import rcParams
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from benchmarks import results
+from benchmarks import real_tasks, results
 from benchmarks.provenance import ROOT, Provenance
 from penstock import SamplingParams
 from penstock.engine.build import Built, build_engine
@@ -47,16 +51,25 @@ from penstock.models.nano.abilities import (
 from penstock.models.nano.abilities.example import Example, Split
 from penstock.registry import Spec
 
-RESULTS: Final = ROOT / "benchmarks" / "results" / "decoding.csv"
+RESULTS: Final = ROOT / "benchmarks" / "results"
 PLOT: Final = ROOT / "docs" / "decoding" / "speed.svg"
-TASKS: Final[Mapping[str, Callable[[Random, Split], Example]]] = {
-    "stories": storytelling.example,
-    "translation": translation.example,
-    "copy": copying.example,
-    "extract": extraction.example,
-    "rewrite": rewriting.example,
-    "24": game24.propose,
+Task = Callable[[Random], list[dict[str, str]]]
+"""Makes a conversation to be answered."""
+
+
+def _held_out(example: Callable[[Random, Split], Example]) -> Task:
+    return lambda rng: example(rng, "held_out").messages
+
+
+NANO_TASKS: Final[Mapping[str, Task]] = {
+    "stories": _held_out(storytelling.example),
+    "translation": _held_out(translation.example),
+    "copy": _held_out(copying.example),
+    "extract": _held_out(extraction.example),
+    "rewrite": _held_out(rewriting.example),
+    "24": _held_out(game24.propose),
 }
+TASKS: Final[Mapping[str, Task]] = {**NANO_TASKS, **real_tasks.TASKS}
 METHODS: Final[Mapping[str, Spec]] = {
     "plain": None,
     "jacobi": "jacobi",
@@ -136,7 +149,9 @@ def main() -> int:
             lines = _lines([c for c in cells if _place(c) == (batch, task, temperature)])
             for line in lines:
                 tqdm.write("  ".join(f"{value}" for value in line.values()))
-            _draw(results.merge(options.output, lines, provenance, _KEY), options.plot)
+            every = results.merge(options.output, lines, provenance, _KEY)
+            if options.plot:
+                _draw(every, options.plot)
     changed = _changed(cells)
     for text in changed:
         print(f"changed: {text}")
@@ -159,8 +174,7 @@ def _prompts(built: Built, task: str, count: int, number: int) -> list[list[int]
     tokenizer = built.input_processor.tokenizer
     found: list[list[int]] = []
     while len(found) < count:
-        turns = TASKS[task](rng, "held_out").turns[:-1]
-        chat = tokenizer.render_chat([{"role": t.role, "content": t.text} for t in turns])
+        chat = tokenizer.render_chat(TASKS[task](rng))
         ids = tokenizer.encode_chat(chat)
         if len(ids) <= _LONGEST_PROMPT:
             found.append(list(ids))
@@ -287,16 +301,21 @@ def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", help="default: the embedded one")
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 4, 16])
-    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
+    parser.add_argument("--tasks", nargs="+", choices=TASKS)
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--temperatures", type=float, nargs="+", default=[0.0, 0.8])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--least-prompts", type=int, default=6, help="of a round")
     parser.add_argument("--waves", type=int, default=2, help="prompts of a round, in batches")
     parser.add_argument("--warm-up", type=int, default=32, help="prompts before the first round")
-    parser.add_argument("--output", type=Path, default=RESULTS)
-    parser.add_argument("--plot", type=Path, default=PLOT)
+    parser.add_argument("--output", type=Path)
+    parser.add_argument("--plot", type=Path)
     options = parser.parse_args()
+    options.tasks = options.tasks or list(real_tasks.TASKS if options.model else NANO_TASKS)
+    name = f"decoding_{Path(options.model).name}" if options.model else "decoding"
+    options.output = options.output or RESULTS / f"{name}.csv"
+    if options.model is None:
+        options.plot = options.plot or PLOT
     if "plain" not in options.methods:
         options.methods = ["plain", *options.methods]
     return options

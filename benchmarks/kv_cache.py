@@ -1,12 +1,13 @@
 """What evicting costs and gains in time, beside the full cache; and one very long answer.
 
-    python benchmarks/kv_cache.py [--models llama-85m] [--prompts 1024 2048] [--rounds 4]
+    python benchmarks/kv_cache.py [--models llama-85m] [--prompts 1024 2048] [--streams 1]
 
-Within a round all policies read the same prompt, one after the other, so that a drift of the
-machine hits all. A ratio is the policy's time over that of the full cache in that round; the table
-has the median of the rounds. `h2o, as many keys` holds as many keys as the full cache when the
-prompt has been read, and evicts one for each token: what is dearer is collecting scores and
-choosing victims.
+Models are random ones of `benchmarks/models.py`, or folders of checkpoints. Within a round all
+policies read the same prompts, one after the other, so that a drift of the machine hits all. A
+ratio is the policy's time over that of the full cache in that round; the table has the median of
+the rounds. `h2o, as many keys` holds as many keys as the full cache when the prompt has been read,
+and evicts one for each token: what is dearer is collecting scores and choosing victims. `full, a
+fifth of the prompt` holds as many keys as h2o's 20%, and `over_fifth` compares with it.
 The time of a decoding step is the mean over four intervals between evictions.
 
 `--answer 20000` adds one answer of that length, in a pool of 1,024 tokens.
@@ -39,10 +40,13 @@ OUTPUT: Final = Path(__file__).resolve().parent / "results" / "kv_cache.csv"
 INTERVAL: Final = 16
 STEPS: Final = 4 * INTERVAL
 FULL: Final = "full"
+FIFTH: Final = "full, a fifth of the prompt"
 FIRST_TOKEN: Final = "time to first token, ms"
 STEP: Final = "decoding step, ms"
 LONG_PROMPT: Final = 512
 POOL_TOKENS: Final = 1024
+FOLDER_CACHE: Final = 2 << 30
+"""Bytes of cache for a model from a folder."""
 
 Line = dict[str, Any]
 
@@ -53,6 +57,7 @@ class Cell:
 
     model: str
     prompt_tokens: int
+    streams: int
     policy: str
     round: int
     first_token_s: float
@@ -64,6 +69,7 @@ def policies(prompt_tokens: int) -> dict[str, Spec]:
     half = prompt_tokens // 2
     return {
         FULL: None,
+        FIFTH: None,
         "h2o, as many keys": {
             "h2o": {"heavy": half, "recent": half - INTERVAL, "interval": INTERVAL}
         },
@@ -91,42 +97,58 @@ def main() -> int:
 def measure(model: str, options: argparse.Namespace) -> Iterator[Cell]:
     """All rounds of one model; the first, a warm-up, is thrown away."""
     longest = max(options.prompts) + STEPS + INTERVAL
-    built = build(model, longest, 2 * longest)
+    built = build(model, longest, 2 * longest * max(options.streams))
     rng = Random("kv cache")
+    cases = [(length, streams) for length in options.prompts for streams in options.streams]
     for number in range(options.rounds + 1):
-        for prompt_tokens in options.prompts[: 1 if number == 0 else None]:
-            prompt = [rng.randrange(3, built.info.vocab_size) for _ in range(prompt_tokens)]
+        for prompt_tokens, streams in cases[: 1 if number == 0 else None]:
+            prompts = [
+                [rng.randrange(3, built.info.vocab_size) for _ in range(prompt_tokens)]
+                for _ in range(streams)
+            ]
             for policy, kv_cache in policies(prompt_tokens).items():
-                begun_s = time.perf_counter()
-                times_s = list(_answer(built, prompt, STEPS + 1, kv_cache))
+                if policy not in {FULL, FIFTH, *options.policies}:
+                    continue
+                tokens = prompt_tokens // 5 if policy == FIFTH else prompt_tokens
+                first_token_s, step_s = _answers(
+                    built, [prompt[:tokens] for prompt in prompts], kv_cache
+                )
                 cell = Cell(
-                    model=model,
+                    model=Path(model).name,
                     prompt_tokens=prompt_tokens,
+                    streams=streams,
                     policy=policy,
                     round=number,
-                    first_token_s=times_s[0] - begun_s,
-                    step_s=(times_s[-1] - times_s[0]) / STEPS,
+                    first_token_s=first_token_s,
+                    step_s=step_s,
                 )
                 if number:
                     yield cell
 
 
 def table(cells: Sequence[Cell]) -> list[Line]:
-    """Two lines for each model, prompt and policy."""
-    full = {(c.model, c.prompt_tokens, c.round): c for c in cells if c.policy == FULL}
-    groups: dict[tuple[str, int, str], list[Cell]] = {}
-    for cell in cells:
-        groups.setdefault((cell.model, cell.prompt_tokens, cell.policy), []).append(cell)
+    """Two lines for each model, prompt, number of streams and policy."""
+    by_round = {(c.policy, c.prompt_tokens, c.streams, c.round): c for c in cells}
+    groups: dict[tuple[str, int, int, str], list[Cell]] = {}
+    for c in cells:
+        groups.setdefault((c.model, c.prompt_tokens, c.streams, c.policy), []).append(c)
     lines: list[Line] = []
-    for (model, prompt_tokens, policy), members in groups.items():
+    for (model, prompt_tokens, streams, policy), members in groups.items():
         for name, figure in (("first_token_s", FIRST_TOKEN), ("step_s", STEP)):
             times_s: list[float] = [getattr(c, name) for c in members]
-            ratios: list[float] = [
-                getattr(c, name) / getattr(full[model, prompt_tokens, c.round], name)
-                for c in members
-            ]
+            full, fifth = (
+                [
+                    getattr(c, name)
+                    / getattr(by_round[other, prompt_tokens, streams, c.round], name)
+                    for c in members
+                ]
+                for other in (FULL, FIFTH)
+            )
             value = statistics.median(times_s) * 1e3
-            lines.append(line(model, policy, prompt_tokens, STEPS + 1, figure, value, ratios))
+            lines.append(
+                line(model, policy, prompt_tokens, STEPS + 1, figure, value, full)
+                | {"streams": streams, "over_fifth": statistics.median(fifth)}
+            )
     return lines
 
 
@@ -174,6 +196,8 @@ def line(
         "over_full": statistics.median(over_full) if over_full else "",
         "over_full_low": min(over_full, default=""),
         "over_full_high": max(over_full, default=""),
+        "streams": 1,
+        "over_fifth": "",
         "rounds": max(1, len(over_full)),
     }
 
@@ -186,29 +210,56 @@ def show(lines: Sequence[Line]) -> None:
 
 def build(model: str, positions: int, pool_tokens: int) -> Built:
     """An engine for contexts of `positions`, with a pool of `pool_tokens`."""
-    config = EngineConfig(
-        model=str(long_model_folder(model, positions)),
-        dtype="float32",
-        kv_cache_memory=pool_tokens * SIZES[model].kv_bytes_per_token,
-        prefix_cache=False,
-    )
+    if model in SIZES:
+        config = EngineConfig(
+            model=str(long_model_folder(model, positions)),
+            dtype="float32",
+            kv_cache_memory=pool_tokens * SIZES[model].kv_bytes_per_token,
+            prefix_cache=False,
+        )
+    else:
+        config = EngineConfig(model=model, kv_cache_memory=FOLDER_CACHE, prefix_cache=False)
     return build_engine(config, time.perf_counter)
+
+
+def _answers(built: Built, prompts: Sequence[list[int]], kv_cache: Spec) -> tuple[float, float]:
+    """Seconds until all streams have a token, and seconds of a step from then on."""
+    begun_s = time.perf_counter()
+    for number, prompt in enumerate(prompts):
+        # Streams that begin earlier go on until the last has had its steps.
+        room = (len(prompts) - number) * STEPS
+        _add(built, f"r{number}", prompt, STEPS + 1 + room, kv_cache)
+    begun: set[str] = set()
+    times_s: list[float] = []
+    while len(times_s) <= STEPS:
+        begun |= {output.request_id for output in built.engine.step()}
+        if len(begun) == len(prompts):
+            times_s.append(time.perf_counter())
+    for request_id in begun:
+        built.engine.abort(request_id)
+    while built.engine.has_work:
+        built.engine.step()
+    return times_s[0] - begun_s, (times_s[-1] - times_s[0]) / STEPS
 
 
 def _answer(built: Built, prompt: list[int], tokens: int, kv_cache: Spec) -> Iterator[float]:
     """When each token of one greedy answer came."""
+    _add(built, "r", prompt, tokens, kv_cache)
+    while built.engine.has_work:
+        if built.engine.step():
+            yield time.perf_counter()
+
+
+def _add(built: Built, request_id: str, prompt: list[int], tokens: int, kv_cache: Spec) -> None:
     request = built.input_processor.prepare(
         Input(
-            request_id="r",
+            request_id=request_id,
             prompt=prompt,
             params=SamplingParams(max_tokens=tokens, temperature=0, ignore_eos=True),
             kv_cache=kv_cache,
         )
     )
     built.engine.add(request)
-    while built.engine.has_work:
-        if built.engine.step():
-            yield time.perf_counter()
 
 
 def _shown(value: Any) -> str:
@@ -219,6 +270,8 @@ def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0] if __doc__ else None)
     parser.add_argument("--models", nargs="+", default=["llama-85m"])
     parser.add_argument("--prompts", nargs="+", type=int, default=[1024, 2048])
+    parser.add_argument("--streams", nargs="+", type=int, default=[1])
+    parser.add_argument("--policies", nargs="+", default=list(policies(100)))
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--answer", type=int, default=0)
     parser.add_argument("--output", type=Path, default=OUTPUT)

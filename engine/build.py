@@ -13,7 +13,7 @@ from ..decoding.methods import Methods
 from ..decoding.prefill import Prefill
 from ..decoding.search.base import SearchLimits
 from ..errors import ConfigurationError, RequestError
-from ..kernels.backend import Kernels, choose, load
+from ..kernels.backend import BackendChoice, Kernels, choose, load
 from ..kvcache.base import CachePolicy
 from ..kvcache.store import KVStore
 from ..registry import Choice, Registry
@@ -71,12 +71,7 @@ def build_engine(config: EngineConfig, clock: Callable[[], float]) -> Built:
     step_adapters, adapters = _adapters(config, loaded)
     give_back()
     dtype = cache_dtype(config.kv_cache_dtype, loaded.dtype, loaded.device)
-    backend = choose(
-        config.attention_backend,
-        device=loaded.device,
-        dtype=loaded.dtype,
-        head_size=max(max(layer.key_size, layer.value_size) for layer in loaded.layers),
-    )
+    backend = _backend(config, loaded)
     numerics = AS_THEY_ARE
     if config.deterministic:
         model, numerics = deterministic(loaded.model, backend, loaded.weights)
@@ -102,11 +97,7 @@ def build_engine(config: EngineConfig, clock: Callable[[], float]) -> Built:
         dtype=dtype,
         device=loaded.device,
     )
-    if kernels.backend == "native":
-        compiled = isinstance(loaded.model, CompiledDecoder)
-        # torch splits the sum over a single long row among threads, but not over several rows.
-        if config.deterministic or (compiled and torch_gets_one(info.vocab_size)):
-            torch.set_num_threads(1)
+    _leave_threads(config, loaded, kernels)
     engine = Engine(
         runner=ModelRunner(loaded.model, store, loaded.device, kernels, adapters=step_adapters),
         store=store,
@@ -131,7 +122,6 @@ def build_engine(config: EngineConfig, clock: Callable[[], float]) -> Built:
         eos_token_ids=loaded.eos_token_ids,
         sampling_defaults=loaded.sampling_defaults,
     )
-    tokens = pages * config.page_size
     logger.info("attention backend: %s (%s)", backend.backend, backend.reason)
     warm_up(
         loaded.model,
@@ -146,6 +136,30 @@ def build_engine(config: EngineConfig, clock: Callable[[], float]) -> Built:
         engine.runner.graphs = decode_graphs(
             loaded.model, store, kernels, loaded.device, rows=batch_tokens
         )
+    _log_capacity(info, engine, store, tokens=pages * config.page_size)
+    return Built(engine=engine, input_processor=input_processor, info=info, loaded=loaded)
+
+
+def _backend(config: EngineConfig, loaded: LoadedModel) -> BackendChoice:
+    return choose(
+        config.attention_backend,
+        device=loaded.device,
+        dtype=loaded.dtype,
+        head_size=max(max(layer.key_size, layer.value_size) for layer in loaded.layers),
+    )
+
+
+def _leave_threads(config: EngineConfig, loaded: LoadedModel, kernels: Kernels) -> None:
+    """Leave torch one thread, where compiled code has threads of its own and torch little to do."""
+    if kernels.backend != "native":
+        return
+    compiled = isinstance(loaded.model, CompiledDecoder)
+    # torch splits the sum over a single long row among threads, but not over several rows.
+    if config.deterministic or (compiled and torch_gets_one(loaded.info.vocab_size)):
+        torch.set_num_threads(1)
+
+
+def _log_capacity(info: ModelInfo, engine: Engine, store: KVStore, *, tokens: int) -> None:
     logger.info(
         "%s (%s, %.1fM parameters), %s on %s; KV cache in %s: %d tokens, %d bytes each, %d MiB; "
         "%.1f requests of the full context of %d tokens fit at once",
@@ -154,14 +168,13 @@ def build_engine(config: EngineConfig, clock: Callable[[], float]) -> Built:
         info.parameters / 1e6,
         info.dtype,
         info.device,
-        str(dtype).removeprefix("torch."),
+        str(store.dtype).removeprefix("torch."),
         tokens,
         engine.bytes_per_token,
         store.bytes >> 20,
         tokens / info.max_length_tokens,
         info.max_length_tokens,
     )
-    return Built(engine=engine, input_processor=input_processor, info=info, loaded=loaded)
 
 
 def make_input_processor(

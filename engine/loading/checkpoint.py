@@ -1,5 +1,6 @@
 """A model's files as the stages of loading take them: a folder, or what a GGUF file becomes."""
 
+import re
 from abc import ABC, abstractmethod
 from bisect import bisect_left
 from collections.abc import Collection, Mapping, Sequence
@@ -22,12 +23,14 @@ class Checkpoint(ABC):
 
     `name`: the model's name in requests, where no other is set. `reads_quantised`: `stored` and
     `tensors` are of the model, although config.json says that its weights are quantised.
+    `left_out`: matches names of tensors that `tensors` need not read.
     """
 
     path: Path
     folder: Path
     name: str
     reads_quantised: bool = False
+    left_out: re.Pattern[str] = re.compile(r"(?!)")
 
     @abstractmethod
     def stored(self) -> Mapping[str, StoredTensor]:
@@ -88,7 +91,11 @@ class FolderCheckpoint(Checkpoint):
         if not packed or read_object(self.folder / CONFIG).get("quantization_config"):
             return None
         stored = self.stored()
-        found = {name: self.read(name, tensor) for name, tensor in stored.items()}
+        found = {
+            name: self.read(name, tensor)
+            for name, tensor in stored.items()
+            if not self.left_out.search(name)
+        }
         if not any(_kind(tensor) in packed for tensor in found.values()):
             return None
         return {name: _kept(tensor, dtype, packed) for name, tensor in found.items()}
@@ -136,7 +143,11 @@ class FormatCheckpoint(FolderCheckpoint):
             made = self._reader.tensors(self.folder, self._fields)
         if made is None:
             return super().tensors(dtype, packed=packed)
-        return {name: _kept(tensor, dtype, packed) for name, tensor in made.items()}
+        return {
+            name: _kept(tensor, dtype, packed)
+            for name, tensor in made.items()
+            if not self.left_out.search(name)
+        }
 
     def read(self, name: str, tensor: StoredTensor) -> Tensor:
         """See `Checkpoint`."""

@@ -57,9 +57,9 @@ def _bounded(reach: Reach, text_config: Any, found: Findings) -> Reach:
     if chunk and "chunked_attention" in (kinds or ()):
         bounds.append((int(chunk), "its attention comes in chunks of that size"))
     # A window that a model builds into its mask without passing it on holds up to its length.
-    window = getattr(text_config, "sliding_window", None)
-    if window and not found.passes_window and (kinds is None or "sliding_attention" in kinds):
-        bounds.append((int(window), "its window is hidden in its mask"))
+    window = int(getattr(text_config, "sliding_window", None) or 0)
+    if window > 0 and not found.passes_window and (kinds is None or "sliding_attention" in kinds):
+        bounds.append((window, "its window is hidden in its mask"))
     for bound, why in bounds:
         if bound < reach.most:
             reach = Reach(usual=min(reach.usual, bound), most=bound, why=why)

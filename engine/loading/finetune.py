@@ -25,7 +25,8 @@ from . import adapter_folder
 from .checkpoint import Checkpoint
 from .safetensors_files import StoredTensor
 from .settings import ModelSettings
-from .weights import build_config, without_memory
+from .text_part import without_memory
+from .weights import build_config
 
 Bits = Literal[4, 8, 16]
 _ITERATIONS: Final = 4

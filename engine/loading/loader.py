@@ -7,7 +7,7 @@ checkpoint raises one ConfigurationError, whose message names the file, and the 
 import logging
 import os
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +36,7 @@ from .generation_file import read_generation, sampling_defaults
 from .health import check_weights, computable_tokens, overflow
 from .open_checkpoint import open_checkpoint
 from .rotary import fix_rotary
+from .safetensors_files import StoredTensor
 from .selfcheck import difference, prompt_tokens, unknown_layers
 from .settings import ModelSettings
 from .stages import quiet_transformers, stage
@@ -115,7 +116,8 @@ def _load(
     if checkpoint.reads_quantised:
         vars(model_config).pop("quantization_config", None)  # transformers would read by it
     hf_tokenizer = read_tokenizer(folder, settings)
-    check_sizes(folder, model_config, stored, settings)
+    checkpoint.left_out = check_sizes(folder, model_config, stored, settings)
+    stored = _needed(checkpoint, stored)
 
     def load(packed: Collection[str]) -> Any:
         tensors = checkpoint.tensors(dtype, packed=packed)
@@ -173,6 +175,24 @@ def _load(
         eos_token_ids=eos,
         sampling_defaults=defaults,
     )
+
+
+def _needed(
+    checkpoint: Checkpoint, stored: Mapping[str, StoredTensor]
+) -> Mapping[str, StoredTensor]:
+    """The tensors of the text model; says how much is left out."""
+    needed = {name: each for name, each in stored.items() if not checkpoint.left_out.search(name)}
+    if len(needed) < len(stored):
+        of = sum(each.numel for each in stored.values())
+        share = 1 - sum(each.numel for each in needed.values()) / of
+        logger.info(
+            "%d of %d tensors, %.1f%% of the numbers stored, take pictures or sound and are not "
+            "loaded: the text model is served",
+            len(stored) - len(needed),
+            len(stored),
+            100 * share,
+        )
+    return needed
 
 
 def _kept_packed(
@@ -258,6 +278,9 @@ def _probe(
         )
     if found.ignores_positions:
         raise unsupported(kind, "it ignores the positions it is given")
+    for window in {layer.window for layer in found.layers.values()} - {None}:
+        if window < 1:
+            raise unsupported(kind, f"sliding_window is {window}; write null where there is none")
     if layers := unknown_layers(text_config):
         raise unsupported(kind, f"it has layers of the kind {', '.join(layers)}")
     context = context_tokens(settings, text_config, found)

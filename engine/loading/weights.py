@@ -1,6 +1,7 @@
 """Builds a model and loads its weights: stored tensors and parameters must match exactly."""
 
 import logging
+import re
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
@@ -18,6 +19,7 @@ from .folder import CONFIG
 from .safetensors_files import StoredTensor
 from .settings import ModelSettings
 from .stages import printable, stage
+from .text_part import left_out, text_part, without_memory
 
 logger = logging.getLogger(__name__)
 
@@ -49,8 +51,10 @@ def build_config(folder: Path, settings: ModelSettings) -> Any:
 
 def check_sizes(
     folder: Path, model_config: Any, stored: Mapping[str, StoredTensor], settings: ModelSettings
-) -> None:
+) -> re.Pattern[str]:
     """Build the model on the meta device and compare its size with the stored tensors.
+
+    Returns what matches the names of tensors that it does without (see `text_part`).
 
     Raises:
         ConfigurationError: no model can be built, or the weights do not have its size.
@@ -70,15 +74,17 @@ def check_sizes(
     except ConfigurationError as error:
         _refuse_bypassing(text_config.model_type, error.__cause__)
         raise
+    unneeded = left_out(model)
     if getattr(model_config, "quantization_config", None) is not None:
-        return  # transformers reads them, and knows how large they become
+        return unneeded  # transformers reads them, and knows how large they become
     described = sum(p.numel() for p in model.parameters())
-    held = sum(tensor.numel for tensor in stored.values())
+    held = sum(tensor.numel for name, tensor in stored.items() if not unneeded.search(name))
     if described > 2 * held + _SLACK:
         raise ConfigurationError(
             f"{path}: it describes {described} parameters, and the weights hold {held}"
             + _largest_difference(model, stored)
         )
+    return unneeded
 
 
 def load_weights(
@@ -121,6 +127,9 @@ def _from_pretrained(
         "output_loading_info": True,
         "ignore_mismatched_sizes": True,
     }
+    kind = text_part(model_config)
+    if tensors is None and kind is not None:
+        return kind.from_pretrained(folder, config=model_config, use_safetensors=True, **options)
     if tensors is None:
         return AutoModelForCausalLM.from_pretrained(
             folder,
@@ -129,20 +138,10 @@ def _from_pretrained(
             trust_remote_code=settings.trust_remote_code,
             **options,
         )
-    kind: Any = type(without_memory(model_config, settings))
+    kind = kind or type(without_memory(model_config, settings))
     return kind.from_pretrained(
         None, config=deepcopy(model_config), state_dict=dict(tensors), **options
     )
-
-
-def without_memory(model_config: Any, settings: ModelSettings) -> Any:
-    """The model on the meta device, without weights."""
-    with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(
-            model_config,
-            attn_implementation=NAME,
-            trust_remote_code=settings.trust_remote_code,
-        )
 
 
 def _tell_untied(model: Any) -> None:

@@ -12,6 +12,11 @@ def greedy(folder: Path, prompts: list[list[int]], new_tokens: int) -> list[list
     model: Any = AutoModelForCausalLM.from_pretrained(
         folder, attn_implementation="eager", dtype=torch.float32
     ).eval()
+    return greedy_of(model, prompts, new_tokens)
+
+
+def greedy_of(model: Any, prompts: list[list[int]], new_tokens: int) -> list[list[int]]:
+    """See `greedy`; of a model that is loaded."""
     answers: list[list[int]] = []
     for prompt in prompts:
         ids = torch.tensor([prompt])

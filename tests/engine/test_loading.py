@@ -99,6 +99,18 @@ def test_a_window_that_is_not_told_bounds_the_context(
     assert load_model(EngineConfig(model=str(tmp_path))).info.max_length_tokens == context
 
 
+@pytest.mark.parametrize("window", [0, -1])
+def test_a_window_that_is_none(window: int, tmp_path: Path) -> None:
+    """A field that the architecture does not use bounds nothing; one that it uses is refused."""
+    unused = load_model(
+        EngineConfig(model=str(save_tiny("llama", tmp_path / "llama", sliding_window=window)))
+    )
+    assert unused.info.max_length_tokens == 512
+    folder = save_tiny("mistral", tmp_path / "mistral", sliding_window=window)
+    with pytest.raises(UnsupportedModelError, match=f"sliding_window is {window}; write null"):
+        load_model(EngineConfig(model=str(folder)))
+
+
 def test_dtype_follows_the_setting(tiny_model: TinyModel) -> None:
     loaded = load_model(EngineConfig(model=str(tiny_model("llama")), dtype="bfloat16"))
     assert loaded.dtype == torch.bfloat16

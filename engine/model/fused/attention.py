@@ -47,12 +47,15 @@ class FusedRotary(nn.Module):
         self, x: Tensor, position_ids: Tensor, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
         """The factors, twice, in place of cosine and sine."""
-        if self._follows and not args and not kwargs and x.device.type == "cpu":
-            last = int(position_ids.max())
+        rows = position_ids.reshape(-1, position_ids.shape[-1])
+        # Models of pictures have several positions for a token; in text they are equal.
+        alike = len(rows) == 1 or bool((rows == rows[0]).all())
+        if self._follows and alike and not args and not kwargs and x.device.type == "cpu":
+            last = int(rows[0].max())
             if last >= len(self._table):
                 known = torch.arange(max(_TABLED, 1 << last.bit_length()))
-                self._table = self._computed(x, known[None])
-            factors = self._table.index_select(0, position_ids[0])
+                self._table = self._computed(x, known.expand(*position_ids.shape[:-1], -1))
+            factors = self._table.index_select(0, rows[0])
         else:
             factors = self._computed(x, position_ids, *args, **kwargs)
         return factors, factors
@@ -63,13 +66,17 @@ class FusedRotary(nn.Module):
 
 
 def rotary_factors(cos: Tensor, sin: Tensor) -> Tensor:
-    """Complex factors `[T, 1, n/2]` of cosine and sine `[1, T, n]`, which hold each angle twice."""
+    """Complex factors `[T, 1, n/2]` of cosine and sine `[..., 1, T, n]`.
+
+    These hold each angle twice. Of several positions for a token the first counts.
+    """
     return _factors(cos, sin, in_halves=_in_halves(cos, sin))
 
 
 def _factors(cos: Tensor, sin: Tensor, *, in_halves: bool) -> Tensor:
     once = slice(cos.shape[-1] // 2) if in_halves else slice(None, None, 2)
-    return torch.complex(cos[0, :, once], sin[0, :, once])[:, None]
+    cos, sin = (each.reshape(-1, *each.shape[-2:])[0, :, once] for each in (cos, sin))
+    return torch.complex(cos, sin)[:, None]
 
 
 def _in_halves(cos: Tensor, sin: Tensor) -> bool:

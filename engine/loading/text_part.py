@@ -1,0 +1,96 @@
+"""Checkpoints of several parts: the text model is built and loaded, and nothing beside it.
+
+A checkpoint for pictures or sound holds towers, which make embeddings of these, beside the text
+model. Prompts of text go through the model's own forward pass without them:
+
+    Mistral3ForConditionalGeneration
+      model.vision_tower              left out
+      model.multi_modal_projector     left out
+      model.language_model            built and loaded
+      lm_head                         built and loaded
+
+Class names and conversions of tensor names are those of transformers.
+"""
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+)
+
+from ..attention.interface import NAME
+from .settings import ModelSettings
+
+
+def without_memory(model_config: Any, settings: ModelSettings) -> Any:
+    """The model, or the text part of it, on the meta device, without weights."""
+    kind = text_part(model_config)
+    with torch.device("meta"):
+        if kind is not None:
+            return kind._from_config(model_config, attn_implementation=NAME)
+        return AutoModelForCausalLM.from_config(
+            model_config,
+            attn_implementation=NAME,
+            trust_remote_code=settings.trust_remote_code,
+        )
+
+
+def text_part(model_config: Any) -> Any:
+    """The class of a checkpoint of several parts, which builds the text part; None: it is whole."""
+    if model_config.get_text_config() is model_config or hasattr(model_config, "auto_map"):
+        return None
+    of = type(model_config)
+    for mapping in (MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING):
+        kind: Any = mapping.get(of, None)
+        # Not one of the text model alone, in which the checkpoint's names have no place.
+        if kind is not None and kind.config_class is of:
+            return _text_part_of(kind)
+    return None
+
+
+def left_out(model: nn.Module) -> re.Pattern[str]:
+    """Matches names, stored or the model's, of tensors of parts that were not built."""
+    names = getattr(model, "penstock_left_out", ())
+    return re.compile("|".join(map(_pattern, names)) or r"(?!)")
+
+
+def _text_part_of(kind: Any) -> Any:
+    class WithoutTowers(kind):
+        def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
+            super().__init__(config, *args, **kwargs)
+            kept = self.get_decoder(), self.get_output_embeddings()
+            told_apart = kept[0] is not self and None not in kept
+            self.penstock_left_out = tuple(_leave_out(self, kept, "")) if told_apart else ()
+            self._keys_to_ignore_on_load_unexpected = {
+                *(self._keys_to_ignore_on_load_unexpected or ()),
+                *map(_pattern, self.penstock_left_out),
+            }
+
+    # transformers looks up conversions of weights and its own source by these.
+    WithoutTowers.__name__ = WithoutTowers.__qualname__ = kind.__name__
+    WithoutTowers.__module__ = kind.__module__
+    return WithoutTowers
+
+
+def _leave_out(module: nn.Module, kept: tuple[nn.Module | None, ...], prefix: str) -> Iterable[str]:
+    """Remove what holds none of `kept`; yields the names."""
+    for name, child in list(module.named_children()):
+        if any(child is each for each in kept):
+            continue
+        if any(inner is each for inner in child.modules() for each in kept):
+            yield from _leave_out(child, kept, f"{prefix}{name}.")
+        elif any(True for _ in child.parameters()):
+            setattr(module, name, None)
+            yield prefix + name
+
+
+def _pattern(name: str) -> str:
+    """Matches what begins with the module's path, or with its own name, as in older files."""
+    own = name.rpartition(".")[2]
+    return rf"^({re.escape(name)}|{re.escape(own)})\."
