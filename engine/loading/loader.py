@@ -278,8 +278,8 @@ def _probe(
         )
     if found.ignores_positions:
         raise unsupported(kind, "it ignores the positions it is given")
-    for window in {layer.window for layer in found.layers.values()} - {None}:
-        if window < 1:
+    for window in (layer.window for layer in found.layers.values()):
+        if window is not None and window < 1:
             raise unsupported(kind, f"sliding_window is {window}; write null where there is none")
     if layers := unknown_layers(text_config):
         raise unsupported(kind, f"it has layers of the kind {', '.join(layers)}")
