@@ -96,7 +96,7 @@ def main() -> int:
 
 def measure(model: str, options: argparse.Namespace) -> Iterator[Cell]:
     """All rounds of one model; the first, a warm-up, is thrown away."""
-    longest = max(options.prompts) + STEPS + INTERVAL
+    longest = max(options.prompts) + STEPS * max(options.streams) + INTERVAL
     built = build(model, longest, 2 * longest * max(options.streams))
     rng = Random("kv cache")
     cases = [(length, streams) for length in options.prompts for streams in options.streams]
@@ -227,14 +227,17 @@ def _answers(built: Built, prompts: Sequence[list[int]], kv_cache: Spec) -> tupl
     begun_s = time.perf_counter()
     for number, prompt in enumerate(prompts):
         # Streams that begin earlier go on until the last has had its steps.
-        room = (len(prompts) - number) * STEPS
+        room = (len(prompts) - 1 - number) * STEPS
         _add(built, f"r{number}", prompt, STEPS + 1 + room, kv_cache)
     begun: set[str] = set()
     times_s: list[float] = []
     while len(times_s) <= STEPS:
-        begun |= {output.request_id for output in built.engine.step()}
+        outputs = built.engine.step()
+        begun |= {output.request_id for output in outputs}
         if len(begun) == len(prompts):
             times_s.append(time.perf_counter())
+        ended = any(output.finish_reason is not None for output in outputs)
+        assert not ended or len(times_s) > STEPS, "all streams go on until the last step"
     for request_id in begun:
         built.engine.abort(request_id)
     while built.engine.has_work:

@@ -14,6 +14,7 @@ import torch
 
 from penstock.kvcache.pages import PagePool
 from tests.tiny import save_tiny
+from tests.tiny_composites import COMPOSITES, save_composite
 
 collect_ignore = ["agents"]  # they run elsewhere: make agents
 
@@ -71,7 +72,8 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> TinyModel:
 
     def get(kind: str) -> Path:
         if kind not in made:
-            made[kind] = save_tiny(kind, tmp_path_factory.mktemp(kind))
+            save = save_composite if kind in COMPOSITES else save_tiny
+            made[kind] = save(kind, tmp_path_factory.mktemp(kind))
         return made[kind]
 
     return get

@@ -30,7 +30,7 @@ from .settings import ModelSettings
 
 def without_memory(model_config: Any, settings: ModelSettings) -> Any:
     """The model, or the text part of it, on the meta device, without weights."""
-    kind = text_part(model_config)
+    kind = text_part(model_config, settings)
     with torch.device("meta"):
         if kind is not None:
             return kind._from_config(model_config, attn_implementation=NAME)
@@ -41,9 +41,10 @@ def without_memory(model_config: Any, settings: ModelSettings) -> Any:
         )
 
 
-def text_part(model_config: Any) -> Any:
+def text_part(model_config: Any, settings: ModelSettings) -> Any:
     """The class of a checkpoint of several parts, which builds the text part; None: it is whole."""
-    if model_config.get_text_config() is model_config or hasattr(model_config, "auto_map"):
+    own_code = settings.trust_remote_code and hasattr(model_config, "auto_map")
+    if own_code or model_config.get_text_config() is model_config:
         return None
     of = type(model_config)
     for mapping in (MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING):

@@ -127,7 +127,7 @@ def _from_pretrained(
         "output_loading_info": True,
         "ignore_mismatched_sizes": True,
     }
-    kind = text_part(model_config)
+    kind = text_part(model_config, settings)
     if tensors is None and kind is not None:
         return kind.from_pretrained(folder, config=model_config, use_safetensors=True, **options)
     if tensors is None:

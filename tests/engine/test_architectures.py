@@ -20,14 +20,15 @@ def prompts() -> list[list[int]]:
     return [*several, [*shared, 1, 2], [*shared, 3]]
 
 
+def answers(llm: LLM) -> list[list[int]]:
+    params = SamplingParams(max_tokens=NEW_TOKENS, temperature=0, ignore_eos=True)
+    return [out.outputs[0].token_ids for out in llm.generate(prompts(), params)]
+
+
 @pytest.mark.parametrize("kind", ARCHITECTURES)
 def test_equals_generate(kind: str, tiny_model: TinyModel) -> None:
     folder = tiny_model(kind)
     expected = greedy(folder, prompts(), NEW_TOKENS)
-    params = SamplingParams(max_tokens=NEW_TOKENS, temperature=0, ignore_eos=True)
-
-    def answers(llm: LLM) -> list[list[int]]:
-        return [out.outputs[0].token_ids for out in llm.generate(prompts(), params)]
 
     # Chunks of 7 split the prompts anywhere; the second round hits the prefix cache.
     llm = LLM(str(folder), chunk_tokens=7, max_batch_tokens=64, kv_cache_memory=0.05)

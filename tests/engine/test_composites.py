@@ -1,7 +1,7 @@
 """Checkpoints of several parts: their text model is served, and the other parts are not loaded."""
 
+import json
 import logging
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,28 +10,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText
 
-from penstock import LLM, SamplingParams
+from penstock import LLM
 from penstock.engine.loading.loader import load_model
 from penstock.engine.loading.settings import ModelSettings
 from penstock.errors import ConfigurationError
+from tests.conftest import TinyModel
 from tests.engine.reference import greedy_of
-from tests.engine.test_architectures import NEW_TOKENS, prompts
-from tests.tiny_composites import COMPOSITES, save_composite
-
-Composite = Callable[[str], Path]
-
-
-@pytest.fixture(scope="module")
-def composite(tmp_path_factory: pytest.TempPathFactory) -> Composite:
-    """Folder of a tiny random checkpoint by its kind, made once."""
-    made: dict[str, Path] = {}
-
-    def get(kind: str) -> Path:
-        if kind not in made:
-            made[kind] = save_composite(kind, tmp_path_factory.mktemp(kind))
-        return made[kind]
-
-    return get
+from tests.engine.test_architectures import NEW_TOKENS, answers, prompts
+from tests.tiny_composites import COMPOSITES
 
 
 def reference(folder: Path) -> Any:
@@ -41,14 +27,9 @@ def reference(folder: Path) -> Any:
 
 
 @pytest.mark.parametrize("kind", COMPOSITES)
-def test_equals_generate_of_the_whole(kind: str, composite: Composite) -> None:
-    folder = composite(kind)
+def test_equals_generate_of_the_whole(kind: str, tiny_model: TinyModel) -> None:
+    folder = tiny_model(kind)
     expected = greedy_of(reference(folder), prompts(), NEW_TOKENS)
-    params = SamplingParams(max_tokens=NEW_TOKENS, temperature=0, ignore_eos=True)
-
-    def answers(llm: LLM) -> list[list[int]]:
-        return [out.outputs[0].token_ids for out in llm.generate(prompts(), params)]
-
     llm = LLM(str(folder), chunk_tokens=7, max_batch_tokens=64, kv_cache_memory=0.05)
     assert answers(llm) == expected
     assert answers(llm) == expected
@@ -57,9 +38,9 @@ def test_equals_generate_of_the_whole(kind: str, composite: Composite) -> None:
 
 @pytest.mark.parametrize("kind", COMPOSITES)
 def test_other_parts_take_no_memory(
-    kind: str, composite: Composite, caplog: pytest.LogCaptureFixture
+    kind: str, tiny_model: TinyModel, caplog: pytest.LogCaptureFixture
 ) -> None:
-    folder = composite(kind)
+    folder = tiny_model(kind)
     with caplog.at_level(logging.INFO, logger="penstock"):
         loaded = load_model(ModelSettings(model=str(folder)))
     assert "take pictures or sound and are not loaded" in caplog.text
@@ -70,18 +51,26 @@ def test_other_parts_take_no_memory(
 
 
 @pytest.mark.parametrize("kind", ["mistral3", "qwen3_vl"])
-def test_16_bits_and_8(kind: str, composite: Composite, tmp_path: Path) -> None:
+def test_16_bits_and_8(kind: str, tiny_model: TinyModel, tmp_path: Path) -> None:
     """Also where the engine reads tensors itself: stored in bfloat16, or packed."""
-    model = reference(composite(kind)).bfloat16()
+    model = reference(tiny_model(kind)).bfloat16()
     model.save_pretrained(tmp_path)
-    for file in composite(kind).glob("*token*"):
+    for file in tiny_model(kind).glob("*token*"):
         (tmp_path / file.name).write_bytes(file.read_bytes())
     expected = greedy_of(model.float(), prompts(), NEW_TOKENS)
-    params = SamplingParams(max_tokens=NEW_TOKENS, temperature=0, ignore_eos=True)
-    llm = LLM(str(tmp_path), kv_cache_memory=0.05)
-    assert [out.outputs[0].token_ids for out in llm.generate(prompts(), params)] == expected
-    packed = LLM(str(tmp_path), kv_cache_memory=0.05, quantization="int8")
-    assert all(out.outputs[0].token_ids for out in packed.generate(prompts(), params))
+    assert answers(LLM(str(tmp_path), kv_cache_memory=0.05)) == expected
+    assert all(answers(LLM(str(tmp_path), kv_cache_memory=0.05, quantization="int8")))
+
+
+def test_a_mention_of_code_that_is_not_trusted(tiny_model: TinyModel, tmp_path: Path) -> None:
+    """Many configs still name the code that a model had before transformers knew it."""
+    for file in tiny_model("mistral3").iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    fields = json.loads((tmp_path / "config.json").read_text())
+    fields["auto_map"] = {"AutoModelForCausalLM": "modeling_old.OldModel"}
+    (tmp_path / "config.json").write_text(json.dumps(fields))
+    expected = greedy_of(reference(tiny_model("mistral3")), prompts(), NEW_TOKENS)
+    assert answers(LLM(str(tmp_path), kv_cache_memory=0.05)) == expected
 
 
 @pytest.mark.parametrize(
@@ -93,9 +82,9 @@ def test_16_bits_and_8(kind: str, composite: Composite, tmp_path: Path) -> None:
     ],
 )
 def test_text_part_is_checked_as_ever(
-    removed: str | None, added: str | None, message: str, composite: Composite, tmp_path: Path
+    removed: str | None, added: str | None, message: str, tiny_model: TinyModel, tmp_path: Path
 ) -> None:
-    for file in composite("qwen3_vl").iterdir():
+    for file in tiny_model("qwen3_vl").iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     tensors = load_file(tmp_path / "model.safetensors")
     if removed is not None:

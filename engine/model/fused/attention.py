@@ -47,15 +47,14 @@ class FusedRotary(nn.Module):
         self, x: Tensor, position_ids: Tensor, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
         """The factors, twice, in place of cosine and sine."""
-        rows = position_ids.reshape(-1, position_ids.shape[-1])
-        # Models of pictures have several positions for a token; in text they are equal.
-        alike = len(rows) == 1 or bool((rows == rows[0]).all())
-        if self._follows and alike and not args and not kwargs and x.device.type == "cpu":
-            last = int(rows[0].max())
+        if self._follows and not args and not kwargs and x.device.type == "cpu":
+            # Models of pictures have several positions for a token, which are equal in text.
+            positions = position_ids.reshape(-1, position_ids.shape[-1])[0]
+            last = int(positions.max())
             if last >= len(self._table):
                 known = torch.arange(max(_TABLED, 1 << last.bit_length()))
                 self._table = self._computed(x, known.expand(*position_ids.shape[:-1], -1))
-            factors = self._table.index_select(0, rows[0])
+            factors = self._table.index_select(0, positions)
         else:
             factors = self._computed(x, position_ids, *args, **kwargs)
         return factors, factors
