@@ -46,17 +46,25 @@ class PrefixCache:
 
     def match(self, tokens: Sequence[int], salt: Salt) -> tuple[list[int], Chain]:
         """The cached pages of the longest prefix of `tokens`, and its chain. Takes no reference."""
-        pages: list[int] = []
+        nodes = self._match(tokens, salt)
+        return [node.page for node in nodes], nodes[-1].number if nodes else salt
+
+    def chains(self, tokens: Sequence[int], salt: Salt) -> list[Chain]:
+        """The chains of the cached prefixes of `tokens`, of one page, of two and so on."""
+        return [node.number for node in self._match(tokens, salt)]
+
+    def _match(self, tokens: Sequence[int], salt: Salt) -> list[_Node]:
+        nodes: list[_Node] = []
         chain: Chain = salt
         if not self.enabled:
-            return pages, chain
+            return nodes
         for start in range(0, len(tokens) - self._page_size + 1, self._page_size):
             node = self._nodes.get((chain, tuple(tokens[start : start + self._page_size])))
             if node is None:
                 break
-            pages.append(node.page)
+            nodes.append(node)
             chain = node.number
-        return pages, chain
+        return nodes
 
     def cached(self, tokens: Sequence[int], salt: Salt) -> int:
         """How many of the first `tokens` are in cached pages."""

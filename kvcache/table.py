@@ -84,6 +84,11 @@ class KVTable(ABC):
         Only final tokens may be counted: none evicted, no draft token that may yet be rejected.
         """
 
+    def chain(self, length: int) -> Chain | None:
+        """Identifies the first `length` tokens, whole pages, in the prefix cache; None: they are
+        not in it."""
+        return None
+
     @abstractmethod
     def free(self) -> None:
         """Release all pages; the table is then empty and can be used again."""
@@ -162,6 +167,12 @@ class PageTable(KVTable):
         """See `KVTable`."""
         for index in range(self._published, length // self.page_size):
             self._publish_page(index, self.pages[index], tokens)
+
+    def chain(self, length: int) -> Chain | None:
+        """See `KVTable`."""
+        pages = length // self.page_size
+        # Where the cache is off, a page has the chain of the page before it.
+        return self._chains[pages] if 0 < pages <= self._published else None
 
     def fork(self, reserve: int = 0) -> "PageTable":
         """A second table over the same pages; the first to write the last partial page copies it.

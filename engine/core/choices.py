@@ -8,6 +8,8 @@ from ...decoding.constraint.thinking import ThinkingConstraint
 from ...decoding.gumbel import derive_seed
 from ...kvcache.pages import PagePool
 from ...kvcache.prefix import PrefixCache
+from ...kvcache.recurrent_state import RecurrentState
+from ...kvcache.state_pool import StatePool
 from ...kvcache.table import PageTable
 from ..adapters.store import AdapterStore
 from ..state.request import Request
@@ -26,7 +28,9 @@ class Choices:
         page_size: int,
         eviction: Eviction,
         adapters: AdapterStore,
+        states: StatePool | None = None,
     ) -> None:
+        self._states = states
         self._pool = pool
         self._prefix = prefix
         self._page_size = page_size
@@ -64,6 +68,7 @@ class Choices:
                 else sequence.eviction_state.fork(),
                 other_contexts=tuple(context.fork() for context in sequence.other_contexts),
                 thought=None if sequence.thought is None else sequence.thought.fork(),
+                recurrent=None if sequence.recurrent is None else sequence.recurrent.fork(),
                 pending_choices=(),
                 rule_state=None if sequence.rule_state is None else sequence.rule_state.fork(),
                 constraint=None if sequence.constraint is None else sequence.constraint.fork(),
@@ -123,6 +128,7 @@ class Choices:
             "eviction_state": self._eviction.eviction_state_for(request, prompt),
             "sparse_prefill": sparse_prefill,
             "thought": self._eviction.dropped_thought_for(request, prompt),
+            "recurrent": None if self._states is None else RecurrentState(self._states),
         }
 
 

@@ -13,7 +13,7 @@ from ..state.request import (
     FinishReason,
     StepOutput,
 )
-from ..state.sequence import Sequence
+from ..state.sequence import Context, Sequence
 from ..state.step import Decoded, Step
 from .eviction import Eviction
 from .step_outputs import empty_output, failed_output, output_of
@@ -74,6 +74,7 @@ class Commit:
             context.computed += chunk.count - chunk.drafted
             if not chunk.drafted and id(chunk.sequence) not in failed:
                 context.table.publish(context.tokens, min(context.computed, context.shareable))
+            _name_snapshots(context)
 
     def _take(
         self, item: Decoded, done: Committed, failed: dict[int, tuple[Sequence, Failure]]
@@ -141,6 +142,15 @@ def _keep_accepted(item: Decoded, count: int) -> list[tuple[int, int]]:
         table.truncate(context.computed)
         table.publish(context.tokens, min(context.computed, context.shareable))
     return moves
+
+
+def _name_snapshots(context: Context) -> None:
+    """Keep the snapshots of states whose tokens the prefix cache can find."""
+    state = context.recurrent
+    if state is not None:
+        for length in list(state.unnamed):
+            answer = length > context.prompt_length
+            state.name_snapshot(length, context.table.chain(length), answer=answer)
 
 
 def _end_read(step: Step, failed: dict[int, tuple[Sequence, Failure]], done: Committed) -> None:

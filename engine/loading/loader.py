@@ -22,6 +22,7 @@ from ..attention.interface import Findings, probe_model, register
 from ..model.fused.planes import count_weights, take_planes
 from ..model.fused.prepare import make_fused, store_weights
 from ..model.threads import torch_threads, usable_cores
+from ..recurrent.modules import Stateful, take_in_parts
 from ..requests.tokenizer import Tokenizer
 from ..weights.base import WeightFormat
 from ..weights.block_format import BlockFormat
@@ -53,7 +54,8 @@ class ModelInfo:
     `max_length_tokens`: prompt plus answer of a request that keeps every key. `context_tokens`: of
     one that evicts, which the page pool does not limit: the positions that the model was made for.
     `can_evict`: all layers have the same number of KV heads, which eviction needs.
-    `sparse_unsupported_reason`: why sparse prefill cannot serve this model; None: it can."""
+    `sparse_unsupported_reason`: why sparse prefill cannot serve this model; None: it can.
+    `has_states`: layers keep states beside keys and values."""
 
     id: str
     created: int
@@ -66,16 +68,20 @@ class ModelInfo:
     device: str
     can_evict: bool
     sparse_unsupported_reason: str | None
+    has_states: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedModel:
-    """A model ready to run. `layers`: shapes by the layer index that its attention reports."""
+    """A model ready to run. `layers`: shapes of those that have keys and values, in order.
+
+    `stateful`: its states beside these; None: it has none."""
 
     model: nn.Module
     tokenizer: Tokenizer
     info: ModelInfo
     layers: list[LayerShape]
+    stateful: Stateful | None
     device: torch.device
     dtype: torch.dtype
     weights: WeightFormat
@@ -144,6 +150,8 @@ def _load(
         fix_rotary(lean, text_config, context)
         if not weights.lossless:
             store_weights(lean, weights)
+    if found.stateful is not None:
+        take_in_parts(lean, found.stateful.modules)
     eos = eos_token_ids(
         folder,
         config=fields,
@@ -165,10 +173,12 @@ def _load(
             vocab_size=found.vocab_size,
             dtype=str(dtype).removeprefix("torch."),
             device=str(device),
-            can_evict=len({layer.kv_heads for layer in found.in_order}) == 1,
+            can_evict=len({layer.kv_heads for layer in found.layers.values()}) == 1,
             sparse_unsupported_reason=found.sparse_unsupported_reason,
+            has_states=found.stateful is not None,
         ),
         layers=found.in_order,
+        stateful=found.stateful,
         device=device,
         dtype=dtype,
         weights=weights,
@@ -266,7 +276,7 @@ def _probe(
         reason = f"its forward pass failed without a cache ({type(error).__name__})"
         raise unsupported(kind, reason) from error
     expected = int(text_config.num_hidden_layers)
-    if sorted(found.layers) != list(range(expected)):
+    if found.stateful is None and sorted(found.layers) != list(range(expected)):
         raise unsupported(
             kind,
             f"{len(found.layers)} of its {expected} layers go through transformers' attention "
@@ -287,7 +297,7 @@ def _probe(
     fix_rotary(model, text_config, context)
     length = prompt_tokens(model, text_config, context)
     try:
-        reason = difference(model, found.in_order, tokens, length)
+        reason = difference(model, found, tokens, length)
     except OverflowError as error:
         raise overflow(model) from error
     if reason is not None:

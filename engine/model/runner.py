@@ -21,9 +21,12 @@ from ..attention.evicting import ScoredRows, SlottedDraft, SlottedRows
 from ..attention.gapped import GappedRows, key_positions
 from ..attention.interface import PagedStep, RowAttention
 from ..attention.sparse import SparseRows
+from ..recurrent.modules import AttentionStep
+from ..recurrent.parts import StepStates
 from ..state.step import Chunk, Step
 from .cuda_graphs import DecodeGraphs
 from .fused.compiled import CompiledDecoder
+from .recurrent import RecurrentRunner
 from .rows import Rows, wanted_rows
 
 
@@ -32,7 +35,8 @@ class ModelRunner:
 
     `graphs`: CUDA graphs for steps that only decode; None: run without. `evicts_in_layers`: whether
     the model computes all layers of a step in one call also where contexts evict keys. `adapters`:
-    where the model reads which rows have one.
+    where the model reads which rows have one. `recurrent`: states beside keys and values; None: the
+    model has none.
     """
 
     def __init__(
@@ -43,10 +47,12 @@ class ModelRunner:
         kernels: Kernels = TORCH,
         graphs: DecodeGraphs | None = None,
         adapters: StepAdapters | None = None,
+        recurrent: RecurrentRunner | None = None,
     ) -> None:
         self._model = model
         self._adapters = adapters or StepAdapters()
         self._store = store
+        self.recurrent = recurrent
         self._device = device
         self.on_gpu = device.type != "cpu"
         self.kernels = kernels
@@ -102,7 +108,7 @@ class ModelRunner:
             )
         self._adapters.begin(rows.adapters, wanted)
         try:
-            logits = self._forward(*inputs, paged)
+            logits = self._forward(*inputs, paged, step.chunks)
         finally:
             self._adapters.end()
         self._check([chunk for chunk in step.chunks if chunk.reads])
@@ -351,14 +357,23 @@ class ModelRunner:
         )
 
     @torch.inference_mode()
-    def _forward(self, ids: Tensor, positions: Tensor, wanted: Tensor, paged: PagedStep) -> Tensor:
+    def _forward(
+        self, ids: Tensor, positions: Tensor, wanted: Tensor, paged: PagedStep, chunks: list[Chunk]
+    ) -> Tensor:
+        attend: AttentionStep = paged
+        cache: dict[str, StepStates] = {}
+        if self.recurrent is not None:
+            attend, cache = self.recurrent.attention(paged, self.recurrent.begin(chunks))
         logits: Tensor = self._model(
             input_ids=ids[None],
             position_ids=positions[None],
             use_cache=False,
             logits_to_keep=wanted,
-            penstock_step=paged,
+            penstock_step=attend,
+            **cache,
         ).logits[0]
+        if self.recurrent is not None:
+            self.recurrent.end(chunks)
         return logits
 
     def _tensor(self, values: list[int]) -> Tensor:

@@ -172,6 +172,7 @@ class InputProcessor:
             drops_thinking=drops_thinking,
             marks_thinking=given.thinking is not None or given.thought_closed,
             can_evict=self.model.can_evict,
+            has_states=self.model.has_states,
             sparse_unsupported_reason=self.model.sparse_unsupported_reason,
         )
 

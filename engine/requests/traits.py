@@ -16,6 +16,7 @@ class ModelTraits:
     `vocab_size`: token ids below it have embeddings. `eos_token_ids`: tokens that end an answer.
     `defaults`: sampling fields of its generation_config. `can_evict`: whether its layers allow
     eviction. `sparse_unsupported_reason`: why sparse prefill cannot serve it; None: it can.
+    `has_states`: its layers keep states beside keys and values.
     `infilling`: its convention for filling in the middle; None: it has none.
     """
 
@@ -25,6 +26,7 @@ class ModelTraits:
     defaults: Mapping[str, Any]
     can_evict: bool
     sparse_unsupported_reason: str | None = None
+    has_states: bool = False
     infilling: Infilling | None = None
 
     def check_vocabulary(self, param: str, ids: Sequence[int] | None) -> None:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from ...kvcache.state_pool import StatePool
 from ...kvcache.table import PageTable
 from ..state.sequence import Context, Sequence
 
@@ -23,9 +24,11 @@ class RetainedKV:
 
     No result depends on them: a request that continues a sequence brings all of its tokens, and
     those that are not retained are computed. So the oldest are released when pages run out.
+    `states`: where the states beside keys and values stay, as long as there is a slot for them.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, states: StatePool | None = None) -> None:
+        self._states = states
         self._retained: dict[str, tuple[_Retained, ...]] = {}
 
     def put(self, name: str, sequence: Sequence) -> None:
@@ -38,6 +41,8 @@ class RetainedKV:
             table = context.page_table.fork()
             table.truncate(min(table.length, context.computed))
             kept.append(_Retained(context.tokens[: table.length], table, _exact_from(context)))
+            if context.recurrent is not None and context.recurrent.length == table.length:
+                context.recurrent.hand_over((name, len(kept) - 1))
         self._retained[name] = tuple(kept)
 
     def adopt(self, name: str, number: int, context: Context, usable: int) -> None:
@@ -53,6 +58,10 @@ class RetainedKV:
             return
         length = _shared(source.tokens, context.tokens, usable)
         if length > context.computed:
+            if context.recurrent is not None and not (
+                length == len(source.tokens) and context.recurrent.adopt((name, number), length)
+            ):
+                return  # a state cannot be cut
             context.table.free()
             context.table = source.table.fork()
             context.table.truncate(length)
@@ -61,8 +70,10 @@ class RetainedKV:
     def release(self, names: tuple[str, ...]) -> None:
         """Release the tables of these names; unknown names are ignored."""
         for name in names:
-            for kept in self._retained.pop(name, ()):
+            for number, kept in enumerate(self._retained.pop(name, ())):
                 kept.table.free()
+                if self._states is not None:
+                    self._states.drop((name, number))
 
     def release_oldest(self) -> bool:
         """Release the oldest table to make room; False: nothing is retained."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from ...kvcache.pages import PagePool
 from ...kvcache.prefix import PrefixCache
+from ...kvcache.state_pool import StatePool
 from ..state.request import Flow
 from ..state.sequence import Sequence
 from ..state.step import Chunk, Step
@@ -60,6 +61,7 @@ class Scheduler:
         on_preempt: Callable[[Sequence], None] = lambda sequence: None,
         on_split: Callable[[Sequence, tuple[int, ...]], list[Sequence]],
         retained_kv: RetainedKV | None = None,
+        states: StatePool | None = None,
     ) -> None:
         assert max_batch_tokens >= max_running, "every decoding sequence needs its row"
         self._pool = pool
@@ -70,7 +72,7 @@ class Scheduler:
         self._on_split = on_split
         retained_kv = RetainedKV() if retained_kv is None else retained_kv
         self._shares = Shares()
-        self._reuse = PromptReuse(prefix, retained_kv)
+        self._reuse = PromptReuse(prefix, retained_kv, states)
         self._room = Room(
             pool=pool,
             retained_kv=retained_kv,
@@ -116,12 +118,13 @@ class Scheduler:
         self.running.append(fork)
 
     def remove(self, gone: Iterable[Sequence]) -> None:
-        """Remove running or waiting sequences and free their pages; they leave in no other way."""
+        """Remove running or waiting sequences and free what they hold; they leave in no other
+        way."""
         ids: set[int] = set()
         for sequence in gone:
             ids.add(id(sequence))
             for context in sequence.contexts:
-                context.table.free()
+                context.free()
             self._shares.leave(sequence)
             line = self._waiting.get(sequence.request.flow)
             if line is not None and line.remove(sequence):

@@ -9,6 +9,7 @@ from ...decoding.rule_state import RuleState
 from ...decoding.sampling import Sampling
 from ...decoding.target import Target
 from ...kvcache.eviction_state import EvictionState
+from ...kvcache.recurrent_state import RecurrentState
 from ...kvcache.slot_table import SlotTable
 from ...kvcache.store import Stored
 from ...kvcache.table import KVTable, PageTable
@@ -28,7 +29,7 @@ class Context:
     (logical length). `eviction_state`: under an evicting cache policy. `swapped`: keys and values
     of each layer, if the context was preempted after eviction had begun. `sparse_prefill`: if rows
     of its prompt see only part of the keys. `thought`: if the keys of a thought go when it has
-    ended."""
+    ended. `recurrent`: in models with states beside keys and values."""
 
     tokens: list[int]
     prompt_length: int
@@ -38,6 +39,7 @@ class Context:
     swapped: list[Stored] | None = None
     sparse_prefill: SparsePrefillState | None = None
     thought: DroppedThought | None = None
+    recurrent: RecurrentState | None = None
 
     @property
     def shareable(self) -> int:
@@ -73,7 +75,14 @@ class Context:
             eviction_state=None if self.eviction_state is None else self.eviction_state.fork(),
             sparse_prefill=self.sparse_prefill,
             thought=None if self.thought is None else self.thought.fork(),
+            recurrent=None if self.recurrent is None else self.recurrent.fork(),
         )
+
+    def free(self) -> None:
+        """Free its pages and states."""
+        self.table.free()
+        if self.recurrent is not None:
+            self.recurrent.free()
 
     def fork_table(self) -> PageTable:
         """A second table over the same pages, with its share of the reserve if there is one."""

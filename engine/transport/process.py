@@ -73,6 +73,7 @@ class ProcessHost:
         return make_input_processor(
             config,
             pages=ready.stats.pages_total,
+            max_running=ready.stats.max_running,
             tokenizer=load_tokenizer(config, ready.eos_token_ids),
             info=ready.info,
             eos_token_ids=ready.eos_token_ids,
