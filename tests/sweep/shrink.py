@@ -150,7 +150,9 @@ def _small(name: str, value: Any, fields: dict[str, Any], layers: list[int]) -> 
         return min(value, VOCABULARY)
     if name == _name_of_layers(fields) and layers:
         return len(layers)
-    return min(value, _SIZES[name]) if name in _SIZES and value > 0 else value
+    if name not in _SIZES or value <= 0:
+        return value
+    return _SIZES[name] if _SIZES[name] == CONTEXT else min(value, _SIZES[name])
 
 
 def _small_rope(rope: dict[str, Any]) -> dict[str, Any]:
