@@ -151,7 +151,7 @@ def _attention(
         softcap=softcap,
         sinks_H=s_aux,
     )
-    return out[None], None
+    return out[None].contiguous(), None  # some models view it in another shape
 
 
 def _no_mask(*args: Any, **kwargs: Any) -> None:
