@@ -317,6 +317,11 @@ def _adapters(
     """
     if not config.takes_adapters:
         return None, None
+    if loaded.stateful is not None:
+        raise ConfigurationError(
+            "this model takes no adapters: its layers keep states beside keys and values; leave "
+            "--adapters and --adapter-folder out"
+        )
     step, prepare = take_adapters(loaded.model, loaded.device, loaded.dtype)
     store = AdapterStore(
         lambda folder: prepare(read_adapter(folder, max_rank=config.max_adapter_rank))

@@ -6,7 +6,6 @@ from typing import Final
 
 from ...kvcache.recurrent_state import RecurrentState
 from ...kvcache.state_pool import StatePool
-from ...kvcache.state_store import StateShape
 from ..recurrent.modules import AttentionStep, Stateful
 from ..recurrent.parts import Part, StepStates, read_kept
 from ..state.step import Chunk
@@ -36,9 +35,9 @@ class RecurrentRunner:
         self._copies: list[tuple[int, int]] = []
 
     @property
-    def shapes(self) -> Sequence[StateShape]:
-        """What a slot holds."""
-        return self._stateful.shapes
+    def attends(self) -> bool:
+        """Whether any layer has keys and values."""
+        return bool(self._stateful.numbers)
 
     def begin(self, chunks: Sequence[Chunk]) -> StepStates:
         """The states of a step, in parts: first all sequences that have one row and states."""

@@ -111,7 +111,8 @@ class ModelRunner:
             logits = self._forward(*inputs, paged, step.chunks)
         finally:
             self._adapters.end()
-        self._check([chunk for chunk in step.chunks if chunk.reads])
+        if self.recurrent is None or self.recurrent.attends:
+            self._check([chunk for chunk in step.chunks if chunk.reads])
         return logits
 
     def _check(self, chunks: list[Chunk]) -> None:

@@ -11,16 +11,16 @@ import textwrap
 from collections.abc import Callable, Iterator
 from functools import partial
 from types import FunctionType, MethodType
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from ...kernels.recurrence.reference import selective_scan
+from .stand_ins import KERNELS
 
 
 class States(Protocol):
-    """The states of the sequences whose rows a module computes."""
+    """The states of one call of a module."""
 
     def recurrent(self) -> Tensor | None:
         """The recurrence's state that the module has asked for; None: nothing has been read."""
@@ -28,15 +28,18 @@ class States(Protocol):
 
 
 class Bound:
-    """A module's forward pass with our kernels. `states`: of the call that is made."""
+    """A module's forward pass with our kernels. `states`: of the call that is made. `threads`: of
+    the kernels, as many as torch has when it is made."""
 
     def __init__(self, module: nn.Module) -> None:
+        self.threads = torch.get_num_threads()
         self.states: States | None = None
         forward: Any = inspect.unwrap(type(module).forward)
+        names = set(forward.__code__.co_names) & forward.__globals__.keys()
         ours = {
-            name: partial(kernel, self)
+            name: partial(kernel, self, forward.__globals__[name])
             for name, kernel in KERNELS.items()
-            if name in forward.__code__.co_names and name in forward.__globals__
+            if name in names
         }
         self.forward: Callable[..., Any] = module.forward
         if ours:
@@ -49,6 +52,11 @@ class Bound:
             )
             bound.__kwdefaults__ = forward.__kwdefaults__
             self.forward = MethodType(bound, module)
+
+    @property
+    def state(self) -> Tensor | None:
+        """The recurrence's state in the call that is made; None: there is none yet."""
+        return None if self.states is None else self.states.recurrent()
 
 
 def children_read(module: nn.Module) -> Iterator[nn.Module]:
@@ -75,38 +83,3 @@ def _weights_read(node: ast.AST) -> Iterator[str]:
             pass
     for child in ast.iter_child_nodes(node):
         yield from _weights_read(child)
-
-
-def _selective_scan(
-    bound: Bound,
-    hidden_states: Tensor,
-    dt: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None = None,
-    z: Tensor | None = None,
-    delta_bias: Tensor | None = None,
-    delta_softplus: bool = False,
-    return_last_state: bool = False,
-    **_: Any,
-) -> Any:
-    """transformers' `mamba_selective_scan`, which always begins without a state."""
-    if delta_bias is not None:
-        dt = dt + delta_bias.to(dt.dtype)[..., None]
-    state = None if bound.states is None else bound.states.recurrent()
-    y, last = selective_scan(
-        hidden_states,
-        F.softplus(dt) if delta_softplus else dt,
-        A,
-        B,
-        C,
-        state_BCN=state,
-        d_C=D,
-        gate_BCT=z,
-    )
-    return (y, last) if return_last_state else y
-
-
-KERNELS: Final[dict[str, Callable[..., Any]]] = {"mamba_selective_scan": _selective_scan}
-"""Kernels by the names of the functions that they stand for."""

@@ -6,6 +6,7 @@
 #include "../linear/native.h"
 #include "../linear/planes.h"
 #include "../paged_attention/native.h"
+#include "../recurrence/native.h"
 #include "../suggest/native.h"
 
 using namespace penstock;
@@ -152,6 +153,22 @@ void penstock_linear(
             Put{layer, y, layer->outputs, false}
         );
     });
+}
+
+void penstock_delta(const Delta* how, int64_t threads) {
+    run(threads, [=](Job& job) { delta(job, *how); });
+}
+
+void penstock_state_space(const StateSpace* how, int64_t threads) {
+    run(threads, [=](Job& job) { state_space(job, *how); });
+}
+
+void penstock_scan(const Scan* how, int64_t threads) {
+    run(threads, [=](Job& job) { scan(job, *how); });
+}
+
+void penstock_convolve(const Convolution* how, int64_t threads) {
+    run(threads, [=](Job& job) { convolve(job, *how); });
 }
 
 void penstock_paged_attention(

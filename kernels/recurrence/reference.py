@@ -2,7 +2,6 @@
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 
 def selective_scan(
@@ -14,11 +13,10 @@ def selective_scan(
     *,
     state_BCN: Tensor | None,
     d_C: Tensor | None,
-    gate_BCT: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """Mamba's selective scan (arXiv:2312.00752, algorithm 2), token after token.
 
-    h = exp(dt a) h + dt b x, y = c h + d x, times silu(gate). `dt_BCT`: after softplus.
+    h = exp(dt a) h + dt b x, y = c h + d x. `dt_BCT`: after softplus.
     `state_BCN`: h before the first token; None: zero. Returns y `[B, C, T]` and h behind the last
     token.
     """
@@ -32,4 +30,4 @@ def selective_scan(
     y = torch.stack(outputs, dim=-1)
     if d_C is not None:
         y = y + x_BCT * d_C[None, :, None]
-    return (y if gate_BCT is None else y * F.silu(gate_BCT)), h
+    return y, h
