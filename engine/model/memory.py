@@ -17,6 +17,7 @@ from ...kvcache.store import LayerShape
 from ..weights.blocks import stored_bytes
 from ..weights.planes import PlaneLinear
 from .fused.compiled import CompiledDecoder
+from .fused.experts import CompiledExperts
 from .settings import CacheSettings
 
 SHARE: Final = 0.5
@@ -47,7 +48,8 @@ def weights_bytes(model: nn.Module) -> int:
     packed = {each.packed for each in model.modules() if isinstance(each, NativeLinear)}
     others = sum(map(stored_bytes, (*model.parameters(), *model.buffers())))
     planes = sum(each.stored_bytes for each in model.modules() if isinstance(each, PlaneLinear))
-    return others + planes + sum(each.stored_bytes for each in packed)
+    experts = sum(e.stored_bytes for e in model.modules() if isinstance(e, CompiledExperts))
+    return others + planes + experts + sum(each.stored_bytes for each in packed)
 
 
 def give_back() -> None:

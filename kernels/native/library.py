@@ -285,6 +285,10 @@ _SIGNATURES: Final[Mapping[str, tuple[list[Any], Any]]] = {
         [POINTER(BatchStruct), POINTER(AttentionStruct), *[_AT, _LONG] * 2, _AT, _AT, _LONG],
         None,
     ),
+    "grouped": (
+        [POINTER(LinearStruct), _AT, _LONG, _AT, _AT, POINTER(BytesStruct), _LONG],
+        None,
+    ),
     "delta": ([POINTER(DeltaStruct), _LONG], None),
     "state_space": ([POINTER(StateSpaceStruct), _LONG], None),
     "scan": ([POINTER(ScanStruct), _LONG], None),
