@@ -17,6 +17,7 @@ from ...kernels.backend import TORCH, Kernels
 from ...kernels.batch import PagedBatch
 from ...kernels.decoder.native import EvictingRows
 from ...kvcache.store import KVStore, LayerShape
+from .delivery import delivered
 from .write import written
 
 NAME = "penstock"
@@ -96,6 +97,10 @@ class PagedStep:
         return kernels.paged_attention(q_THD, *caches, self.batch, **how, **scales)
 
 
+class UndeliveredError(TypeError):
+    """The step did not reach attention: see `deliver_steps`."""
+
+
 class Probe:
     """Stands in for a step: records what reaches attention and lets no token see another."""
 
@@ -131,7 +136,7 @@ def _attention(
     value: Tensor,
     attention_mask: Tensor | None,
     *,
-    penstock_step: AttentionStep,
+    penstock_step: AttentionStep | None = None,
     scaling: float | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
@@ -139,7 +144,10 @@ def _attention(
     **ignored: Any,
 ) -> tuple[Tensor, None]:
     """transformers' signature: query `[1, H, T, D]`, key and value `[1, Hkv, T, D]`."""
-    out = penstock_step(
+    step = penstock_step or delivered(module)
+    if step is None:
+        raise UndeliveredError
+    out = step(
         module.layer_idx,
         query[0].transpose(0, 1),
         key[0].transpose(0, 1),

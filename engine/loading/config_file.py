@@ -18,7 +18,14 @@ LAYERS: Final = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "num_
 HEADS: Final = ("num_attention_heads", "n_head", "n_heads", "num_heads")
 KV_HEADS: Final = ("num_key_value_heads", "num_kv_heads", "n_head_kv")
 WIDTHS: Final = ("hidden_size", "n_embd", "d_model", "dim")
-CONTEXTS: Final = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length")
+CONTEXTS: Final = (
+    "max_position_embeddings",
+    "n_positions",
+    "n_ctx",
+    "max_seq_len",
+    "seq_length",
+    "max_target_positions",
+)
 
 _BOUNDS: Final[dict[str, tuple[int, int]]] = {
     **dict.fromkeys(LAYERS, (1, 4096)),

@@ -74,6 +74,8 @@ def check_sizes(
     except ConfigurationError as error:
         _refuse_bypassing(text_config.model_type, error.__cause__)
         raise
+    if getattr(model.config, "is_encoder_decoder", False):
+        raise unsupported(text_config.model_type, "an encoder reads its prompts")
     unneeded = left_out(model)
     if getattr(model_config, "quantization_config", None) is not None:
         return unneeded  # transformers reads them, and knows how large they become

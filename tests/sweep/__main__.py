@@ -27,9 +27,7 @@ def main() -> int:
         sys.stdout.write(outcome.line() + "\n")
         sys.stdout.flush()
 
-    outcomes = crew.sweep(
-        types, run, workers=asked.workers, seconds=asked.seconds, tell=tell
-    )
+    outcomes = crew.sweep(types, run, workers=asked.workers, seconds=asked.seconds, tell=tell)
     counts = Counter(outcome.kind for outcome in outcomes)
     told = ", ".join(f"{counts[kind]} {kind}" for kind in Kind)
     left = len(types) - len(outcomes)

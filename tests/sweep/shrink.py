@@ -75,7 +75,7 @@ _SIZES: Final[dict[str, int]] = {
     **dict.fromkeys(("window_size", "local_attention", "swa_window_size"), WINDOW),
     **dict.fromkeys(("attention_chunk_size", "floor_scale", "log_scaling_n_floor"), CONTEXT),
     **dict.fromkeys(("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len"), CONTEXT),
-    **dict.fromkeys(("context_length", "model_max_length", "max_target_positions"), CONTEXT),
+    **dict.fromkeys(("context_length", "model_max_length"), CONTEXT),
     **dict.fromkeys(("keep_window_size",), CONTEXT),
     **dict.fromkeys(("index_topk", "rel_extent"), 32),
     **dict.fromkeys(("index_block_size", "block_size"), 16),
@@ -169,12 +169,10 @@ def _small_list(
 ) -> list[Any]:
     if name in _LAYER_INDICES:
         return [new for new, old in enumerate(layers) if old in values]
-    count = fields.get(_name_of_layers(fields) or "")
-    if layers and len(values) == count:
-        return [values[old] for old in layers]
     if name in _SIZES:
-        return [_SIZES[name]] * len(values)
-    return values
+        values = [_SIZES[name]] * len(values)
+    count = fields.get(_name_of_layers(fields) or "")
+    return [values[old] for old in layers] if layers and len(values) == count else values
 
 
 def _name_of_layers(fields: dict[str, Any]) -> str | None:
