@@ -91,6 +91,8 @@ def _check_part(path: Path, prefix: str, fields: dict[str, Any]) -> None:
                 f"{path}: {prefix}{name} is {value}, and at most {_MOST_COUNT} is expected"
             )
     for name, (least, most) in _BOUNDS.items():
+        if name == "head_dim" and fields.get("kv_lora_rank") is not None:
+            least = 0  # of the rotary part of a latent head, which it may lack
         _check_bounds(path, prefix + name, fields.get(name), least, most)
     _check_theta(path, prefix, fields)
     for name in _ROPE:

@@ -81,7 +81,7 @@ OVERRIDES: Final[dict[str, dict[str, Any]]] = {
     # Rotary angles: of each kind of layer, or in sections
     "cohere_compass": {"then": {"text_config": _KINDS_OF_ROPE}},
     "cohere_compass_text": {"then": _KINDS_OF_ROPE},
-    "dbrx": {"then": {"attn_config": {"rope_theta": 10_000.0, "kv_n_heads": 2}}},
+    "dbrx": {"then": {"attn_config": {"rope_theta": 10_000.0, "kv_n_heads": 2, "clip_qkv": 8.0}}},
     "ernie4_5_vl_moe": {"then": {"text_config": {"rope_parameters": {"mrope_section": [3, 3, 2]}}}},
     "glm46v": _SECTIONS,
     "glm4v": _SECTIONS,
@@ -134,6 +134,7 @@ OVERRIDES: Final[dict[str, dict[str, Any]]] = {
     "moshi": {"scale": 2.0},
     "roberta": {"scale": 0.5},
     "roc_bert": {"scale": 0.5},
+    "xmod": {"then": {"default_language": "en_XX"}, "scale": 0.5},
     "zaya": {
         "then": {"layer_types": ["hybrid", "hybrid_sliding"] * 2, "sliding_window": 48},
         "scale": 5.0,
@@ -149,6 +150,8 @@ OVERRIDES: Final[dict[str, dict[str, Any]]] = {
 """`...` as a value takes the field away."""
 
 NO_TEXT: Final[dict[str, str]] = {
+    "gemma4_assistant": "it drafts for a larger model, whose keys it reads",
+    "gemma4_unified_assistant": "it drafts for a larger model, whose keys it reads",
     "musicgen": "it generates sound",
     "musicgen_melody": "it generates sound",
     "pi0": "it generates movements",

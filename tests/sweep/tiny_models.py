@@ -1,5 +1,6 @@
 """A tiny random checkpoint of any model type that transformers knows to generate text."""
 
+import re
 from pathlib import Path
 from typing import Any, Final
 
@@ -84,6 +85,10 @@ def _built(model_type: str) -> Any:
         return kind._from_config(tiny_config(model_type)).float().eval()
     except UnbuildableError:
         raise
+    except ImportError as error:
+        named = re.search(r"requires the (\S+) library", str(error))
+        package = named[1] if named else error.name
+        raise UnbuildableError(f"it needs the package {package}, which is not installed") from error
     except Exception as error:
         lines = str(error).strip().splitlines() or [""]
         raise UnbuildableError(f"{type(error).__name__}: {lines[0][:160]}") from error
