@@ -105,6 +105,7 @@ def _start(context: Any, model_type: str, one: Callable[[str], Outcome]) -> _Wor
 
 def _work(connection: Connection, model_type: str, one: Callable[[str], Outcome]) -> None:
     """In a process of its own."""
+    import gc
     import logging
     import os
     import warnings
@@ -112,6 +113,7 @@ def _work(connection: Connection, model_type: str, one: Callable[[str], Outcome]
     import torch
     from transformers.utils import logging as transformers_logging
 
+    gc.freeze()  # start-up collects garbage, which would look at all that was imported
     torch.set_num_threads(1)
     os.environ["OMP_NUM_THREADS"] = "1"
     logging.disable(logging.ERROR)

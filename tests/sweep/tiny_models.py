@@ -69,7 +69,9 @@ def make(model_type: str, folder: Path) -> None:
                 parameter *= OVERRIDES.get(model_type, {}).get("scale", 1.0)
     model.generation_config.eos_token_id = EOS
     model.save_pretrained(folder)
-    byte_tokenizer().save_pretrained(folder)
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = None  # start-up would try it at length
+    tokenizer.save_pretrained(folder)
 
 
 def _built(model_type: str) -> Any:
