@@ -66,6 +66,9 @@ fuzz: setup ## model folders and requests that are nearly right (ARGS="--seconds
 	$(BIN)/python -m tests.fuzz $(ARGS)
 	$(BIN)/python loadtest/fuzz/run.py $(ARGS)
 
+sweep: setup ## every model type of transformers equals generate, or is refused (ARGS="--types qwen3 --part 3/8 --seconds 200")
+	$(BIN)/python -m tests.sweep $(ARGS)
+
 gpu: setup ## on a CUDA device: run the tests that need one, then time the kernels and the engine
 	TRITON_INTERPRET=0 $(BIN)/pytest -m gpu $(ARGS)
 	TRITON_INTERPRET=0 $(BIN)/python benchmarks/kernels.py
@@ -149,5 +152,5 @@ clean: ## remove caches and build products; environments stay
 	rm -rf build dist out .pytest_cache .ruff_cache .hypothesis
 	find . -path './$(VENV)*' -prune -o -name __pycache__ -print0 | xargs -0 rm -rf
 
-.PHONY: help setup serve test agents real fuzz gpu check format docs recording bench load fairness soak nano nano-eval wheel \
+.PHONY: help setup serve test agents real fuzz sweep gpu check format docs recording bench load fairness soak nano nano-eval wheel \
 	image-deps image-install image-check wheel-check image clean

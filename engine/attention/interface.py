@@ -19,6 +19,7 @@ from ...kernels.batch import PagedBatch
 from ...kernels.decoder.native import EvictingRows
 from ...kvcache.store import KVStore, LayerShape
 from ..recurrent.modules import AttentionStep, Stateful, find_states, fresh_rows, take_in_parts
+from .delivery import delivered
 from .write import written
 
 NAME = "penstock"
@@ -98,6 +99,10 @@ class PagedStep:
         return kernels.paged_attention(q_THD, *caches, self.batch, **how, **scales)
 
 
+class UndeliveredError(TypeError):
+    """The step did not reach attention: see `deliver_steps`."""
+
+
 class Probe:
     """Stands in for a step: records what reaches attention and lets no token see another."""
 
@@ -133,7 +138,7 @@ def _attention(
     value: Tensor,
     attention_mask: Tensor | None,
     *,
-    penstock_step: AttentionStep,
+    penstock_step: AttentionStep | None = None,
     scaling: float | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
@@ -141,7 +146,10 @@ def _attention(
     **ignored: Any,
 ) -> tuple[Tensor, None]:
     """transformers' signature: query `[1, H, T, D]`, key and value `[1, Hkv, T, D]`."""
-    out = penstock_step(
+    step = penstock_step or delivered(module)
+    if step is None:
+        raise UndeliveredError
+    out = step(
         module.layer_idx,
         query[0].transpose(0, 1),
         key[0].transpose(0, 1),

@@ -18,7 +18,14 @@ LAYERS: Final = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "num_
 HEADS: Final = ("num_attention_heads", "n_head", "n_heads", "num_heads")
 KV_HEADS: Final = ("num_key_value_heads", "num_kv_heads", "n_head_kv")
 WIDTHS: Final = ("hidden_size", "n_embd", "d_model", "dim")
-CONTEXTS: Final = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length")
+CONTEXTS: Final = (
+    "max_position_embeddings",
+    "n_positions",
+    "n_ctx",
+    "max_seq_len",
+    "seq_length",
+    "max_target_positions",
+)
 
 _BOUNDS: Final[dict[str, tuple[int, int]]] = {
     **dict.fromkeys(LAYERS, (1, 4096)),
@@ -84,6 +91,8 @@ def _check_part(path: Path, prefix: str, fields: dict[str, Any]) -> None:
                 f"{path}: {prefix}{name} is {value}, and at most {_MOST_COUNT} is expected"
             )
     for name, (least, most) in _BOUNDS.items():
+        if name == "head_dim" and fields.get("kv_lora_rank") is not None:
+            least = 0  # of the rotary part of a latent head, which it may lack
         _check_bounds(path, prefix + name, fields.get(name), least, most)
     _check_theta(path, prefix, fields)
     for name in _ROPE:

@@ -18,7 +18,8 @@ from ...errors import ConfigurationError
 from ...kernels.linear.blocks import BLOCK_TYPES, FLOAT_TYPES
 from ...kernels.native.library import Library, library
 from ...kvcache.store import LayerShape
-from ..attention.interface import Findings, probe_model, register
+from ..attention.delivery import deliver_steps, delivers
+from ..attention.interface import Findings, UndeliveredError, probe_model, register
 from ..model.fused.planes import count_weights, take_planes
 from ..model.fused.prepare import make_fused, store_weights
 from ..model.threads import torch_threads, usable_cores
@@ -38,9 +39,9 @@ from .health import check_weights, computable_tokens, overflow
 from .open_checkpoint import open_checkpoint
 from .rotary import fix_rotary
 from .safetensors_files import StoredTensor
-from .selfcheck import difference, prompt_tokens, unknown_layers
+from .selfcheck import chooses_keys, difference, prompt_tokens, reaches, unknown_layers
 from .settings import ModelSettings
-from .stages import quiet_transformers, stage
+from .stages import printable, quiet_transformers, stage
 from .tokenizer_files import check_vocabulary, read_tokenizer
 from .weights import build_config, check_sizes, load_weights, unsupported
 
@@ -145,8 +146,11 @@ def _load(
     architecture = type(model).__name__
     lean = make_fused(model, weights)
     if lean is None:
+        keeps_arguments = delivers(model)
         del model  # before it is loaded again
         lean = load(packed if isinstance(weights, BlockFormat) else ())
+        if keeps_arguments:
+            deliver_steps(lean)
         fix_rotary(lean, text_config, context)
         if not weights.lossless:
             store_weights(lean, weights)
@@ -261,9 +265,17 @@ def _probe(
 ) -> tuple[Findings, int]:
     """Findings of a probe of the model, and its context; refuses a model that would run wrongly."""
     kind = text_config.model_type
+    if chooses_keys(text_config):
+        raise unsupported(kind, "an index chooses the keys that its rows attend to")
     try:
         tokens = computable_tokens(model, embeddings)
         found = probe_model(model, tokens)
+    except UndeliveredError as error:
+        if delivers(model):
+            reason = "arguments of its forward pass do not reach its attention"
+            raise unsupported(kind, reason) from error
+        deliver_steps(model)
+        return _probe(model, text_config, settings, embeddings)
     except (
         TypeError,
         ValueError,
@@ -273,8 +285,7 @@ def _probe(
         NotImplementedError,
     ) as error:
         logger.debug("the probe failed", exc_info=True)
-        reason = f"its forward pass failed without a cache ({type(error).__name__})"
-        raise unsupported(kind, reason) from error
+        raise unsupported(kind, _why(error)) from error
     expected = int(text_config.num_hidden_layers)
     if found.stateful is None and sorted(found.layers) != list(range(expected)):
         raise unsupported(
@@ -295,6 +306,10 @@ def _probe(
         raise unsupported(kind, f"it has layers of the kind {', '.join(layers)}")
     context = context_tokens(settings, text_config, found)
     fix_rotary(model, text_config, context)
+    if not reaches(model, tokens[0], context - 1):
+        raise unsupported(
+            kind, f"it has no positions up to its context of {context} tokens; --max-model-len less"
+        )
     length = prompt_tokens(model, text_config, context)
     try:
         reason = difference(model, found, tokens, length)
@@ -303,3 +318,9 @@ def _probe(
     if reason is not None:
         raise unsupported(kind, reason)
     return found, context
+
+
+def _why(error: Exception) -> str:
+    """The reason for a failed probe, as the rest of a sentence."""
+    told = printable(str(error).partition("\n")[0])[:120]
+    return f"its forward pass failed without a cache ({type(error).__name__}: {told})"

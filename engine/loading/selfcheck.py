@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ...kernels.batch import PagedBatch
 from ...kvcache.store import KVStore
-from ..attention.interface import NAME, Findings, PagedStep
+from ..attention.interface import NAME, Findings, PagedStep, Probe
 from ..recurrent.modules import AttentionStep, OneSequence
 from .stages import printable
 
@@ -45,6 +45,7 @@ _PAGE: Final = 16
 _TOLERANCE: Final = 1e-4
 _HALF_TOLERANCE: Final = 0.2
 _MOST: Final = 0.75
+_INDEX: Final = ("index_topk", "index_topk_blocks", "indexer_budget")
 KNOWN_LAYERS: Final = frozenset(
     {
         *("full_attention", "sliding_attention", "chunked_attention"),
@@ -58,6 +59,11 @@ def unknown_layers(text_config: Any) -> list[str]:
     """Kinds of layers that the model names and our caches do not support."""
     kinds = getattr(text_config, "layer_types", None) or ()
     return sorted({str(kind) for kind in kinds} - KNOWN_LAYERS)
+
+
+def chooses_keys(text_config: Any) -> bool:
+    """Whether rows attend to keys that an index chooses, of which our caches have none."""
+    return any(getattr(text_config, name, None) for name in _INDEX)
 
 
 def prompt_tokens(model: Any, text_config: Any, context: int) -> int:
@@ -86,6 +92,22 @@ def _integers(value: Any) -> Iterator[int]:
             yield each
 
 
+def reaches(model: Any, token: int, position: int) -> bool:
+    """Whether the model computes a row at this position, which its tables may not have."""
+    device = next(model.parameters()).device
+    try:
+        with torch.inference_mode():
+            model(
+                input_ids=torch.tensor([[token]], device=device),
+                position_ids=torch.tensor([[position]], device=device),
+                use_cache=False,
+                penstock_step=Probe(),
+            )
+    except (IndexError, RuntimeError, ValueError):
+        return False
+    return True
+
+
 def difference(model: Any, found: Findings, tokens: Sequence[int], length: int) -> str | None:
     """Why the logits of a prompt are not those of `eager` attention; None: they are.
 
@@ -106,13 +128,31 @@ def difference(model: Any, found: Findings, tokens: Sequence[int], length: int) 
             return f"a prompt of {length} tokens fails ({printable(str(error))[:120]})"
         model.set_attn_implementation("eager")
         try:
-            theirs = model(input_ids=ids, position_ids=positions, use_cache=False).logits[0]
+            theirs = model(**_as_generate(model, ids, positions)).logits[0]
         except (TypeError, ValueError, RuntimeError, AttributeError, LookupError) as error:
             logger.warning("no reference to check the attention against: %s", type(error).__name__)
             return None
         finally:
             model.set_attn_implementation(NAME)
     return _disagreement(ours, theirs)
+
+
+def _as_generate(model: Any, ids: Tensor, positions: Tensor) -> dict[str, Any]:
+    """The arguments with which `generate` calls the model.
+
+    It numbers tokens from 0, unless the model's own method takes the positions away, since there
+    they begin elsewhere.
+    """
+    given = {"input_ids": ids, "position_ids": positions, "use_cache": False}
+    try:
+        prepared = model.prepare_inputs_for_generation(
+            ids, attention_mask=torch.ones_like(ids), position_ids=positions, use_cache=False
+        )
+    except (TypeError, ValueError, RuntimeError, AttributeError, LookupError):
+        return given
+    if prepared.get("position_ids") is None:
+        del given["position_ids"]
+    return given
 
 
 def _in_chunks(

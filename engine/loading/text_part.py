@@ -33,7 +33,7 @@ def without_memory(model_config: Any, settings: ModelSettings) -> Any:
     kind = text_part(model_config, settings)
     with torch.device("meta"):
         if kind is not None:
-            return kind._from_config(model_config, attn_implementation=NAME)
+            return kind._from_config(model_config, attn_implementation=attention_of(model_config))
         return AutoModelForCausalLM.from_config(
             model_config,
             attn_implementation=NAME,
@@ -44,15 +44,30 @@ def without_memory(model_config: Any, settings: ModelSettings) -> Any:
 def text_part(model_config: Any, settings: ModelSettings) -> Any:
     """The class of a checkpoint of several parts, which builds the text part; None: it is whole."""
     own_code = settings.trust_remote_code and hasattr(model_config, "auto_map")
-    if own_code or model_config.get_text_config() is model_config:
+    if own_code:
         return None
     of = type(model_config)
-    for mapping in (MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING):
-        kind: Any = mapping.get(of, None)
-        # Not one of the text model alone, in which the checkpoint's names have no place.
-        if kind is not None and kind.config_class is of:
-            return _text_part_of(kind)
-    return None
+    kind: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(of, None)
+    if kind is not None and model_config.get_text_config() is model_config:
+        return None
+    # Not one of the text model alone, in which the checkpoint's names have no place.
+    if kind is None or kind.config_class is not of:
+        kind = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING.get(of, None)
+    return None if kind is None else _text_part_of(kind)
+
+
+def attention_of(model_config: Any) -> str | dict[str, str]:
+    """transformers' `attn_implementation`: ours for the text model.
+
+    Towers are left out, and may have attention classes that know no other than their own.
+    """
+    text_config = model_config.get_text_config()
+    parts = {name: getattr(model_config, name, None) for name in model_config.sub_configs}
+    if not any(part is text_config for part in parts.values()):
+        return NAME
+    return {"": NAME} | {
+        name: NAME if part is text_config else "eager" for name, part in parts.items()
+    }
 
 
 def left_out(model: nn.Module) -> re.Pattern[str]:

@@ -19,7 +19,7 @@ from .folder import CONFIG
 from .safetensors_files import StoredTensor
 from .settings import ModelSettings
 from .stages import printable, stage
-from .text_part import left_out, text_part, without_memory
+from .text_part import attention_of, left_out, text_part, without_memory
 
 logger = logging.getLogger(__name__)
 
@@ -74,6 +74,8 @@ def check_sizes(
     except ConfigurationError as error:
         _refuse_bypassing(text_config.model_type, error.__cause__)
         raise
+    if getattr(model.config, "is_encoder_decoder", False):
+        raise unsupported(text_config.model_type, "an encoder reads its prompts")
     unneeded = left_out(model)
     if getattr(model_config, "quantization_config", None) is not None:
         return unneeded  # transformers reads them, and knows how large they become
@@ -123,7 +125,7 @@ def _from_pretrained(
     """The model, and transformers' report on its weights."""
     options: dict[str, Any] = {
         "dtype": dtype,
-        "attn_implementation": NAME,
+        "attn_implementation": attention_of(model_config),
         "output_loading_info": True,
         "ignore_mismatched_sizes": True,
     }

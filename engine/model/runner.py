@@ -375,7 +375,8 @@ class ModelRunner:
         ).logits[0]
         if self.recurrent is not None:
             self.recurrent.end(chunks)
-        return logits
+        # Some models compute every row's, whatever is asked.
+        return logits if logits.shape[0] == wanted.shape[0] else logits[wanted]
 
     def _tensor(self, values: list[int]) -> Tensor:
         return to_device(values, np.int64, self._device)

@@ -1,6 +1,7 @@
 """One model type through the engine: refused at start, or equal to transformers in everything."""
 
 import random
+import re
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ NEGATIVE: Final = "not this"
 SCALE: Final = 1.5
 ENDS: Final = (EOS, 256, 17, 101, 230)
 """Several, so that beams of a random model end."""
+LOGPROB_ERROR: Final = 2e-3
 LEAST_DISTINCT: Final = 6
 """A model that repeats one token would be equal to anything."""
 
@@ -54,8 +56,7 @@ def try_folder(model_type: str, folder: Path) -> Outcome:
     try:
         llm = LLM(str(folder), chunk_tokens=7, kv_cache_memory=0.01)
     except ConfigurationError as error:
-        reason = str(error).replace(str(folder), "the folder")
-        return ended(Kind.REFUSED, " ".join(reason.split()))
+        return ended(Kind.REFUSED, _because(str(error).replace(str(folder), "the folder")))
     except Exception as error:
         return ended(Kind.FAULT, f"start failed: {_told(error)}")
     try:
@@ -96,6 +97,7 @@ class Comparison:
         if len({token for answer in expected for token in answer}) < LEAST_DISTINCT:
             raise UnequalError("the tiny checkpoint repeats one token: nothing can be compared")
         self._greedy("chunks of 7", self._llm, prompts, expected)
+        self._logprobs(prompts)
         self._prefixes(prompts, expected)
         short = [prompt for prompt in prompts if len(prompt) <= 400]
         self._greedy(
@@ -115,6 +117,22 @@ class Comparison:
 
     def _open(self, **settings: Any) -> LLM:
         return LLM(str(self._folder), **settings)
+
+    def _logprobs(self, prompts: Answers) -> None:
+        """Finer than tokens, which may be the same by chance."""
+        params = SamplingParams(max_tokens=4, temperature=0, ignore_eos=True, logprobs=1)
+        for prompt, out in zip(
+            prompts, self._llm.generate(prompts, params, use_tqdm=False), strict=True
+        ):
+            answer, logprobs = out.outputs[0].token_ids, out.outputs[0].logprobs
+            assert logprobs is not None
+            ours = [at[token].logprob for token, at in zip(answer, logprobs, strict=True)]
+            theirs = self._oracle.logprobs(prompt, answer)
+            error = max(abs(a - b) for a, b in zip(ours, theirs, strict=True))
+            if error > LOGPROB_ERROR:
+                raise UnequalError(
+                    f"prompt of {len(prompt)} tokens: logprobs differ by up to {error:.2g}"
+                )
 
     def _prefixes(self, prompts: Answers, expected: Answers) -> None:
         longer = [[*p, *answer[:3], 9, 8] for p, answer in zip(prompts, expected, strict=True)]
@@ -141,7 +159,7 @@ class Comparison:
             raise UnequalError("nothing was preempted: the sweep's page pool is too large")
 
     def _several(self, other: LLM, prompt: list[int]) -> None:
-        """Three answers of one prompt: equal whatever the chunks, and the first is the single one."""
+        """Three answers of one prompt: equal whatever the chunks; the first is the single one."""
         params = SamplingParams(max_tokens=NEW_TOKENS, temperature=1.0, seed=11, ignore_eos=True)
         three = params.model_copy(update={"n": 3})
         found = [self._sampled(llm, prompt, three) for llm in (self._llm, other)]
@@ -217,6 +235,12 @@ def _first(found: Sequence[Any], expected: Sequence[Any]) -> str:
             if a != b:
                 return f"token {i} of the answer is {a} instead of {b}"
     return f"answers of {[*map(len, found)]} tokens instead of {[*map(len, expected)]}"
+
+
+def _because(message: str) -> str:
+    """The reason in a refusal, without the name and what all of them say."""
+    reason = re.sub(r"^the architecture '[^']*' is not supported: ", "", " ".join(message.split()))
+    return re.sub(r"\. Penstock runs decoders that .*$", "", reason)
 
 
 def _told(error: BaseException) -> str:

@@ -9,14 +9,17 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
-from pathlib import Path
 from typing import Any, Final
+
+import psutil
 
 from tests.sweep.outcome import Kind, Outcome
 
 TYPE_S: Final = 240.0
-ROOM_BYTES: Final = 6 << 30
-"""Of address space, beyond what a process has at first."""
+MOST_BYTES: Final = 6 << 30
+"""Of memory."""
+MOST_ADDRESSES: Final = 1 << 40
+"""Bytes of address space: files may be mapped once for each tensor."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -35,16 +38,24 @@ class _Worker:
             except (EOFError, ConnectionError):
                 self.process.join()
                 reason = f"the process ended with {self.process.exitcode}"
+        elif (held_bytes := self._held_bytes()) > MOST_BYTES:
+            reason = f"it holds {held_bytes >> 20} MiB"
         elif taken_s > TYPE_S:
             reason = f"no end in {TYPE_S:.0f} s"
         else:
             return None
-        return Outcome(
-            model_type=self.model_type, kind=Kind.FAULT, reason=reason, seconds=taken_s
-        )
+        return Outcome(model_type=self.model_type, kind=Kind.FAULT, reason=reason, seconds=taken_s)
+
+    def _held_bytes(self) -> int:
+        try:
+            return psutil.Process(self.process.pid).memory_info().rss
+        except psutil.NoSuchProcess:
+            return 0
 
     def stop(self) -> None:
+        """End it; one that has answered ends by itself."""
         self.connection.close()
+        self.process.join(2.0)
         self.process.kill()
         self.process.join()
 
@@ -94,6 +105,7 @@ def _start(context: Any, model_type: str, one: Callable[[str], Outcome]) -> _Wor
 
 def _work(connection: Connection, model_type: str, one: Callable[[str], Outcome]) -> None:
     """In a process of its own."""
+    import gc
     import logging
     import os
     import warnings
@@ -101,6 +113,7 @@ def _work(connection: Connection, model_type: str, one: Callable[[str], Outcome]
     import torch
     from transformers.utils import logging as transformers_logging
 
+    gc.freeze()  # start-up collects garbage, which would look at all that was imported
     torch.set_num_threads(1)
     os.environ["OMP_NUM_THREADS"] = "1"
     logging.disable(logging.ERROR)
@@ -108,7 +121,5 @@ def _work(connection: Connection, model_type: str, one: Callable[[str], Outcome]
     transformers_logging.disable_progress_bar()
     if "PENSTOCK_SWEEP_DEBUG" not in os.environ:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # libraries in Rust and C++ write to it
-    taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    most = taken + ROOM_BYTES
-    resource.setrlimit(resource.RLIMIT_AS, (most, most))
+    resource.setrlimit(resource.RLIMIT_AS, (MOST_ADDRESSES, MOST_ADDRESSES))
     connection.send(one(model_type))

@@ -58,16 +58,25 @@ class Oracle:
         )
         return [_up_to(row, ends) for row in rows]
 
-    @torch.inference_mode()
     def differs(self, prompt: Sequence[int], answer: Sequence[int]) -> bool:
         """Whether some token of the answer is not the likeliest, by a forward pass without a cache.
 
         Rounding may turn a near tie around; then the token is the likeliest but for that.
         """
-        logits = self._logits([*prompt, *answer])[len(prompt) - 1 : -1]
+        logits = self._answering(prompt, answer)
         chosen = logits.gather(1, torch.tensor(answer)[:, None])[:, 0]
         behind = logits.max(dim=-1).values - chosen
         return bool((behind > _TIE * logits.std(dim=-1)).any())
+
+    def logprobs(self, prompt: Sequence[int], answer: Sequence[int]) -> list[float]:
+        """Of each token of the answer, by a forward pass without a cache."""
+        logprobs = self._answering(prompt, answer).log_softmax(dim=-1)
+        return logprobs.gather(1, torch.tensor(answer)[:, None])[:, 0].tolist()
+
+    @torch.inference_mode()
+    def _answering(self, prompt: Sequence[int], answer: Sequence[int]) -> Tensor:
+        """Logits of the rows that an answer is chosen from."""
+        return self._logits([*prompt, *answer])[len(prompt) - 1 : -1]
 
     def _logits(self, ids: Sequence[int]) -> Tensor:
         """Logits of all rows, without a cache."""

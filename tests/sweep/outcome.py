@@ -15,7 +15,7 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """`reason`: why it is refused, cannot be built, or what was wrong; a remark where it is served."""
+    """`reason`: why not, or what was wrong; of one that is served, a remark."""
 
     model_type: str
     kind: Kind

@@ -21,77 +21,67 @@ WINDOW: Final = 48
 PAD, BOS, EOS, OTHERS = 0, 1, 300, 301
 """Token ids. Prompts have none of them, nor those from `OTHERS` on, which stand for pictures."""
 
-_SIZES: Final[dict[str, int]] = {
+_NAMES: Final = (
     # Widths
-    **dict.fromkeys(("hidden_size", "d_model", "n_embd", "embed_dim", "emb_dim", "dim_model"), HIDDEN),
-    **dict.fromkeys(("word_embed_proj_dim", "embedding_size", "input_embedding_size"), HIDDEN),
-    **dict.fromkeys(("output_embedding_size", "embedding_dim", "lru_width"), HIDDEN),
-    **dict.fromkeys(("attention_hidden_size", "out_hidden_size", "output_dim"), HIDDEN),
-    **dict.fromkeys(("projection_dim", "projector_hidden_size", "moe_hidden_size"), HIDDEN),
-    **dict.fromkeys(("cross_hidden_size", "encoder_hidden_size", "text_hidden_size"), HIDDEN),
-    **dict.fromkeys(("intermediate_size", "ffn_dim", "d_ff", "d_inner", "n_inner", "dff"), 96),
-    **dict.fromkeys(("encoder_ffn_dim", "decoder_ffn_dim", "ffn_hidden_size", "dim_ff"), 96),
-    **dict.fromkeys(("dense_intermediate_size", "intermediate_size_mlp", "feed_forward_size"), 96),
-    **dict.fromkeys(("moe_intermediate_size", "shared_expert_intermediate_size"), 32),
-    **dict.fromkeys(("shared_intermediate_size", "expert_ffn_hidden_size", "share_expert_dim"), 32),
-    **dict.fromkeys(("moe_shared_expert_intermediate_size",), 32),
-    **dict.fromkeys(("shared_experts_intermediate_size", "router_hidden_size"), 32),
-    **dict.fromkeys(("hidden_size_per_layer_input", "laurel_rank", "d_rel", "adapter_rank"), 16),
-    **dict.fromkeys(("hc_lowrank", "gated_norm_rank", "ple_embed_dim"), 16),
+    (HIDDEN, "hidden_size d_model n_embd embed_dim emb_dim dim_model embedding_size embedding_dim"),
+    (HIDDEN, "word_embed_proj_dim input_embedding_size output_embedding_size lru_width"),
+    (HIDDEN, "attention_hidden_size out_hidden_size output_dim projection_dim moe_hidden_size"),
+    (HIDDEN, "projector_hidden_size cross_hidden_size encoder_hidden_size text_hidden_size"),
+    (96, "intermediate_size ffn_dim d_ff d_inner n_inner dff encoder_ffn_dim decoder_ffn_dim"),
+    (96, "ffn_hidden_size dim_ff dense_intermediate_size intermediate_size_mlp feed_forward_size"),
+    (32, "moe_intermediate_size shared_expert_intermediate_size shared_intermediate_size"),
+    (32, "expert_ffn_hidden_size share_expert_dim moe_shared_expert_intermediate_size"),
+    (32, "shared_experts_intermediate_size router_hidden_size"),
+    (16, "hidden_size_per_layer_input laurel_rank d_rel adapter_rank hc_lowrank gated_norm_rank"),
+    (16, "ple_embed_dim kv_lora_rank q_lora_rank o_lora_rank"),
     # Heads
-    **dict.fromkeys(("num_attention_heads", "n_head", "n_heads", "num_heads"), HEADS),
-    **dict.fromkeys(("attention_heads", "encoder_attention_heads", "decoder_attention_heads"), HEADS),
-    **dict.fromkeys(("num_decoder_attention_heads", "num_encoder_attention_heads"), HEADS),
-    **dict.fromkeys(("swa_num_attention_heads", "num_sliding_attention_heads"), HEADS),
-    **dict.fromkeys(("num_query_groups", "resampler_heads", "resampler_n_heads"), HEADS),
-    **dict.fromkeys(("head_dim", "d_kv", "d_head", "dim_head", "kv_channels", "v_head_dim"), HEAD_SIZE),
-    **dict.fromkeys(("global_head_dim", "swa_head_dim", "attention_head_size"), HEAD_SIZE),
-    **dict.fromkeys(("qk_nope_head_dim", "index_head_dim", "swa_v_head_dim"), HEAD_SIZE),
-    **dict.fromkeys(("resampler_dim_head", "resampler_head_dim"), HEAD_SIZE),
-    **dict.fromkeys(("kv_lora_rank", "q_lora_rank", "o_lora_rank"), 16),
-    **dict.fromkeys(("qk_rope_head_dim", "rotary_dim"), 8),
-    "qk_head_dim": HEAD_SIZE + 8,
-    **dict.fromkeys(("index_n_heads", "num_key_value_heads", "swa_num_key_value_heads"), 2),
-    **dict.fromkeys(("n_head_kv", "num_kv_heads", "num_global_key_value_heads"), 2),
+    (HEADS, "num_attention_heads n_head n_heads num_heads attention_heads num_query_groups"),
+    (HEADS, "encoder_attention_heads decoder_attention_heads num_decoder_attention_heads"),
+    (HEADS, "num_encoder_attention_heads swa_num_attention_heads num_sliding_attention_heads"),
+    (HEADS, "resampler_heads resampler_n_heads linear_num_heads linear_num_value_heads"),
+    (2, "num_key_value_heads swa_num_key_value_heads n_head_kv num_kv_heads index_n_heads"),
+    (2, "num_global_key_value_heads linear_num_key_heads"),
+    (
+        HEAD_SIZE,
+        "head_dim d_kv d_head dim_head kv_channels v_head_dim global_head_dim swa_head_dim",
+    ),
+    (HEAD_SIZE, "attention_head_size qk_nope_head_dim index_head_dim swa_v_head_dim"),
+    (HEAD_SIZE, "resampler_dim_head resampler_head_dim linear_head_dim linear_key_head_dim"),
+    (HEAD_SIZE, "linear_value_head_dim mamba_d_head mamba_head_dim mamba_headdim"),
+    (8, "qk_rope_head_dim rotary_dim"),
+    (HEAD_SIZE + 8, "qk_head_dim"),
     # Experts
-    **dict.fromkeys(("num_experts", "n_routed_experts", "num_local_experts", "moe_num_experts"), 4),
-    "zero_expert_num": 2,
-    **dict.fromkeys(("num_experts_per_tok", "num_experts_per_token", "moe_k", "moe_topk"), 2),
-    **dict.fromkeys(("n_group", "num_expert_group", "topk_group", "o_groups"), 2),
-    **dict.fromkeys(("n_shared_experts", "num_shared_experts", "moe_num_shared_experts"), 1),
+    (4, "num_experts n_routed_experts num_local_experts moe_num_experts"),
+    (2, "num_experts_per_tok num_experts_per_token moe_k moe_topk zero_expert_num"),
+    (2, "n_group num_expert_group topk_group o_groups"),
+    (1, "n_shared_experts num_shared_experts moe_num_shared_experts"),
     # States and convolutions
-    **dict.fromkeys(("ssm_state_size", "state_size", "mamba_d_state"), 8),
-    **dict.fromkeys(("mamba_n_heads", "mamba_num_heads", "mamba_n_head"), 8),
-    **dict.fromkeys(("mamba_d_head", "mamba_head_dim", "mamba_headdim"), HEAD_SIZE),
-    **dict.fromkeys(("mamba_n_groups", "mamba_ngroups", "n_groups"), 2),
-    **dict.fromkeys(("mamba_d_ssm",), 2 * HIDDEN),
-    **dict.fromkeys(("mamba_dt_rank", "time_step_rank"), 4),
-    **dict.fromkeys(("linear_num_heads", "linear_num_value_heads"), HEADS),
-    "linear_num_key_heads": 2,
-    **dict.fromkeys(("linear_head_dim", "linear_key_head_dim", "linear_value_head_dim"), HEAD_SIZE),
-    **dict.fromkeys(("mamba_chunk_size", "chunk_size"), 32),
+    (8, "ssm_state_size state_size mamba_d_state mamba_n_heads mamba_num_heads"),
+    (4, "mamba_dt_rank time_step_rank"),
+    (2, "mamba_n_groups mamba_ngroups n_groups"),
+    (2 * HIDDEN, "mamba_d_ssm"),
+    (32, "mamba_chunk_size chunk_size"),
     # Lengths
-    **dict.fromkeys(("sliding_window", "sliding_window_size", "attention_window_size"), WINDOW),
-    **dict.fromkeys(("window_size", "local_attention", "swa_window_size"), WINDOW),
-    **dict.fromkeys(("attention_chunk_size", "floor_scale", "log_scaling_n_floor"), CONTEXT),
-    **dict.fromkeys(("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len"), CONTEXT),
-    **dict.fromkeys(("context_length", "model_max_length", "max_target_positions"), CONTEXT),
-    **dict.fromkeys(("keep_window_size",), CONTEXT),
-    **dict.fromkeys(("index_topk", "rel_extent"), 32),
-    **dict.fromkeys(("index_block_size", "block_size"), 16),
-    "index_topk_blocks": 4,
+    (WINDOW, "sliding_window sliding_window_size attention_window_size window_size"),
+    (WINDOW, "local_attention swa_window_size"),
+    (CONTEXT, "max_position_embeddings n_positions n_ctx max_seq_len context_length"),
+    (CONTEXT, "model_max_length attention_chunk_size keep_window_size floor_scale"),
+    (CONTEXT, "log_scaling_n_floor"),
+    (32, "index_topk rel_extent"),
+    (16, "index_block_size block_size"),
+    (4, "index_topk_blocks"),
     # Layers
-    **dict.fromkeys(("num_hidden_layers", "n_layer", "n_layers", "num_layers", "layers"), LAYERS),
-    **dict.fromkeys(("encoder_layers", "decoder_layers", "num_decoder_layers"), LAYERS),
-    **dict.fromkeys(("num_encoder_layers", "depth", "vision_depth"), 2),
-    **dict.fromkeys(("first_k_dense_replace", "num_dense_layers", "moe_layer_start_index"), 1),
-    **dict.fromkeys(("num_kv_shared_layers", "num_nextn_predict_layers"), 0),
-    "max_window_layers": 2,
+    (LAYERS, "num_hidden_layers n_layer n_layers num_layers layers encoder_layers decoder_layers"),
+    (LAYERS, "num_decoder_layers"),
+    (2, "num_encoder_layers depth vision_depth max_window_layers"),
+    (1, "first_k_dense_replace num_dense_layers moe_layer_start_index"),
+    (0, "num_kv_shared_layers num_nextn_predict_layers"),
     # Pictures and sound, of which nothing is tried here
-    **dict.fromkeys(("patch_size", "temporal_patch_size"), 8),
-    "image_size": 32,
-    "num_query_tokens": 4,
-}  # fmt: skip
+    (8, "patch_size temporal_patch_size"),
+    (32, "image_size"),
+    (4, "num_query_tokens"),
+)
+_SIZES: Final = {name: size for size, names in _NAMES for name in names.split()}
 _VOCABULARY: Final = re.compile(r"(^|_)vocab_size(_|$)|^vocabulary_map_size$")
 _TOKEN: Final = re.compile(r"_token_(id|index)$|^(image|video|audio)_token$")
 _KEPT: Final = ("transformers_version", "architectures", "_name_or_path", "id2label", "label2id")
@@ -169,12 +159,10 @@ def _small_list(
 ) -> list[Any]:
     if name in _LAYER_INDICES:
         return [new for new, old in enumerate(layers) if old in values]
-    count = fields.get(_name_of_layers(fields) or "")
-    if layers and len(values) == count:
-        return [values[old] for old in layers]
     if name in _SIZES:
-        return [_SIZES[name]] * len(values)
-    return values
+        values = [_SIZES[name]] * len(values)
+    count = fields.get(_name_of_layers(fields) or "")
+    return [values[old] for old in layers] if layers and len(values) == count else values
 
 
 def _name_of_layers(fields: dict[str, Any]) -> str | None:

@@ -1,6 +1,6 @@
 """A tiny random checkpoint of any model type that transformers knows to generate text."""
 
-import json
+import re
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,7 +15,7 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
 )
 
-from tests.sweep.overrides import OVERRIDES
+from tests.sweep.overrides import NO_TEXT, OVERRIDES
 from tests.sweep.shrink import EOS, shrunk
 from tests.tiny import byte_tokenizer, enlarge_weights
 
@@ -57,14 +57,21 @@ def make(model_type: str, folder: Path) -> None:
     Raises:
         UnbuildableError: there is no model of this type, or none that is tiny.
     """
+    if model_type in NO_TEXT:
+        raise UnbuildableError(NO_TEXT[model_type])
     torch.manual_seed(1234)
     model: PreTrainedModel = _built(model_type)
     enlarge_weights(model)
     _enlarge_what_is_zero(model)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter *= OVERRIDES.get(model_type, {}).get("scale", 1.0)
     model.generation_config.eos_token_id = EOS
     model.save_pretrained(folder)
-    byte_tokenizer().save_pretrained(folder)
-    _check_config(folder)
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = None  # start-up would try it at length
+    tokenizer.save_pretrained(folder)
 
 
 def _built(model_type: str) -> Any:
@@ -80,6 +87,10 @@ def _built(model_type: str) -> Any:
         return kind._from_config(tiny_config(model_type)).float().eval()
     except UnbuildableError:
         raise
+    except ImportError as error:
+        named = re.search(r"requires the (\S+) library", str(error))
+        package = named[1] if named else error.name
+        raise UnbuildableError(f"it needs the package {package}, which is not installed") from error
     except Exception as error:
         lines = str(error).strip().splitlines() or [""]
         raise UnbuildableError(f"{type(error).__name__}: {lines[0][:160]}") from error
@@ -103,7 +114,3 @@ def _merged(fields: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
         else:
             merged[name] = value
     return merged
-
-
-def _check_config(folder: Path) -> None:
-    json.loads((folder / "config.json").read_text(encoding="utf-8"))
