@@ -10,7 +10,9 @@ import pytest
 from penstock import LLM, SamplingParams
 from penstock.decoding.constraint.thinking import Thinking
 from penstock.engine.build import Built
+from penstock.engine.state.request import Request
 from penstock.errors import ConfigurationError, RequestError
+from penstock.kvcache.recurrent_state import RecurrentState
 from penstock.registry import Spec
 from tests.engine import hybrids
 from tests.engine.jobs import Job, build, prepare, run
@@ -128,16 +130,30 @@ def test_searches(kind: str, decoding: Spec, hybrid: Any) -> None:
     ],
     ids=["h2o", "window"],
 )
-def test_evicting(kind: str, cache: Spec, hybrid: Any) -> None:
+def test_evicting(kind: str, cache: Spec, hybrid: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Policies evict keys of the attention layers; preempted contexts take their states along."""
-    asked = [Job(prompt=prompt, params=GREEDY, kv_cache=cache) for prompt in prompts()]
+    evicting = [Job(prompt=prompt, params=GREEDY, kv_cache=cache) for prompt in prompts()]
+    asked = [*evicting, *jobs(GREEDY.model_copy(update={"max_tokens": 90}))]
     expected = alone(build(hybrid(kind)), asked)
+    swapped: list[RecurrentState] = []
+    swap_out = RecurrentState.swap_out
+
+    def noted(self: RecurrentState) -> None:
+        swapped.append(self)
+        swap_out(self)
+
+    monkeypatch.setattr(RecurrentState, "swap_out", noted)
     built = build(hybrid(kind), chunk_tokens=7, max_batch_tokens=64)
     pool = built.engine.pool
-    taken = pool.allocate(pool.count - 20)
-    assert tokens(built, asked) == expected
-    assert built.engine.stats().preemptions > 0
+    taken = pool.allocate(pool.count - 40)
+    # The last by priority are preempted, and those evict.
+    assert [answer.tokens for answer in run(built, asked, change=_last_if_evicting)] == expected
+    assert swapped
     pool.release(taken)
+
+
+def _last_if_evicting(request: Request) -> Request:
+    return replace(request, priority=int(request.retention is not None))
 
 
 @pytest.mark.parametrize("kind", FEW)
@@ -163,6 +179,28 @@ def test_turns_go_on_from_snapshots(hybrid: Any) -> None:
     expected = greedy(hybrid("qwen3_5_text"), [turn], NEW_TOKENS)
     assert tokens(built, [Job(prompt=turn, params=GREEDY)]) == [expected]
     assert built.engine.stats().prefix_hit_tokens - before == 128
+
+
+def test_retained(hybrid: Any) -> None:
+    """What continues a retained sequence has its states; what leaves it half-way has not."""
+    folder = hybrid("qwen3_5_text")
+    built = build(folder)
+    (answer,) = run(
+        built,
+        [Job(prompt=prompts()[4], params=GREEDY)],
+        change=lambda request: replace(request, retain=True),
+    )
+    whole = [*prompts()[4], *answer.tokens[0]]
+    for prompt, hit in (([*whole[:50], 7, 8], 32), ([*whole, 7, 8], len(whole) - 1)):
+        before = built.engine.stats().prefix_hit_tokens
+        (found,) = run(
+            built,
+            [Job(prompt=prompt, params=GREEDY)],
+            change=lambda request: replace(request, source="0/0"),
+        )
+        assert found.tokens == greedy(folder, [prompt], NEW_TOKENS)
+        assert built.engine.stats().prefix_hit_tokens - before == hit
+    built.engine.release(("0/0",))
 
 
 def test_keys_apart(hybrid: Any) -> None:
