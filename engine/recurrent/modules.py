@@ -5,7 +5,7 @@ notes who asks finds them in any model, whatever they are called.
 """
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -111,7 +111,7 @@ class _Finder:
         self.shapes[key] = StateShape(key=key, shape=shape, dtype=dtype)
 
 
-def find_states(model: Any, run: Callable[[str, Any], None]) -> Stateful | None:
+def find_states(model: Any, run: Callable[[str, Any], Any]) -> Stateful | None:
     """Find the states of a model; None: it has none, or asks for them in a way of its own.
 
     `run`: makes a forward pass, with the second argument under the name of the first. The model's
@@ -141,7 +141,7 @@ def take_in_parts(model: nn.Module, names: Sequence[str]) -> None:
         if not isinstance(module.forward, _InParts):
             module.forward = _InParts(module)
             for child in children_read(module):
-                child.penstock_keeps_weight = True
+                vars(child)["penstock_keeps_weight"] = True
 
 
 def fresh_rows(shapes: Sequence[StateShape], rows: int, device: torch.device) -> StepStates:
@@ -184,7 +184,7 @@ class _InParts:
 
 
 @contextmanager
-def _entering(model: nn.Module, entered: list[str]) -> Iterator[None]:
+def _entering(model: nn.Module, entered: list[str]) -> Generator[None]:
     """Keep the names of the modules whose forward passes have begun in `entered`."""
     hooks: list[Any] = []
     for name, module in model.named_modules():

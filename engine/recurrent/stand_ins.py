@@ -214,10 +214,11 @@ def _scan(
         state = call.state
         if state is None:
             state = hidden_states.new_zeros(*hidden_states.shape[:2], A.shape[1])
-        turned = (each.transpose(1, 2) for each in (hidden_states, steps))
+        x_BTC, dt_BTC = hidden_states.transpose(1, 2), steps.transpose(1, 2)
         b_BTN, c_BTN = B.transpose(1, 2), C.transpose(1, 2)
-        y = native.selective_scan(found, *turned, A, b_BTN, c_BTN, D, state, threads=call.threads)
-        y = y.transpose(1, 2)
+        y = native.selective_scan(
+            found, x_BTC, dt_BTC, A, b_BTN, c_BTN, D, state, threads=call.threads
+        ).transpose(1, 2)
     if z is not None:
         y = y * F.silu(z)
     return (y, state) if return_last_state else y
@@ -249,9 +250,9 @@ def _scan_update(
             **how,
         )
     steps = _time_steps(dt, dt_bias, softplus=dt_softplus)
-    given = (each[:, None] for each in (hidden_states, steps))
+    x_BTC, dt_BTC = hidden_states[:, None], steps[:, None]
     y = native.selective_scan(
-        *(found, *given, A, B[:, None], C[:, None], D, state), threads=call.threads
+        found, x_BTC, dt_BTC, A, B[:, None], C[:, None], D, state, threads=call.threads
     )[:, 0]
     return y if z is None else y * F.silu(z)
 

@@ -62,7 +62,7 @@ def test_gated_delta(
 
     def cut(pieces: list[slice]) -> tuple[Tensor, Tensor]:
         kept = state.clone()
-        outs = [run(*(each[:, p] for each in (q, k, v, decay, beta)), kept) for p in pieces]
+        outs = [run(q[:, p], k[:, p], v[:, p], decay[:, p], beta[:, p], kept) for p in pieces]
         return torch.cat(outs, dim=1), kept
 
     whole, kept = cut([slice(None)])
@@ -71,7 +71,8 @@ def test_gated_delta(
     pieces, kept_of_pieces = cut([slice(0, 1), slice(1, 8), slice(8, None)])
     assert torch.equal(pieces, whole)
     assert torch.equal(kept_of_pieces, kept)
-    alone = run(*(each[1:2] for each in (q, k, v, decay, beta)), state[1:2].clone())
+    one = slice(1, 2)
+    alone = run(q[one], k[one], v[one], decay[one], beta[one], state[one].clone())
     assert torch.equal(alone, whole[1:2])
 
 
@@ -120,9 +121,12 @@ def test_selective_scan(build: Library, size: int) -> None:
     a, d = -torch.rand(channels, size), torch.randn(channels)
     b, c = torch.randn(2, SEQUENCES, TOKENS, size).unbind()
     state = torch.randn(SEQUENCES, channels, size)
-    turned = [each.double().transpose(1, 2) for each in (x, dt, b, c)]
+    turned = {
+        name: each.double().transpose(1, 2)
+        for name, each in (("x_BCT", x), ("dt_BCT", dt), ("b_BNT", b), ("c_BNT", c))
+    }
     expected, last = reference.selective_scan(
-        *turned[:2], a.double(), *turned[2:], state_BCN=state.double(), d_C=d.double()
+        a_CN=a.double(), state_BCN=state.double(), d_C=d.double(), **turned
     )
     run = partial(native.selective_scan, build, threads=2)
     kept = state.clone()

@@ -69,7 +69,8 @@ def experts(**flags: bool) -> nn.Module:
             out = x @ weight if turned else weight @ x
             return out + getattr(self, f"{name}_bias")[expert] if flags.get("has_bias") else out
 
-    return use_experts_implementation(Experts, **flags)(Config())
+    decorate: Any = use_experts_implementation
+    return decorate(Experts, **flags)(Config())
 
 
 def compiled(module: nn.Module, weights: Any = FLOAT) -> nn.Module:
