@@ -1,5 +1,6 @@
 """The choices of each request as sequences: how they are made, and which of them live."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -10,6 +11,7 @@ from ...kvcache.pages import PagePool
 from ...kvcache.prefix import PrefixCache
 from ...kvcache.table import PageTable
 from ..adapters.store import AdapterStore
+from ..state.pictures import PlacedPictures
 from ..state.request import Request
 from ..state.sequence import Context, Sequence
 from ..state.sparse_prefill import SparsePrefillState, salt_of
@@ -17,7 +19,10 @@ from .eviction import Eviction
 
 
 class Choices:
-    """Makes the sequences of requests, and knows which of them live."""
+    """Makes the sequences of requests, and knows which of them live.
+
+    `place`: where the pictures of a request are in one of its prompts; None: nowhere.
+    """
 
     def __init__(
         self,
@@ -26,12 +31,14 @@ class Choices:
         page_size: int,
         eviction: Eviction,
         adapters: AdapterStore,
+        place: Callable[[tuple[int, ...], Request], PlacedPictures | None],
     ) -> None:
         self._pool = pool
         self._prefix = prefix
         self._page_size = page_size
         self._eviction = eviction
         self._adapters = adapters
+        self._place = place
         self._living: dict[str, list[Sequence]] = {}
         self._arrivals = 0
 
@@ -123,6 +130,7 @@ class Choices:
             "eviction_state": self._eviction.eviction_state_for(request, prompt),
             "sparse_prefill": sparse_prefill,
             "thought": self._eviction.dropped_thought_for(request, prompt),
+            "pictures": self._place(prompt, request) if request.pictures else None,
         }
 
 

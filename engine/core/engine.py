@@ -60,7 +60,7 @@ class Engine:
         self.prefix = PrefixCache(self.pool, store.page_size, enabled=prefix_cache)
         self._eviction = Eviction(store, self.pool)
         self._choices = Choices(
-            self.pool, self.prefix, store.page_size, self._eviction, self.adapters
+            self.pool, self.prefix, store.page_size, self._eviction, self.adapters, runner.place
         )
         self._retained_kv = RetainedKV()
         self.scheduler = Scheduler(

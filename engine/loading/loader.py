@@ -35,11 +35,13 @@ from .endings import eos_token_ids
 from .generation_file import read_generation, sampling_defaults
 from .health import check_weights, computable_tokens, overflow
 from .open_checkpoint import open_checkpoint
+from .picture_part import PicturePart, make_part, picture_processor, prepare_trial, report
 from .rotary import fix_rotary
 from .safetensors_files import StoredTensor
 from .selfcheck import difference, prompt_tokens, unknown_layers
 from .settings import ModelSettings
 from .stages import quiet_transformers, stage
+from .text_part import take_off
 from .tokenizer_files import check_vocabulary, read_tokenizer
 from .weights import build_config, check_sizes, load_weights, unsupported
 
@@ -53,7 +55,9 @@ class ModelInfo:
     `max_length_tokens`: prompt plus answer of a request that keeps every key. `context_tokens`: of
     one that evicts, which the page pool does not limit: the positions that the model was made for.
     `can_evict`: all layers have the same number of KV heads, which eviction needs.
-    `sparse_unsupported_reason`: why sparse prefill cannot serve this model; None: it can."""
+    `sparse_unsupported_reason`: why sparse prefill cannot serve this model; None: it can.
+    `pictures_unsupported_reason`: the same of pictures. `picture_token`: the token of their rows.
+    `pictures_see_ahead`: rows of a picture see later ones of it."""
 
     id: str
     created: int
@@ -66,11 +70,16 @@ class ModelInfo:
     device: str
     can_evict: bool
     sparse_unsupported_reason: str | None
+    pictures_unsupported_reason: str | None = "it has no part that takes them"
+    picture_token: int | None = None
+    pictures_see_ahead: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedModel:
-    """A model ready to run. `layers`: shapes by the layer index that its attention reports."""
+    """A model ready to run. `layers`: shapes by the layer index that its attention reports.
+
+    `pictures`: what it takes pictures with; None: it takes none."""
 
     model: nn.Module
     tokenizer: Tokenizer
@@ -81,6 +90,7 @@ class LoadedModel:
     weights: WeightFormat
     eos_token_ids: frozenset[int]
     sampling_defaults: dict[str, Any]
+    pictures: PicturePart | None = None
 
 
 def load_model(settings: ModelSettings) -> LoadedModel:
@@ -116,34 +126,47 @@ def _load(
     if checkpoint.reads_quantised:
         vars(model_config).pop("quantization_config", None)  # transformers would read by it
     hf_tokenizer = read_tokenizer(folder, settings)
+    processor = picture_processor(folder, model_config, settings)
+    if isinstance(processor, str):
+        report(processor, settings)
+        settings = settings.model_copy(update={"pictures": "off"})
     checkpoint.left_out = check_sizes(folder, model_config, stored, settings)
     stored = _needed(checkpoint, stored)
 
-    def load(packed: Collection[str]) -> Any:
+    def load(packed: Collection[str]) -> tuple[Any, nn.Module | None]:
         tensors = checkpoint.tensors(dtype, packed=packed)
         loaded = load_weights(folder, model_config, stored, settings, dtype, tensors)
         if in_planes:
             blocks = checkpoint.tensors(torch.float32, packed=BLOCK_TYPES.keys())
             take_planes(loaded, blocks or {})
-        return loaded.to(device).eval()
+        loaded = loaded.to(device).eval()
+        return loaded, None if isinstance(processor, str) else take_off(loaded)
 
-    model = load(packed)
+    model, tower = load(packed)
     _set_threads(settings, model, device)
     check_weights(folder, model, stored, checkpoint.read)
     text_config = model.config.get_text_config()
     embeddings = model.get_input_embeddings().num_embeddings
     check_vocabulary(folder, hf_tokenizer, embeddings)
     found, context = _probe(model, text_config, settings, embeddings)
+    trial = processor if isinstance(processor, str) else "its parts are not told apart"
+    if tower is not None:
+        check_weights(folder, tower, stored, checkpoint.read)
+        trial = prepare_trial(model, tower, computable_tokens(model, embeddings))
     parameters = count_weights(model)
     defaults = sampling_defaults(folder, generation, model)
     architecture = type(model).__name__
     lean = make_fused(model, weights)
     if lean is None:
         del model  # before it is loaded again
-        lean = load(packed if isinstance(weights, BlockFormat) else ())
+        lean, tower = load(packed if isinstance(weights, BlockFormat) else ())
         fix_rotary(lean, text_config, context)
         if not weights.lossless:
             store_weights(lean, weights)
+    seen = make_part(lean, tower, trial, processor, found.in_order)
+    if not isinstance(processor, str):
+        report(seen, settings)
+    pictures = None if isinstance(seen, str) else seen
     eos = eos_token_ids(
         folder,
         config=fields,
@@ -167,6 +190,9 @@ def _load(
             device=str(device),
             can_evict=len({layer.kv_heads for layer in found.in_order}) == 1,
             sparse_unsupported_reason=found.sparse_unsupported_reason,
+            pictures_unsupported_reason=seen if isinstance(seen, str) else None,
+            picture_token=None if pictures is None else pictures.form.placeholder,
+            pictures_see_ahead=pictures is not None and pictures.form.sees_ahead != "nowhere",
         ),
         layers=found.in_order,
         device=device,
@@ -174,6 +200,7 @@ def _load(
         weights=weights,
         eos_token_ids=eos,
         sampling_defaults=defaults,
+        pictures=pictures,
     )
 
 

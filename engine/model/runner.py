@@ -2,6 +2,7 @@
 
 from functools import partial
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,13 +18,18 @@ from ...kvcache.eviction_state import EvictionState
 from ...kvcache.slot_table import SlotTable
 from ...kvcache.store import KVStore
 from ..adapters.step import StepAdapters
+from ..attention.ahead import AheadRows, Blocks
 from ..attention.evicting import ScoredRows, SlottedDraft, SlottedRows
 from ..attention.gapped import GappedRows, key_positions
 from ..attention.interface import PagedStep, RowAttention
 from ..attention.sparse import SparseRows
+from ..state.pictures import PlacedPictures
+from ..state.request import Request
 from ..state.step import Chunk, Step
 from .cuda_graphs import DecodeGraphs
 from .fused.compiled import CompiledDecoder
+from .picture_encoder import PictureEncoder
+from .picture_rows import blocks_of, pictured_inputs
 from .rows import Rows, wanted_rows
 
 
@@ -32,7 +38,8 @@ class ModelRunner:
 
     `graphs`: CUDA graphs for steps that only decode; None: run without. `evicts_in_layers`: whether
     the model computes all layers of a step in one call also where contexts evict keys. `adapters`:
-    where the model reads which rows have one.
+    where the model reads which rows have one. `pictures`: makes embeddings of pictures; None: the
+    model takes none.
     """
 
     def __init__(
@@ -43,8 +50,10 @@ class ModelRunner:
         kernels: Kernels = TORCH,
         graphs: DecodeGraphs | None = None,
         adapters: StepAdapters | None = None,
+        pictures: PictureEncoder | None = None,
     ) -> None:
         self._model = model
+        self.pictures = pictures
         self._adapters = adapters or StepAdapters()
         self._store = store
         self._device = device
@@ -59,6 +68,10 @@ class ModelRunner:
             and store.dtype == torch.float32
         )
         self._windowed = any(window is not None for window in store.windows)
+
+    def place(self, prompt: tuple[int, ...], request: Request) -> PlacedPictures | None:
+        """Where the pictures of a request are in one of its prompts; None: nowhere."""
+        return None if self.pictures is None else self.pictures.place(prompt, request)
 
     def run(self, step: Step) -> Tensor:
         """Compute a step and write its keys and values into the cache.
@@ -102,7 +115,7 @@ class ModelRunner:
             )
         self._adapters.begin(rows.adapters, wanted)
         try:
-            logits = self._forward(*inputs, paged)
+            logits = self._forward(*inputs, paged, self._pictured(rows, inputs[1]))
         finally:
             self._adapters.end()
         self._check([chunk for chunk in step.chunks if chunk.reads])
@@ -161,7 +174,9 @@ class ModelRunner:
 
     def _in_compiled_layers(self, chunk: Chunk) -> bool:
         eviction_state = chunk.context.eviction_state
-        if eviction_state is None or not chunk.scored or chunk.sparse or chunk.gapped:
+        if eviction_state is None or not chunk.scored:
+            return False
+        if chunk.sparse or chunk.gapped or chunk.ahead:
             return False
         if not eviction_state.in_slots:
             return True
@@ -209,7 +224,8 @@ class ModelRunner:
                 continue
             eviction_state = chunk.context.eviction_state
             if eviction_state is None or not chunk.scored:
-                attention.append(self._gapped(row, chunk))
+                others = self._ahead if chunk.ahead else self._gapped
+                attention.append(others(row, chunk))
                 continue
             if chunk.draft is None and eviction_state.in_slots:
                 scored = eviction_state.observation is not None
@@ -248,6 +264,21 @@ class ModelRunner:
             positions=key_positions(context, depths, self._device),
             kernels=self.kernels,
         )
+
+    def _ahead(self, row: int, chunk: Chunk) -> RowAttention:
+        """Rows of a prompt among which rows of a picture see each other."""
+        context = chunk.context
+        keys = context.table.num_keys(context.computed + chunk.count)
+        return AheadRows(
+            rows=slice(row, row + chunk.count),
+            batch=self._batch_of(context.table.pages, chunk.count, keys, self._slots(chunk)),
+            blocks=self._blocks(chunk),
+            kernels=self.kernels,
+        )
+
+    def _blocks(self, chunk: Chunk) -> Blocks:
+        assert self.pictures is not None
+        return blocks_of(self.pictures, chunk, self._device)
 
     def _slots(self, chunk: Chunk) -> Tensor:
         """KV cache slots of a chunk's rows: int64 `[count]`."""
@@ -330,6 +361,7 @@ class ModelRunner:
             kernels=self.kernels,
             attention_record=attention_record,
             positions=key_positions(context, depths, self._device) if chunk.gapped else None,
+            blocks=self._blocks(chunk) if chunk.ahead else None,
         )
 
     def _batch_of(
@@ -350,15 +382,29 @@ class ModelRunner:
             trees={} if parents is None else {0: parents},
         )
 
+    def _pictured(self, rows: Rows, positions: Tensor) -> dict[str, Any]:
+        """What the model is given besides, or otherwise, for rows of pictures."""
+        if self.pictures is None or not rows.pictured:
+            return {}
+        return pictured_inputs(self.pictures, rows.pictured, rows.ids, positions[None])
+
     @torch.inference_mode()
-    def _forward(self, ids: Tensor, positions: Tensor, wanted: Tensor, paged: PagedStep) -> Tensor:
-        logits: Tensor = self._model(
-            input_ids=ids[None],
-            position_ids=positions[None],
-            use_cache=False,
-            logits_to_keep=wanted,
-            penstock_step=paged,
-        ).logits[0]
+    def _forward(
+        self,
+        ids: Tensor,
+        positions: Tensor,
+        wanted: Tensor,
+        paged: PagedStep,
+        pictured: dict[str, Any],
+    ) -> Tensor:
+        given: dict[str, Any] = {
+            "input_ids": ids[None],
+            "position_ids": positions[None],
+            "use_cache": False,
+            "logits_to_keep": wanted,
+            "penstock_step": paged,
+        }
+        logits: Tensor = self._model(**given | pictured).logits[0]
         return logits
 
     def _tensor(self, values: list[int]) -> Tensor:

@@ -39,12 +39,12 @@ class PromptReuse:
             if reader.request.flow not in (sequence.request.flow, (sequence.request.owner, False)):
                 continue
             known = min(usable, reader.shareable)
-            shared = self._prefix.shared(reader.tokens, sequence.tokens[:known])
+            shared = self._prefix.shared(reader.names, sequence.names[:known])
             if shared > max(length, reader.computed):
                 found, length = reader, shared
         if found is None:
             return None
-        cached = self._prefix.cached(sequence.tokens[:length], _salt(sequence))
+        cached = self._prefix.cached(sequence.names[:length], _salt(sequence))
         return None if cached >= length else (found, length)
 
     def adopt(self, sequence: Sequence) -> None:
@@ -63,7 +63,7 @@ class PromptReuse:
         """Take the usable cached or retained keys of a context's tokens."""
         usable = self._usable(sequence, context)
         shareable = min(usable, context.shareable)
-        context.computed = context.page_table.adopt_prefix(context.tokens[:shareable])
+        context.computed = context.page_table.adopt_prefix(context.names[:shareable])
         if context.eviction_state is not None:
             context.eviction_state.reset(context.computed)
         elif sequence.request.source is not None and context.thought is None:

@@ -18,6 +18,7 @@ from ...errors import EXITS, ConfigurationError, EngineDeadError, UnsupportedMod
 from ..build import make_input_processor
 from ..config import EngineConfig
 from ..loading.loader import load_tokenizer
+from ..loading.picture_part import load_picture_processor
 from ..requests.input_processor import InputProcessor
 from ..state.messages import Message
 from ..state.stats import EngineStats
@@ -70,6 +71,10 @@ class ProcessHost:
     def input_processor(self, config: EngineConfig) -> InputProcessor:
         """The input processor for the server's process: tokenizer, limits and registries."""
         ready = self.ready
+        processor = None
+        if ready.info.pictures_unsupported_reason is None:
+            found = load_picture_processor(config)
+            processor = None if isinstance(found, str) else found
         return make_input_processor(
             config,
             pages=ready.stats.pages_total,
@@ -77,6 +82,7 @@ class ProcessHost:
             info=ready.info,
             eos_token_ids=ready.eos_token_ids,
             sampling_defaults=ready.sampling_defaults,
+            picture_processor=processor,
         )
 
     def start(self, on_step: OnStep, on_failure: OnFailure) -> None:
