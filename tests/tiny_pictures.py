@@ -23,6 +23,7 @@ Message = dict[str, Any]
 
 _SIDE = 32
 _MEAN = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.3, 0.3, 0.3]}
+_LAYERS = {"layer_types": ["sliding_attention", "full_attention", "sliding_attention"]}
 _QWEN_TOKENS = {
     "image_token": "<|image_pad|>",
     "video_token": "<|video_pad|>",
@@ -39,7 +40,6 @@ _QWEN: dict[str, Any] = {
         "temporal_patch_size": 2,
         "merge_size": 2,
     },
-    "config": {"vision_start_token_id": 258, "vision_end_token_id": 259, "image_token_id": 256},
 }
 
 PICTURED: dict[str, dict[str, Any]] = {
@@ -51,6 +51,7 @@ PICTURED: dict[str, dict[str, Any]] = {
             "size": {"height": _SIDE, "width": _SIDE},
         },
         "processor": {"processor_class": "Gemma3Processor", "image_seq_length": 4},
+        "text": _LAYERS,
     },
     "gemma4": {
         "tokens": {
@@ -69,8 +70,12 @@ PICTURED: dict[str, dict[str, Any]] = {
             "max_soft_tokens": 70,
         },
         "processor": {"processor_class": "Gemma4Processor"},
-        "text": {"use_bidirectional_attention": "vision"},
-        "vision": {"pooling_kernel_size": 2, "position_embedding_size": 64},
+        "text": {"use_bidirectional_attention": "vision", **_LAYERS},
+        "vision": {
+            "num_key_value_heads": 2,
+            "pooling_kernel_size": 2,
+            "position_embedding_size": 64,
+        },
     },
     "mistral3": {
         "tokens": {"a": "[IMG]", "b": "[IMG_BREAK]", "c": "[IMG_END]"},
@@ -96,7 +101,7 @@ PICTURED: dict[str, dict[str, Any]] = {
 TEMPLATE = (
     "{% for m in messages %}<{{ m.role }}>"
     "{% if m.content is string %}{{ m.content }}{% else %}{% for p in m.content %}"
-    "{% if p.type == 'image' %}MARKER{% else %}{{ p.text }}{% endif %}{% endfor %}{% endif %}\n"
+    "{% if p.type == 'image' %}MARKER{% else %}{{ p.text }}{% endif %}{% endfor %}{% endif %};"
     "{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
 )
 
@@ -107,6 +112,7 @@ def picture_tokenizer(kind: str) -> PreTrainedTokenizerFast:
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=base.backend_tokenizer,
         eos_token="<eos>",
+        pad_token="<eos>",
         extra_special_tokens=PICTURED[kind]["tokens"],
     )
     tokenizer.chat_template = TEMPLATE.replace("MARKER", PICTURED[kind]["marker"])
@@ -117,10 +123,14 @@ def save_pictured(kind: str, folder: Path) -> Path:
     """Save a random model of `kind` that takes pictures; returns its folder."""
     made, tokenizer = PICTURED[kind], picture_tokenizer(kind)
     token = made.get("image_token") or made["tokens"]["image_token"]
-    fields = {**COMPOSITES[kind], **made.get("config", {})}
+    fields = dict(COMPOSITES[kind])
     fields["text_config"] = {**fields["text_config"], **made.get("text", {})}
     fields["vision_config"] = {**fields["vision_config"], **made.get("vision", {})}
     fields["image_token_id"] = tokenizer.convert_tokens_to_ids(token)
+    for name in ("vision_start", "vision_end"):
+        if f"{name}_token" in made["tokens"]:
+            text = made["tokens"][f"{name}_token"]
+            fields[f"{name}_token_id"] = tokenizer.convert_tokens_to_ids(text)
     torch.manual_seed(1234)
     config = AutoConfig.for_model(kind, **fields)
     model = AutoModelForImageTextToText.from_config(config, attn_implementation="eager").float()
@@ -200,9 +210,9 @@ def _pixtral_inputs(folder: Path, text: str, pictures: list[Image.Image]) -> dic
 
     images: Any = AutoImageProcessor.from_pretrained(folder, backend="pil")
     found = images(images=pictures, patch_size=16, return_tensors="pt")
-    for height, width in found["image_sizes"].tolist():
+    whole, *behind = text.split("[IMG]")
+    for (height, width), after in zip(found["image_sizes"].tolist(), behind, strict=True):
         lines = ["[IMG]" * (width // 16)] * (height // 16)
-        text = text.replace("[IMG]", "\0".join(lines) + "\1", 1).replace("[IMG]", "\2")
-    text = text.replace("\2", "[IMG]").replace("\0", "[IMG_BREAK]").replace("\1", "[IMG_END]")
-    ids = torch.tensor([picture_tokenizer("mistral3").encode(text)])
+        whole += "[IMG_BREAK]".join(lines) + "[IMG_END]" + after
+    ids = torch.tensor([picture_tokenizer("mistral3").encode(whole)])
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids), **found}

@@ -154,6 +154,7 @@ class Engine:
         if overlapped is not None:
             return self._finish(*overlapped)
         step, began_s = self._schedule()
+        self._encode_pictures(step)
         if not step.chunks:
             return []
         try:
@@ -178,6 +179,14 @@ class Engine:
         self._preemptions += len(step.preempted)
         self.last_rows = step.rows
         return step, began_s
+
+    def _encode_pictures(self, step: Step) -> None:
+        """Make embeddings of the step's pictures; sequences whose pictures fail end before it."""
+        failed = self.runner.encode_pictures(step)
+        if failed:
+            self._failed += [failed_output(sequence, BROKEN) for sequence in failed]
+            step.chunks = [chunk for chunk in step.chunks if chunk.sequence not in failed]
+            self._end(failed)
 
     def _run(self, step: Step) -> Tensor:
         """The logits of the step's wanted rows, `[R, V]`."""

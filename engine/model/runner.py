@@ -1,5 +1,6 @@
 """The model runner: a step's rows in, logits of the requested rows out."""
 
+import logging
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -25,12 +26,15 @@ from ..attention.interface import PagedStep, RowAttention
 from ..attention.sparse import SparseRows
 from ..state.pictures import PlacedPictures
 from ..state.request import Request
+from ..state.sequence import Sequence
 from ..state.step import Chunk, Step
 from .cuda_graphs import DecodeGraphs
 from .fused.compiled import CompiledDecoder
 from .picture_encoder import PictureEncoder
 from .picture_rows import blocks_of, pictured_inputs
 from .rows import Rows, wanted_rows
+
+logger = logging.getLogger(__name__)
 
 
 class ModelRunner:
@@ -72,6 +76,24 @@ class ModelRunner:
     def place(self, prompt: tuple[int, ...], request: Request) -> PlacedPictures | None:
         """Where the pictures of a request are in one of its prompts; None: nowhere."""
         return None if self.pictures is None else self.pictures.place(prompt, request)
+
+    def encode_pictures(self, step: Step) -> list[Sequence]:
+        """Make the embeddings of pictures that the step's rows need.
+
+        Returns sequences with a picture that the model's tower fails on.
+        """
+        failed: list[Sequence] = []
+        for chunk in step.chunks:
+            pictures, begin = chunk.context.pictures, chunk.context.computed
+            if self.pictures is None or pictures is None or chunk.sequence in failed:
+                continue
+            try:
+                for span in pictures.within(begin, begin + chunk.count):
+                    self.pictures.features(span.picture)
+            except Exception:  # noqa: BLE001, RUF100 - models differ; other requests go on
+                logger.exception("a picture of request %s fails", chunk.sequence.request.id)
+                failed.append(chunk.sequence)
+        return failed
 
     def run(self, step: Step) -> Tensor:
         """Compute a step and write its keys and values into the cache.

@@ -35,7 +35,7 @@ def resolve(host: str, port: int) -> list[Address]:
 
 
 def is_public(address: Address) -> bool:
-    """Whether an address is one of the open internet, also as the IPv4 address inside an IPv6 one."""
+    """Whether an address is of the open internet, and so is an IPv4 address inside an IPv6 one."""
     if isinstance(address, IPv6Address):
         inside = [address.ipv4_mapped, address.sixtofour, *(address.teredo or ())]
         if address in _NAT64:

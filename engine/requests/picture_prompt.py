@@ -73,6 +73,11 @@ class PicturePrompts:
     placeholder: str
     settings: PictureSettings
 
+    @property
+    def taken(self) -> bool:
+        """Whether the model takes pictures."""
+        return not isinstance(self.processor, str)
+
     def read(self, sources: Sequence[PictureSource]) -> tuple[Picture, ...]:
         """The pictures of these sources, prepared for the model.
 
