@@ -6,6 +6,7 @@ The files are as published checkpoints have them: `preprocessor_config.json` for
 
 import base64
 import json
+from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,10 @@ PICTURED: dict[str, dict[str, Any]] = {
             "max_soft_tokens": 70,
         },
         "processor": {"processor_class": "Gemma4Processor"},
-        "text": {"use_bidirectional_attention": "vision", **_LAYERS},
+        "text": {
+            "use_bidirectional_attention": "vision",
+            "layer_types": ["sliding_attention", "sliding_attention", "full_attention"],
+        },
         "vision": {
             "num_key_value_heads": 2,
             "pooling_kernel_size": 2,
@@ -172,28 +176,34 @@ def said(text: str) -> Message:
     return {"type": "text", "text": text}
 
 
-def generated(
-    kind: str, folder: Path, texts: list[str], shown: list[list[Image.Image]], new_tokens: int
-) -> list[list[int]]:
-    """The oracle: transformers' greedy answers to prompts in which markers stand for pictures."""
-    model: Any = AutoModelForImageTextToText.from_pretrained(
+def chat(*content: str | Image.Image) -> list[Message]:
+    """One message of a user: texts and pictures."""
+    parts = [said(each) if isinstance(each, str) else part(each) for each in content]
+    return [{"role": "user", "content": parts}]
+
+
+def reference(folder: Path) -> Any:
+    """transformers' model with its own attention."""
+    return AutoModelForImageTextToText.from_pretrained(
         folder, attn_implementation="eager", dtype=torch.float32
     ).eval()
-    answers: list[list[int]] = []
-    for text, pictures in zip(texts, shown, strict=True):
-        inputs = _inputs(kind, folder, text, pictures)
-        out = model.generate(
-            **inputs,
-            max_new_tokens=new_tokens,
-            do_sample=False,
-            eos_token_id=None,
-            pad_token_id=0,
-        )
-        answers.append(out[0, inputs["input_ids"].shape[1] :].tolist())
-    return answers
 
 
-def _inputs(kind: str, folder: Path, text: str, pictures: list[Image.Image]) -> dict[str, Any]:
+def generated(
+    kind: str, folder: Path, content: Sequence[str | Image.Image], new_tokens: int, **how: Any
+) -> list[list[int]]:
+    """The oracle: transformers' greedy answers to a chat of one message; `how`: for `generate`."""
+    marker = PICTURED[kind]["marker"]
+    text = "".join(each if isinstance(each, str) else marker for each in content)
+    pictures = [each for each in content if not isinstance(each, str)]
+    inputs = inputs_of(kind, folder, f"<user>{text};<assistant>", pictures)
+    options = {"do_sample": False, "eos_token_id": None, "pad_token_id": 0, **how}
+    out = reference(folder).generate(**inputs, max_new_tokens=new_tokens, **options)
+    return out[:, inputs["input_ids"].shape[1] :].tolist()
+
+
+def inputs_of(kind: str, folder: Path, text: str, pictures: list[Image.Image]) -> dict[str, Any]:
+    """What transformers' model takes for a text in which markers stand for pictures."""
     fields = PICTURED[kind]["processor"]
     if not pictures:
         ids = torch.tensor([picture_tokenizer(kind).encode(text)])

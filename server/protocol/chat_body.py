@@ -99,7 +99,7 @@ Content = Annotated[
     Discriminator(
         _content_kind,
         custom_error_type="content_kind",
-        custom_error_message='a string or a list of parts, {"type": "text"} or {"type": "image_url"}',
+        custom_error_message='a string or a list of parts, of the type "text" or "image_url"',
     ),
 ]
 
