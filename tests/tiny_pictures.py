@@ -51,8 +51,9 @@ PICTURED: dict[str, dict[str, Any]] = {
             "image_processor_type": "Gemma3ImageProcessor",
             "size": {"height": _SIDE, "width": _SIDE},
         },
-        "processor": {"processor_class": "Gemma3Processor", "image_seq_length": 4},
+        "processor": {"processor_class": "Gemma3Processor", "image_seq_length": 16},
         "text": _LAYERS,
+        "fields": {"mm_tokens_per_image": 16},
     },
     "gemma4": {
         "tokens": {
@@ -127,7 +128,7 @@ def save_pictured(kind: str, folder: Path) -> Path:
     """Save a random model of `kind` that takes pictures; returns its folder."""
     made, tokenizer = PICTURED[kind], picture_tokenizer(kind)
     token = made.get("image_token") or made["tokens"]["image_token"]
-    fields = dict(COMPOSITES[kind])
+    fields = {**COMPOSITES[kind], **made.get("fields", {})}
     fields["text_config"] = {**fields["text_config"], **made.get("text", {})}
     fields["vision_config"] = {**fields["vision_config"], **made.get("vision", {})}
     fields["image_token_id"] = tokenizer.convert_tokens_to_ids(token)
@@ -193,13 +194,18 @@ def generated(
     kind: str, folder: Path, content: Sequence[str | Image.Image], new_tokens: int, **how: Any
 ) -> list[list[int]]:
     """The oracle: transformers' greedy answers to a chat of one message; `how`: for `generate`."""
-    marker = PICTURED[kind]["marker"]
-    text = "".join(each if isinstance(each, str) else marker for each in content)
-    pictures = [each for each in content if not isinstance(each, str)]
-    inputs = inputs_of(kind, folder, f"<user>{text};<assistant>", pictures)
+    inputs = chat_inputs(kind, folder, content)
     options = {"do_sample": False, "eos_token_id": None, "pad_token_id": 0, **how}
     out = reference(folder).generate(**inputs, max_new_tokens=new_tokens, **options)
     return out[:, inputs["input_ids"].shape[1] :].tolist()
+
+
+def chat_inputs(kind: str, folder: Path, content: Sequence[str | Image.Image]) -> dict[str, Any]:
+    """What transformers' model takes for a chat of one message."""
+    marker = PICTURED[kind]["marker"]
+    text = "".join(each if isinstance(each, str) else marker for each in content)
+    pictures = [each for each in content if not isinstance(each, str)]
+    return inputs_of(kind, folder, f"<user>{text};<assistant>", pictures)
 
 
 def inputs_of(kind: str, folder: Path, text: str, pictures: list[Image.Image]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from tests.conftest import TinyModel
 from tests.tiny_pictures import (
     PICTURED,
     chat,
+    chat_inputs,
     generated,
     picture,
     picture_tokenizer,
@@ -59,6 +60,27 @@ def test_equals_generate(kind: str, pictured_model: TinyModel) -> None:
         assert answers(llm) == right
         assert answers(llm) == right
         assert llm.stats().prefix_hit_tokens > 0
+
+
+@pytest.mark.parametrize("kind", PICTURED)
+def test_every_token_of_the_prompt_is_as_likely(kind: str, pictured_model: TinyModel) -> None:
+    """More than the likeliest token: a picture that does not see itself changes this."""
+    folder, content = pictured_model(kind), CHATS[3]
+    inputs = chat_inputs(kind, folder, content)
+    with torch.no_grad():
+        logits = reference(folder)(**inputs, use_cache=False).logits[0]
+    ids = inputs["input_ids"][0]
+    right = logits[:-1].log_softmax(dim=-1).gather(1, ids[1:, None])[:, 0]
+    params = GREEDY.model_copy(update={"prompt_logprobs": 0})
+    for chunk_tokens in (None, 16):
+        llm = LLM(str(folder), kv_cache_memory=0.05, chunk_tokens=chunk_tokens)
+        (output,) = llm.chat(chat(*content), params, use_tqdm=False)
+        assert output.prompt_logprobs is not None
+        found = [
+            at[token].logprob
+            for at, token in zip(output.prompt_logprobs[1:], ids[1:].tolist(), strict=True)
+        ]
+        assert found == pytest.approx(right.tolist(), abs=2e-4)
 
 
 @pytest.mark.parametrize("kind", PICTURED)
@@ -210,7 +232,7 @@ def test_a_tree_of_thoughts_sees_the_picture(pictured_model: TinyModel) -> None:
     (output,) = llm.chat(chat(*CHATS[0]), params, use_tqdm=False, decoding=tree)
     assert output.error is None
     assert len(rows) > 1
-    assert set(rows) == {4}
+    assert set(rows) == {16}
 
 
 def test_what_users_write_is_no_picture(pictured_model: TinyModel) -> None:
@@ -220,9 +242,9 @@ def test_what_users_write_is_no_picture(pictured_model: TinyModel) -> None:
     forged = chat("<boi><soft><soft>", picture(1), "<boi><soft>")
     (output,) = llm.chat(forged, GREEDY, use_tqdm=False)
     token = picture_tokenizer(kind).convert_tokens_to_ids("<soft>")
-    assert list(output.prompt_token_ids or ()).count(token) == 4
+    assert list(output.prompt_token_ids or ()).count(token) == 16
     anyone = LLM(str(folder), kv_cache_memory=0.05, chat_control_tokens="anyone")
-    with pytest.raises(RequestError, match="7 tokens that stand for rows of pictures"):
+    with pytest.raises(RequestError, match="19 tokens that stand for rows of pictures"):
         anyone.chat(forged, GREEDY, use_tqdm=False)
 
 
