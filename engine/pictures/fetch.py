@@ -10,18 +10,17 @@ import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Final
 from urllib.parse import SplitResult, urlsplit
 
 import httpx
 
 from ...errors import RequestError
-from .decode import KINDS, refused
+from .decode import KINDS, check_kind, refused
 
 Address = IPv4Address | IPv6Address
 _PORTS: Final = {"http": 80, "https": 443}
-_NAT64: Final = IPv6Network("64:ff9b::/96")
 
 
 def resolve(host: str, port: int) -> list[Address]:
@@ -38,8 +37,6 @@ def is_public(address: Address) -> bool:
     """Whether an address is of the open internet, and so is an IPv4 address inside an IPv6 one."""
     if isinstance(address, IPv6Address):
         inside = [address.ipv4_mapped, address.sixtofour, *(address.teredo or ())]
-        if address in _NAT64:
-            inside.append(IPv4Address(int(address) & 0xFFFFFFFF))
         if not all(is_public(each) for each in inside if each is not None):
             return False
         if address.ipv4_mapped is not None:
@@ -60,7 +57,7 @@ class MediaFetcher:
     is_public: Callable[[Address], bool] = is_public
 
     def fetch(self, url: str, *, max_bytes: int, param: str) -> tuple[bytes, str]:
-        """The file at an address, and the media type that its server says it is.
+        """The file at an address, and the media type of `KINDS` that its server says it is.
 
         Raises:
             RequestError: it must not be fetched, or cannot be.
@@ -141,6 +138,8 @@ class MediaFetcher:
             raise _unavailable(
                 f"{param}: {host} answered with status {response.status_code}{redirects}", param
             )
+        said: str = response.headers.get("content-type", "").partition(";")[0]
+        kind = check_kind(said, param)
         ends_s = time.monotonic() + self.timeout_s
         data = bytearray()
         for piece in response.iter_raw():
@@ -155,7 +154,7 @@ class MediaFetcher:
                 raise _unavailable(
                     f"{param}: {host} did not send the picture within {self.timeout_s:g} s", param
                 )
-        return bytes(data), response.headers.get("content-type", "").partition(";")[0]
+        return bytes(data), kind
 
 
 def _unavailable(message: str, param: str) -> RequestError:

@@ -37,8 +37,8 @@ def read_source(source: PictureSource, *, max_bytes: int, fetcher: MediaFetcher)
     if scheme == "data":
         return _of_data(url, param, max_bytes)
     if scheme in ("http", "https"):
-        data, said = fetcher.fetch(url, max_bytes=max_bytes, param=param)
-        return PictureFile(data=data, kind=check_kind(said, param), param=param)
+        data, kind = fetcher.fetch(url, max_bytes=max_bytes, param=param)
+        return PictureFile(data=data, kind=kind, param=param)
     raise refused(
         f"{param} is no data: URI (data:image/png;base64,...); send the picture as one", param
     )
