@@ -6,6 +6,7 @@ The files are as published checkpoints have them: `preprocessor_config.json` for
 
 import base64
 import json
+import warnings
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
@@ -103,6 +104,61 @@ PICTURED: dict[str, dict[str, Any]] = {
 }
 """By model type: special tokens, the marker of a picture in the chat template, and files."""
 
+FURTHER: dict[str, dict[str, Any]] = {
+    "llava": {
+        "tokens": {"image_token": "<image>"},
+        "marker": "<image>",
+        "preprocessor": {
+            "image_processor_type": "CLIPImageProcessor",
+            "size": {"shortest_edge": _SIDE},
+            "crop_size": {"height": _SIDE, "width": _SIDE},
+        },
+        "processor": {
+            "processor_class": "LlavaProcessor",
+            "patch_size": 8,
+            "num_additional_image_tokens": 1,
+            "vision_feature_select_strategy": "default",
+        },
+    },
+    "glm4v": {
+        "tokens": {
+            "image_token": "<|image|>",
+            "video_token": "<|video|>",
+            "vision_start_token": "<|begin_of_image|>",
+            "vision_end_token": "<|end_of_image|>",
+        },
+        "marker": "<|begin_of_image|><|image|><|end_of_image|>",
+        "preprocessor": {
+            "image_processor_type": "Glm4vImageProcessor",
+            "size": {"shortest_edge": 256, "longest_edge": 8192},
+            "patch_size": 8,
+            "temporal_patch_size": 2,
+            "merge_size": 2,
+        },
+        "processor": {"processor_class": "Glm4vProcessor"},
+    },
+    "internvl": {
+        "tokens": {
+            "start_image_token": "<img>",
+            "end_image_token": "</img>",
+            "context_image_token": "<IMG_CONTEXT>",
+            "video_token": "<video>",
+        },
+        "image_token": "<IMG_CONTEXT>",
+        "marker": "<IMG_CONTEXT>",
+        "preprocessor": {
+            "image_processor_type": "GotOcr2ImageProcessor",
+            "size": {"height": _SIDE, "width": _SIDE},
+            "crop_to_patches": True,
+            "min_patches": 1,
+            "max_patches": 4,
+        },
+        "processor": {"processor_class": "InternVLProcessor", "image_seq_length": 4},
+    },
+}
+"""Models that are tried less."""
+_ALL = {**PICTURED, **FURTHER}
+
 TEMPLATE = (
     "{% for m in messages %}<{{ m.role }}>"
     "{% if m.content is string %}{{ m.content }}{% else %}{% for p in m.content %}"
@@ -118,15 +174,15 @@ def picture_tokenizer(kind: str) -> PreTrainedTokenizerFast:
         tokenizer_object=base.backend_tokenizer,
         eos_token="<eos>",
         pad_token="<eos>",
-        extra_special_tokens=PICTURED[kind]["tokens"],
+        extra_special_tokens=_ALL[kind]["tokens"],
     )
-    tokenizer.chat_template = TEMPLATE.replace("MARKER", PICTURED[kind]["marker"])
+    tokenizer.chat_template = TEMPLATE.replace("MARKER", _ALL[kind]["marker"])
     return tokenizer
 
 
 def save_pictured(kind: str, folder: Path) -> Path:
     """Save a random model of `kind` that takes pictures; returns its folder."""
-    made, tokenizer = PICTURED[kind], picture_tokenizer(kind)
+    made, tokenizer = _ALL[kind], picture_tokenizer(kind)
     token = made.get("image_token") or made["tokens"]["image_token"]
     fields = {**COMPOSITES[kind], **made.get("fields", {})}
     fields["text_config"] = {**fields["text_config"], **made.get("text", {})}
@@ -202,7 +258,7 @@ def generated(
 
 def chat_inputs(kind: str, folder: Path, content: Sequence[str | Image.Image]) -> dict[str, Any]:
     """What transformers' model takes for a chat of one message."""
-    marker = PICTURED[kind]["marker"]
+    marker = _ALL[kind]["marker"]
     text = "".join(each if isinstance(each, str) else marker for each in content)
     pictures = [each for each in content if not isinstance(each, str)]
     return inputs_of(kind, folder, f"<user>{text};<assistant>", pictures)
@@ -210,14 +266,16 @@ def chat_inputs(kind: str, folder: Path, content: Sequence[str | Image.Image]) -
 
 def inputs_of(kind: str, folder: Path, text: str, pictures: list[Image.Image]) -> dict[str, Any]:
     """What transformers' model takes for a text in which markers stand for pictures."""
-    fields = PICTURED[kind]["processor"]
+    fields = _ALL[kind]["processor"]
     if not pictures:
         ids = torch.tensor([picture_tokenizer(kind).encode(text)])
         return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     if kind == "mistral3":
         return _pixtral_inputs(folder, text, pictures)
     whole: Any = read_processor(folder, fields)
-    return dict(whole._processor(images=pictures, text=[text], return_tensors="pt"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # transformers' glm4v, to itself
+        return dict(whole._processor(images=pictures, text=[text], return_tensors="pt"))
 
 
 def _pixtral_inputs(folder: Path, text: str, pictures: list[Image.Image]) -> dict[str, Any]:

@@ -35,7 +35,7 @@ from .endings import eos_token_ids
 from .generation_file import read_generation, sampling_defaults
 from .health import check_weights, computable_tokens, overflow
 from .open_checkpoint import open_checkpoint
-from .picture_part import PicturePart, make_part, picture_processor, prepare_trial, report
+from .picture_part import PicturePart, find_form, make_part, picture_processor, report
 from .rotary import fix_rotary
 from .safetensors_files import StoredTensor
 from .selfcheck import difference, prompt_tokens, unknown_layers
@@ -149,10 +149,10 @@ def _load(
     embeddings = model.get_input_embeddings().num_embeddings
     check_vocabulary(folder, hf_tokenizer, embeddings)
     found, context = _probe(model, text_config, settings, embeddings)
-    trial = processor if isinstance(processor, str) else "its parts are not told apart"
+    form = processor if isinstance(processor, str) else "its parts are not told apart"
     if tower is not None:
         check_weights(folder, tower, stored, checkpoint.read)
-        trial = prepare_trial(model, tower, computable_tokens(model, embeddings))
+        form = find_form(model, tower, computable_tokens(model, embeddings), found.in_order)
     parameters = count_weights(model)
     defaults = sampling_defaults(folder, generation, model)
     architecture = type(model).__name__
@@ -163,7 +163,11 @@ def _load(
         fix_rotary(lean, text_config, context)
         if not weights.lossless:
             store_weights(lean, weights)
-    seen = make_part(lean, tower, trial, processor, found.in_order)
+    seen: PicturePart | str = "its parts are not told apart"
+    if isinstance(processor, str) or isinstance(form, str):
+        seen = processor if isinstance(processor, str) else str(form)
+    elif tower is not None:
+        seen = make_part(lean, tower, form, processor, found.in_order, lossless=weights.lossless)
     if not isinstance(processor, str):
         report(seen, settings)
     pictures = None if isinstance(seen, str) else seen

@@ -26,6 +26,7 @@ from ..attention.interface import NAME, PagedStep
 from ..model.picture_encoder import Encoded, PictureForm, SeesAhead, positions_of
 from ..pictures.processor import PictureProcessor, read_processor
 from ..state.pictures import Picture, PictureSpan, PixelArray
+from ..weights.blocks import BlockTensor
 from .folder import read_object
 from .open_checkpoint import open_checkpoint
 from .settings import ModelSettings
@@ -67,11 +68,44 @@ class PictureTrial:
     logits: Tensor
 
 
-def prepare_trial(model: Any, tower: nn.Module, tokens: Sequence[int]) -> PictureTrial | str:
-    """The trial of a model that is not rewritten yet, or why it can take no pictures.
+def find_form(
+    model: Any, tower: nn.Module, tokens: Sequence[int], layers: Sequence[LayerShape]
+) -> tuple[PictureTrial, PictureForm] | str:
+    """How a model that is not rewritten yet takes pictures, and the trial that shows it; or why it
+    can take none.
 
     `tokens`: to build text from.
     """
+    trial = _prepare(model, tower, tokens)
+    if isinstance(trial, str):
+        return trial
+    worst, best, failure = float("inf"), None, ""
+    for form in _candidates(trial.placeholder, layers):
+        try:
+            error = _error(_logits(model, trial, form, layers), trial.logits)
+        except _ERRORS as exception:
+            failure = f" ({type(exception).__name__})"
+            continue
+        if error < worst:
+            worst, best = error, form
+    if best is None:
+        return f"it takes no features of pictures{failure}"
+    return (trial, best) if _is_close(worst, trial) else _differs(worst)
+
+
+def _is_close(error: float, trial: PictureTrial) -> bool:
+    exact = trial.logits.dtype == torch.float32
+    return error <= (_TOLERANCE if exact else _HALF_TOLERANCE)
+
+
+def _differs(error: float) -> str:
+    return (
+        f"with pictures its logits differ from those of its own attention (by {error:.2g} of their "
+        "size)"
+    )
+
+
+def _prepare(model: Any, tower: nn.Module, tokens: Sequence[int]) -> PictureTrial | str:
     placeholder = getattr(model.config, "image_token_id", None)
     if not isinstance(placeholder, int):
         return "its config names no token that stands for pictures"
@@ -103,28 +137,6 @@ def prepare_trial(model: Any, tower: nn.Module, tokens: Sequence[int]) -> Pictur
         )
     except _ERRORS as error:
         return f"its own forward pass takes no features of pictures ({type(error).__name__})"
-
-
-def find_form(model: Any, trial: PictureTrial, layers: Sequence[LayerShape]) -> PictureForm | str:
-    """How the model, in the form in which it is served, takes pictures; or why it cannot."""
-    worst, best, failure = float("inf"), None, ""
-    for form in _candidates(trial.placeholder, layers):
-        try:
-            error = _error(_logits(model, trial, form, layers), trial.logits)
-        except _ERRORS as exception:
-            failure = f" ({type(exception).__name__})"
-            continue
-        if error < worst:
-            worst, best = error, form
-    if best is None:
-        return f"it takes no features of pictures{failure}"
-    exact = trial.logits.dtype == torch.float32
-    if not worst <= (_TOLERANCE if exact else _HALF_TOLERANCE):
-        return (
-            "with pictures its logits differ from those of its own attention (by "
-            f"{worst:.2g} of their size)"
-        )
-    return best
 
 
 def _candidates(placeholder: int, layers: Sequence[LayerShape]) -> Iterator[PictureForm]:
@@ -301,21 +313,29 @@ def load_picture_processor(settings: ModelSettings) -> PictureProcessor | str:
 
 def make_part(
     model: Any,
-    tower: nn.Module | None,
-    trial: PictureTrial | str,
-    processor: PictureProcessor | str,
+    tower: nn.Module,
+    found: tuple[PictureTrial, PictureForm],
+    processor: PictureProcessor,
     layers: Sequence[LayerShape],
+    *,
+    lossless: bool,
 ) -> PicturePart | str:
-    """The part that takes pictures, of the model as it is served; or why there is none."""
-    if isinstance(processor, str):
-        return processor
-    if isinstance(trial, str):
-        return trial
-    if tower is None:
-        return "its part that takes them is not told apart"
-    form = find_form(model, trial, layers)
-    if isinstance(form, str):
-        return form
+    """The part that takes pictures, of the model as it is served; or why there is none.
+
+    `lossless`: the weights are what they were in the trial; otherwise logits may differ.
+    """
+    trial, form = found
+    try:
+        error = _error(_logits(model, trial, form, layers), trial.logits)
+    except _ERRORS as exception:
+        return f"in the form in which it is served, it takes none ({type(exception).__name__})"
+    if lossless and not _is_close(error, trial):
+        return _differs(error)
+    for module in tower.modules():
+        for name, weight in list(module.named_parameters(recurse=False)):
+            if isinstance(weight, BlockTensor):
+                # Each picture reads them once: numbers as they are computed with are faster.
+                setattr(module, name, nn.Parameter(weight.dequantise(), requires_grad=False))
     for part in tower.children():
         if isinstance(part, PreTrainedModel):
             try:

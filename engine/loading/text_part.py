@@ -84,7 +84,7 @@ def take_off(model: Any) -> nn.Module | None:
     if not parts:
         return None
     tower = copy(inner)
-    tower._modules = {name: part for name, part in inner._modules.items() if name in parts}
+    vars(tower)["_modules"] = parts
     for name in parts:
         setattr(inner, name, None)
     return tower
@@ -96,7 +96,8 @@ def _part_of(kind: Any, *, pictures: bool) -> Any:
             super().__init__(config, *args, **kwargs)
             kept = self.get_decoder(), self.get_output_embeddings()
             told_apart = kept[0] is not self and None not in kept
-            left_out = _leave_out(self, kept, "", pictures) if told_apart else ()
+            takes = pictures and hasattr(getattr(self, "model", None), "get_image_features")
+            left_out = _leave_out(self, kept, "", takes) if told_apart else ()
             self.penstock_left_out = tuple(left_out)
             self._keys_to_ignore_on_load_unexpected = {
                 *(self._keys_to_ignore_on_load_unexpected or ()),

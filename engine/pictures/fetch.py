@@ -7,7 +7,7 @@ resolved twice may have two addresses.
 
 import socket
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
@@ -112,7 +112,7 @@ class MediaFetcher:
         return parts, host, port
 
     @contextmanager
-    def _opened(self, target: str, netloc: str, host: str) -> Iterator[httpx.Response]:
+    def _opened(self, target: str, netloc: str, host: str) -> Generator[httpx.Response]:
         with (
             # No proxies of the environment: they would connect to what they resolve.
             httpx.Client(trust_env=False, timeout=self.timeout_s) as client,

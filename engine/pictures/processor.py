@@ -11,10 +11,7 @@ from typing import Any, Final, Protocol
 import numpy as np
 from PIL import Image
 from transformers import AutoConfig, AutoImageProcessor
-from transformers.models.auto.processing_auto import (
-    PROCESSOR_MAPPING_NAMES,
-    processor_class_from_name,
-)
+from transformers.models.auto import processing_auto
 
 from ..state.pictures import Picture, PixelArray
 
@@ -73,12 +70,13 @@ def read_processor(folder: Path, fields: Mapping[str, Any]) -> PictureProcessor:
     images: Any = AutoImageProcessor.from_pretrained(folder, backend="pil")
     name = fields.get("processor_class")
     if name is None:
-        name = PROCESSOR_MAPPING_NAMES.get(AutoConfig.from_pretrained(folder).model_type)
+        names: Any = vars(processing_auto)["PROCESSOR_MAPPING_NAMES"]
+        name = names.get(AutoConfig.from_pretrained(folder).model_type)
     if not isinstance(name, str):
         raise ValueError("it names no processor")
     if name == _PIXTRAL:
         return Pixtral(images, fields)
-    kind: Any = processor_class_from_name(name)
+    kind: Any = processing_auto.processor_class_from_name(name)
     if kind is None:
         raise ValueError(f"the processor {name!r} is unknown")
     return _Transformers(_without_video(kind, images).from_pretrained(folder))

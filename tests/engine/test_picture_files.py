@@ -97,7 +97,11 @@ def test_refused_before_it_is_decoded(
     data: bytes, kind: str, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if "damaged" not in message:
-        monkeypatch.setattr(ImageFile.ImageFile, "load", lambda self: pytest.fail("decoded"))
+
+        def load(shown: Image.Image) -> None:
+            pytest.fail(f"{shown.size} was decoded")
+
+        monkeypatch.setattr(ImageFile.ImageFile, "load", load)
     with pytest.raises(RequestError, match=re.escape(message)) as refusal:
         opened(data, kind)
     assert refusal.value.param == PARAM

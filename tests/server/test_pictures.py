@@ -52,10 +52,11 @@ def test_answers_and_usage(pictured: ServeProcess, pictured_model: TinyModel) ->
     (right,) = generated(KIND, folder, CONTENT, NEW_TOKENS)
     prompt = chat_inputs(KIND, folder, CONTENT)["input_ids"].shape[1]
     with openai.OpenAI(base_url=f"{pictured.url}/v1", api_key="x", max_retries=0) as sdk:
-        for form in (lambda url: {"url": url, "detail": "high"}, lambda url: url):
+        for as_string in (False, True):
             messages: Any = chat(*CONTENT)
             part = messages[0]["content"][1]
-            part["image_url"] = form(part["image_url"]["url"])
+            url = part["image_url"]["url"]
+            part["image_url"] = url if as_string else {"url": url, "detail": "high"}
             answer = sdk.chat.completions.create(
                 model="seeing",
                 messages=messages,
