@@ -233,6 +233,7 @@ def make_input_processor(
         pictures=PicturePrompts(
             processor=picture_processor or info.pictures_unsupported_reason or "",
             placeholder=_text_of(tokenizer, info.picture_token),
+            max_length_tokens=info.max_length_tokens,
             settings=config,
         ),
     )

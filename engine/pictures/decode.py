@@ -3,7 +3,7 @@
 import struct
 import zlib
 from io import BytesIO
-from typing import Final
+from typing import Any, Final
 
 from PIL import Image, ImageOps
 
@@ -16,6 +16,10 @@ KINDS: Final = {
     "image/gif": "GIF",
 }
 """Media types that are taken, and what Pillow calls them."""
+
+_SCAN: Final = b"\xff\xda"
+_MOST_SCANS: Final = 100
+"""Of a JPEG. Progressive ones have about ten; a file of thousands takes minutes to decode."""
 
 _DAMAGED: Final = (
     OSError,
@@ -52,14 +56,26 @@ def decode(data: bytes, kind: str, *, max_pixels: int, param: str) -> Image.Imag
     if picture.format != KINDS[kind]:
         found = next(name for name, known in KINDS.items() if known == picture.format)
         raise refused(f"{param} is said to be {kind}, and is {found}; name its own type", param)
-    width, height = picture.size
-    if width * height > max_pixels:
-        raise _too_large(f"{width} x {height}", max_pixels, param)
+    for width, height in _sizes(picture):
+        if width * height > max_pixels:
+            raise _too_large(f"{width} x {height}", max_pixels, param)
+    if picture.format == "JPEG" and data.count(_SCAN) > _MOST_SCANS:
+        raise refused(
+            f"{param} has {data.count(_SCAN)} scans, each over the whole picture; save it anew",
+            param,
+        )
     try:
         # As transformers loads pictures.
         return ImageOps.exif_transpose(picture).convert("RGB")
     except _DAMAGED:
         raise refused(f"{param} is damaged or ends early; send the whole file", param) from None
+
+
+def _sizes(picture: Image.Image) -> list[tuple[int, int]]:
+    """The picture's size, and those of its pieces: the first frame of a GIF may be larger."""
+    tiles: list[Any] = getattr(picture, "tile", [])
+    pieces = [tile[1] for tile in tiles if tile[1] is not None]
+    return [picture.size, *((right, lower) for _, _, right, lower in pieces)]
 
 
 def check_kind(said: str, param: str) -> str:

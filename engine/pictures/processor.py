@@ -37,6 +37,11 @@ class PictureProcessor(Protocol):
         """See the class."""
         ...
 
+    def tokens(self, width: int, height: int) -> int | None:
+        """About how many rows a picture of this size will have; None: it cannot tell, and they are
+        few however large it is."""
+        ...
+
     def prepare(self, picture: Image.Image) -> Prepared:
         """Prepare one picture.
 
@@ -109,6 +114,13 @@ class _Transformers:
             raise ValueError("its processor has no text that stands for a picture")
         self.marker = marker
 
+    def tokens(self, width: int, height: int) -> int | None:
+        """See `PictureProcessor`."""
+        count = getattr(self._processor, "_get_num_multimodal_tokens", None)
+        if count is None:
+            return None
+        return int(count(image_sizes=[(height, width)])["num_image_tokens"][0])
+
     def prepare(self, picture: Image.Image) -> Prepared:
         """See `PictureProcessor`."""
         found = self._processor(
@@ -133,6 +145,10 @@ class Pixtral:
         self.marker = str(fields.get("image_token", "[IMG]"))
         self._break = str(fields.get("image_break_token", "[IMG_BREAK]"))
         self._end = str(fields.get("image_end_token", "[IMG_END]"))
+
+    def tokens(self, width: int, height: int) -> int | None:
+        """See `PictureProcessor`: its pictures have a longest edge."""
+        return None
 
     def prepare(self, picture: Image.Image) -> Prepared:
         """See `PictureProcessor`."""

@@ -4,7 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ...errors import RequestError
+from PIL.Image import Image
+
+from ...errors import ContextLengthError, RequestError
 from ..pictures.decode import decode
 from ..pictures.fetch import MediaFetcher
 from ..pictures.processor import PictureProcessor, prepared
@@ -66,11 +68,12 @@ class PicturePrompts:
     """Reads the pictures of chats for one model, and puts them into prompts.
 
     `processor`: prepares them; or why the model takes none. `placeholder`: the text of the token
-    for one row of a picture.
+    for one row of a picture. `max_length_tokens`: of a prompt and its answer.
     """
 
     processor: PictureProcessor | str
     placeholder: str
+    max_length_tokens: int
     settings: PictureSettings
 
     @property
@@ -120,15 +123,8 @@ class PicturePrompts:
                     param=file.param,
                     code="invalid_picture",
                 )
-            try:
-                found.append(prepared(self.processor, picture, self.placeholder))
-            except ValueError as error:
-                raise RequestError(
-                    f"{file.param}: the model's processor does not take a picture of "
-                    f"{picture.width} x {picture.height}: {error}",
-                    param=file.param,
-                    code="invalid_picture",
-                ) from error
+            rows = sum(each.rows for each in found)
+            found.append(self._prepared(self.processor, picture, file.param, rows))
         return tuple(found)
 
     def put(self, chat: RenderedChat, pictures: Sequence[Picture]) -> RenderedChat:
@@ -150,6 +146,30 @@ class PicturePrompts:
                 code="chat_template_error",
             )
         return _replaced(chat, places, len(marker), [picture.text for picture in pictures])
+
+    def _prepared(
+        self, processor: PictureProcessor, picture: Image, param: str, before: int
+    ) -> Picture:
+        """The picture as the engine takes it. `before`: rows of the pictures before it."""
+        size = picture.width, picture.height
+        try:
+            rows = processor.tokens(*size)
+            # What the tower takes of a picture may be much larger than the picture.
+            if rows is not None and before + rows > self.max_length_tokens:
+                raise ContextLengthError(
+                    f"{param}: with this picture of {size[0]} x {size[1]}, the pictures alone have "
+                    f"{before + rows} tokens; make them smaller, or send fewer",
+                    limit_tokens=self.max_length_tokens,
+                    param=param,
+                )
+            return prepared(processor, picture, self.placeholder)
+        except ValueError as error:
+            raise RequestError(
+                f"{param}: the model's processor does not take a picture of {size[0]} x {size[1]}: "
+                f"{error}",
+                param=param,
+                code="invalid_picture",
+            ) from error
 
     def _file(self, source: PictureSource) -> PictureFile:
         settings = self.settings
@@ -196,7 +216,10 @@ def _replaced(
 
 
 NO_PICTURES = PicturePrompts(
-    processor="it has no part that takes them", placeholder="", settings=PictureSettings()
+    processor="it has no part that takes them",
+    placeholder="",
+    max_length_tokens=0,
+    settings=PictureSettings(),
 )
 
 

@@ -108,6 +108,23 @@ def test_refused_before_it_is_decoded(
     assert refusal.value.code == "invalid_picture"
 
 
+def test_a_frame_larger_than_its_picture() -> None:
+    """A GIF of 8 x 8 whose first frame says that it is of 2,000 x 1,500."""
+    data = bytearray(file_of(picture(1, 8, 8).convert("P"), "GIF"))
+    at = data.index(b"\x2c")
+    data[at + 5 : at + 9] = struct.pack("<HH", 2000, 1500)
+    with pytest.raises(RequestError, match="2000 x 1500 pixels"):
+        opened(bytes(data), "image/gif")
+
+
+def test_a_jpeg_of_many_scans() -> None:
+    whole = file_of(picture(1), "JPEG", progressive=True)
+    assert opened(whole, "image/jpeg").size == picture(1).size
+    scan = whole[whole.rindex(b"\xff\xda") : -2]
+    with pytest.raises(RequestError, match="scans, each over the whole picture"):
+        opened(whole[:-2] + scan * 100 + whole[-2:], "image/jpeg")
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_damaged_files_are_pictures_or_refused(kind: str) -> None:
     """Nothing that Pillow's readers raise gets out."""

@@ -1,5 +1,6 @@
 """Pictures in prompts: greedy tokens equal transformers' `generate`, whatever the batch does."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +9,12 @@ import torch
 from PIL import Image
 
 from penstock import LLM, SamplingParams
+from penstock.engine.pictures.processor import prepared
 from penstock.engine.requests.input import Input
 from penstock.engine.requests.input_processor import InputProcessor
-from penstock.engine.requests.picture_prompt import without_pictures
+from penstock.engine.requests.picture_prompt import PicturePrompts, without_pictures
 from penstock.engine.state.pictures import Picture, PlacedPictures, spans_of
-from penstock.errors import RequestError
+from penstock.errors import ConfigurationError, ContextLengthError, RequestError
 from penstock.registry import Spec
 from tests.conftest import TinyModel
 from tests.tiny import token_of
@@ -300,6 +302,52 @@ def test_other_prompts(pictured_model: TinyModel, tmp_path: Path) -> None:
     bare = LLM(str(tmp_path), kv_cache_memory=0.05)
     with pytest.raises(RequestError, match="no processor_config"):
         bare.chat(chat(*CHATS[0]), GREEDY, use_tqdm=False)
+
+
+@pytest.mark.parametrize("kind", [*PICTURED, *FURTHER])
+def test_rows_are_known_before_the_picture_is_prepared(
+    kind: str, pictured_model: TinyModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    llm: Any = LLM(str(pictured_model(kind)), kv_cache_memory=0.05)
+    prompts: PicturePrompts = llm._input_processor.pictures
+    processor: Any = prompts.processor
+    for seed, size in enumerate([(40, 56), (70, 33), (24, 60), (160, 100)]):
+        shown = picture(seed, *size)
+        rows = processor.tokens(*size)
+        right = prepared(processor, shown, prompts.placeholder).rows
+        assert rows is None or right <= rows <= right + 2, "some count what begins and ends it"
+    few = replace(prompts, max_length_tokens=rows) if rows else None
+    monkeypatch.setattr(type(processor), "prepare", lambda *_: pytest.fail("prepared"))  # pyright: ignore[reportUnknownLambdaType]
+    _, sources = without_pictures(chat(picture(0, 160, 100), picture(1, 160, 100)))
+    if few is not None:
+        with pytest.raises(ContextLengthError, match="the pictures alone have"):
+            replace(few, max_length_tokens=rows - 1).read(sources)
+
+
+@pytest.mark.parametrize("kind", ["gemma3", "gemma4"])
+def test_16_bits_and_8(kind: str, pictured_model: TinyModel, tmp_path: Path) -> None:
+    """Towers stored in 16 bits, and beside weights that lose some of their numbers."""
+    for file in pictured_model(kind).iterdir():
+        if file.name != "model.safetensors":
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+    reference(pictured_model(kind)).bfloat16().save_pretrained(tmp_path)
+    for file in pictured_model(kind).glob("processor_config.json"):
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    content = CHATS[3]
+    (right,) = generated(kind, tmp_path, content, NEW_TOKENS)
+    (output,) = LLM(str(tmp_path), kv_cache_memory=0.05).chat(
+        chat(*content), GREEDY, use_tqdm=False
+    )
+    assert list(output.outputs[0].token_ids) == right
+    small = LLM(str(tmp_path), kv_cache_memory=0.05, quantization="int8", pictures="on")
+    (output,) = small.chat(chat(*content), GREEDY, use_tqdm=False)
+    assert output.error is None
+    assert len(output.outputs[0].token_ids) == NEW_TOKENS
+
+
+def test_pictures_on_where_there_are_none(tiny_model: TinyModel) -> None:
+    with pytest.raises(ConfigurationError, match="--pictures on, but the model takes none"):
+        LLM(str(tiny_model("llama")), pictures="on")
 
 
 def test_a_picture_that_fails_ends_its_own_request(
