@@ -21,9 +21,11 @@ from ..loading.loader import load_tokenizer
 from ..loading.picture_part import load_picture_processor
 from ..requests.input_processor import InputProcessor
 from ..state.messages import Message
+from ..state.request import Request
 from ..state.stats import EngineStats
 from . import wire
 from .host import JOIN_S, OnFailure, OnStep
+from .sent_pictures import SentPictures
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +64,7 @@ class ProcessHost:
         self._unsent: list[bytes] = []
         self._busy_since_s: float | None = None
         self._sent = 0
+        self._sent_pictures = SentPictures()
         self._stopping = False
         self._failed = False
         self._connecting: asyncio.Task[None] | None = None
@@ -92,6 +95,8 @@ class ProcessHost:
 
     def send(self, message: Message) -> None:
         """See `EngineHost`."""
+        if isinstance(message, Request) and message.pictures:
+            message = replace(message, pictures=self._sent_pictures.to_send(message.pictures))
         packed = wire.pack_message(message)
         if self._busy_since_s is None:
             self._busy_since_s = self._clock()

@@ -169,6 +169,7 @@ def test_streams_and_methods(client: httpx.Client) -> None:
         {"decoding": {"cfg": {"scale": 2, "negative_prompt": "none"}}},
         {"kv_cache": {"h2o": {"heavy": 8, "recent": 8}}},
         {"n": 3, "logprobs": True},
+        {"n": 2, "decoding": {"beam": {"width": 2}}},
     ):
         sent = body(GOOD, **{"max_tokens": 24, "stream": True, **fields})
         text = client.post(CHATS, json=sent).text
