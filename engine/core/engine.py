@@ -14,6 +14,7 @@ from ...kvcache.prefix import PrefixCache
 from ...kvcache.store import KVStore
 from ..adapters.store import AdapterStore, refuse_all
 from ..model.numerics import AS_THEY_ARE, Numerics
+from ..model.picture_rows import encode, place
 from ..model.runner import ModelRunner
 from ..scheduling.retained_kv import RetainedKV
 from ..scheduling.scheduler import Scheduler
@@ -60,7 +61,12 @@ class Engine:
         self.prefix = PrefixCache(self.pool, store.page_size, enabled=prefix_cache)
         self._eviction = Eviction(store, self.pool)
         self._choices = Choices(
-            self.pool, self.prefix, store.page_size, self._eviction, self.adapters, runner.place
+            self.pool,
+            self.prefix,
+            store.page_size,
+            self._eviction,
+            self.adapters,
+            place(runner.pictures),
         )
         self._retained_kv = RetainedKV()
         self.scheduler = Scheduler(
@@ -182,7 +188,7 @@ class Engine:
 
     def _encode_pictures(self, step: Step) -> None:
         """Make embeddings of the step's pictures; sequences whose pictures fail end before it."""
-        failed = self.runner.encode_pictures(step)
+        failed = encode(self.runner.pictures, step)
         if failed:
             self._failed += [failed_output(sequence, BROKEN) for sequence in failed]
             step.chunks = [chunk for chunk in step.chunks if chunk.sequence not in failed]

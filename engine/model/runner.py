@@ -1,6 +1,5 @@
 """The model runner: a step's rows in, logits of the requested rows out."""
 
-import logging
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -19,22 +18,17 @@ from ...kvcache.eviction_state import EvictionState
 from ...kvcache.slot_table import SlotTable
 from ...kvcache.store import KVStore
 from ..adapters.step import StepAdapters
-from ..attention.ahead import AheadRows, Blocks
+from ..attention.ahead import AheadRows
 from ..attention.evicting import ScoredRows, SlottedDraft, SlottedRows
 from ..attention.gapped import GappedRows, key_positions
 from ..attention.interface import PagedStep, RowAttention
 from ..attention.sparse import SparseRows
-from ..state.pictures import PlacedPictures
-from ..state.request import Request
-from ..state.sequence import Sequence
 from ..state.step import Chunk, Step
 from .cuda_graphs import DecodeGraphs
 from .fused.compiled import CompiledDecoder
 from .picture_encoder import PictureEncoder
 from .picture_rows import blocks_of, pictured_inputs
 from .rows import Rows, wanted_rows
-
-logger = logging.getLogger(__name__)
 
 
 class ModelRunner:
@@ -72,28 +66,6 @@ class ModelRunner:
             and store.dtype == torch.float32
         )
         self._windowed = any(window is not None for window in store.windows)
-
-    def place(self, prompt: tuple[int, ...], request: Request) -> PlacedPictures | None:
-        """Where the pictures of a request are in one of its prompts; None: nowhere."""
-        return None if self.pictures is None else self.pictures.place(prompt, request)
-
-    def encode_pictures(self, step: Step) -> list[Sequence]:
-        """Make the embeddings of pictures that the step's rows need.
-
-        Returns sequences with a picture that the model's tower fails on.
-        """
-        failed: list[Sequence] = []
-        for chunk in step.chunks:
-            pictures, begin = chunk.context.pictures, chunk.context.computed
-            if self.pictures is None or pictures is None or chunk.sequence in failed:
-                continue
-            try:
-                for span in pictures.within(begin, begin + chunk.count):
-                    self.pictures.features(span.picture)
-            except Exception:  # noqa: BLE001, RUF100 - models differ; other requests go on
-                logger.exception("a picture of request %s fails", chunk.sequence.request.id)
-                failed.append(chunk.sequence)
-        return failed
 
     def run(self, step: Step) -> Tensor:
         """Compute a step and write its keys and values into the cache.
@@ -137,7 +109,8 @@ class ModelRunner:
             )
         self._adapters.begin(rows.adapters, wanted)
         try:
-            logits = self._forward(*inputs, paged, self._pictured(rows, inputs[1]))
+            pictured = pictured_inputs(self.pictures, rows.pictured, rows.ids, inputs[1])
+            logits = self._forward(*inputs, paged, pictured)
         finally:
             self._adapters.end()
         self._check([chunk for chunk in step.chunks if chunk.reads])
@@ -294,13 +267,9 @@ class ModelRunner:
         return AheadRows(
             rows=slice(row, row + chunk.count),
             batch=self._batch_of(context.table.pages, chunk.count, keys, self._slots(chunk)),
-            blocks=self._blocks(chunk),
+            blocks=blocks_of(self.pictures, chunk, self._device),
             kernels=self.kernels,
         )
-
-    def _blocks(self, chunk: Chunk) -> Blocks:
-        assert self.pictures is not None
-        return blocks_of(self.pictures, chunk, self._device)
 
     def _slots(self, chunk: Chunk) -> Tensor:
         """KV cache slots of a chunk's rows: int64 `[count]`."""
@@ -383,7 +352,7 @@ class ModelRunner:
             kernels=self.kernels,
             attention_record=attention_record,
             positions=key_positions(context, depths, self._device) if chunk.gapped else None,
-            blocks=self._blocks(chunk) if chunk.ahead else None,
+            blocks=blocks_of(self.pictures, chunk, self._device) if chunk.ahead else None,
         )
 
     def _batch_of(
@@ -403,12 +372,6 @@ class ModelRunner:
             slots=slots,
             trees={} if parents is None else {0: parents},
         )
-
-    def _pictured(self, rows: Rows, positions: Tensor) -> dict[str, Any]:
-        """What the model is given besides, or otherwise, for rows of pictures."""
-        if self.pictures is None or not rows.pictured:
-            return {}
-        return pictured_inputs(self.pictures, rows.pictured, rows.ids, positions[None])
 
     @torch.inference_mode()
     def _forward(
