@@ -61,7 +61,9 @@ def main() -> int:
     lines: list[dict[str, Any]] = []
     for name in options.models:
         lines += measure(name, options)
-    print("\n".join(plain_table(lines)))
+    columns = list(lines[0])
+    cells = [[str(line[name]) for name in columns] for line in lines]
+    print("\n".join(plain_table([columns, *cells])))
     results.write(options.output, lines, Provenance.now("torch", "transformers"))
     return 0
 
@@ -197,7 +199,7 @@ def _parts(llm: LLM, watch: Stopwatch, prompts: list[list[int]], tokens: int) ->
 
 
 def _parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description="Hybrids and mixtures beside transformers.")
     parser.add_argument("--models", nargs="+", default=["hybrid-109m", "mixture-112m"])
     parser.add_argument("--concurrency", nargs="+", type=int, default=[1, 4, 16])
     parser.add_argument("--rounds", type=int, default=3)

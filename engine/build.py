@@ -33,15 +33,18 @@ from .model.cuda_graphs import decode_graphs
 from .model.fused.compiled import CompiledDecoder
 from .model.memory import free_bytes, give_back, pool_pages, state_slots
 from .model.numerics import AS_THEY_ARE, deterministic
+from .model.picture_encoder import PictureEncoder
 from .model.profile import CudaMeter, longest_prompt, step_bytes
 from .model.recurrent import RecurrentRunner
 from .model.runner import ModelRunner
 from .model.threads import torch_gets_one
 from .model.warmup import warm_up
+from .pictures.processor import PictureProcessor
 from .requests.grammar_vocabulary import grammars_of
 from .requests.infill import infilling_of
 from .requests.input_processor import InputProcessor
 from .requests.limits import Limits
+from .requests.picture_prompt import PicturePrompts
 from .requests.settings import SparsePrefillSettings
 from .requests.tokenizer import Tokenizer
 from .requests.traits import ModelTraits
@@ -112,6 +115,7 @@ def build_engine(config: EngineConfig, clock: Callable[[], float]) -> Built:
             kernels,
             adapters=step_adapters,
             recurrent=recurrent,
+            pictures=_encoder(config, loaded),
         ),
         store=store,
         prefix_cache=config.prefix_cache,
@@ -136,6 +140,7 @@ def build_engine(config: EngineConfig, clock: Callable[[], float]) -> Built:
         info=info,
         eos_token_ids=loaded.eos_token_ids,
         sampling_defaults=loaded.sampling_defaults,
+        picture_processor=None if loaded.pictures is None else loaded.pictures.processor,
     )
     logger.info("attention backend: %s (%s)", backend.backend, backend.reason)
     warm_up(
@@ -247,8 +252,12 @@ def make_input_processor(
     info: ModelInfo,
     eos_token_ids: frozenset[int],
     sampling_defaults: dict[str, Any],
+    picture_processor: PictureProcessor | None,
 ) -> InputProcessor:
-    """The input processor for an engine with these limits."""
+    """The input processor for an engine with these limits.
+
+    `picture_processor`: None if `info` says why the model takes no pictures.
+    """
     decoding = Registry[DecodingMethod[Any]].from_entry_points("decoding", "penstock.decoding")
     return InputProcessor(
         model=ModelTraits(
@@ -260,6 +269,8 @@ def make_input_processor(
             has_states=info.has_states,
             sparse_unsupported_reason=info.sparse_unsupported_reason,
             infilling=infilling_of(tokenizer),
+            picture_token=info.picture_token,
+            pictures_see_ahead=info.pictures_see_ahead,
         ),
         limits=Limits(
             max_length_tokens=info.max_length_tokens,
@@ -276,6 +287,29 @@ def make_input_processor(
         ),
         default_prefill=_prefill(config, decoding, info),
         grammars=grammars_of(tokenizer, info.vocab_size),
+        pictures=PicturePrompts(
+            processor=picture_processor or info.pictures_unsupported_reason or "",
+            placeholder=_text_of(tokenizer, info.picture_token),
+            max_length_tokens=info.max_length_tokens,
+            settings=config,
+        ),
+    )
+
+
+def _text_of(tokenizer: Tokenizer, token: int | None) -> str:
+    return "" if token is None else tokenizer.added_text(token) or ""
+
+
+def _encoder(config: EngineConfig, loaded: LoadedModel) -> PictureEncoder | None:
+    """What makes embeddings of pictures; None: the model takes none."""
+    part = loaded.pictures
+    if part is None:
+        return None
+    return PictureEncoder(
+        tower=part.tower,
+        form=part.form,
+        alone=part.alone,
+        cache_bytes=config.picture_cache_bytes,
     )
 
 

@@ -6,7 +6,7 @@ pages    [ 4 ][ 5 ][ 9 ][ 10, partly filled . . . . ]
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import NamedTuple
 
 from .pages import PagePool
@@ -78,7 +78,7 @@ class KVTable(ABC):
         """
 
     @abstractmethod
-    def publish(self, tokens: Sequence[int], length: int) -> None:
+    def publish(self, tokens: Sequence[Hashable], length: int) -> None:
         """Offer the full pages among the first `length` tokens to the prefix cache.
 
         Only final tokens may be counted: none evicted, no draft token that may yet be rejected.
@@ -129,7 +129,7 @@ class PageTable(KVTable):
         """Pages held back by `reserve`."""
         return len(self._reserve)
 
-    def adopt_prefix(self, tokens: Sequence[int]) -> int:
+    def adopt_prefix(self, tokens: Sequence[Hashable]) -> int:
         """Start an empty table with the cached prefix of `tokens`; returns its length in tokens."""
         assert not self.pages
         pages, _ = self._prefix.match(tokens, self._salt)
@@ -163,7 +163,7 @@ class PageTable(KVTable):
         self.length = length
         return None
 
-    def publish(self, tokens: Sequence[int], length: int) -> None:
+    def publish(self, tokens: Sequence[Hashable], length: int) -> None:
         """See `KVTable`."""
         for index in range(self._published, length // self.page_size):
             self._publish_page(index, self.pages[index], tokens)
@@ -258,7 +258,7 @@ class PageTable(KVTable):
     def _is_shared(self, page: int) -> bool:
         return self._pool.references(page) > 1 or self._pool.is_kept(page)
 
-    def _publish_page(self, index: int, page: int, tokens: Sequence[int]) -> None:
+    def _publish_page(self, index: int, page: int, tokens: Sequence[Hashable]) -> None:
         start = index * self.page_size
         chain = self._prefix.publish(page, tokens[start : start + self.page_size], self._chains[-1])
         self._chains.append(chain)

@@ -1,5 +1,6 @@
 """The choices of each request as sequences: how they are made, and which of them live."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +13,7 @@ from ...kvcache.recurrent_state import RecurrentState
 from ...kvcache.state_pool import StatePool
 from ...kvcache.table import PageTable
 from ..adapters.store import AdapterStore
+from ..state.pictures import PlacedPictures
 from ..state.request import Request
 from ..state.sequence import Context, Sequence
 from ..state.sparse_prefill import SparsePrefillState, salt_of
@@ -19,7 +21,10 @@ from .eviction import Eviction
 
 
 class Choices:
-    """Makes the sequences of requests, and knows which of them live."""
+    """Makes the sequences of requests, and knows which of them live.
+
+    `place`: where the pictures of a request are in one of its prompts; None: nowhere.
+    """
 
     def __init__(
         self,
@@ -28,6 +33,7 @@ class Choices:
         page_size: int,
         eviction: Eviction,
         adapters: AdapterStore,
+        place: Callable[[tuple[int, ...], Request], PlacedPictures | None],
         states: StatePool | None = None,
     ) -> None:
         self._states = states
@@ -36,6 +42,7 @@ class Choices:
         self._page_size = page_size
         self._eviction = eviction
         self._adapters = adapters
+        self._place = place
         self._living: dict[str, list[Sequence]] = {}
         self._arrivals = 0
 
@@ -129,6 +136,7 @@ class Choices:
             "sparse_prefill": sparse_prefill,
             "thought": self._eviction.dropped_thought_for(request, prompt),
             "recurrent": None if self._states is None else RecurrentState(self._states),
+            "pictures": self._place(prompt, request) if request.pictures else None,
         }
 
 

@@ -73,7 +73,7 @@ class Commit:
             self.prompt_tokens += max(0, min(chunk.count, read))
             context.computed += chunk.count - chunk.drafted
             if not chunk.drafted and id(chunk.sequence) not in failed:
-                context.table.publish(context.tokens, min(context.computed, context.shareable))
+                context.table.publish(context.names, min(context.computed, context.shareable))
             _name_snapshots(context)
 
     def _take(
@@ -140,7 +140,7 @@ def _keep_accepted(item: Decoded, count: int) -> list[tuple[int, int]]:
         table = context.table
         moves += table.compact(context.computed - count, item.accepted[: count - 1])
         table.truncate(context.computed)
-        table.publish(context.tokens, min(context.computed, context.shareable))
+        table.publish(context.names, min(context.computed, context.shareable))
     return moves
 
 

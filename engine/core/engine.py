@@ -15,6 +15,7 @@ from ...kvcache.state_pool import StatePool
 from ...kvcache.store import KVStore
 from ..adapters.store import AdapterStore, refuse_all
 from ..model.numerics import AS_THEY_ARE, Numerics
+from ..model.picture_rows import encode, place
 from ..model.runner import ModelRunner
 from ..scheduling.retained_kv import RetainedKV
 from ..scheduling.scheduler import Scheduler
@@ -62,7 +63,13 @@ class Engine:
         self.states = None if runner.recurrent is None else runner.recurrent.pool
         self._eviction = Eviction(store, self.pool)
         self._choices = Choices(
-            self.pool, self.prefix, store.page_size, self._eviction, self.adapters, self.states
+            self.pool,
+            self.prefix,
+            store.page_size,
+            self._eviction,
+            self.adapters,
+            place(runner.pictures),
+            self.states,
         )
         self._retained_kv = RetainedKV(self.states)
         self.scheduler = Scheduler(
@@ -160,6 +167,7 @@ class Engine:
         if overlapped is not None:
             return self._finish(*overlapped)
         step, began_s = self._schedule()
+        self._encode_pictures(step)
         if not step.chunks:
             return []
         try:
@@ -184,6 +192,14 @@ class Engine:
         self._preemptions += len(step.preempted)
         self.last_rows = step.rows
         return step, began_s
+
+    def _encode_pictures(self, step: Step) -> None:
+        """Make embeddings of the step's pictures; sequences whose pictures fail end before it."""
+        failed = encode(self.runner.pictures, step)
+        if failed:
+            self._failed += [failed_output(sequence, BROKEN) for sequence in failed]
+            step.chunks = [chunk for chunk in step.chunks if chunk.sequence not in failed]
+            self._end(failed)
 
     def _run(self, step: Step) -> Tensor:
         """The logits of the step's wanted rows, `[R, V]`."""

@@ -25,8 +25,8 @@ class Combination:
     end. `observes`: whether it observes the attention that keys receive. `contexts`: of each
     sequence. `prompts`: in the same body. `form`: the field that says what the answer has to be.
     `drops_thinking`: whether the keys of a thought go when it has ended; `marks_thinking`: whether
-    it is known how thoughts are marked. `can_evict`, `has_states`, `sparse_unsupported_reason`: of
-    the model.
+    it is known how thoughts are marked. `sees_ahead`: the prompt has pictures whose rows see each
+    other. `can_evict`, `has_states`, `sparse_unsupported_reason`: of the model.
     """
 
     methods: Methods
@@ -45,6 +45,7 @@ class Combination:
     marks_thinking: bool = True
     can_evict: bool = True
     has_states: bool = False
+    sees_ahead: bool = False
     sparse_unsupported_reason: str | None = None
 
     @classmethod
@@ -123,6 +124,14 @@ RULES: Final[tuple[Rule, ...]] = (
         param="{prefill}",
         sentence="{prefill} cannot serve this model: {reason}; leave it out",
         code="unsupported_parameter",
+    ),
+    Rule(
+        refuses="prefill",
+        breaks=lambda c: c.methods.prefill is not None and c.sees_ahead,
+        param="{prefill}",
+        sentence="{prefill} cannot be combined with pictures in this model, whose rows of a "
+        "picture all see each other; leave it out",
+        code="unsupported_combination",
     ),
     Rule(
         refuses="prefill",

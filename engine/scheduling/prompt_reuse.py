@@ -5,6 +5,9 @@ at its end. One is taken at the end of each prompt, and where another prompt has
 alike.
 """
 
+from collections.abc import Hashable
+from collections.abc import Sequence as List
+
 from ...kvcache.prefix import Chain, PrefixCache, Salt
 from ...kvcache.recurrent_state import RecurrentState
 from ...kvcache.state_pool import StatePool
@@ -50,18 +53,18 @@ class PromptReuse:
             if reader.request.flow not in (sequence.request.flow, (sequence.request.owner, False)):
                 continue
             known = min(usable, reader.shareable)
-            shared = self._prefix.shared(reader.tokens, sequence.tokens[:known])
+            shared = self._prefix.shared(reader.names, sequence.names[:known])
             if shared > max(length, reader.computed):
                 found, length = reader, shared
         if found is None:
             return None
-        if len(self._usable_chains(sequence.tokens[:length], _salt(sequence))) >= length // size:
+        if len(self._usable_chains(sequence.names[:length], _salt(sequence))) >= length // size:
             return None
         if found.recurrent is not None:
             found.recurrent.wanted.add(length)
         return found, length
 
-    def _usable_chains(self, tokens: list[int], salt: Salt) -> list[Chain]:
+    def _usable_chains(self, tokens: List[Hashable], salt: Salt) -> list[Chain]:
         """Chains of the cached prefixes of `tokens`, up to the longest that can be used."""
         chains = self._prefix.chains(tokens, salt)
         if self._states is not None:
@@ -86,10 +89,10 @@ class PromptReuse:
         usable = self._usable(sequence, context)
         shareable = min(usable, context.shareable)
         if context.recurrent is None:
-            context.computed = context.page_table.adopt_prefix(context.tokens[:shareable])
+            context.computed = context.page_table.adopt_prefix(context.names[:shareable])
         else:
             shareable = self._adopt_states(context, context.recurrent, shareable, _salt(sequence))
-            context.computed = context.page_table.adopt_prefix(context.tokens[:shareable])
+            context.computed = context.page_table.adopt_prefix(context.names[:shareable])
         if context.eviction_state is not None:
             context.eviction_state.reset(context.computed)
         elif sequence.request.source is not None and context.thought is None:
@@ -104,7 +107,7 @@ class PromptReuse:
         last whole page of what is read ends.
         """
         size = context.table.page_size
-        tokens = context.tokens[:shareable]
+        tokens = context.names[:shareable]
         chains = self._usable_chains(tokens, salt)
         length = len(chains) * size
         if chains and not state.adopt(chains[-1], length):

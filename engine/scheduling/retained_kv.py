@@ -1,5 +1,7 @@
 """Retained KV: keys and values of ended sequences that will be continued, while there is room."""
 
+from collections.abc import Hashable
+from collections.abc import Sequence as List
 from dataclasses import dataclass
 
 from ...kvcache.state_pool import StatePool
@@ -9,12 +11,12 @@ from ..state.sequence import Context, Sequence
 
 @dataclass(frozen=True, slots=True)
 class _Retained:
-    """One context: the tokens whose keys and values its pages hold.
+    """One context: the tokens whose keys and values its pages hold, as the prefix cache knows them.
 
     `exact_from`: position of the answer's first token after a sparse prefill; None without one.
     """
 
-    tokens: list[int]
+    tokens: List[Hashable]
     table: PageTable
     exact_from: int | None
 
@@ -40,7 +42,7 @@ class RetainedKV:
                 return
             table = context.page_table.fork()
             table.truncate(min(table.length, context.computed))
-            kept.append(_Retained(context.tokens[: table.length], table, _exact_from(context)))
+            kept.append(_Retained(context.names[: table.length], table, _exact_from(context)))
             if context.recurrent is not None and context.recurrent.length == table.length:
                 context.recurrent.hand_over((name, len(kept) - 1))
         self._retained[name] = tuple(kept)
@@ -56,7 +58,7 @@ class RetainedKV:
         source = kept[number]
         if source.exact_from != _exact_from(context):
             return
-        length = _shared(source.tokens, context.tokens, usable)
+        length = _shared(source.tokens, context.names, usable)
         if length > context.computed:
             if context.recurrent is not None and not (
                 length == len(source.tokens) and context.recurrent.adopt((name, number), length)
@@ -92,7 +94,7 @@ def _exact_from(context: Context) -> int | None:
     return None if context.sparse_prefill is None else context.sparse_prefill.until
 
 
-def _shared(some: list[int], others: list[int], limit: int) -> int:
+def _shared(some: List[Hashable], others: List[Hashable], limit: int) -> int:
     """The length of their common beginning, at most `limit`."""
     limit = min(limit, len(some), len(others))
     if some[:limit] == others[:limit]:
