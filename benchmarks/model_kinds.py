@@ -1,9 +1,11 @@
 """Hybrids and mixtures beside transformers: prompt and decoding speed, and the parts of a step.
 
     python benchmarks/model_kinds.py [--models hybrid-109m mixture-112m] [--concurrency 1 4 16]
+        [--dtype float32 | bfloat16]
 
-Both run in this process, in float32, with the same prompts, in turns within a round; transformers
-by continuous batching, or by `generate` with a batch where that refuses the model. A ratio is
+Both run in this process, with the same prompts, in turns within a round; transformers by continuous
+batching, or by `generate` with a batch where that refuses the model, and computes in `--dtype`.
+Penstock computes in float32 with the checkpoints' weights of 16 bits. A ratio is
 Penstock's tokens/s over transformers' of that round; the tables have medians. The time to read the
 prompts is that of an answer of one token. Parts are shares of a decoding step: compiled functions
 by name, and the rest, which is torch and Python.
@@ -64,7 +66,8 @@ def main() -> int:
     columns = list(lines[0])
     cells = [[str(line[name]) for name in columns] for line in lines]
     print("\n".join(plain_table([columns, *cells])))
-    results.write(options.output, lines, Provenance.now("torch", "transformers"))
+    key = ("model", "streams", "beside")
+    results.merge(options.output, lines, Provenance.now("torch", "transformers"), key)
     return 0
 
 
@@ -74,7 +77,7 @@ def measure(name: str, options: argparse.Namespace) -> list[dict[str, Any]]:
     watch = Stopwatch(lambda: None)
     _time_compiled(watch)
     llm = LLM(folder, prefix_cache=False, kv_cache_memory=options.kv_cache_memory)
-    theirs, how = _transformers(folder)
+    theirs, how = _transformers(folder, options.dtype)
     lines: list[dict[str, Any]] = []
     for streams in options.concurrency:
         rounds: list[tuple[Speed, Speed]] = []
@@ -135,9 +138,9 @@ def _of(llm: LLM) -> Generate:
     return generate
 
 
-def _transformers(folder: str) -> tuple[Generate, str]:
+def _transformers(folder: str, dtype: str) -> tuple[Generate, str]:
     """transformers' way, and its name."""
-    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
 
     def config(tokens: int) -> Any:
         return GenerationConfig(
@@ -168,8 +171,8 @@ def _transformers(folder: str) -> tuple[Generate, str]:
         continuous([[5, 6, 7]], 2)
     except Exception as error:
         print(f"continuous batching refuses this model ({type(error).__name__}): generate instead")
-        return batch, "generate"
-    return continuous, "continuous batching"
+        return batch, f"generate, {dtype}"
+    return continuous, f"continuous batching, {dtype}"
 
 
 def _time_compiled(watch: Stopwatch) -> None:
@@ -202,6 +205,7 @@ def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Hybrids and mixtures beside transformers.")
     parser.add_argument("--models", nargs="+", default=["hybrid-109m", "mixture-112m"])
     parser.add_argument("--concurrency", nargs="+", type=int, default=[1, 4, 16])
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--prompt-tokens", type=int, default=256)
     parser.add_argument("--tokens", type=int, default=32)

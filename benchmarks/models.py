@@ -5,8 +5,8 @@ The random ones exist for their speed only; embedding and output are one matrix.
 layers, 768 wide, 85 million parameters besides the embedding. `llama-4.6m`: 6 layers, 256 wide,
 4.6 million in all. `llama-1b`, for GPUs: 16 layers, 2048 wide, 8 KV heads. `hybrid-109m`: of Qwen
 3.5's kind, 12 layers of which three attend and nine have gated delta rules. `mixture-112m`: of
-Qwen 3's kind, 8 layers with 16 experts, 4 for each token. They are made once, into a cache folder,
-from a seed.
+Qwen 3's kind, 8 layers with 16 experts, 4 for each token; both in bfloat16, as such checkpoints
+come. They are made once, into a cache folder, from a seed.
 """
 
 import json
@@ -108,9 +108,9 @@ def model_folder(name: str) -> Path:
     folder = cache_folder() / name
     if not folder.exists():
         if name in SIZES:
-            _make(folder, SIZES[name].vocabulary, *_llama(SIZES[name]))
+            _make(folder, SIZES[name].vocabulary, *_llama(SIZES[name]), dtype="float32")
         else:
-            _make(folder, VOCABULARY_OF_KINDS, *KINDS[name])
+            _make(folder, VOCABULARY_OF_KINDS, *KINDS[name], dtype="bfloat16")
     return folder
 
 
@@ -144,7 +144,7 @@ def _llama(size: Size) -> tuple[str, dict[str, Any]]:
     }
 
 
-def _make(folder: Path, vocabulary: int, kind: str, fields: dict[str, Any]) -> None:
+def _make(folder: Path, vocabulary: int, kind: str, fields: dict[str, Any], *, dtype: str) -> None:
     """Save a random model. `kind`: its configuration class in transformers; `fields`: of that."""
     import torch
     import transformers
@@ -171,7 +171,8 @@ def _make(folder: Path, vocabulary: int, kind: str, fields: dict[str, Any]) -> N
         pad_token_id=2,
         **fields,
     )
-    transformers.AutoModelForCausalLM.from_config(config).float().save_pretrained(unfinished)
+    model = transformers.AutoModelForCausalLM.from_config(config)
+    model.to(getattr(torch, dtype)).save_pretrained(unfinished)
     unfinished.rename(folder)
 
 
