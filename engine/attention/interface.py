@@ -110,6 +110,7 @@ class Probe:
         self.layers: dict[int, LayerShape] = {}
         self.passes_window = False
         self.full: list[dict[str, Any]] = []
+        self.given: list[Tensor] = []
         self.queries: list[Tensor] = []
         self.keys: list[Tensor] = []
 
@@ -126,6 +127,7 @@ class Probe:
             value_size=v_THD.shape[2],
             window=options["window"],
         )
+        self.given += (q_THD, k_THD, v_THD)
         self.queries.append(q_THD)
         self.keys.append(k_THD)
         return q_THD.new_zeros(q_THD.shape[0], q_THD.shape[1], v_THD.shape[2])
@@ -218,7 +220,7 @@ def _probe_rows(model: nn.Module, tokens: Sequence[int], stateful: Stateful | No
     a, b, c, d = tokens[:4]
     probe = partial(_probe, model, stateful)
     base, logits = probe(ids=[a, b, c], positions=[0, 1, 2])
-    _, other = probe(ids=[d, b, c], positions=[0, 1, 2])
+    changed, other = probe(ids=[d, b, c], positions=[0, 1, 2])
     spread, _ = probe(ids=[a, a, a], positions=[4, 1, 0])
     swapped, _ = probe(ids=[a, a, a], positions=[0, 1, 4])
     pairs = [
@@ -229,7 +231,10 @@ def _probe_rows(model: nn.Module, tokens: Sequence[int], stateful: Stateful | No
         layers=base.layers,
         vocab_size=logits.shape[-1],
         passes_window=base.passes_window,
-        mixes_elsewhere=not _close(logits[1:], other[1:]),
+        mixes_elsewhere=not all(
+            _close(x[1:], y[1:])
+            for x, y in ((logits, other), *zip(base.given, changed.given, strict=True))
+        ),
         ignores_positions=not all(_close(a, b.flip(0)) for a, b in pairs),
         sparse_unsupported_reason=_sparse_unsupported_reason(base),
         stateful=stateful
