@@ -37,6 +37,7 @@ from .weights import build_config
 logger = logging.getLogger(__name__)
 
 _FILES: Final = ("processor_config.json", "preprocessor_config.json", "tokenizer_config.json")
+NO_PART: Final = "it has no part that takes them"
 _TEXT: Final = 7
 """Tokens of text before, between and behind the two pictures of the trial."""
 _TOLERANCE: Final = 1e-4
@@ -291,7 +292,7 @@ def picture_processor(
     if settings.pictures == "off":
         return "it is served without the part that takes them (--pictures off)"
     if text_part(model_config, settings) is None or not hasattr(model_config, "vision_config"):
-        return "it has no part that takes them"
+        return NO_PART
     files = [folder / name for name in _FILES]
     found = [read_object(file) if file.exists() else {} for file in files]
     if not any(found[:2]):
@@ -346,7 +347,7 @@ def make_part(
 
 
 def report(part: PicturePart | str, settings: ModelSettings) -> None:
-    """Log whether the model takes pictures.
+    """Log whether the model takes pictures, unless it is one of text.
 
     Raises:
         ConfigurationError: it has to and cannot.
@@ -357,4 +358,5 @@ def report(part: PicturePart | str, settings: ModelSettings) -> None:
         return
     if settings.pictures == "on":
         raise ConfigurationError(f"--pictures on, but the model takes none: {part}")
-    logger.info("pictures: none; %s", part)
+    if part != NO_PART:
+        logger.info("pictures: none; %s", part)
