@@ -105,6 +105,7 @@ PICTURED: dict[str, dict[str, Any]] = {
 """By model type: special tokens, the marker of a picture in the chat template, and files."""
 
 FURTHER: dict[str, dict[str, Any]] = {
+    "qwen3_5": {**_QWEN, "processor": {"processor_class": "Qwen3VLProcessor"}},
     "llava": {
         "tokens": {"image_token": "<image>"},
         "marker": "<image>",

@@ -156,11 +156,9 @@ def _load(
     check_vocabulary(folder, hf_tokenizer, embeddings)
     found, context = _probe(model, text_config, settings, embeddings)
     form = processor if isinstance(processor, str) else "its parts are not told apart"
-    if tower is not None and found.stateful is not None:
-        form, tower = "its layers keep states beside keys and values", None
     if tower is not None:
         check_weights(folder, tower, stored, checkpoint.read)
-        form = find_form(model, tower, computable_tokens(model, embeddings), found.in_order)
+        form = find_form(model, tower, computable_tokens(model, embeddings), found)
     parameters = count_weights(model)
     defaults = sampling_defaults(folder, generation, model)
     architecture = type(model).__name__
@@ -180,7 +178,7 @@ def _load(
     if isinstance(processor, str) or isinstance(form, str):
         seen = processor if isinstance(processor, str) else str(form)
     elif tower is not None:
-        seen = make_part(lean, tower, form, processor, found.in_order, lossless=weights.lossless)
+        seen = make_part(lean, tower, form, processor, found, lossless=weights.lossless)
     if not isinstance(processor, str):
         report(seen, settings)
     pictures = None if isinstance(seen, str) else seen

@@ -22,9 +22,10 @@ from ...errors import ConfigurationError
 from ...kernels.batch import PagedBatch
 from ...kvcache.store import KVStore, LayerShape
 from ..attention.ahead import AheadRows, Blocks
-from ..attention.interface import NAME, PagedStep
+from ..attention.interface import NAME, Findings, PagedStep
 from ..model.picture_encoder import Encoded, PictureForm, SeesAhead, positions_of
 from ..pictures.processor import PictureProcessor, read_processor
+from ..recurrent.modules import AttentionStep, OneSequence
 from ..state.pictures import Picture, PictureSpan, PixelArray
 from ..weights.blocks import BlockTensor
 from .folder import read_object
@@ -70,7 +71,7 @@ class PictureTrial:
 
 
 def find_form(
-    model: Any, tower: nn.Module, tokens: Sequence[int], layers: Sequence[LayerShape]
+    model: Any, tower: nn.Module, tokens: Sequence[int], found: Findings
 ) -> tuple[PictureTrial, PictureForm] | str:
     """How a model that is not rewritten yet takes pictures, and the trial that shows it; or why it
     can take none.
@@ -81,9 +82,9 @@ def find_form(
     if isinstance(trial, str):
         return trial
     worst, best, failure = float("inf"), None, ""
-    for form in _candidates(trial.placeholder, layers):
+    for form in _candidates(trial.placeholder, found.in_order):
         try:
-            error = _error(_logits(model, trial, form, layers), trial.logits)
+            error = _error(_logits(model, trial, form, found), trial.logits)
         except _ERRORS as exception:
             failure = f" ({type(exception).__name__})"
             continue
@@ -150,13 +151,13 @@ def _candidates(placeholder: int, layers: Sequence[LayerShape]) -> Iterator[Pict
 
 
 @torch.inference_mode()
-def _logits(
-    model: Any, trial: PictureTrial, form: PictureForm, layers: Sequence[LayerShape]
-) -> Tensor:
+def _logits(model: Any, trial: PictureTrial, form: PictureForm, found: Findings) -> Tensor:
     """The trial's logits through our attention, in one chunk."""
     parameter = next(model.parameters(), trial.features)
     device, length = trial.features.device, len(trial.ids)
-    store = KVStore(layers, pages=1, page_size=length, dtype=trial.features.dtype, device=device)
+    store = KVStore(
+        found.in_order, pages=1, page_size=length, dtype=trial.features.dtype, device=device
+    )
     batch = PagedBatch(
         page_size=length,
         query_starts=[0, length],
@@ -177,6 +178,10 @@ def _logits(
         )
         nothing = torch.empty(0, dtype=torch.int64, device=device)
         paged = PagedStep(store=store, batch=batch, rows=nothing, row_attention=[rows])
+    step: AttentionStep = paged
+    cache = {}
+    if found.stateful is not None:
+        step, cache = OneSequence(found.stateful, device).step(paged, length)
     positions = torch.arange(length, device=device)[None]
     if trial.positions is not None:
         positions = torch.from_numpy(trial.positions)[:, None].to(device)
@@ -185,8 +190,9 @@ def _logits(
         position_ids=positions,
         use_cache=False,
         logits_to_keep=torch.arange(length, device=device),
-        penstock_step=paged,
+        penstock_step=step,
         mm_encoder_outputs={"image": Encoded.of(trial.features.to(parameter.device), form)},
+        **cache,
     ).logits[0]
 
 
@@ -315,9 +321,9 @@ def load_picture_processor(settings: ModelSettings) -> PictureProcessor | str:
 def make_part(
     model: Any,
     tower: nn.Module,
-    found: tuple[PictureTrial, PictureForm],
+    taken: tuple[PictureTrial, PictureForm],
     processor: PictureProcessor,
-    layers: Sequence[LayerShape],
+    found: Findings,
     *,
     lossless: bool,
 ) -> PicturePart | str:
@@ -325,9 +331,9 @@ def make_part(
 
     `lossless`: the weights are what they were in the trial; otherwise logits may differ.
     """
-    trial, form = found
+    trial, form = taken
     try:
-        error = _error(_logits(model, trial, form, layers), trial.logits)
+        error = _error(_logits(model, trial, form, found), trial.logits)
     except _ERRORS as exception:
         return f"in the form in which it is served, it takes none ({type(exception).__name__})"
     if lossless and not _is_close(error, trial):
