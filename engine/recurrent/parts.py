@@ -207,7 +207,7 @@ def _take(value: Any, part: Part, rows: int) -> Any:
         return tuple(_take(each, part, rows) for each in value)
     if not (isinstance(value, Tensor) and value.ndim >= 2 and value.shape[:2] == (1, rows)):
         return value
-    return value[0, part.rows].view(len(part.slots), part.count, *value.shape[2:])
+    return value[0, part.rows].reshape(len(part.slots), part.count, *value.shape[2:])
 
 
 def _joined(results: Sequence[tuple[Part, Any]], rows: int) -> Any:
