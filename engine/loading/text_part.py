@@ -82,6 +82,7 @@ def _text_part_of(kind: Any) -> Any:
             super().__init__(config, *args, **kwargs)
             kept = self.get_decoder(), self.get_output_embeddings()
             told_apart = kept[0] is not self and None not in kept
+            kept = *kept, self.get_input_embeddings()
             self.penstock_left_out = tuple(_leave_out(self, kept, "")) if told_apart else ()
             self._keys_to_ignore_on_load_unexpected = {
                 *(self._keys_to_ignore_on_load_unexpected or ()),
