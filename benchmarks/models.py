@@ -1,9 +1,12 @@
-"""The models that benchmarks run: the embedded one, and random Llamas of three sizes.
+"""The models that benchmarks run: the embedded one, random Llamas of three sizes, and two of other
+kinds.
 
 The random ones exist for their speed only; embedding and output are one matrix. `llama-85m`: 12
 layers, 768 wide, 85 million parameters besides the embedding. `llama-4.6m`: 6 layers, 256 wide,
-4.6 million in all. `llama-1b`, for GPUs: 16 layers, 2048 wide, 8 KV heads. They are made once, into
-a cache folder, from a seed.
+4.6 million in all. `llama-1b`, for GPUs: 16 layers, 2048 wide, 8 KV heads. `hybrid-109m`: of Qwen
+3.5's kind, 12 layers of which three attend and nine have gated delta rules. `mixture-112m`: of
+Qwen 3's kind, 8 layers with 16 experts, 4 for each token; both in bfloat16, as such checkpoints
+come. They are made once, into a cache folder, from a seed.
 """
 
 import json
@@ -13,6 +16,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
@@ -55,19 +59,58 @@ SIZES = {
 }
 
 
+KINDS = {
+    "hybrid-109m": (
+        "Qwen3_5TextConfig",
+        {
+            "hidden_size": 768,
+            "intermediate_size": 2048,
+            "num_hidden_layers": 12,
+            "num_attention_heads": 12,
+            "num_key_value_heads": 4,
+            "head_dim": 64,
+            "linear_num_key_heads": 6,
+            "linear_num_value_heads": 12,
+            "linear_key_head_dim": 64,
+            "linear_value_head_dim": 64,
+        },
+    ),
+    "mixture-112m": (
+        "Qwen3MoeConfig",
+        {
+            "hidden_size": 768,
+            "moe_intermediate_size": 256,
+            "intermediate_size": 256,
+            "num_hidden_layers": 8,
+            "num_attention_heads": 12,
+            "num_key_value_heads": 4,
+            "head_dim": 64,
+            "num_experts": 16,
+            "num_experts_per_tok": 4,
+        },
+    ),
+}
+"""Configuration classes of transformers, and their fields."""
+VOCABULARY_OF_KINDS = 32_000
+
+
 def model_folder(name: str) -> Path:
-    """Folder of `nano` or of a random Llama, which is made if it is not there yet.
+    """Folder of `nano` or of a random model, which is made if it is not there yet.
 
     Raises:
         ValueError: there is no such model.
     """
     if name == "nano":
         return NANO
-    if name not in SIZES:
-        raise ValueError(f"there is no model {name!r}; there are nano, {', '.join(SIZES)}")
+    if name not in SIZES and name not in KINDS:
+        known = ", ".join((*SIZES, *KINDS))
+        raise ValueError(f"there is no model {name!r}; there are nano, {known}")
     folder = cache_folder() / name
     if not folder.exists():
-        _make_llama(folder, SIZES[name])
+        if name in SIZES:
+            _make(folder, SIZES[name].vocabulary, *_llama(SIZES[name]), dtype="float32")
+        else:
+            _make(folder, VOCABULARY_OF_KINDS, *KINDS[name], dtype="bfloat16")
     return folder
 
 
@@ -91,16 +134,27 @@ def cache_folder() -> Path:
     return Path(base) / "penstock-benchmarks"
 
 
-def _make_llama(folder: Path, size: Size) -> None:
+def _llama(size: Size) -> tuple[str, dict[str, Any]]:
+    return "LlamaConfig", {
+        "hidden_size": size.width,
+        "intermediate_size": size.feed_forward,
+        "num_hidden_layers": size.layers,
+        "num_attention_heads": size.heads,
+        "num_key_value_heads": size.kv_heads,
+    }
+
+
+def _make(folder: Path, vocabulary: int, kind: str, fields: dict[str, Any], *, dtype: str) -> None:
+    """Save a random model. `kind`: its configuration class in transformers; `fields`: of that."""
     import torch
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+    import transformers
 
     # Renamed at the end, so that a run which was cut leaves no half model behind.
     unfinished = folder.with_name(folder.name + ".unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=train_tokenizer(size.vocabulary),
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=train_tokenizer(vocabulary),
         bos_token="<s>",
         eos_token="</s>",
         pad_token="<pad>",
@@ -108,20 +162,17 @@ def _make_llama(folder: Path, size: Size) -> None:
     )
     tokenizer.save_pretrained(unfinished)
     torch.manual_seed(SEED)
-    config = LlamaConfig(
+    config = getattr(transformers, kind)(
         vocab_size=len(tokenizer),
-        hidden_size=size.width,
-        intermediate_size=size.feed_forward,
-        num_hidden_layers=size.layers,
-        num_attention_heads=size.heads,
-        num_key_value_heads=size.kv_heads,
         max_position_embeddings=2048,
         tie_word_embeddings=True,
         bos_token_id=0,
         eos_token_id=1,
         pad_token_id=2,
+        **fields,
     )
-    LlamaForCausalLM(config).save_pretrained(unfinished)
+    model = transformers.AutoModelForCausalLM.from_config(config)
+    model.to(getattr(torch, dtype)).save_pretrained(unfinished)
     unfinished.rename(folder)
 
 

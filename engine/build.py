@@ -15,6 +15,8 @@ from ..decoding.search.base import SearchLimits
 from ..errors import ConfigurationError, RequestError
 from ..kernels.backend import BackendChoice, Kernels, choose, load
 from ..kvcache.base import CachePolicy
+from ..kvcache.state_pool import StatePool
+from ..kvcache.state_store import StateStore, slot_bytes
 from ..kvcache.store import KVStore
 from ..registry import Choice, Registry
 from .adapters.settings import AdapterSettings
@@ -29,16 +31,20 @@ from .model.adapting import take_adapters
 from .model.cache_dtype import cache_dtype
 from .model.cuda_graphs import decode_graphs
 from .model.fused.compiled import CompiledDecoder
-from .model.memory import free_bytes, give_back, pool_pages
+from .model.memory import free_bytes, give_back, pool_pages, state_slots
 from .model.numerics import AS_THEY_ARE, deterministic
+from .model.picture_encoder import PictureEncoder
 from .model.profile import CudaMeter, longest_prompt, step_bytes
+from .model.recurrent import RecurrentRunner
 from .model.runner import ModelRunner
 from .model.threads import torch_gets_one
 from .model.warmup import warm_up
+from .pictures.processor import PictureProcessor
 from .requests.grammar_vocabulary import grammars_of
 from .requests.infill import infilling_of
 from .requests.input_processor import InputProcessor
 from .requests.limits import Limits
+from .requests.picture_prompt import PicturePrompts
 from .requests.settings import SparsePrefillSettings
 from .requests.tokenizer import Tokenizer
 from .requests.traits import ModelTraits
@@ -80,14 +86,17 @@ def build_engine(config: EngineConfig, clock: Callable[[], float]) -> Built:
         default=_BATCH_TOKENS_CPU if loaded.device.type == "cpu" else _BATCH_TOKENS_GPU
     )
     kernels = load(backend, splits_keys=not config.deterministic)
+    taken = _step_bytes(loaded, kernels, dtype, config.page_size, batch_tokens)
+    recurrent, max_running = _recurrent(config, loaded, step_bytes=taken)
     pages = pool_pages(
         config,
         loaded.layers,
         dtype=dtype,
         device=loaded.device,
-        max_running=config.max_running,
+        max_running=max_running,
         max_length_tokens=loaded.info.max_length_tokens,
-        step_bytes=_step_bytes(loaded, kernels, dtype, config.page_size, batch_tokens),
+        step_bytes=taken,
+        state_bytes=0 if recurrent is None else recurrent.pool.store.bytes,
     )
     info = _fit_context(config, loaded.info, pages)
     store = KVStore(
@@ -99,10 +108,18 @@ def build_engine(config: EngineConfig, clock: Callable[[], float]) -> Built:
     )
     _leave_threads(config, loaded, kernels)
     engine = Engine(
-        runner=ModelRunner(loaded.model, store, loaded.device, kernels, adapters=step_adapters),
+        runner=ModelRunner(
+            loaded.model,
+            store,
+            loaded.device,
+            kernels,
+            adapters=step_adapters,
+            recurrent=recurrent,
+            pictures=_encoder(config, loaded),
+        ),
         store=store,
         prefix_cache=config.prefix_cache,
-        max_running=config.max_running,
+        max_running=max_running,
         max_batch_tokens=batch_tokens,
         chunk_tokens=config.chunk_tokens or batch_tokens,
         vocabulary=Vocabulary(
@@ -111,16 +128,19 @@ def build_engine(config: EngineConfig, clock: Callable[[], float]) -> Built:
         clock=clock,
         pieces=loaded.tokenizer.pieces(info.vocab_size),
         numerics=numerics,
-        draft_trees=not config.deterministic,
+        # A state has read one text, so all of a draft's tokens have to be in line.
+        draft_trees=not config.deterministic and recurrent is None,
         adapters=adapters,
     )
     input_processor = make_input_processor(
         config,
         pages=pages,
+        max_running=max_running,
         tokenizer=loaded.tokenizer,
         info=info,
         eos_token_ids=loaded.eos_token_ids,
         sampling_defaults=loaded.sampling_defaults,
+        picture_processor=None if loaded.pictures is None else loaded.pictures.processor,
     )
     logger.info("attention backend: %s (%s)", backend.backend, backend.reason)
     warm_up(
@@ -132,12 +152,48 @@ def build_engine(config: EngineConfig, clock: Callable[[], float]) -> Built:
         evicts=info.can_evict,
         sparse=info.sparse_unsupported_reason is None,
     )
-    if config.cuda_graphs:
+    if config.cuda_graphs and recurrent is None:
         engine.runner.graphs = decode_graphs(
             loaded.model, store, kernels, loaded.device, rows=batch_tokens
         )
     _log_capacity(info, engine, store, tokens=pages * config.page_size)
     return Built(engine=engine, input_processor=input_processor, info=info, loaded=loaded)
+
+
+def _recurrent(
+    config: EngineConfig, loaded: LoadedModel, *, step_bytes: int
+) -> tuple[RecurrentRunner | None, int]:
+    """The states beside keys and values, and how many sequences can run at once.
+
+    Raises:
+        ConfigurationError: there is no memory for them, or another setting does not go with them.
+    """
+    stateful = loaded.stateful
+    if stateful is None:
+        return None, config.max_running
+    if config.deterministic:
+        raise ConfigurationError(
+            "--deterministic is not to be had with this model: states of its layers are torch's "
+            "sums, which add up in another order where there are more rows; leave it out"
+        )
+    running, slots = state_slots(
+        config,
+        slot_bytes(stateful.shapes),
+        device=loaded.device,
+        max_running=config.max_running,
+        step_bytes=step_bytes,
+    )
+    if running < config.max_running:
+        logger.warning(
+            "%d sequences run at once, not %d: the states of each take %d bytes (raise "
+            "--kv-cache-memory for more)",
+            running,
+            config.max_running,
+            slot_bytes(stateful.shapes),
+        )
+    store = StateStore(stateful.shapes, slots=slots, device=loaded.device)
+    page_size = config.page_size if config.prefix_cache else None
+    return RecurrentRunner(stateful, StatePool(store, running=running), page_size), running
 
 
 def _backend(config: EngineConfig, loaded: LoadedModel) -> BackendChoice:
@@ -175,18 +231,33 @@ def _log_capacity(info: ModelInfo, engine: Engine, store: KVStore, *, tokens: in
         tokens / info.max_length_tokens,
         info.max_length_tokens,
     )
+    if engine.states is not None:
+        states = engine.states.store
+        logger.info(
+            "states beside keys and values: %d bytes a sequence, %d slots, %d MiB; %d sequences "
+            "run at once, the other slots are for snapshots of prompts",
+            states.slot_bytes,
+            states.slots,
+            states.bytes >> 20,
+            engine.states.running,
+        )
 
 
 def make_input_processor(
     config: EngineConfig,
     *,
     pages: int,
+    max_running: int,
     tokenizer: Tokenizer,
     info: ModelInfo,
     eos_token_ids: frozenset[int],
     sampling_defaults: dict[str, Any],
+    picture_processor: PictureProcessor | None,
 ) -> InputProcessor:
-    """The input processor for an engine with these limits."""
+    """The input processor for an engine with these limits.
+
+    `picture_processor`: None if `info` says why the model takes no pictures.
+    """
     decoding = Registry[DecodingMethod[Any]].from_entry_points("decoding", "penstock.decoding")
     return InputProcessor(
         model=ModelTraits(
@@ -195,24 +266,50 @@ def make_input_processor(
             eos_token_ids=eos_token_ids,
             defaults=sampling_defaults,
             can_evict=info.can_evict,
+            has_states=info.has_states,
             sparse_unsupported_reason=info.sparse_unsupported_reason,
             infilling=infilling_of(tokenizer),
+            picture_token=info.picture_token,
+            pictures_see_ahead=info.pictures_see_ahead,
         ),
         limits=Limits(
             max_length_tokens=info.max_length_tokens,
             context_tokens=info.context_tokens,
-            max_sequences=config.max_running,
+            max_sequences=max_running,
             pages=pages,
             page_size=config.page_size,
         ),
         decoding=decoding,
         kv_cache=Registry[CachePolicy[Any]].from_entry_points("kv_cache", "penstock.kv_cache"),
         search_limits=SearchLimits(
-            budget=config.search_budget(config.max_running),
+            budget=config.search_budget(max_running),
             evaluators=frozenset(registered()),
         ),
         default_prefill=_prefill(config, decoding, info),
         grammars=grammars_of(tokenizer, info.vocab_size),
+        pictures=PicturePrompts(
+            processor=picture_processor or info.pictures_unsupported_reason or "",
+            placeholder=_text_of(tokenizer, info.picture_token),
+            max_length_tokens=info.max_length_tokens,
+            settings=config,
+        ),
+    )
+
+
+def _text_of(tokenizer: Tokenizer, token: int | None) -> str:
+    return "" if token is None else tokenizer.added_text(token) or ""
+
+
+def _encoder(config: EngineConfig, loaded: LoadedModel) -> PictureEncoder | None:
+    """What makes embeddings of pictures; None: the model takes none."""
+    part = loaded.pictures
+    if part is None:
+        return None
+    return PictureEncoder(
+        tower=part.tower,
+        form=part.form,
+        alone=part.alone,
+        cache_bytes=config.picture_cache_bytes,
     )
 
 
@@ -254,6 +351,11 @@ def _adapters(
     """
     if not config.takes_adapters:
         return None, None
+    if loaded.stateful is not None:
+        raise ConfigurationError(
+            "this model takes no adapters: its layers keep states beside keys and values; leave "
+            "--adapters and --adapter-folder out"
+        )
     step, prepare = take_adapters(loaded.model, loaded.device, loaded.dtype)
     store = AdapterStore(
         lambda folder: prepare(read_adapter(folder, max_rank=config.max_adapter_rank))

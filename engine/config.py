@@ -3,6 +3,7 @@
 from .adapters.settings import AdapterSettings
 from .loading.settings import ModelSettings
 from .model.settings import CacheSettings, KernelSettings
+from .pictures.settings import PictureSettings
 from .requests.settings import SparsePrefillSettings
 from .scheduling.settings import SchedulingSettings
 from .search.settings import SearchSettings
@@ -17,6 +18,7 @@ class EngineConfig(
     SchedulingSettings,
     CacheSettings,
     KernelSettings,
+    PictureSettings,
     AdapterSettings,
     ModelSettings,
 ):

@@ -20,6 +20,7 @@ from .outputs.output_processor import OutputProcessor
 from .outputs.request_output import OutputCollector, RequestOutput
 from .requests.chat.template import RenderedChat
 from .requests.input import Input
+from .requests.picture_prompt import without_pictures
 from .requests.prompt_encoder import Prompt
 from .search.evaluators import registered
 from .search.sync_search import SyncSearch
@@ -105,12 +106,19 @@ class LLM:
     ) -> list[RequestOutput]:
         """Answer one conversation, or several, through the model's chat template.
 
+        Pictures are parts of messages as OpenAI has them (docs/pictures.md).
         `tools`: functions that the template tells the model of, as OpenAI has them; calls are part
         of the answer's text. The other arguments, the results and the errors are those of
         `generate`.
         """
         several = [messages] if messages and isinstance(messages[0], Mapping) else messages
-        given: list[Prompt] = [self.tokenizer.render_chat(one, tools=tools) for one in several]  # type: ignore[arg-type]
+        put = self._input_processor.pictures
+        turns = [without_pictures(one) for one in several]  # type: ignore[arg-type]
+        pictures = [put.read(sources) for _, sources in turns]
+        given: list[Prompt] = [
+            put.put(self.tokenizer.render_chat(one, tools=tools), shown)
+            for (one, _), shown in zip(turns, pictures, strict=True)
+        ]
         each = _spread(sampling_params, len(given))
         requests = [
             self._input_processor.prepare(
@@ -124,10 +132,13 @@ class LLM:
                     adapter=self._adapter_key(adapter),
                     logprobs=params.logprobs,
                     prompt_logprobs=params.prompt_logprobs,
-                    conversation=Conversation(messages=conversation),  # type: ignore[arg-type]
+                    conversation=Conversation(messages=conversation),
+                    pictures=shown,
                 )
             )
-            for conversation, prompt, params in zip(several, given, each, strict=True)
+            for (conversation, _), shown, prompt, params in zip(
+                turns, pictures, given, each, strict=True
+            )
         ]
         return self._run(requests, given, use_tqdm)
 

@@ -2,10 +2,11 @@
 
 A tree of pages. The key of a page is (key of the page before it, its own token ids); a dict
 finds it by hash and then compares the ids themselves, so two prefixes never collide. The root's
-key is the salt: prefixes are shared only within one salt.
+key is the salt: prefixes are shared only within one salt. In place of its id, a token may be known
+by anything hashable that determines its keys, such as the picture that it stands for.
 """
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 from .pages import PagePool
@@ -20,7 +21,7 @@ Chain = int | Salt
 class _Node:
     number: int
     page: int
-    key: tuple[Chain, tuple[int, ...]]
+    key: tuple[Chain, tuple[Hashable, ...]]
 
 
 class PrefixCache:
@@ -34,7 +35,7 @@ class PrefixCache:
         self.enabled = enabled
         self._pool = pool
         self._page_size = page_size
-        self._nodes: dict[tuple[Chain, tuple[int, ...]], _Node] = {}
+        self._nodes: dict[tuple[Chain, tuple[Hashable, ...]], _Node] = {}
         self._by_page: dict[int, _Node] = {}
         self._next_number = 0
         self.queried_tokens = 0
@@ -44,25 +45,33 @@ class PrefixCache:
     def __len__(self) -> int:
         return len(self._nodes)
 
-    def match(self, tokens: Sequence[int], salt: Salt) -> tuple[list[int], Chain]:
+    def match(self, tokens: Sequence[Hashable], salt: Salt) -> tuple[list[int], Chain]:
         """The cached pages of the longest prefix of `tokens`, and its chain. Takes no reference."""
-        pages: list[int] = []
+        nodes = self._match(tokens, salt)
+        return [node.page for node in nodes], nodes[-1].number if nodes else salt
+
+    def chains(self, tokens: Sequence[Hashable], salt: Salt) -> list[Chain]:
+        """The chains of the cached prefixes of `tokens`, of one page, of two and so on."""
+        return [node.number for node in self._match(tokens, salt)]
+
+    def _match(self, tokens: Sequence[Hashable], salt: Salt) -> list[_Node]:
+        nodes: list[_Node] = []
         chain: Chain = salt
         if not self.enabled:
-            return pages, chain
+            return nodes
         for start in range(0, len(tokens) - self._page_size + 1, self._page_size):
             node = self._nodes.get((chain, tuple(tokens[start : start + self._page_size])))
             if node is None:
                 break
-            pages.append(node.page)
+            nodes.append(node)
             chain = node.number
-        return pages, chain
+        return nodes
 
-    def cached(self, tokens: Sequence[int], salt: Salt) -> int:
+    def cached(self, tokens: Sequence[Hashable], salt: Salt) -> int:
         """How many of the first `tokens` are in cached pages."""
         return len(self.match(tokens, salt)[0]) * self._page_size
 
-    def shared(self, some: Sequence[int], others: Sequence[int]) -> int:
+    def shared(self, some: Sequence[Hashable], others: Sequence[Hashable]) -> int:
         """Length of the common prefix of both, in tokens, in whole pages."""
         size = self._page_size
         for start in range(0, min(len(some), len(others)) - size + 1, size):
@@ -70,7 +79,7 @@ class PrefixCache:
                 return start
         return min(len(some), len(others)) // size * size
 
-    def publish(self, page: int, tokens: Sequence[int], chain: Chain) -> Chain:
+    def publish(self, page: int, tokens: Sequence[Hashable], chain: Chain) -> Chain:
         """Make a full, final page findable after `chain`; returns the chain that ends with it.
 
         If an equal prefix is published already, that one stays and `page` remains private.

@@ -3,7 +3,7 @@
 They are private, and all are reserved at once.
 """
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 import torch
 from torch import Tensor
@@ -39,7 +39,7 @@ class SlotTable(KVTable):
         """None: keys of draft tokens are written once they are accepted."""
         return []
 
-    def publish(self, tokens: Sequence[int], length: int) -> None:
+    def publish(self, tokens: Sequence[Hashable], length: int) -> None:
         """Does nothing: other sequences could not use these pages."""
 
     def free(self) -> None:

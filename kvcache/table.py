@@ -6,7 +6,7 @@ pages    [ 4 ][ 5 ][ 9 ][ 10, partly filled . . . . ]
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import NamedTuple
 
 from .pages import PagePool
@@ -78,11 +78,16 @@ class KVTable(ABC):
         """
 
     @abstractmethod
-    def publish(self, tokens: Sequence[int], length: int) -> None:
+    def publish(self, tokens: Sequence[Hashable], length: int) -> None:
         """Offer the full pages among the first `length` tokens to the prefix cache.
 
         Only final tokens may be counted: none evicted, no draft token that may yet be rejected.
         """
+
+    def chain(self, length: int) -> Chain | None:
+        """Identifies the first `length` tokens, whole pages, in the prefix cache; None: they are
+        not in it."""
+        return None
 
     @abstractmethod
     def free(self) -> None:
@@ -124,7 +129,7 @@ class PageTable(KVTable):
         """Pages held back by `reserve`."""
         return len(self._reserve)
 
-    def adopt_prefix(self, tokens: Sequence[int]) -> int:
+    def adopt_prefix(self, tokens: Sequence[Hashable]) -> int:
         """Start an empty table with the cached prefix of `tokens`; returns its length in tokens."""
         assert not self.pages
         pages, _ = self._prefix.match(tokens, self._salt)
@@ -158,10 +163,16 @@ class PageTable(KVTable):
         self.length = length
         return None
 
-    def publish(self, tokens: Sequence[int], length: int) -> None:
+    def publish(self, tokens: Sequence[Hashable], length: int) -> None:
         """See `KVTable`."""
         for index in range(self._published, length // self.page_size):
             self._publish_page(index, self.pages[index], tokens)
+
+    def chain(self, length: int) -> Chain | None:
+        """See `KVTable`."""
+        pages = length // self.page_size
+        # Where the cache is off, a page has the chain of the page before it.
+        return self._chains[pages] if 0 < pages <= self._published else None
 
     def fork(self, reserve: int = 0) -> "PageTable":
         """A second table over the same pages; the first to write the last partial page copies it.
@@ -247,7 +258,7 @@ class PageTable(KVTable):
     def _is_shared(self, page: int) -> bool:
         return self._pool.references(page) > 1 or self._pool.is_kept(page)
 
-    def _publish_page(self, index: int, page: int, tokens: Sequence[int]) -> None:
+    def _publish_page(self, index: int, page: int, tokens: Sequence[Hashable]) -> None:
         start = index * self.page_size
         chain = self._prefix.publish(page, tokens[start : start + self.page_size], self._chains[-1])
         self._chains.append(chain)

@@ -15,6 +15,7 @@ import torch
 from penstock.kvcache.pages import PagePool
 from tests.tiny import save_tiny
 from tests.tiny_composites import COMPOSITES, save_composite
+from tests.tiny_pictures import save_pictured
 
 collect_ignore = ["agents"]  # they run elsewhere: make agents
 
@@ -74,6 +75,19 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> TinyModel:
         if kind not in made:
             save = save_composite if kind in COMPOSITES else save_tiny
             made[kind] = save(kind, tmp_path_factory.mktemp(kind))
+        return made[kind]
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def pictured_model(tmp_path_factory: pytest.TempPathFactory) -> TinyModel:
+    """Folder of a tiny random model that takes pictures, by architecture, made once a session."""
+    made: dict[str, Path] = {}
+
+    def get(kind: str) -> Path:
+        if kind not in made:
+            made[kind] = save_pictured(kind, tmp_path_factory.mktemp(f"{kind}-pictures"))
         return made[kind]
 
     return get

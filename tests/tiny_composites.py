@@ -69,6 +69,19 @@ COMPOSITES: dict[str, dict[str, Any]] = {
         "vision_config": {**QWEN_VISION, "deepstack_visual_indexes": [0]},
         **TOKENS,
     },
+    "qwen3_5": {
+        "text_config": {
+            **GQA,
+            **SECTIONS,
+            "layer_types": ["linear_attention", "full_attention", "linear_attention"],
+            "linear_num_key_heads": 2,
+            "linear_num_value_heads": 4,
+            "linear_key_head_dim": 16,
+            "linear_value_head_dim": 16,
+        },
+        "vision_config": QWEN_VISION,
+        **TOKENS,
+    },
     "glm4v": {
         "text_config": {**GQA, **SECTIONS},
         "vision_config": {**QWEN_VISION, "image_size": 32},

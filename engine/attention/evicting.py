@@ -12,6 +12,7 @@ from ...kernels.scored_attention.reference import scored_attention
 from ...kvcache.attention_record import AttentionRecord
 from ...kvcache.eviction_state import EvictionState
 from ...kvcache.store import KVStore
+from .ahead import Blocks
 from .gapped import attend_in_window, read_span
 from .write import written
 
@@ -21,6 +22,7 @@ class ScoredRows:
     """Rows of one context whose keys still lie where its page table says; `batch`: these rows'.
 
     `positions`: of its keys, if keys are missing in a sliding window (see `key_positions`).
+    `blocks`: if rows of a picture see each other.
     """
 
     rows: slice
@@ -29,6 +31,7 @@ class ScoredRows:
     kernels: Kernels
     attention_record: AttentionRecord
     positions: Tensor | None = None
+    blocks: Blocks | None = None
 
     def attend(
         self,
@@ -44,7 +47,12 @@ class ScoredRows:
         """Write keys and values, attend, and record the attention weights."""
         caches, scales = written(self.kernels, store, layer, k_RKD, v_RKD, self.batch.slots)
         votes = self.attention_record.votes
-        if window is not None and self.positions is not None:
+        if self.blocks is not None and self.blocks.apply_to(window):
+            (span,) = self.batch.spans
+            out, weights = self.blocks.attend(
+                q_RHD, span, store, layer, window, votes_R=votes, **how
+            )
+        elif window is not None and self.positions is not None:
             (span,) = self.batch.spans
             out, weights = attend_in_window(
                 q_RHD, span, store, layer, self.positions, window, votes_R=votes, **how

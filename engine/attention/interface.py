@@ -4,9 +4,10 @@ transformers calls the registered function once a layer; the step's geometry arr
 argument of the model call, so that nothing is global but the name "penstock".
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Final, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -17,12 +18,13 @@ from ...kernels.backend import TORCH, Kernels
 from ...kernels.batch import PagedBatch
 from ...kernels.decoder.native import EvictingRows
 from ...kvcache.store import KVStore, LayerShape
+from ..recurrent.modules import AttentionStep, Stateful, find_states, fresh_rows, take_in_parts
 from .delivery import delivered
 from .write import written
 
 NAME = "penstock"
-
-AttentionStep = Callable[..., Tensor]
+NOTHING_KEPT: Final = LayerShape(kv_heads=1, key_size=1, value_size=1)
+"""Stands for the layers of a model without attention, whose pages are never written."""
 
 
 class RowAttention(Protocol):
@@ -108,6 +110,7 @@ class Probe:
         self.layers: dict[int, LayerShape] = {}
         self.passes_window = False
         self.full: list[dict[str, Any]] = []
+        self.given: list[Tensor] = []
         self.queries: list[Tensor] = []
         self.keys: list[Tensor] = []
 
@@ -124,6 +127,7 @@ class Probe:
             value_size=v_THD.shape[2],
             window=options["window"],
         )
+        self.given += (q_THD, k_THD, v_THD)
         self.queries.append(q_THD)
         self.keys.append(k_THD)
         return q_THD.new_zeros(q_THD.shape[0], q_THD.shape[1], v_THD.shape[2])
@@ -176,8 +180,9 @@ class Findings:
 
     `layers`: shapes by the index that the layer reports. `vocab_size`: logits of a row.
     `passes_window`: some layer passes its sliding window. `mixes_elsewhere`: tokens see each other
-    outside attention (a recurrent state, a convolution). `ignores_positions`: the model numbers the
-    rows itself. `sparse_unsupported_reason`: why sparse prefill cannot be used; None: it can."""
+    outside attention, and outside of states that we keep. `ignores_positions`: the model numbers
+    the rows itself. `sparse_unsupported_reason`: why sparse prefill cannot be used; None: it can.
+    `stateful`: which modules have states beside keys and values; None: none have."""
 
     layers: dict[int, LayerShape]
     vocab_size: int
@@ -185,23 +190,39 @@ class Findings:
     mixes_elsewhere: bool
     ignores_positions: bool
     sparse_unsupported_reason: str | None
+    stateful: Stateful | None = None
 
     @property
     def in_order(self) -> list[LayerShape]:
-        """The shapes of layers 0, 1, 2 and so on."""
-        return [self.layers[i] for i in range(len(self.layers))]
+        """The shapes of the layers that have keys and values, in the model's order."""
+        return [self.layers[i] for i in sorted(self.layers)] or [NOTHING_KEPT]
 
 
 def probe_model(model: nn.Module, tokens: Sequence[int]) -> Findings:
-    """Run four tiny forward passes in which attention passes nothing between tokens.
+    """Run a few tiny forward passes in which nothing is passed between tokens, by attention.
 
-    `tokens`: at least four token ids whose logits are finite.
+    If something is, the model may have states; then its modules are changed to take those of a step
+    in parts, and no state is passed either. `tokens`: at least four token ids whose logits are
+    finite.
     """
+    found = _probe_rows(model, tokens, None)
+    if not found.mixes_elsewhere:
+        return found
+    stateful = find_states(model, partial(_run, model, Probe(), tokens[:3], [0, 1, 2]))
+    if stateful is None:
+        return found
+    take_in_parts(model, stateful.modules)
+    return _probe_rows(model, tokens, stateful)
+
+
+def _probe_rows(model: nn.Module, tokens: Sequence[int], stateful: Stateful | None) -> Findings:
+    """What is found where each row is a sequence of its own."""
     a, b, c, d = tokens[:4]
-    base, logits = _probe(model, ids=[a, b, c], positions=[0, 1, 2])
-    _, other = _probe(model, ids=[d, b, c], positions=[0, 1, 2])
-    spread, _ = _probe(model, ids=[a, a, a], positions=[4, 1, 0])
-    swapped, _ = _probe(model, ids=[a, a, a], positions=[0, 1, 4])
+    probe = partial(_probe, model, stateful)
+    base, logits = probe(ids=[a, b, c], positions=[0, 1, 2])
+    changed, other = probe(ids=[d, b, c], positions=[0, 1, 2])
+    spread, _ = probe(ids=[a, a, a], positions=[4, 1, 0])
+    swapped, _ = probe(ids=[a, a, a], positions=[0, 1, 4])
     pairs = [
         *zip(spread.queries, swapped.queries, strict=True),
         *zip(spread.keys, swapped.keys, strict=True),
@@ -210,27 +231,53 @@ def probe_model(model: nn.Module, tokens: Sequence[int]) -> Findings:
         layers=base.layers,
         vocab_size=logits.shape[-1],
         passes_window=base.passes_window,
-        mixes_elsewhere=not _close(logits[1:], other[1:]),
+        mixes_elsewhere=not all(
+            _close(x[1:], y[1:])
+            for x, y in ((logits, other), *zip(base.given, changed.given, strict=True))
+        ),
         ignores_positions=not all(_close(a, b.flip(0)) for a, b in pairs),
-        sparse_unsupported_reason=_sparse_unsupported_reason(base.full),
+        sparse_unsupported_reason=_sparse_unsupported_reason(base),
+        stateful=stateful
+        and replace(stateful, numbers={layer: i for i, layer in enumerate(sorted(base.layers))}),
     )
 
 
-def _probe(model: nn.Module, *, ids: list[int], positions: list[int]) -> tuple[Probe, Tensor]:
+def _probe(
+    model: nn.Module, stateful: Stateful | None, *, ids: list[int], positions: list[int]
+) -> tuple[Probe, Tensor]:
     probe = Probe()
+    if stateful is None:
+        return probe, _run(model, probe, ids, positions)
+    states = fresh_rows(stateful.shapes, len(ids), next(model.parameters()).device)
+    step = stateful.as_reported(probe, states)
+    return probe, _run(model, step, ids, positions, stateful.argument, states)
+
+
+def _run(
+    model: nn.Module,
+    step: AttentionStep,
+    ids: Sequence[int],
+    positions: Sequence[int],
+    argument: str | None = None,
+    cache: Any = None,
+) -> Tensor:
+    """Logits `[T, V]` of a forward pass, which is given `cache` as `argument`."""
     device = next(model.parameters()).device
     with torch.inference_mode():
-        logits = model(
-            input_ids=torch.tensor([ids], device=device),
-            position_ids=torch.tensor([positions], device=device),
+        return model(
+            input_ids=torch.tensor([list(ids)], device=device),
+            position_ids=torch.tensor([list(positions)], device=device),
             use_cache=False,
-            penstock_step=probe,
+            penstock_step=step,
+            **({} if argument is None else {argument: cache}),
         ).logits[0]
-    return probe, logits
 
 
-def _sparse_unsupported_reason(full: Sequence[dict[str, Any]]) -> str | None:
-    """Why not, as the rest of a sentence; `full`: options of layers without a sliding window."""
+def _sparse_unsupported_reason(probe: Probe) -> str | None:
+    """Why not, as the rest of a sentence."""
+    full = probe.full
+    if not probe.layers:
+        return "it has no attention"
     if not full:
         return "all its layers have sliding windows, and see few keys anyway"
     if any(options["softcap"] is not None for options in full):

@@ -1,5 +1,6 @@
 """The choices of each request as sequences: how they are made, and which of them live."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -8,8 +9,11 @@ from ...decoding.constraint.thinking import ThinkingConstraint
 from ...decoding.gumbel import derive_seed
 from ...kvcache.pages import PagePool
 from ...kvcache.prefix import PrefixCache
+from ...kvcache.recurrent_state import RecurrentState
+from ...kvcache.state_pool import StatePool
 from ...kvcache.table import PageTable
 from ..adapters.store import AdapterStore
+from ..state.pictures import PlacedPictures
 from ..state.request import Request
 from ..state.sequence import Context, Sequence
 from ..state.sparse_prefill import SparsePrefillState, salt_of
@@ -17,7 +21,10 @@ from .eviction import Eviction
 
 
 class Choices:
-    """Makes the sequences of requests, and knows which of them live."""
+    """Makes the sequences of requests, and knows which of them live.
+
+    `place`: where the pictures of a request are in one of its prompts; None: nowhere.
+    """
 
     def __init__(
         self,
@@ -26,12 +33,16 @@ class Choices:
         page_size: int,
         eviction: Eviction,
         adapters: AdapterStore,
+        place: Callable[[tuple[int, ...], Request], PlacedPictures | None],
+        states: StatePool | None = None,
     ) -> None:
+        self._states = states
         self._pool = pool
         self._prefix = prefix
         self._page_size = page_size
         self._eviction = eviction
         self._adapters = adapters
+        self._place = place
         self._living: dict[str, list[Sequence]] = {}
         self._arrivals = 0
 
@@ -64,6 +75,7 @@ class Choices:
                 else sequence.eviction_state.fork(),
                 other_contexts=tuple(context.fork() for context in sequence.other_contexts),
                 thought=None if sequence.thought is None else sequence.thought.fork(),
+                recurrent=None if sequence.recurrent is None else sequence.recurrent.fork(),
                 pending_choices=(),
                 rule_state=None if sequence.rule_state is None else sequence.rule_state.fork(),
                 constraint=None if sequence.constraint is None else sequence.constraint.fork(),
@@ -123,6 +135,8 @@ class Choices:
             "eviction_state": self._eviction.eviction_state_for(request, prompt),
             "sparse_prefill": sparse_prefill,
             "thought": self._eviction.dropped_thought_for(request, prompt),
+            "recurrent": None if self._states is None else RecurrentState(self._states),
+            "pictures": self._place(prompt, request) if request.pictures else None,
         }
 
 

@@ -13,7 +13,7 @@ from ..state.request import (
     FinishReason,
     StepOutput,
 )
-from ..state.sequence import Sequence
+from ..state.sequence import Context, Sequence
 from ..state.step import Decoded, Step
 from .eviction import Eviction
 from .step_outputs import empty_output, failed_output, output_of
@@ -73,7 +73,8 @@ class Commit:
             self.prompt_tokens += max(0, min(chunk.count, read))
             context.computed += chunk.count - chunk.drafted
             if not chunk.drafted and id(chunk.sequence) not in failed:
-                context.table.publish(context.tokens, min(context.computed, context.shareable))
+                context.table.publish(context.names, min(context.computed, context.shareable))
+            _name_snapshots(context)
 
     def _take(
         self, item: Decoded, done: Committed, failed: dict[int, tuple[Sequence, Failure]]
@@ -139,8 +140,17 @@ def _keep_accepted(item: Decoded, count: int) -> list[tuple[int, int]]:
         table = context.table
         moves += table.compact(context.computed - count, item.accepted[: count - 1])
         table.truncate(context.computed)
-        table.publish(context.tokens, min(context.computed, context.shareable))
+        table.publish(context.names, min(context.computed, context.shareable))
     return moves
+
+
+def _name_snapshots(context: Context) -> None:
+    """Keep the snapshots of states whose tokens the prefix cache can find."""
+    state = context.recurrent
+    if state is not None:
+        for length in list(state.unnamed):
+            answer = length > context.prompt_length
+            state.name_snapshot(length, context.table.chain(length), answer=answer)
 
 
 def _end_read(step: Step, failed: dict[int, tuple[Sequence, Failure]], done: Committed) -> None:

@@ -11,9 +11,11 @@ from ...decoding.drafting.base import Vocabulary
 from ...decoding.pieces import Pieces
 from ...kvcache.pages import PagePool
 from ...kvcache.prefix import PrefixCache
+from ...kvcache.state_pool import StatePool
 from ...kvcache.store import KVStore
 from ..adapters.store import AdapterStore, refuse_all
 from ..model.numerics import AS_THEY_ARE, Numerics
+from ..model.picture_rows import encode, place
 from ..model.runner import ModelRunner
 from ..scheduling.retained_kv import RetainedKV
 from ..scheduling.scheduler import Scheduler
@@ -58,11 +60,18 @@ class Engine:
         self.adapters = adapters or AdapterStore(refuse_all)
         self.pool = PagePool(store.pages)
         self.prefix = PrefixCache(self.pool, store.page_size, enabled=prefix_cache)
+        self.states = None if runner.recurrent is None else runner.recurrent.pool
         self._eviction = Eviction(store, self.pool)
         self._choices = Choices(
-            self.pool, self.prefix, store.page_size, self._eviction, self.adapters
+            self.pool,
+            self.prefix,
+            store.page_size,
+            self._eviction,
+            self.adapters,
+            place(runner.pictures),
+            self.states,
         )
-        self._retained_kv = RetainedKV()
+        self._retained_kv = RetainedKV(self.states)
         self.scheduler = Scheduler(
             self.pool,
             self.prefix,
@@ -73,6 +82,7 @@ class Engine:
             on_preempt=self._eviction.swap_out,
             on_split=self._choices.split,
             retained_kv=self._retained_kv,
+            states=self.states,
         )
         self.runner = runner
         self.decoder = Decoder(runner.kernels, numerics, pieces)
@@ -89,6 +99,7 @@ class Engine:
         self._commit = Commit(store, self._eviction, self._planner)
         self._clock = clock
         self._store = store
+        self._max_running = max_running
         self._preemptions = 0
         self._last_step_s: float | None = None  # when it ended, if another followed at once
         # Failures outside of a step's rows, reported with the next outputs.
@@ -138,6 +149,8 @@ class Engine:
         self._failed.clear()
         self._retained_kv.clear()
         self.scheduler.remove(self.scheduler.all())
+        if self.states is not None:
+            self.states.clear()
         self._choices.clear()
         self._planner.clear()
 
@@ -154,6 +167,7 @@ class Engine:
         if overlapped is not None:
             return self._finish(*overlapped)
         step, began_s = self._schedule()
+        self._encode_pictures(step)
         if not step.chunks:
             return []
         try:
@@ -178,6 +192,14 @@ class Engine:
         self._preemptions += len(step.preempted)
         self.last_rows = step.rows
         return step, began_s
+
+    def _encode_pictures(self, step: Step) -> None:
+        """Make embeddings of the step's pictures; sequences whose pictures fail end before it."""
+        failed = encode(self.runner.pictures, step)
+        if failed:
+            self._failed += [failed_output(sequence, BROKEN) for sequence in failed]
+            step.chunks = [chunk for chunk in step.chunks if chunk.sequence not in failed]
+            self._end(failed)
 
     def _run(self, step: Step) -> Tensor:
         """The logits of the step's wanted rows, `[R, V]`."""
@@ -211,6 +233,8 @@ class Engine:
         """Commit the step; end what has ended or failed."""
         self.last_rows = step.rows
         done = self._commit.commit(step, decoded)
+        if self.runner.recurrent is not None:
+            self.runner.recurrent.read_drafts(step.chunks)
         self._retain(done.ended)
         self._end([*done.ended, *done.broken])
         return done.outputs
@@ -228,6 +252,7 @@ class Engine:
     def stats(self) -> EngineStats:
         """Counters and gauges as of now."""
         return EngineStats(
+            max_running=self._max_running,
             running=len(self.scheduler.running),
             waiting=self.scheduler.waiting,
             pages_in_use=self.pool.in_use,
@@ -240,6 +265,7 @@ class Engine:
             prefix_hit_tokens=self.prefix.hit_tokens,
             preemptions=self._preemptions,
             steps=self._commit.steps,
+            **({} if self.states is None else _of_states(self.states)),
         )
 
     def _fork(self, sequence: Sequence) -> list[Sequence]:
@@ -263,3 +289,12 @@ class Engine:
         for sequence in gone:
             self._planner.finish(sequence)
             self._choices.end(sequence)
+
+
+def _of_states(states: StatePool) -> dict[str, int]:
+    return {
+        "state_slots_in_use": states.in_use,
+        "state_snapshots": states.snapshots,
+        "state_slots_total": states.store.slots,
+        "state_slot_bytes": states.store.slot_bytes,
+    }

@@ -61,6 +61,8 @@ class Eviction:
                 for layer in range(len(self._store.keys)):
                     stored = self._store.read_slots(layer, slots)
                     context.swapped.append(tuple(each.cpu() for each in stored))
+                if context.recurrent is not None:
+                    context.recurrent.swap_out()
 
     def swap_in(self, context: Context) -> None:
         """Write the copied slots back, into the pages that the context has now."""

@@ -186,7 +186,8 @@ def launch_after(
     # A row without a next token fails once it is read; until then it runs with token 0.
     ids = ids.clamp(min=0)
     keys = [s.table.num_keys(at + 1) for s, at in zip(going_on, places, strict=True)]
-    logits = graphs.run(ids, places, slots, keys, tables)
+    positions = [s.position(at) for s, at in zip(going_on, places, strict=True)]
+    logits = graphs.run(ids, positions, slots, keys, tables)
     if logits is None:
         for sequence, at in zip(going_on, places, strict=True):
             sequence.table.truncate(at)

@@ -24,6 +24,7 @@ from ..attention.interface import Findings, UndeliveredError, probe_model, regis
 from ..model.fused.planes import count_weights, take_planes
 from ..model.fused.prepare import make_fused, store_weights
 from ..model.threads import torch_threads, usable_cores
+from ..recurrent.modules import Stateful, take_in_parts
 from ..requests.tokenizer import Tokenizer
 from ..weights.base import WeightFormat
 from ..weights.block_format import BlockFormat
@@ -37,11 +38,13 @@ from .endings import eos_token_ids
 from .generation_file import read_generation, sampling_defaults
 from .health import check_weights, computable_tokens, overflow
 from .open_checkpoint import open_checkpoint
+from .picture_part import PicturePart, find_form, make_part, picture_processor, report
 from .rotary import fix_rotary
 from .safetensors_files import StoredTensor
 from .selfcheck import chooses_keys, difference, prompt_tokens, reaches, unknown_layers
 from .settings import ModelSettings
 from .stages import printable, quiet_transformers, stage
+from .text_part import take_off
 from .tokenizer_files import check_vocabulary, read_tokenizer
 from .weights import build_config, check_sizes, load_weights, unsupported
 
@@ -55,7 +58,10 @@ class ModelInfo:
     `max_length_tokens`: prompt plus answer of a request that keeps every key. `context_tokens`: of
     one that evicts, which the page pool does not limit: the positions that the model was made for.
     `can_evict`: all layers have the same number of KV heads, which eviction needs.
-    `sparse_unsupported_reason`: why sparse prefill cannot serve this model; None: it can."""
+    `sparse_unsupported_reason`: why sparse prefill cannot serve this model; None: it can.
+    `has_states`: layers keep states beside keys and values.
+    `pictures_unsupported_reason`: the same of pictures. `picture_token`: the token of their rows.
+    `pictures_see_ahead`: rows of a picture see later ones of it."""
 
     id: str
     created: int
@@ -68,21 +74,30 @@ class ModelInfo:
     device: str
     can_evict: bool
     sparse_unsupported_reason: str | None
+    has_states: bool
+    pictures_unsupported_reason: str | None = "it has no part that takes them"
+    picture_token: int | None = None
+    pictures_see_ahead: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedModel:
-    """A model ready to run. `layers`: shapes by the layer index that its attention reports."""
+    """A model ready to run. `layers`: shapes of those that have keys and values, in order.
+
+    `stateful`: its states beside these; None: it has none. `pictures`: what it takes pictures with;
+    None: it takes none."""
 
     model: nn.Module
     tokenizer: Tokenizer
     info: ModelInfo
     layers: list[LayerShape]
+    stateful: Stateful | None
     device: torch.device
     dtype: torch.dtype
     weights: WeightFormat
     eos_token_ids: frozenset[int]
     sampling_defaults: dict[str, Any]
+    pictures: PicturePart | None = None
 
 
 def load_model(settings: ModelSettings) -> LoadedModel:
@@ -118,24 +133,33 @@ def _load(
     if checkpoint.reads_quantised:
         vars(model_config).pop("quantization_config", None)  # transformers would read by it
     hf_tokenizer = read_tokenizer(folder, settings)
+    processor = picture_processor(folder, model_config, settings)
+    if isinstance(processor, str):
+        report(processor, settings)
+        settings = settings.model_copy(update={"pictures": "off"})
     checkpoint.left_out = check_sizes(folder, model_config, stored, settings)
     stored = _needed(checkpoint, stored)
 
-    def load(packed: Collection[str]) -> Any:
+    def load(packed: Collection[str]) -> tuple[Any, nn.Module | None]:
         tensors = checkpoint.tensors(dtype, packed=packed)
         loaded = load_weights(folder, model_config, stored, settings, dtype, tensors)
         if in_planes:
             blocks = checkpoint.tensors(torch.float32, packed=BLOCK_TYPES.keys())
             take_planes(loaded, blocks or {})
-        return loaded.to(device).eval()
+        loaded = loaded.to(device).eval()
+        return loaded, None if isinstance(processor, str) else take_off(loaded)
 
-    model = load(packed)
+    model, tower = load(packed)
     _set_threads(settings, model, device)
     check_weights(folder, model, stored, checkpoint.read)
     text_config = model.config.get_text_config()
     embeddings = model.get_input_embeddings().num_embeddings
     check_vocabulary(folder, hf_tokenizer, embeddings)
     found, context = _probe(model, text_config, settings, embeddings)
+    form = processor if isinstance(processor, str) else "its parts are not told apart"
+    if tower is not None:
+        check_weights(folder, tower, stored, checkpoint.read)
+        form = find_form(model, tower, computable_tokens(model, embeddings), found)
     parameters = count_weights(model)
     defaults = sampling_defaults(folder, generation, model)
     architecture = type(model).__name__
@@ -143,12 +167,22 @@ def _load(
     if lean is None:
         keeps_arguments = delivers(model)
         del model  # before it is loaded again
-        lean = load(packed if isinstance(weights, BlockFormat) else ())
+        lean, tower = load(packed if isinstance(weights, BlockFormat) else ())
         if keeps_arguments:
             deliver_steps(lean)
         fix_rotary(lean, text_config, context)
         if not weights.lossless:
             store_weights(lean, weights)
+    if found.stateful is not None:
+        take_in_parts(lean, found.stateful.modules)
+    seen: PicturePart | str = "its parts are not told apart"
+    if isinstance(processor, str) or isinstance(form, str):
+        seen = processor if isinstance(processor, str) else str(form)
+    elif tower is not None:
+        seen = make_part(lean, tower, form, processor, found, lossless=weights.lossless)
+    if not isinstance(processor, str):
+        report(seen, settings)
+    pictures = None if isinstance(seen, str) else seen
     eos = eos_token_ids(
         folder,
         config=fields,
@@ -170,15 +204,21 @@ def _load(
             vocab_size=found.vocab_size,
             dtype=str(dtype).removeprefix("torch."),
             device=str(device),
-            can_evict=len({layer.kv_heads for layer in found.in_order}) == 1,
+            can_evict=len({layer.kv_heads for layer in found.layers.values()}) == 1,
             sparse_unsupported_reason=found.sparse_unsupported_reason,
+            has_states=found.stateful is not None,
+            pictures_unsupported_reason=seen if isinstance(seen, str) else None,
+            picture_token=None if pictures is None else pictures.form.placeholder,
+            pictures_see_ahead=pictures is not None and pictures.form.sees_ahead != "nowhere",
         ),
         layers=found.in_order,
+        stateful=found.stateful,
         device=device,
         dtype=dtype,
         weights=weights,
         eos_token_ids=eos,
         sampling_defaults=defaults,
+        pictures=pictures,
     )
 
 
@@ -278,7 +318,7 @@ def _probe(
         logger.debug("the probe failed", exc_info=True)
         raise unsupported(kind, _why(error)) from error
     expected = int(text_config.num_hidden_layers)
-    if sorted(found.layers) != list(range(expected)):
+    if found.stateful is None and sorted(found.layers) != list(range(expected)):
         raise unsupported(
             kind,
             f"{len(found.layers)} of its {expected} layers go through transformers' attention "
@@ -303,7 +343,7 @@ def _probe(
         )
     length = prompt_tokens(model, text_config, context)
     try:
-        reason = difference(model, found.in_order, tokens, length)
+        reason = difference(model, found, tokens, length)
     except OverflowError as error:
         raise overflow(model) from error
     if reason is not None:

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from ...kernels.batch import PagedBatch
-from ...kvcache.store import KVStore, LayerShape
-from ..attention.interface import NAME, PagedStep, Probe
+from ...kvcache.store import KVStore
+from ..attention.interface import NAME, Findings, PagedStep, Probe
+from ..recurrent.modules import AttentionStep, OneSequence
 from .stages import printable
 
 logger = logging.getLogger(__name__)
@@ -45,7 +46,13 @@ _TOLERANCE: Final = 1e-4
 _HALF_TOLERANCE: Final = 0.2
 _MOST: Final = 0.75
 _INDEX: Final = ("index_topk", "index_topk_blocks", "indexer_budget")
-KNOWN_LAYERS: Final = frozenset({"full_attention", "sliding_attention", "chunked_attention"})
+KNOWN_LAYERS: Final = frozenset(
+    {
+        *("full_attention", "sliding_attention", "chunked_attention"),
+        *("linear_attention", "conv", "hybrid", "hybrid_sliding"),
+        *("moe", "mlp"),
+    }
+)
 
 
 def unknown_layers(text_config: Any) -> list[str]:
@@ -101,9 +108,7 @@ def reaches(model: Any, token: int, position: int) -> bool:
     return True
 
 
-def difference(
-    model: Any, layers: Sequence[LayerShape], tokens: Sequence[int], length: int
-) -> str | None:
+def difference(model: Any, found: Findings, tokens: Sequence[int], length: int) -> str | None:
     """Why the logits of a prompt are not those of `eager` attention; None: they are.
 
     Also None, with a warning, where the model's eager attention fails, so that there is no
@@ -118,7 +123,7 @@ def difference(
     positions = torch.arange(length, device=device)[None]
     with torch.inference_mode():
         try:
-            ours = _in_chunks(model, layers, ids, positions, parameter.dtype)
+            ours = _in_chunks(model, found, ids, positions, parameter.dtype)
         except (TypeError, ValueError, RuntimeError, AttributeError, LookupError) as error:
             return f"a prompt of {length} tokens fails ({printable(str(error))[:120]})"
         model.set_attn_implementation("eager")
@@ -151,13 +156,14 @@ def _as_generate(model: Any, ids: Tensor, positions: Tensor) -> dict[str, Any]:
 
 
 def _in_chunks(
-    model: Any, layers: Sequence[LayerShape], ids: Tensor, positions: Tensor, dtype: torch.dtype
+    model: Any, found: Findings, ids: Tensor, positions: Tensor, dtype: torch.dtype
 ) -> Tensor:
-    """Logits of all rows, computed in chunks, so that cached keys of earlier chunks are read."""
+    """Logits of all rows, computed in chunks, so that keys and states of earlier ones are read."""
     device, length = ids.device, ids.shape[1]
     pages = -(-length // _PAGE)
     table = [*range(1, pages), 0]
-    store = KVStore(layers, pages=pages, page_size=_PAGE, dtype=dtype, device=device)
+    one = None if found.stateful is None else OneSequence(found.stateful, device)
+    store = KVStore(found.in_order, pages=pages, page_size=_PAGE, dtype=dtype, device=device)
     slots = torch.tensor(
         [table[i // _PAGE] * _PAGE + i % _PAGE for i in range(length)], device=device
     )
@@ -171,11 +177,16 @@ def _in_chunks(
             tables=[table],
             slots=slots[first:last],
         )
+        step: AttentionStep = PagedStep(store=store, batch=batch)
+        cache = {}
+        if one is not None:
+            step, cache = one.step(step, last - first)
         output = model(
             input_ids=ids[:, first:last],
             position_ids=positions[:, first:last],
             use_cache=False,
-            penstock_step=PagedStep(store=store, batch=batch),
+            penstock_step=step,
+            **cache,
         )
         logits.append(output.logits[0])
     return torch.cat(logits)

@@ -23,6 +23,8 @@ class ModelSettings(Settings):
     `max_model_len`: longest prompt plus answer in tokens; default: the model's own context.
     `chat_control_tokens`: who may write control tokens in a chat: its template alone, so that the
     same characters in a message are plain text, or anyone.
+    `pictures`: load the parts of a model that take pictures: auto does where the model and its
+    processor can be served, on refuses to start otherwise, off saves their memory.
     `threads`: CPU threads of the model; default: OMP_NUM_THREADS, else chosen by the size of the
     model and the number of cores.
     """
@@ -35,4 +37,5 @@ class ModelSettings(Settings):
     trust_remote_code: bool = False
     max_model_len: Annotated[int, Field(ge=16, le=2**24)] | None = None
     chat_control_tokens: Literal["template", "anyone"] = "template"
+    pictures: Literal["auto", "on", "off"] = "auto"
     threads: Annotated[int, Field(ge=1, le=1024)] | None = None

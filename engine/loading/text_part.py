@@ -4,17 +4,21 @@ A checkpoint for pictures or sound holds towers, which make embeddings of these,
 model. Prompts of text go through the model's own forward pass without them:
 
     Mistral3ForConditionalGeneration
-      model.vision_tower              left out
-      model.multi_modal_projector     left out
+      model.vision_tower              left out, unless pictures are served
+      model.multi_modal_projector     the same
       model.language_model            built and loaded
       lm_head                         built and loaded
+
+Where pictures are served, their parts are loaded with the text model, and then taken off it
+(`take_off`): all that follows, such as formats of weights, is about the text model alone.
 
 Class names and conversions of tensor names are those of transformers.
 """
 
 import re
 from collections.abc import Iterable
-from typing import Any
+from copy import copy
+from typing import Any, Final
 
 import torch
 from torch import nn
@@ -26,6 +30,8 @@ from transformers.models.auto.modeling_auto import (
 
 from ..attention.interface import NAME
 from .settings import ModelSettings
+
+_SOUND: Final = re.compile("audio|speech|sound")
 
 
 def without_memory(model_config: Any, settings: ModelSettings) -> Any:
@@ -53,7 +59,7 @@ def text_part(model_config: Any, settings: ModelSettings) -> Any:
     # Not one of the text model alone, in which the checkpoint's names have no place.
     if kind is None or kind.config_class is not of:
         kind = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING.get(of, None)
-    return None if kind is None else _text_part_of(kind)
+    return None if kind is None else _part_of(kind, pictures=settings.pictures != "off")
 
 
 def attention_of(model_config: Any) -> str | dict[str, str]:
@@ -76,14 +82,39 @@ def left_out(model: nn.Module) -> re.Pattern[str]:
     return re.compile("|".join(map(_pattern, names)) or r"(?!)")
 
 
-def _text_part_of(kind: Any) -> Any:
+def take_off(model: Any) -> nn.Module | None:
+    """Take the parts for pictures off a model, which then is the text model alone.
+
+    Returns a module that makes features of pictures (`get_image_features`); None: there is none.
+    """
+    inner = getattr(model, "model", None)
+    if not isinstance(inner, nn.Module) or not hasattr(inner, "get_image_features"):
+        return None
+    text: nn.Module = model.get_decoder()
+    parts = {
+        name: part
+        for name, part in inner.named_children()
+        if all(each is not text for each in part.modules()) and any(True for _ in part.parameters())
+    }
+    if not parts:
+        return None
+    tower = copy(inner)
+    vars(tower)["_modules"] = parts
+    for name in parts:
+        setattr(inner, name, None)
+    return tower
+
+
+def _part_of(kind: Any, *, pictures: bool) -> Any:
     class WithoutTowers(kind):
         def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
             super().__init__(config, *args, **kwargs)
             kept = self.get_decoder(), self.get_output_embeddings()
             told_apart = kept[0] is not self and None not in kept
             kept = *kept, self.get_input_embeddings()
-            self.penstock_left_out = tuple(_leave_out(self, kept, "")) if told_apart else ()
+            takes = pictures and hasattr(getattr(self, "model", None), "get_image_features")
+            left_out = _leave_out(self, kept, "", takes) if told_apart else ()
+            self.penstock_left_out = tuple(left_out)
             self._keys_to_ignore_on_load_unexpected = {
                 *(self._keys_to_ignore_on_load_unexpected or ()),
                 *map(_pattern, self.penstock_left_out),
@@ -95,13 +126,17 @@ def _text_part_of(kind: Any) -> Any:
     return WithoutTowers
 
 
-def _leave_out(module: nn.Module, kept: tuple[nn.Module | None, ...], prefix: str) -> Iterable[str]:
-    """Remove what holds none of `kept`; yields the names."""
+def _leave_out(
+    module: nn.Module, kept: tuple[nn.Module | None, ...], prefix: str, pictures: bool
+) -> Iterable[str]:
+    """Remove what holds none of `kept` and, with `pictures`, is for sound; yields the names."""
     for name, child in list(module.named_children()):
         if any(child is each for each in kept):
             continue
         if any(inner is each for inner in child.modules() for each in kept):
-            yield from _leave_out(child, kept, f"{prefix}{name}.")
+            yield from _leave_out(child, kept, f"{prefix}{name}.", pictures)
+        elif pictures and not _SOUND.search(name):
+            continue
         elif any(True for _ in child.parameters()):
             setattr(module, name, None)
             yield prefix + name

@@ -14,6 +14,7 @@ from ...errors import ConfigurationError
 from ...kernels.backend import BackendChoice
 from ..weights.base import WeightFormat
 from .fused.compiled import CompiledDecoder
+from .fused.experts import CompiledExperts
 
 Numerics = Callable[[], AbstractContextManager[Any]]
 """Makes the context manager in which operations on a step's rows run."""
@@ -37,7 +38,7 @@ class _InMode(nn.Module):
 def _multiplies_otherwise(model: nn.Module) -> bool:
     """Whether a model has weights that torch multiplies: plain linear layers or experts."""
     return any(
-        isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
+        isinstance(module, nn.Linear | CompiledExperts) or type(module).__name__ == "Conv1D"
         for module in model.modules()
     ) or any(parameter.ndim > 2 for parameter in model.parameters())
 

@@ -2,6 +2,7 @@
 
 from ..adapters.store import Prepared
 from ..state.step import Chunk, Step
+from .picture_rows import PicturedRows
 
 
 class Rows:
@@ -23,9 +24,24 @@ class Rows:
         self.trees: dict[int, list[int]] = {}
         self.own_attention: list[tuple[int, Chunk]] = []
         self.adapters: list[Prepared | None] = []
+        self.pictured: list[PicturedRows] = []
 
     def add(self, chunk: Chunk) -> None:
         """Add the rows of one context's chunk."""
+        row, context = len(self.ids), chunk.context
+        self._add(chunk)
+        if context.pictures is not None:
+            self.positions[row:] = map(context.position, self.positions[row:])
+            self.pictured.append(
+                PicturedRows(
+                    row=row,
+                    begin=context.computed,
+                    count=chunk.count - chunk.drafted,
+                    pictures=context.pictures,
+                )
+            )
+
+    def _add(self, chunk: Chunk) -> None:
         context, draft = chunk.context, chunk.draft
         row, first = len(self.ids), context.computed
         last = first + chunk.count

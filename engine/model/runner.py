@@ -2,6 +2,7 @@
 
 from functools import partial
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,13 +18,19 @@ from ...kvcache.eviction_state import EvictionState
 from ...kvcache.slot_table import SlotTable
 from ...kvcache.store import KVStore
 from ..adapters.step import StepAdapters
+from ..attention.ahead import AheadRows
 from ..attention.evicting import ScoredRows, SlottedDraft, SlottedRows
 from ..attention.gapped import GappedRows, key_positions
 from ..attention.interface import PagedStep, RowAttention
 from ..attention.sparse import SparseRows
+from ..recurrent.modules import AttentionStep
+from ..recurrent.parts import StepStates
 from ..state.step import Chunk, Step
 from .cuda_graphs import DecodeGraphs
 from .fused.compiled import CompiledDecoder
+from .picture_encoder import PictureEncoder
+from .picture_rows import blocks_of, pictured_inputs
+from .recurrent import RecurrentRunner
 from .rows import Rows, wanted_rows
 
 
@@ -32,7 +39,8 @@ class ModelRunner:
 
     `graphs`: CUDA graphs for steps that only decode; None: run without. `evicts_in_layers`: whether
     the model computes all layers of a step in one call also where contexts evict keys. `adapters`:
-    where the model reads which rows have one.
+    where the model reads which rows have one. `recurrent`: states beside keys and values; None: the
+    model has none. `pictures`: makes embeddings of pictures; None: the model takes none.
     """
 
     def __init__(
@@ -43,10 +51,14 @@ class ModelRunner:
         kernels: Kernels = TORCH,
         graphs: DecodeGraphs | None = None,
         adapters: StepAdapters | None = None,
+        recurrent: RecurrentRunner | None = None,
+        pictures: PictureEncoder | None = None,
     ) -> None:
         self._model = model
+        self.pictures = pictures
         self._adapters = adapters or StepAdapters()
         self._store = store
+        self.recurrent = recurrent
         self._device = device
         self.on_gpu = device.type != "cpu"
         self.kernels = kernels
@@ -102,10 +114,12 @@ class ModelRunner:
             )
         self._adapters.begin(rows.adapters, wanted)
         try:
-            logits = self._forward(*inputs, paged)
+            pictured = pictured_inputs(self.pictures, rows.pictured, rows.ids, inputs[1])
+            logits = self._forward(*inputs, paged, step.chunks, pictured)
         finally:
             self._adapters.end()
-        self._check([chunk for chunk in step.chunks if chunk.reads])
+        if self.recurrent is None or self.recurrent.attends:
+            self._check([chunk for chunk in step.chunks if chunk.reads])
         return logits
 
     def _check(self, chunks: list[Chunk]) -> None:
@@ -161,7 +175,9 @@ class ModelRunner:
 
     def _in_compiled_layers(self, chunk: Chunk) -> bool:
         eviction_state = chunk.context.eviction_state
-        if eviction_state is None or not chunk.scored or chunk.sparse or chunk.gapped:
+        if eviction_state is None or not chunk.scored:
+            return False
+        if chunk.sparse or chunk.gapped or chunk.ahead:
             return False
         if not eviction_state.in_slots:
             return True
@@ -209,7 +225,8 @@ class ModelRunner:
                 continue
             eviction_state = chunk.context.eviction_state
             if eviction_state is None or not chunk.scored:
-                attention.append(self._gapped(row, chunk))
+                others = self._ahead if chunk.ahead else self._gapped
+                attention.append(others(row, chunk))
                 continue
             if chunk.draft is None and eviction_state.in_slots:
                 scored = eviction_state.observation is not None
@@ -246,6 +263,17 @@ class ModelRunner:
                 None if draft is None else draft.parents,
             ),
             positions=key_positions(context, depths, self._device),
+            kernels=self.kernels,
+        )
+
+    def _ahead(self, row: int, chunk: Chunk) -> RowAttention:
+        """Rows of a prompt among which rows of a picture see each other."""
+        context = chunk.context
+        keys = context.table.num_keys(context.computed + chunk.count)
+        return AheadRows(
+            rows=slice(row, row + chunk.count),
+            batch=self._batch_of(context.table.pages, chunk.count, keys, self._slots(chunk)),
+            blocks=blocks_of(self.pictures, chunk, self._device),
             kernels=self.kernels,
         )
 
@@ -330,6 +358,7 @@ class ModelRunner:
             kernels=self.kernels,
             attention_record=attention_record,
             positions=key_positions(context, depths, self._device) if chunk.gapped else None,
+            blocks=blocks_of(self.pictures, chunk, self._device) if chunk.ahead else None,
         )
 
     def _batch_of(
@@ -351,14 +380,29 @@ class ModelRunner:
         )
 
     @torch.inference_mode()
-    def _forward(self, ids: Tensor, positions: Tensor, wanted: Tensor, paged: PagedStep) -> Tensor:
-        logits: Tensor = self._model(
-            input_ids=ids[None],
-            position_ids=positions[None],
-            use_cache=False,
-            logits_to_keep=wanted,
-            penstock_step=paged,
-        ).logits[0]
+    def _forward(
+        self,
+        ids: Tensor,
+        positions: Tensor,
+        wanted: Tensor,
+        paged: PagedStep,
+        chunks: list[Chunk],
+        pictured: dict[str, Any],
+    ) -> Tensor:
+        attend: AttentionStep = paged
+        cache: dict[str, StepStates] = {}
+        if self.recurrent is not None:
+            attend, cache = self.recurrent.attention(paged, self.recurrent.begin(chunks))
+        given: dict[str, Any] = {
+            "input_ids": ids[None],
+            "position_ids": positions[None],
+            "use_cache": False,
+            "logits_to_keep": wanted,
+            "penstock_step": attend,
+        }
+        logits: Tensor = self._model(**given | cache | pictured).logits[0]
+        if self.recurrent is not None:
+            self.recurrent.end(chunks)
         # Some models compute every row's, whatever is asked.
         return logits if logits.shape[0] == wanted.shape[0] else logits[wanted]
 

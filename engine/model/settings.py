@@ -26,7 +26,8 @@ class CacheSettings(Settings):
     """KV cache.
 
     `kv_cache_memory`: size of the cache, as a fraction of the free memory (up to 1) or in bytes
-    (above 1); default: 0.5 on a CPU, and 0.9 on CUDA of what the largest step leaves free.
+    (above 1); default: 0.5 on a CPU, and 0.9 on CUDA of what the largest step leaves free. States
+    beside keys and values, which some models have, take at most half of it.
     `kv_cache_dtype`: dtype of keys and values; auto is the dtype of the model; int8 and fp8 add a
     scale for each token and head.
     `page_size`: tokens of one page.

@@ -65,6 +65,17 @@ class EngineCollector(Collector):
             ),
             ("kv_cache_bytes", "Bytes of the page pool.", s.pages_total * s.page_bytes),
         )
+        if s.state_slots_total:
+            gauges += (
+                ("state_slots_in_use", "Slots of states held by sequences.", s.state_slots_in_use),
+                ("state_snapshots", "Slots that hold a prefix's states.", s.state_snapshots),
+                ("state_slots", "Slots of the states beside the pages.", s.state_slots_total),
+                (
+                    "state_bytes",
+                    "Bytes of the states beside the pages.",
+                    s.state_slots_total * s.state_slot_bytes,
+                ),
+            )
         for name, text, value in gauges:
             yield GaugeMetricFamily(f"penstock_{name}", text, value=value)
         counters = (

@@ -25,7 +25,8 @@ class Combination:
     end. `observes`: whether it observes the attention that keys receive. `contexts`: of each
     sequence. `prompts`: in the same body. `form`: the field that says what the answer has to be.
     `drops_thinking`: whether the keys of a thought go when it has ended; `marks_thinking`: whether
-    it is known how thoughts are marked. `can_evict`, `sparse_unsupported_reason`: of the model.
+    it is known how thoughts are marked. `sees_ahead`: the prompt has pictures whose rows see each
+    other. `can_evict`, `has_states`, `sparse_unsupported_reason`: of the model.
     """
 
     methods: Methods
@@ -43,6 +44,8 @@ class Combination:
     drops_thinking: bool = False
     marks_thinking: bool = True
     can_evict: bool = True
+    has_states: bool = False
+    sees_ahead: bool = False
     sparse_unsupported_reason: str | None = None
 
     @classmethod
@@ -124,6 +127,14 @@ RULES: Final[tuple[Rule, ...]] = (
     ),
     Rule(
         refuses="prefill",
+        breaks=lambda c: c.methods.prefill is not None and c.sees_ahead,
+        param="{prefill}",
+        sentence="{prefill} cannot be combined with pictures in this model, whose rows of a "
+        "picture all see each other; leave it out",
+        code="unsupported_combination",
+    ),
+    Rule(
+        refuses="prefill",
         breaks=lambda c: c.methods.prefill is not None and c.observes,
         param="{prefill}",
         sentence="{prefill} cannot be combined with {policy}, which counts the attention that each "
@@ -143,6 +154,14 @@ RULES: Final[tuple[Rule, ...]] = (
         param=DROP_THINKING,
         sentence=f"{DROP_THINKING} drops thoughts, and none are known here: it takes a chat, and a "
         "model that marks its thoughts with tokens of their own; leave it out",
+        code="unsupported_parameter",
+    ),
+    Rule(
+        refuses="policy",
+        breaks=lambda c: c.drops_thinking and c.has_states,
+        param=DROP_THINKING,
+        sentence=f"{DROP_THINKING} cannot be had with this model: its layers keep states beside "
+        "keys and values, which cannot forget what they have read; leave it out",
         code="unsupported_parameter",
     ),
     Rule(

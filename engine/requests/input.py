@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from ...decoding.constraint.thinking import Thinking
 from ...decoding.sampling_params import ALL_THAT_IS_LEFT, SamplingFields
 from ...registry import Spec
+from ..state.pictures import Picture
 from ..state.request import Conversation
 from .grammar import Frame
 from .prompt_encoder import Prompt
@@ -22,7 +23,8 @@ class Input:
     was rendered from, if any. `frame`: what may stand around the form of the answer. `thinking`:
     how the model thinks, where it does so before it answers; None with `thought_closed`: the
     prompt has closed the thought of a model that thinks. `shown_tokens`: special tokens that
-    are text in any case. `prompts`: how many the caller's body has; this is one of them.
+    are text in any case. `pictures`: those in the prompt, in order. `prompts`: how many the
+    caller's body has; this is one of them.
     The other fields are those of `Request`, before they are checked.
     """
 
@@ -46,6 +48,7 @@ class Input:
     thinking: Thinking | None = None
     thought_closed: bool = False
     shown_tokens: frozenset[int] = frozenset()
+    pictures: tuple[Picture, ...] = ()
     prompts: int = 1
 
     @property

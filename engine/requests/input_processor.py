@@ -22,6 +22,7 @@ from .grammar import grammar_of, refused
 from .input import Input
 from .kv_cache import split_kv_cache
 from .limits import Demand, Limits
+from .picture_prompt import NO_PICTURES, PicturePrompts, check_pictures
 from .prompt_encoder import PromptEncoder
 from .sampling import sampling_of, stop_token_ids
 from .search import problem_of, search_task
@@ -36,7 +37,7 @@ class InputProcessor:
 
     `decoding`, `kv_cache`: the methods that requests may name. `search_limits`: what one search may
     use, and the known evaluators. `grammars`: compiles what answers have to be. `default_prefill`:
-    for requests that name no prefill method.
+    for requests that name no prefill method. `pictures`: puts pictures into prompts.
     """
 
     model: ModelTraits
@@ -46,6 +47,7 @@ class InputProcessor:
     search_limits: SearchLimits
     grammars: Grammars
     default_prefill: Choice[Prefill[Any]] | None = None
+    pictures: PicturePrompts = NO_PICTURES
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -69,6 +71,8 @@ class InputProcessor:
         policy_spec, drops_thinking = split_kv_cache(given.kv_cache)
         (policy,) = self.kv_cache.resolve(policy_spec or "full")
         prompt = encode_prompt(given, self.encoder)
+        if given.pictures:
+            check_pictures(given, prompt.ids, self.model)
         contexts = None if given.params.max_tokens == 0 else self.contexts(methods, prompt.ids)
         demand = self._demand(given, methods, policy, (prompt.ids, *(contexts or ())))
         combination = self._combination(given, methods, policy, demand, drops_thinking)
@@ -106,6 +110,7 @@ class InputProcessor:
             grammar=grammar,
             thinking=thinking,
             dropped_thinking=given.thinking if drops_thinking else None,
+            pictures=given.pictures,
             search=search,
         )
 
@@ -172,6 +177,8 @@ class InputProcessor:
             drops_thinking=drops_thinking,
             marks_thinking=given.thinking is not None or given.thought_closed,
             can_evict=self.model.can_evict,
+            has_states=self.model.has_states,
+            sees_ahead=bool(given.pictures) and self.model.pictures_see_ahead,
             sparse_unsupported_reason=self.model.sparse_unsupported_reason,
         )
 

@@ -1,6 +1,6 @@
 """Checks a request with a controller (a search) before any of it runs."""
 
-from typing import Any
+from typing import Any, cast
 
 from ...decoding.constraint.grammar import Grammars
 from ...decoding.search.base import Controller, SearchLimits
@@ -11,6 +11,7 @@ from ..state.request import Conversation, SearchTask
 from .chat.turns import content_text
 from .grammar import compiled
 from .input import Input
+from .picture_prompt import IN_TEMPLATE
 from .tokenizer import Tokenizer
 
 
@@ -67,10 +68,13 @@ def problem_of(given: Input, ids: tuple[int, ...], tokenizer: Tokenizer) -> str:
 
 
 def _said_last(conversation: Conversation) -> str | None:
-    """Text of a chat's last user message; None: there is none, or it is not only text."""
+    """Text of a chat's last user message; None: there is none, or it is not text and pictures."""
     for message in reversed(conversation.messages):
         if message.get("role") == "user":
-            return content_text(message.get("content"))
+            content = message.get("content")
+            if isinstance(content, list):
+                content = [part for part in cast("list[Any]", content) if part != IN_TEMPLATE]
+            return content_text(content)
     return None
 
 

@@ -16,7 +16,9 @@ class ModelTraits:
     `vocab_size`: token ids below it have embeddings. `eos_token_ids`: tokens that end an answer.
     `defaults`: sampling fields of its generation_config. `can_evict`: whether its layers allow
     eviction. `sparse_unsupported_reason`: why sparse prefill cannot serve it; None: it can.
-    `infilling`: its convention for filling in the middle; None: it has none.
+    `has_states`: its layers keep states beside keys and values.
+    `infilling`: its convention for filling in the middle; None: it has none. `picture_token`: the
+    token of a picture's rows; None: it takes none. `pictures_see_ahead`: these rows see each other.
     """
 
     tokenizer: Tokenizer
@@ -25,7 +27,10 @@ class ModelTraits:
     defaults: Mapping[str, Any]
     can_evict: bool
     sparse_unsupported_reason: str | None = None
+    has_states: bool = False
     infilling: Infilling | None = None
+    picture_token: int | None = None
+    pictures_see_ahead: bool = False
 
     def check_vocabulary(self, param: str, ids: Sequence[int] | None) -> None:
         """Raise RequestError, which names `param`, where an id is outside the vocabulary."""

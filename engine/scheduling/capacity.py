@@ -171,10 +171,12 @@ class Room:
         self.running.remove(victim)
 
     def forget(self, sequence: Sequence) -> None:
-        """Free all pages; all that was not swapped out has to be computed again."""
+        """Free all pages and states; all that was not swapped out has to be computed again."""
         sequence.draft = None
         for context in sequence.contexts:
             context.table.free()
+            if context.recurrent is not None and context.swapped is None:
+                context.recurrent.free()
             if context.sparse_prefill is not None:
                 context.sparse_prefill.restart()
             if context.swapped is None:

@@ -1,6 +1,16 @@
-"""Which tokens need no computing: keys in the prefix cache, retained, or being computed now."""
+"""Which tokens need no computing: keys in the prefix cache, retained, or being computed now.
 
-from ...kvcache.prefix import PrefixCache, Salt
+Where layers have states beside keys and values, a prefix can be used up to a snapshot of the states
+at its end. One is taken at the end of each prompt, and where another prompt has turned out to begin
+alike.
+"""
+
+from collections.abc import Hashable
+from collections.abc import Sequence as List
+
+from ...kvcache.prefix import Chain, PrefixCache, Salt
+from ...kvcache.recurrent_state import RecurrentState
+from ...kvcache.state_pool import StatePool
 from ..state.sequence import Context, Sequence
 from ..state.sparse_prefill import salt_of
 from .retained_kv import RetainedKV
@@ -9,8 +19,11 @@ from .retained_kv import RetainedKV
 class PromptReuse:
     """Finds keys in the prefix cache and the retained KV, and sequences that compute them now."""
 
-    def __init__(self, prefix: PrefixCache, retained_kv: RetainedKV) -> None:
+    def __init__(
+        self, prefix: PrefixCache, retained_kv: RetainedKV, states: StatePool | None = None
+    ) -> None:
         self._prefix = prefix
+        self._states = states
         self._retained_kv = retained_kv
 
     def is_read_by_another(self, sequence: Sequence, running: list[Sequence]) -> bool:
@@ -29,6 +42,7 @@ class PromptReuse:
     ) -> tuple[Sequence, int] | None:
         """A sequence that computes whole pages of the same beginning, and their tokens."""
         usable = min(self._usable(sequence, sequence), sequence.shareable)
+        size = sequence.table.page_size
         found, length = None, 0
         for reader in running:
             if reader.remaining <= 1 or reader.eviction_state is not None:
@@ -39,13 +53,24 @@ class PromptReuse:
             if reader.request.flow not in (sequence.request.flow, (sequence.request.owner, False)):
                 continue
             known = min(usable, reader.shareable)
-            shared = self._prefix.shared(reader.tokens, sequence.tokens[:known])
+            shared = self._prefix.shared(reader.names, sequence.names[:known])
             if shared > max(length, reader.computed):
                 found, length = reader, shared
         if found is None:
             return None
-        cached = self._prefix.cached(sequence.tokens[:length], _salt(sequence))
-        return None if cached >= length else (found, length)
+        if len(self._usable_chains(sequence.names[:length], _salt(sequence))) >= length // size:
+            return None
+        if found.recurrent is not None:
+            found.recurrent.wanted.add(length)
+        return found, length
+
+    def _usable_chains(self, tokens: List[Hashable], salt: Salt) -> list[Chain]:
+        """Chains of the cached prefixes of `tokens`, up to the longest that can be used."""
+        chains = self._prefix.chains(tokens, salt)
+        if self._states is not None:
+            while chains and not self._states.has(chains[-1]):
+                chains.pop()
+        return chains
 
     def adopt(self, sequence: Sequence) -> None:
         """Take the keys that exist for its tokens, in all contexts, whose tables are empty."""
@@ -63,11 +88,34 @@ class PromptReuse:
         """Take the usable cached or retained keys of a context's tokens."""
         usable = self._usable(sequence, context)
         shareable = min(usable, context.shareable)
-        context.computed = context.page_table.adopt_prefix(context.tokens[:shareable])
+        if context.recurrent is None:
+            context.computed = context.page_table.adopt_prefix(context.names[:shareable])
+        else:
+            shareable = self._adopt_states(context, context.recurrent, shareable, _salt(sequence))
+            context.computed = context.page_table.adopt_prefix(context.names[:shareable])
         if context.eviction_state is not None:
             context.eviction_state.reset(context.computed)
         elif sequence.request.source is not None and context.thought is None:
             self._retained_kv.adopt(sequence.request.source, number, context, usable)
+
+    def _adopt_states(
+        self, context: Context, state: RecurrentState, shareable: int, salt: Salt
+    ) -> int:
+        """Start from the longest snapshot of a cached prefix; returns its length in tokens.
+
+        Says where snapshots are to be taken: at the end of what others have read too, and where the
+        last whole page of what is read ends.
+        """
+        size = context.table.page_size
+        tokens = context.names[:shareable]
+        chains = self._usable_chains(tokens, salt)
+        length = len(chains) * size
+        if chains and not state.adopt(chains[-1], length):
+            length = 0
+        if self._prefix.enabled:
+            alike = self._prefix.cached(tokens, salt)
+            state.wanted = {at for at in (alike, shareable // size * size) if at > length}
+        return length
 
     def _usable(self, sequence: Sequence, context: Context) -> int:
         """How many of a context's first tokens need not be computed if they are cached.

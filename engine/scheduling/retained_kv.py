@@ -1,19 +1,22 @@
 """Retained KV: keys and values of ended sequences that will be continued, while there is room."""
 
+from collections.abc import Hashable
+from collections.abc import Sequence as List
 from dataclasses import dataclass
 
+from ...kvcache.state_pool import StatePool
 from ...kvcache.table import PageTable
 from ..state.sequence import Context, Sequence
 
 
 @dataclass(frozen=True, slots=True)
 class _Retained:
-    """One context: the tokens whose keys and values its pages hold.
+    """One context: the tokens whose keys and values its pages hold, as the prefix cache knows them.
 
     `exact_from`: position of the answer's first token after a sparse prefill; None without one.
     """
 
-    tokens: list[int]
+    tokens: List[Hashable]
     table: PageTable
     exact_from: int | None
 
@@ -23,9 +26,11 @@ class RetainedKV:
 
     No result depends on them: a request that continues a sequence brings all of its tokens, and
     those that are not retained are computed. So the oldest are released when pages run out.
+    `states`: where the states beside keys and values stay, as long as there is a slot for them.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, states: StatePool | None = None) -> None:
+        self._states = states
         self._retained: dict[str, tuple[_Retained, ...]] = {}
 
     def put(self, name: str, sequence: Sequence) -> None:
@@ -37,7 +42,9 @@ class RetainedKV:
                 return
             table = context.page_table.fork()
             table.truncate(min(table.length, context.computed))
-            kept.append(_Retained(context.tokens[: table.length], table, _exact_from(context)))
+            kept.append(_Retained(context.names[: table.length], table, _exact_from(context)))
+            if context.recurrent is not None and context.recurrent.length == table.length:
+                context.recurrent.hand_over((name, len(kept) - 1))
         self._retained[name] = tuple(kept)
 
     def adopt(self, name: str, number: int, context: Context, usable: int) -> None:
@@ -51,8 +58,12 @@ class RetainedKV:
         source = kept[number]
         if source.exact_from != _exact_from(context):
             return
-        length = _shared(source.tokens, context.tokens, usable)
+        length = _shared(source.tokens, context.names, usable)
         if length > context.computed:
+            if context.recurrent is not None and not (
+                length == len(source.tokens) and context.recurrent.adopt((name, number), length)
+            ):
+                return  # a state cannot be cut
             context.table.free()
             context.table = source.table.fork()
             context.table.truncate(length)
@@ -61,8 +72,10 @@ class RetainedKV:
     def release(self, names: tuple[str, ...]) -> None:
         """Release the tables of these names; unknown names are ignored."""
         for name in names:
-            for kept in self._retained.pop(name, ()):
+            for number, kept in enumerate(self._retained.pop(name, ())):
                 kept.table.free()
+                if self._states is not None:
+                    self._states.drop((name, number))
 
     def release_oldest(self) -> bool:
         """Release the oldest table to make room; False: nothing is retained."""
@@ -81,7 +94,7 @@ def _exact_from(context: Context) -> int | None:
     return None if context.sparse_prefill is None else context.sparse_prefill.until
 
 
-def _shared(some: list[int], others: list[int], limit: int) -> int:
+def _shared(some: List[Hashable], others: List[Hashable], limit: int) -> int:
     """The length of their common beginning, at most `limit`."""
     limit = min(limit, len(some), len(others))
     if some[:limit] == others[:limit]:

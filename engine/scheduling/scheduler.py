@@ -12,8 +12,9 @@ from dataclasses import dataclass
 
 from ...kvcache.pages import PagePool
 from ...kvcache.prefix import PrefixCache
+from ...kvcache.state_pool import StatePool
 from ..state.request import Flow
-from ..state.sequence import Sequence
+from ..state.sequence import Context, Sequence
 from ..state.step import Chunk, Step
 from .capacity import Room
 from .prompt_reuse import PromptReuse
@@ -60,6 +61,7 @@ class Scheduler:
         on_preempt: Callable[[Sequence], None] = lambda sequence: None,
         on_split: Callable[[Sequence, tuple[int, ...]], list[Sequence]],
         retained_kv: RetainedKV | None = None,
+        states: StatePool | None = None,
     ) -> None:
         assert max_batch_tokens >= max_running, "every decoding sequence needs its row"
         self._pool = pool
@@ -70,7 +72,7 @@ class Scheduler:
         self._on_split = on_split
         retained_kv = RetainedKV() if retained_kv is None else retained_kv
         self._shares = Shares()
-        self._reuse = PromptReuse(prefix, retained_kv)
+        self._reuse = PromptReuse(prefix, retained_kv, states)
         self._room = Room(
             pool=pool,
             retained_kv=retained_kv,
@@ -116,12 +118,13 @@ class Scheduler:
         self.running.append(fork)
 
     def remove(self, gone: Iterable[Sequence]) -> None:
-        """Remove running or waiting sequences and free their pages; they leave in no other way."""
+        """Remove running or waiting sequences and free what they hold; they leave in no other
+        way."""
         ids: set[int] = set()
         for sequence in gone:
             ids.add(id(sequence))
             for context in sequence.contexts:
-                context.table.free()
+                context.free()
             self._shares.leave(sequence)
             line = self._waiting.get(sequence.request.flow)
             if line is not None and line.remove(sequence):
@@ -227,7 +230,7 @@ class Scheduler:
     def _chunks(self, sequence: Sequence, budget: int) -> list[Chunk]:
         """The sequence's rows, as many as `budget` allows."""
         if not sequence.other_contexts:
-            count = min(sequence.computable, budget, self._chunk_tokens)
+            count = _whole(sequence, min(sequence.computable, budget, self._chunk_tokens))
             decodes = count == sequence.remaining
             return [Chunk(sequence=sequence, context=sequence, count=count, decodes=decodes)][
                 :count
@@ -240,7 +243,8 @@ class Scheduler:
             # They get their next token together: no context reads its last token before that step.
             decodes, left = False, budget
             for i, context in enumerate(sequence.contexts):
-                counts[i] = min(context.computable, context.remaining - 1, left, self._chunk_tokens)
+                most = min(context.computable, context.remaining - 1, left, self._chunk_tokens)
+                counts[i] = _whole(context, most)
                 left -= counts[i]
         return [
             Chunk(sequence=sequence, context=context, count=count, decodes=decodes)
@@ -334,6 +338,16 @@ class Scheduler:
     def _close(self, line: WaitingLine, flow: Flow) -> None:
         if not line:
             self._waiting.pop(flow, None)
+
+
+def _whole(context: Context, count: int) -> int:
+    """About `count` rows of a context, so that rows of a picture that see each other stay together.
+
+    It may be more than the step has left: a picture longer than that would never be read.
+    """
+    if context.pictures is None or count < 1:
+        return count
+    return context.pictures.whole(context.computed, count)
 
 
 def _reads(sequence: Sequence) -> bool:

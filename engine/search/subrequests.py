@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Mapping
 from collections.abc import Sequence as List
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 from ...decoding.gumbel import derive_seed
 from ...decoding.sampling_params import PLAIN_TEXT
@@ -12,6 +12,7 @@ from ...decoding.search.budget import filled
 from ...decoding.search.operations import Forward, Forwarded, Generate, Generated, Score, State
 from ..outputs.choice_result import ChoiceResult
 from ..requests.input_processor import InputProcessor
+from ..requests.picture_prompt import IN_TEMPLATE
 from ..requests.tokenizer import Tokenizer
 from ..state.request import ChoiceDelta, Request, SearchTask, TokenLogprobs
 
@@ -39,6 +40,8 @@ class RequestContext:
         self._param = f"decoding.{controller.method.name}"
         self._encoder = input_processor.encoder
         self._tokenizer = input_processor.tokenizer
+        self._put = input_processor.pictures.put
+        self._pictures = request.pictures
 
     def ask(self, text: str) -> State:
         """See `SearchContext`."""
@@ -52,6 +55,7 @@ class RequestContext:
             messages or [{"role": "user", "content": text}],
             template_kwargs=None if conversation is None else conversation.template_kwargs,
         )
+        rendered = self._put(rendered, self._pictures)
         ids = self._encoder.encode(rendered, param=self._param)
         return State(ids, prompt=len(ids))
 
@@ -65,14 +69,18 @@ class RequestContext:
 
 
 def _with_last(task: SearchTask, text: str) -> list[Mapping[str, Any]] | None:
-    """The chat with `text` as its last user message; None: the prompt is no chat."""
+    """The chat with `text`, and its pictures, as its last user message; None: it is no chat."""
     if task.conversation is None:
         return None
     messages = list(task.conversation.messages)
     last = max((i for i, m in enumerate(messages) if m.get("role") == "user"), default=None)
     if last is None:
         return [*messages, {"role": "user", "content": text}]
-    return [*messages[:last], {"role": "user", "content": text}]
+    content = messages[last].get("content")
+    parts = cast("list[Any]", content) if isinstance(content, list) else []
+    shown = [part for part in parts if part == IN_TEMPLATE]
+    said = [*shown, {"type": "text", "text": text}] if shown else text
+    return [*messages[:last], {"role": "user", "content": said}]
 
 
 class SubrequestBuilder:

@@ -17,6 +17,7 @@ from ...kvcache.base import CachePolicy, Retention
 from ...kvcache.full import KEEP_EVERYTHING
 from ...registry import Choice
 from .counters import NO_COUNTERS, MethodCounters
+from .pictures import Picture
 
 FinishReason = Literal["stop", "length"]
 PART = "#"
@@ -88,7 +89,7 @@ class Request:
     prompts of the target's further contexts. `combines`: whether the target changes anything.
     `grammar`: what the answer has to be; None: anything. `thinking`: what holds of a thought
     before the answer; None: nothing. `dropped_thinking`: how the thoughts are marked whose keys go
-    when they have ended; None: they stay.
+    when they have ended; None: they stay. `pictures`: in the order of their placeholders.
     `search`: what a controller needs of the request, which then runs only as subrequests. The
     remaining fields are for subrequests. `part_of`: id of the
     request that it belongs to. `ruled`: its logprobs are scores after the rules; tokens dropped by
@@ -120,6 +121,7 @@ class Request:
     grammar: Grammar | None = None
     thinking: Thinking | None = None
     dropped_thinking: Thinking | None = None
+    pictures: tuple[Picture, ...] = ()
     search: SearchTask | None = None
     part_of: str | None = None
     ruled: bool = False

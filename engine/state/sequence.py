@@ -1,5 +1,7 @@
 """A sequence: one choice of one request while it lives in the engine."""
 
+from collections.abc import Hashable
+from collections.abc import Sequence as List
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,6 +11,7 @@ from ...decoding.rule_state import RuleState
 from ...decoding.sampling import Sampling
 from ...decoding.target import Target
 from ...kvcache.eviction_state import EvictionState
+from ...kvcache.recurrent_state import RecurrentState
 from ...kvcache.slot_table import SlotTable
 from ...kvcache.store import Stored
 from ...kvcache.table import KVTable, PageTable
@@ -16,6 +19,7 @@ from ...registry import Choice
 from ..adapters.store import Prepared
 from .counters import NO_COUNTERS, MethodCounters
 from .dropped_thought import DroppedThought
+from .pictures import PlacedPictures
 from .request import Failure, Request, TokenLogprobs
 from .sparse_prefill import SparsePrefillState
 
@@ -28,7 +32,8 @@ class Context:
     (logical length). `eviction_state`: under an evicting cache policy. `swapped`: keys and values
     of each layer, if the context was preempted after eviction had begun. `sparse_prefill`: if rows
     of its prompt see only part of the keys. `thought`: if the keys of a thought go when it has
-    ended."""
+    ended. `recurrent`: in models with states beside keys and values. `pictures`: those in its
+    prompt."""
 
     tokens: list[int]
     prompt_length: int
@@ -38,6 +43,17 @@ class Context:
     swapped: list[Stored] | None = None
     sparse_prefill: SparsePrefillState | None = None
     thought: DroppedThought | None = None
+    recurrent: RecurrentState | None = None
+    pictures: PlacedPictures | None = None
+
+    @property
+    def names(self) -> List[Hashable]:
+        """What the prefix cache knows its tokens by."""
+        return self.tokens if self.pictures is None else self.pictures.names(self.tokens)
+
+    def position(self, at: int) -> int:
+        """The position that the model is told of token `at`."""
+        return at if self.pictures is None else self.pictures.position(at)
 
     @property
     def shareable(self) -> int:
@@ -73,7 +89,15 @@ class Context:
             eviction_state=None if self.eviction_state is None else self.eviction_state.fork(),
             sparse_prefill=self.sparse_prefill,
             thought=None if self.thought is None else self.thought.fork(),
+            recurrent=None if self.recurrent is None else self.recurrent.fork(),
+            pictures=self.pictures,
         )
+
+    def free(self) -> None:
+        """Free its pages and states."""
+        self.table.free()
+        if self.recurrent is not None:
+            self.recurrent.free()
 
     def fork_table(self) -> PageTable:
         """A second table over the same pages, with its share of the reserve if there is one."""

@@ -52,9 +52,9 @@ class Chunk:
         """Whether its rows need an attention function of their own.
 
         Its keys are in slots, or their attention is scored, or rows see part of them: those of its
-        prompt, or those whose sliding windows have a gap.
+        prompt, or those whose sliding windows have a gap. Or rows of a picture see later ones.
         """
-        return self.scored or self.sparse or self.gapped
+        return self.scored or self.sparse or self.gapped or self.ahead
 
     @property
     def scored(self) -> bool:
@@ -77,6 +77,12 @@ class Chunk:
         """Whether keys are missing in a sliding window of some of its rows: a dropped thought's."""
         thought = self.context.thought
         return thought is not None and thought.is_seen_from(self.context.computed)
+
+    @property
+    def ahead(self) -> bool:
+        """Whether rows of a picture see later ones of the same picture."""
+        pictures, begin = self.context.pictures, self.context.computed
+        return pictures is not None and pictures.has_ahead(begin, begin + self.count)
 
     @property
     def sparse(self) -> bool:

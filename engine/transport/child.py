@@ -16,6 +16,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
+import msgspec
 from transformers.utils import logging as transformers_logging
 
 from ...errors import ConfigurationError
@@ -26,6 +27,7 @@ from ..state.messages import Inbox
 from ..state.request import StepOutput
 from . import wire
 from .compiling import Compiling
+from .sent_pictures import SentPictures
 
 logger = logging.getLogger(__name__)
 
@@ -150,6 +152,7 @@ def _read(
 ) -> None:
     """Pass messages on to the loop. Ends the loop, or the process, when the server ends."""
     compiling = Compiling(inbox, built)
+    pictures = SentPictures()
     loading = ThreadPoolExecutor(max_workers=1, thread_name_prefix="adapters")
     try:
         while data := connection.recv(wire.READ_BYTES):
@@ -158,6 +161,9 @@ def _read(
                 if isinstance(message, wire.Stop):
                     inbox.put(None)
                     return
+                if isinstance(message, wire.Submitted) and message.pictures:
+                    whole = pictures.received(message.pictures)
+                    message = msgspec.structs.replace(message, pictures=whole)
                 if isinstance(message, wire.LoadAdapter):
                     loading.submit(_load_adapter, built, message, link)
                 elif not isinstance(message, wire.Start):

@@ -18,11 +18,14 @@ from ...errors import EXITS, ConfigurationError, EngineDeadError, UnsupportedMod
 from ..build import make_input_processor
 from ..config import EngineConfig
 from ..loading.loader import load_tokenizer
+from ..loading.picture_part import load_picture_processor
 from ..requests.input_processor import InputProcessor
 from ..state.messages import Message
+from ..state.request import Request
 from ..state.stats import EngineStats
 from . import wire
 from .host import JOIN_S, OnFailure, OnStep
+from .sent_pictures import SentPictures
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +64,7 @@ class ProcessHost:
         self._unsent: list[bytes] = []
         self._busy_since_s: float | None = None
         self._sent = 0
+        self._sent_pictures = SentPictures()
         self._stopping = False
         self._failed = False
         self._connecting: asyncio.Task[None] | None = None
@@ -70,13 +74,19 @@ class ProcessHost:
     def input_processor(self, config: EngineConfig) -> InputProcessor:
         """The input processor for the server's process: tokenizer, limits and registries."""
         ready = self.ready
+        processor = None
+        if ready.info.pictures_unsupported_reason is None:
+            found = load_picture_processor(config)
+            processor = None if isinstance(found, str) else found
         return make_input_processor(
             config,
             pages=ready.stats.pages_total,
+            max_running=ready.stats.max_running,
             tokenizer=load_tokenizer(config, ready.eos_token_ids),
             info=ready.info,
             eos_token_ids=ready.eos_token_ids,
             sampling_defaults=ready.sampling_defaults,
+            picture_processor=processor,
         )
 
     def start(self, on_step: OnStep, on_failure: OnFailure) -> None:
@@ -86,6 +96,8 @@ class ProcessHost:
 
     def send(self, message: Message) -> None:
         """See `EngineHost`."""
+        if isinstance(message, Request) and message.pictures:
+            message = replace(message, pictures=self._sent_pictures.to_send(message.pictures))
         packed = wire.pack_message(message)
         if self._busy_since_s is None:
             self._busy_since_s = self._clock()

@@ -17,6 +17,7 @@ from ...decoding.sampling import Sampling
 from ...registry import Choice, Method, Registry
 from ..loading.loader import ModelInfo
 from ..state.messages import Abort, DropAdapter, Message, Release
+from ..state.pictures import Picture
 from ..state.request import Request, StepOutput
 from ..state.stats import EngineStats
 
@@ -59,6 +60,7 @@ class Submitted(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     grammar: str | None
     thinking: Thinking | None
     dropped_thinking: Thinking | None
+    pictures: tuple[Picture, ...]
     part_of: str | None
     ruled: bool
     scored_from: int

@@ -107,6 +107,8 @@ class BlockTensor(Tensor):
             found = _split(*args, **kwargs or {})
             if found is not None:
                 return found
+        if func is Tensor.__getitem__ and (row := _one_row(*args)) is not None:
+            return row
         disabled: Any = torch._C.DisableTorchFunctionSubclass  # pyright: ignore  # as torch's docs do
         with disabled():
             return func(*args, **kwargs or {})
@@ -128,6 +130,14 @@ def stored_bytes(weight: Tensor) -> int:
     if isinstance(weight, BlockTensor):
         return weight.stored_bytes
     return weight.numel() * weight.element_size()
+
+
+def _one_row(weight: "BlockTensor", index: Any) -> Tensor | None:
+    """The numbers `[K]` of one row, written as `[row]` or `[row, :]`; None: something else is."""
+    row = index[0] if isinstance(index, tuple) and index[1:] == (slice(None),) else index
+    if type(row) is not int:
+        return None
+    return weight.rows(torch.tensor([row])).dequantise()[0]
 
 
 def spread(model: nn.Module) -> None:

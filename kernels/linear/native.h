@@ -180,6 +180,16 @@ struct Bytes {
     int32_t* sums;
 };
 
+// The room of the rows from `first` on.
+static inline Bytes bytes_from(const Bytes& room, const Linear& layer, int64_t first) {
+    bool in_blocks = layer.rows_as == ROWS_IN_BLOCKS;
+    return {
+        room.values + first * layer.inputs,
+        room.scales + first * (in_blocks ? layer.inputs / BLOCK_INPUTS : 1),
+        room.sums + first * (layer.inputs / SUM_INPUTS),
+    };
+}
+
 static void quantise_row(const float* x, int64_t size, uint8_t* to, float* scale);
 
 // A row in the order of a layer's columns.

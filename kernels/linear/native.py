@@ -183,6 +183,12 @@ class NativeLinear(nn.Module):
         self._threads = torch.get_num_threads()
         self.packed = packed
         self.in_features, self.out_features = packed.inputs, packed.outputs
+        self._no_weight = torch.empty(0)
+
+    @property
+    def weight(self) -> Tensor:
+        """Empty: the numbers are packed. Modules ask for its dtype, that of x."""
+        return self._no_weight
 
     def forward(self, x: Tensor) -> Tensor:
         """`[..., N]`."""

@@ -201,6 +201,63 @@ class StepStruct(Structure):
     ]
 
 
+class StridedStruct(Structure):
+    """`Strided` of recurrence/native.h."""
+
+    _fields_: ClassVar = [
+        ("at", c_void_p),
+        ("by_sequence", c_int64),
+        ("by_token", c_int64),
+        ("by_head", c_int64),
+    ]
+
+
+class DeltaStruct(Structure):
+    """`Delta` of recurrence/native.h."""
+
+    _fields_: ClassVar = [
+        *((name, StridedStruct) for name in ("q", "k", "v", "decay", "beta")),
+        ("state", c_void_p),
+        ("out", c_void_p),
+        *((name, c_int64) for name in ("sequences", "tokens", "key_heads", "heads")),
+        *((name, c_int64) for name in ("key_size", "value_size", "by_key", "normalise")),
+        ("scale", c_float),
+    ]
+
+
+class StateSpaceStruct(Structure):
+    """`StateSpace` of recurrence/native.h."""
+
+    _fields_: ClassVar = [
+        *((name, StridedStruct) for name in ("x", "dt", "b", "c")),
+        *((name, c_void_p) for name in ("a", "d", "state", "out")),
+        *((name, c_int64) for name in ("sequences", "tokens", "groups", "heads")),
+        *((name, c_int64) for name in ("head_size", "state_size")),
+    ]
+
+
+class ScanStruct(Structure):
+    """`Scan` of recurrence/native.h."""
+
+    _fields_: ClassVar = [
+        *((name, StridedStruct) for name in ("x", "dt", "b", "c")),
+        *((name, c_void_p) for name in ("a", "d", "state", "out")),
+        *((name, c_int64) for name in ("sequences", "tokens", "channels", "state_size")),
+    ]
+
+
+class ConvolutionStruct(Structure):
+    """`Convolution` of recurrence/native.h."""
+
+    _fields_: ClassVar = [
+        ("x", c_void_p),
+        *((name, c_int64) for name in ("by_sequence", "by_channel", "by_token")),
+        *((name, c_void_p) for name in ("state", "weight", "bias", "out")),
+        *((name, c_int64) for name in ("sequences", "tokens", "channels", "width", "held")),
+        ("activates", c_int64),
+    ]
+
+
 _LONG = c_int64
 _AT = c_void_p
 _SIGNATURES: Final[Mapping[str, tuple[list[Any], Any]]] = {
@@ -228,6 +285,14 @@ _SIGNATURES: Final[Mapping[str, tuple[list[Any], Any]]] = {
         [POINTER(BatchStruct), POINTER(AttentionStruct), *[_AT, _LONG] * 2, _AT, _AT, _LONG],
         None,
     ),
+    "grouped": (
+        [POINTER(LinearStruct), _AT, _LONG, _AT, _AT, POINTER(BytesStruct), _LONG],
+        None,
+    ),
+    "delta": ([POINTER(DeltaStruct), _LONG], None),
+    "state_space": ([POINTER(StateSpaceStruct), _LONG], None),
+    "scan": ([POINTER(ScanStruct), _LONG], None),
+    "convolve": ([POINTER(ConvolutionStruct), _LONG], None),
     "most_group": ([], _LONG),
     "gumbel_argmax": ([_AT, _LONG, _LONG, _AT, _AT, _AT, _AT, _LONG], None),
     "layers": ([POINTER(LayerStruct), _LONG, POINTER(StepStruct), _LONG], None),

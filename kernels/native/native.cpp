@@ -6,6 +6,7 @@
 #include "../linear/native.h"
 #include "../linear/planes.h"
 #include "../paged_attention/native.h"
+#include "../recurrence/native.h"
 #include "../suggest/native.h"
 
 using namespace penstock;
@@ -152,6 +153,41 @@ void penstock_linear(
             Put{layer, y, layer->outputs, false}
         );
     });
+}
+
+// y [S, N] of x [S, K]: rows starts[g] ... starts[g + 1] - 1 are multiplied by layers[g].
+void penstock_grouped(
+    const Linear* layers, const int64_t* starts, int64_t groups, const float* x, float* y,
+    const Bytes* bytes, int64_t threads
+) {
+    run(threads, [=](Job& job) {
+        for (int64_t group = 0; group < groups; ++group) {
+            const Linear& layer = layers[group];
+            int64_t first = starts[group], rows = starts[group + 1] - first;
+            if (!rows) continue;
+            Bytes room = bytes ? bytes_from(*bytes, layer, first) : Bytes{};
+            linear(
+                job, layer, x + first * layer.inputs, rows, room, Added{},
+                Put{&layer, y + first * layer.outputs, layer.outputs, false}
+            );
+        }
+    });
+}
+
+void penstock_delta(const Delta* how, int64_t threads) {
+    run(threads, [=](Job& job) { delta(job, *how); });
+}
+
+void penstock_state_space(const StateSpace* how, int64_t threads) {
+    run(threads, [=](Job& job) { state_space(job, *how); });
+}
+
+void penstock_scan(const Scan* how, int64_t threads) {
+    run(threads, [=](Job& job) { scan(job, *how); });
+}
+
+void penstock_convolve(const Convolution* how, int64_t threads) {
+    run(threads, [=](Job& job) { convolve(job, *how); });
 }
 
 void penstock_paged_attention(

@@ -218,6 +218,7 @@ class ModelCard(BaseModel):
     created: Count
     owned_by: str
     max_model_len: Count
+    input_modalities: list[Literal["text", "image"]]
     parent: str | None = None
     decoding: Any = None
     kv_cache: Any = None

@@ -42,7 +42,7 @@ def _content_kind(value: Any) -> str | None:
 
 
 class TextPart(BaseModel):
-    """One part of a message; images and sounds are refused by `type`."""
+    """One part of a message; sounds and files are refused by `type`."""
 
     model_config = STRICT
 
@@ -50,13 +50,56 @@ class TextPart(BaseModel):
     text: str
 
 
+class PictureUrl(BaseModel):
+    """Where a picture is: a data: URI, or an address if the server fetches from there."""
+
+    model_config = STRICT
+
+    url: str
+    detail: Literal["auto", "low", "high"] | None = None
+
+
+def _url_kind(value: Any) -> str | None:
+    return {str: "string", dict: "object"}.get(type(value))
+
+
+class PicturePart(BaseModel):
+    """A picture in a message of a user. `detail` has no effect: the model's processor decides."""
+
+    model_config = STRICT
+
+    type: Literal["image_url"]
+    image_url: Annotated[
+        Annotated[PictureUrl, Tag("object")] | Annotated[str, Tag("string")],
+        Discriminator(
+            _url_kind,
+            custom_error_type="url_kind",
+            custom_error_message='an object {"url": ...} or a string',
+        ),
+    ]
+
+    @property
+    def url(self) -> str:
+        """The URL, in whichever form it came."""
+        return self.image_url if isinstance(self.image_url, str) else self.image_url.url
+
+
+def _part_kind(value: Any) -> str:
+    kind = cast("dict[str, Any]", value).get("type") if isinstance(value, dict) else None
+    return "picture" if kind == "image_url" else "text"
+
+
+Part = Annotated[
+    Annotated[TextPart, Tag("text")] | Annotated[PicturePart, Tag("picture")],
+    Discriminator(_part_kind),
+]
 Content = Annotated[
     Annotated[str, Tag("text")]
-    | Annotated[list[TextPart], Field(fail_fast=True, max_length=MAX_PARTS), Tag("parts")],
+    | Annotated[list[Part], Field(fail_fast=True, max_length=MAX_PARTS), Tag("parts")],
     Discriminator(
         _content_kind,
         custom_error_type="content_kind",
-        custom_error_message='a string or a list of {"type": "text"} parts',
+        custom_error_message='a string or a list of parts, of the type "text" or "image_url"',
     ),
 ]
 
@@ -111,21 +154,35 @@ class Message(BaseModel):
             raise ValueError("has no content; give a string or a list of text parts")
         if self.role == "tool" and self.tool_call_id is None:
             raise ValueError("has no tool_call_id; name the call that it is the result of")
+        if self.role != "user" and any(isinstance(part, PicturePart) for part in self.parts):
+            raise ValueError(f"has a picture, which only a user's message has, not a {self.role}'s")
         if self.tool_calls and self.role != "assistant":
             raise ValueError(f"has tool_calls, which only an assistant has, not a {self.role}")
         return self
 
     @property
+    def parts(self) -> list[Part]:
+        """The parts of its content; none where it is a string."""
+        return self.content if isinstance(self.content, list) else []
+
+    @property
     def text(self) -> str:
         """Its text, in whichever form it came."""
-        content = self.content or ""
-        return content if isinstance(content, str) else "\n".join(part.text for part in content)
+        if isinstance(self.content, str):
+            return self.content
+        return "\n".join(part.text for part in self.parts if isinstance(part, TextPart))
 
     def for_template(self) -> dict[str, Any]:
-        """The message as chat templates know it: developer is the later name of system."""
+        """The message as chat templates know it, but for pictures: developer is the later name of
+        system."""
         content = self.content or ""
         if not isinstance(content, str):
-            content = [{"type": part.type, "text": part.text} for part in content]
+            content = [
+                {"type": part.type, "text": part.text}
+                if isinstance(part, TextPart)
+                else {"type": part.type, "image_url": {"url": part.url}}
+                for part in content
+            ]
         role = "system" if self.role == "developer" else self.role
         message: dict[str, Any] = {"role": role, "content": content}
         if self.name is not None:
@@ -251,7 +308,7 @@ class ConversationFields(BaseModel):
                 )
 
     def template_messages(self) -> list[dict[str, Any]]:
-        """The messages for the tokenizer's template."""
+        """The messages for the tokenizer's template, but for pictures (`without_pictures`)."""
         return [message.for_template() for message in self.messages]
 
     @property

@@ -9,7 +9,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ...engine.requests.input import Input
-from ...engine.state.request import Conversation
 from ..conventions.chat import ChatConventions
 from ..conventions.choose import conventions_of
 from ..openapi import documented
@@ -22,6 +21,7 @@ from ..protocol.parse import parse_body
 from ..protocol.plan import Plan
 from ..protocol.spelling import Spelling
 from .answer import Asked, answer
+from .chat_prompt import chat_prompt
 from .common import answer_id
 
 if TYPE_CHECKING:
@@ -57,16 +57,8 @@ def plan_chat(engine: Backend, raw: bytes, asked: Asked) -> Plan[ChatBody]:
         body.tool_use,
         body.thought_use,
     )
-    messages = chat.messages(body.template_messages())
-    reads = engine.tokenizer.template_variables
-    template_kwargs = body.template_kwargs(reads)
-    prompt = engine.tokenizer.render_chat(
-        messages,
-        add_generation_prompt=body.starts_answer,
-        continue_final_message=body.continue_final_message,
-        template_kwargs=template_kwargs,
-        tools=chat.template_tools,
-    )
+    rendered = chat_prompt(engine, body, chat)
+    prompt = rendered.prompt
     identity = answer_id("chatcmpl")
     request = engine.input_processor.prepare(
         Input(
@@ -83,11 +75,12 @@ def plan_chat(engine: Backend, raw: bytes, asked: Asked) -> Plan[ChatBody]:
             adapter=served.adapter_key,
             decoding=served.preset.decoding if body.decoding is None else body.decoding,
             kv_cache=served.preset.kv_cache if body.kv_cache is None else body.kv_cache,
-            conversation=Conversation(messages=messages, template_kwargs=template_kwargs),
+            conversation=rendered.conversation,
             frame=chat.frame(prompt),
             thinking=chat.thinking(prompt),
             thought_closed=chat.thought_closed(prompt),
             shown_tokens=chat.shown_tokens,
+            pictures=rendered.pictures,
         )
     )
     return Plan(
@@ -99,5 +92,5 @@ def plan_chat(engine: Backend, raw: bytes, asked: Asked) -> Plan[ChatBody]:
         spelling=Spelling.of(engine.tokenizer, body),
         echo=(Echo(text=body.echoed),) if body.echoed else (),
         reading=chat.reading(prompt),
-        ignored=(*ignored, *body.hints.unread(reads)),
+        ignored=(*ignored, *rendered.unread),
     )

@@ -44,6 +44,9 @@ def _card(engine: Backend, served: Served) -> dict[str, Any]:
         "created": (served.adapter or engine.model).created,
         "owned_by": "penstock",
         "max_model_len": engine.model.max_length_tokens,
+        "input_modalities": ["text", "image"]
+        if engine.input_processor.pictures.taken
+        else ["text"],
     }
     if served.id != engine.model.id:
         card |= {"parent": engine.model.id, **served.preset.model_dump(exclude_none=True)}

@@ -16,6 +16,7 @@ from ..presets import served_model
 from ..protocol.answers import Text, Tokens
 from ..protocol.parse import parse_body, parse_object, validated
 from ..protocol.token_bodies import DetokenizeBody, TokenizeChatBody, TokenizeTextBody
+from .chat_prompt import chat_prompt
 from .common import ignored_headers, json_response, services_of
 
 if TYPE_CHECKING:
@@ -60,20 +61,13 @@ def _tokenize(engine: Backend, raw: bytes, settings: ServeSettings) -> Answer:
         chat, ignored = validated(TokenizeChatBody, fields)
         served_model(engine, chat.model, settings.presets)
         chat.check_template(settings.chat_template_kwarg)
-        reads = engine.tokenizer.template_variables
         chat.check_tools()
         known = conventions_of(engine.tokenizer, settings.tool_parser, settings.reasoning_parser)
         conventions = ChatConventions(known, engine.tokenizer, chat.tool_use, ThoughtUse())
-        rendered = engine.tokenizer.render_chat(
-            conventions.messages(chat.template_messages()),
-            add_generation_prompt=chat.starts_answer,
-            continue_final_message=chat.continue_final_message,
-            template_kwargs=chat.template_kwargs(reads),
-            tools=conventions.template_tools,
-        )
-        ignored = (*ignored, *chat.hints.unread(reads))
+        rendered = chat_prompt(engine, chat, conventions)
+        ignored = (*ignored, *rendered.unread)
         tokens = engine.input_processor.encoder.encode(
-            rendered, param="messages", add_special_tokens=chat.add_special_tokens
+            rendered.prompt, param="messages", add_special_tokens=chat.add_special_tokens
         )
         with_strings = chat.return_token_strs
     else:

@@ -17,6 +17,7 @@ from penstock.engine.requests.input_processor import InputProcessor
 from penstock.engine.requests.limits import Limits
 from penstock.engine.requests.tokenizer import Tokenizer
 from penstock.engine.requests.traits import ModelTraits
+from penstock.engine.state.pictures import Picture
 from penstock.errors import RequestError
 from penstock.kvcache.base import CachePolicy
 from penstock.registry import Registry
@@ -70,6 +71,16 @@ BROKEN: list[tuple[dict[str, Any], dict[str, Any], tuple[str, str, str]]] = [
             "decoding.sparse_prefill",
             "unsupported_parameter",
             "decoding.sparse_prefill cannot serve this model: it has a window; leave it out",
+        ),
+    ),
+    (
+        {"decoding": SPARSE, "pictures": (Picture(digest=b"", text="", rows=0, arrays={}),)},
+        {"pictures_see_ahead": True},
+        (
+            "decoding.sparse_prefill",
+            "unsupported_combination",
+            "decoding.sparse_prefill cannot be combined with pictures in this model, whose rows of "
+            "a picture all see each other; leave it out",
         ),
     ),
     (

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -25,8 +26,10 @@ from penstock.engine.build import Built
 from penstock.engine.config import EngineConfig
 from penstock.engine.requests.input import Input
 from penstock.engine.state.messages import Abort, Inbox
+from penstock.engine.state.pictures import Picture, PixelArray
 from penstock.engine.state.request import BROKEN, ChoiceDelta, Request, StepOutput, TokenLogprobs
 from penstock.engine.transport.compiling import Compiling
+from penstock.engine.transport.sent_pictures import SentPictures
 from penstock.engine.transport.wire import (
     Aborted,
     Frames,
@@ -364,3 +367,25 @@ def test_frames_come_whole_however_the_bytes_are_cut(tiny_model: TinyModel) -> N
         pieces = [data[i : i + size] for i in range(0, len(data), size)]
         bodies = [body for piece in pieces for body in frames.feed(piece)]
         assert [decode_from_engine(body) for body in bodies] == messages
+
+
+def test_arrays_of_a_picture_cross_the_socket_once() -> None:
+    """Both ends forget alike, so that what is left out is always known."""
+    chooser = random.Random(3)
+    shown = [
+        Picture(
+            digest=bytes([i]),
+            text="<p>",
+            rows=1,
+            arrays={"pixel_values": PixelArray(dtype="uint8", shape=(i,), data=bytes(i))},
+        )
+        for i in range(1, 9)
+    ]
+    ours, theirs = SentPictures(most_bytes=15), SentPictures(most_bytes=15)
+    left_out = 0
+    for _ in range(300):
+        pictures = tuple(chooser.choices(shown, k=chooser.randrange(1, 4)))
+        sent = ours.to_send(pictures)
+        left_out += sum(not each.arrays for each in sent)
+        assert theirs.received(sent) == pictures
+    assert left_out > 100

@@ -126,7 +126,9 @@ def test_refusals_inside_messages_give_their_place() -> None:
     assert refusal(good, {"role": "user"}).param == "messages.1"
     assert refusal(good, {"content": "x"}).param == "messages.1.role"
     image = {"role": "user", "content": [{"type": "text", "text": "x"}, {"type": "image_url"}]}
-    assert refusal(good, image).param == "messages.1.content.1.type"
+    assert refusal(good, image).param == "messages.1.content.1.image_url"
+    sound = {"role": "user", "content": [{"type": "text", "text": "x"}, {"type": "input_audio"}]}
+    assert refusal(good, sound).param == "messages.1.content.1.type"
     tools = {"role": "assistant", "content": "x", "tool_calls": [1]}
     assert refusal(tools).param == "messages.0.tool_calls.0"
     older = {"role": "assistant", "content": "x", "function_call": {"name": "f"}}

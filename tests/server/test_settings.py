@@ -92,6 +92,14 @@ def test_every_engine_setting_is_a_flag_and_a_variable(monkeypatch: pytest.Monke
         "engine_in": ("process", "process"),
         "stall_s": ("3.5", 3.5),
         "chat_control_tokens": ("anyone", "anyone"),
+        "pictures": ("off", "off"),
+        "max_pictures": ("3", 3),
+        "max_picture_bytes": ("2048", 2048),
+        "max_picture_pixels": ("4096", 4096),
+        "max_request_pixels": ("8192", 8192),
+        "picture_cache_bytes": ("0", 0),
+        "allow_media_domains": ("example.com", ["example.com"]),
+        "media_timeout_s": ("2.5", 2.5),
     }
     assert set(EngineConfig.model_fields) <= set(examples)
     for name, (text, value) in examples.items():

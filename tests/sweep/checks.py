@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from penstock import LLM, SamplingParams
 from penstock.errors import ConfigurationError, RequestError
+from penstock.kvcache.pages import PagePool
 from penstock.registry import Spec
 from tests.sweep.oracle import Oracle, open_oracle
 from tests.sweep.outcome import Kind, Outcome
@@ -152,11 +153,11 @@ class Comparison:
         longest = max(map(len, prompts)) + NEW_TOKENS
         read = sum(-(-len(prompt) // PAGE) for prompt in several)
         pages = max(-(-longest // PAGE), read + 1)
-        small = self._open(
-            max_model_len=longest,
-            kv_cache_memory=self._llm.kv_cache_bytes_per_token * PAGE * pages,
-        )
+        small = self._open(max_model_len=longest, kv_cache_memory=0.01)
+        pool: PagePool = vars(small)["_engine"].pool  # no setting gives pages beside states
+        taken = pool.allocate(pool.count - pages)
         self._greedy("preempted", small, several + prompts, answers + expected)
+        pool.release(taken)
         if not small.stats().preemptions:
             raise UnequalError("nothing was preempted: the sweep's page pool is too large")
 

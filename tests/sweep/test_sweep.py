@@ -3,12 +3,12 @@
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from penstock.engine.attention.interface import PagedStep
 from penstock.engine.model.runner import ModelRunner
 from penstock.errors import ConfigurationError
 from tests.sweep import checks, crew, table
@@ -33,10 +33,8 @@ def test_what_only_a_long_prompt_shows_is_a_fault(
 ) -> None:
     right = ModelRunner._forward  # pyright: ignore[reportPrivateUsage]
 
-    def wrong_when_long(
-        self: ModelRunner, ids: Tensor, positions: Tensor, wanted: Tensor, paged: PagedStep
-    ) -> Tensor:
-        logits = right(self, ids, positions, wanted, paged)
+    def wrong_when_long(self: ModelRunner, ids: Tensor, positions: Tensor, *rest: Any) -> Tensor:
+        logits = right(self, ids, positions, *rest)
         return -logits if int(positions.max()) > 1400 else logits
 
     monkeypatch.setattr(ModelRunner, "_forward", wrong_when_long)

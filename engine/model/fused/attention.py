@@ -47,9 +47,11 @@ class FusedRotary(nn.Module):
         self, x: Tensor, position_ids: Tensor, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
         """The factors, twice, in place of cosine and sine."""
-        if self._follows and not args and not kwargs and x.device.type == "cpu":
-            # Models of pictures have several positions for a token, which are equal in text.
-            positions = position_ids.reshape(-1, position_ids.shape[-1])[0]
+        # Models of pictures have several positions for a token, which are equal in text.
+        several = position_ids.reshape(-1, position_ids.shape[-1])
+        positions = several[0]
+        follows = self._follows and (len(several) == 1 or bool((several == positions).all()))
+        if follows and not args and not kwargs and x.device.type == "cpu":
             last = int(positions.max())
             if last >= len(self._table):
                 known = torch.arange(max(_TABLED, 1 << last.bit_length()))

@@ -92,11 +92,12 @@ def usable_library() -> Library | None:
 
 
 def _is_plain(module: nn.Module) -> TypeGuard[nn.Linear]:
-    """Whether a module is a plain linear layer: no subclass, no hooks."""
+    """Whether a module is a plain linear layer: no subclass, no hooks, weights only it reads."""
     own = vars(module)
     return (
         type(module) is nn.Linear
         and not own["_forward_hooks"]
         and not own["_forward_pre_hooks"]
         and "forward" not in own
+        and "penstock_keeps_weight" not in own
     )

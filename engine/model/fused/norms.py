@@ -23,6 +23,11 @@ class FusedRMSNorm(nn.Module):
         self.scaled_weight = weight.detach() * math.sqrt(size)
         self.floor = torch.tensor(math.sqrt(eps * size), dtype=weight.dtype, device=weight.device)
 
+    @property
+    def weight(self) -> Tensor:
+        """The factors, `[n]`; some modules ask for their dtype."""
+        return self.scaled_weight / math.sqrt(self.scaled_weight.shape[-1])
+
     def forward(self, x: Tensor) -> Tensor:
         """Normalise `[..., n]`."""
         length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)

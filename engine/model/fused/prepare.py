@@ -10,6 +10,7 @@ from ....errors import ConfigurationError
 from ...weights.base import WeightFormat
 from ...weights.blocks import spread
 from .compiled import compiled_decoder
+from .experts import pack_experts
 from .linears import pack_linears, store_linears, usable_library
 from .observe import WHOLE_TOLERANCE, ObservedPass, agree, observe
 from .rewrite import rewrite
@@ -54,6 +55,7 @@ def _faster(model: nn.Module, weights: WeightFormat) -> nn.Module:
     store_linears(model, weights, compiled)
     if compiled is not None:
         pack_linears(model, compiled)
+        pack_experts(model, compiled, weights)
     spread(model)
     return model
 
