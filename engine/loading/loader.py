@@ -6,6 +6,7 @@ checkpoint raises one ConfigurationError, whose message names the file, and the 
 
 import logging
 import os
+import re
 import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -353,4 +354,7 @@ def _probe(
 def _why(error: Exception) -> str:
     """The reason for a failed probe, as the rest of a sentence."""
     told = printable(str(error).partition("\n")[0])[:120]
+    if "required positional argument" in told:
+        needed = ", ".join(re.findall(r"'(\w+)'", str(error)))
+        return f"its forward pass needs {needed}"
     return f"its forward pass failed without a cache ({type(error).__name__}: {told})"

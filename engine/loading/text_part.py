@@ -111,6 +111,7 @@ def _part_of(kind: Any, *, pictures: bool) -> Any:
             super().__init__(config, *args, **kwargs)
             kept = self.get_decoder(), self.get_output_embeddings()
             told_apart = kept[0] is not self and None not in kept
+            kept = *kept, self.get_input_embeddings()
             takes = pictures and hasattr(getattr(self, "model", None), "get_image_features")
             left_out = _leave_out(self, kept, "", takes) if told_apart else ()
             self.penstock_left_out = tuple(left_out)

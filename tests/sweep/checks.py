@@ -13,7 +13,7 @@ from penstock.kvcache.pages import PagePool
 from penstock.registry import Spec
 from tests.sweep.oracle import Oracle, open_oracle
 from tests.sweep.outcome import Kind, Outcome
-from tests.sweep.shrink import BOS, CONTEXT, EOS
+from tests.sweep.shrink import BOS, CONTEXT, EOS, WINDOW
 from tests.sweep.tiny_models import UnbuildableError, make
 from tests.tiny import byte_tokenizer
 
@@ -91,7 +91,9 @@ class Comparison:
         room = self._context - NEW_TOKENS - SPARE
         lengths = [n for n in LENGTHS if n <= room]
         if self._context < CONTEXT:
-            self._remarks.append(f"context limited to {self._context} of {CONTEXT} tokens")
+            windowed = self._context == WINDOW
+            end = "its sliding window" if windowed else f"{self._context} tokens"
+            self._remarks.append(f"its context ends with {end}")
             lengths.append(room)
         prompts = [self._tokens(n) for n in lengths]
         expected = [self._oracle.greedy(prompt, NEW_TOKENS) for prompt in prompts]

@@ -173,7 +173,7 @@ def _name_of_layers(fields: dict[str, Any]) -> str | None:
 def _layers(fields: dict[str, Any]) -> list[int]:
     """Which layers are kept: one of each kind at least."""
     count = fields.get(_name_of_layers(fields) or "", 0)
-    lists = [v for k, v in _by_layer(fields, count)]
+    lists = list(_by_layer(fields, count))
     kinds: dict[tuple[Any, ...], int] = {}
     for layer in range(count):
         kinds.setdefault(tuple(str(values[layer]) for values in lists), layer)
@@ -184,17 +184,18 @@ def _layers(fields: dict[str, Any]) -> list[int]:
     return sorted(kept)
 
 
-def _by_layer(fields: dict[str, Any], count: int) -> Iterator[tuple[str, list[Any]]]:
+def _by_layer(fields: dict[str, Any], count: int) -> Iterator[list[Any]]:
+    """What fields say of each layer."""
     for name, value in fields.items():
         if isinstance(value, list) and len(cast(list[Any], value)) == count:
             if name in _LAYER_INDICES:
                 continue
-            yield name, cast(list[Any], value)
+            yield cast(list[Any], value)
         elif isinstance(value, list) and name in _LAYER_INDICES:
-            yield name, [layer in value for layer in range(count)]
+            yield [layer in value for layer in range(count)]
         elif name == "per_layer_config" and isinstance(value, dict):
             changes = {int(key): str(of) for key, of in cast(dict[str, Any], value).items()}
-            yield name, [changes.get(layer) for layer in range(count)]
+            yield [changes.get(layer) for layer in range(count)]
 
 
 def _tell_tokens_apart(small: dict[str, Any]) -> None:

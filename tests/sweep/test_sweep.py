@@ -31,7 +31,7 @@ def test_served(llama: Path) -> None:
 def test_what_only_a_long_prompt_shows_is_a_fault(
     llama: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    right = ModelRunner._forward
+    right = ModelRunner._forward  # pyright: ignore[reportPrivateUsage]
 
     def wrong_when_long(self: ModelRunner, ids: Tensor, positions: Tensor, *rest: Any) -> Tensor:
         logits = right(self, ids, positions, *rest)

@@ -42,10 +42,8 @@ def tiny_config(model_type: str) -> Any:
 
 def model_class(config: Any) -> Any:
     """The class of transformers that generates text with it."""
-    kinds = [
-        mapping.get(type(config), None)
-        for mapping in (MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING)
-    ]
+    mappings: list[Any] = [MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING]
+    kinds = [mapping.get(type(config), None) for mapping in mappings]
     kinds = [kind for kind in kinds if kind is not None]
     whole = [kind for kind in kinds if kind.config_class is type(config)]
     return (whole or kinds)[0]
