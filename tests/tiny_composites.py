@@ -1,5 +1,6 @@
 """Tiny random checkpoints of several parts: a text model with a tower for pictures."""
 
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +108,7 @@ COMPOSITES: dict[str, dict[str, Any]] = {
 def save_composite(kind: str, folder: Path) -> Path:
     """Save a random checkpoint of `kind` with the byte tokenizer; returns its folder."""
     torch.manual_seed(1234)
-    config = AutoConfig.for_model(kind, **COMPOSITES[kind])
+    config = AutoConfig.for_model(kind, **deepcopy(COMPOSITES[kind]))  # it writes into them
     model = AutoModelForImageTextToText.from_config(config, attn_implementation="eager").float()
     enlarge_weights(model)
     model.generation_config.eos_token_id = EOS
