@@ -37,7 +37,7 @@ from .model.picture_encoder import PictureEncoder
 from .model.profile import CudaMeter, longest_prompt, step_bytes
 from .model.recurrent import RecurrentRunner
 from .model.runner import ModelRunner
-from .model.threads import torch_gets_one
+from .model.threads import multiplies_little, torch_gets_one
 from .model.warmup import warm_up
 from .pictures.processor import PictureProcessor
 from .requests.grammar_vocabulary import grammars_of
@@ -209,7 +209,9 @@ def _leave_threads(config: EngineConfig, loaded: LoadedModel, kernels: Kernels) 
     """Leave torch one thread, where compiled code has threads of its own and torch little to do."""
     if kernels.backend != "native":
         return
-    compiled = isinstance(loaded.model, CompiledDecoder)
+    compiled = isinstance(loaded.model, CompiledDecoder) or (
+        loaded.pictures is None and multiplies_little(loaded.model)
+    )
     # torch splits the sum over a single long row among threads, but not over several rows.
     if config.deterministic or (compiled and torch_gets_one(loaded.info.vocab_size)):
         torch.set_num_threads(1)

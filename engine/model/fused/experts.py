@@ -38,6 +38,11 @@ class CompiledExperts(nn.Module):
         """Bytes of the weights."""
         return sum(each.stored_bytes for of in (self._up, self._down) for each in of.packed)
 
+    @property
+    def numbers(self) -> int:
+        """How many weights there are."""
+        return sum(of.outputs * of.inputs * self._count for of in (self._up, self._down))
+
     def forward(self, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
         """`[T, H]` of rows `[T, H]`, which have experts `[T, k]` with weights `[T, k]`."""
         chosen = top_k_index.shape[-1]
