@@ -7,8 +7,10 @@ Both run in this process, with the same prompts, in turns within a round; transf
 batching, or by `generate` with a batch where that refuses the model, and computes in `--dtype`.
 Penstock computes in float32 with the checkpoints' weights of 16 bits. A ratio is
 Penstock's tokens/s over transformers' of that round; the tables have medians. The time to read the
-prompts is that of an answer of one token. Parts are shares of a decoding step: compiled functions
-by name, and the rest, which is torch and Python.
+prompts is that of an answer of one token, or for continuous batching, which starts anew for each
+batch, the time from its first prompt's beginning to the last first token; decoding is what follows.
+transformers gets all threads, Penstock those that it has chosen. Parts are shares of a decoding
+step: compiled functions by name, and the rest, which is torch and Python.
 """
 
 import argparse
@@ -18,6 +20,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +50,8 @@ COMPILED = {
 """Parts of a step by the compiled functions."""
 Generate = Callable[[list[list[int]], int], None]
 """Answers prompts of equal length with so many tokens each."""
+Timed = Callable[[list[list[int]], int], "Speed"]
+"""Answers prompts of equal length with one token and so many more each, and says how fast."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +81,9 @@ def measure(name: str, options: argparse.Namespace) -> list[dict[str, Any]]:
     folder = str(model_folder(name))
     watch = Stopwatch(lambda: None)
     _time_compiled(watch)
+    threads = torch.get_num_threads()
     llm = LLM(folder, prefix_cache=False, kv_cache_memory=options.kv_cache_memory)
+    chosen = torch.get_num_threads()
     theirs, how = _transformers(folder, options.dtype)
     lines: list[dict[str, Any]] = []
     for streams in options.concurrency:
@@ -88,9 +95,11 @@ def measure(name: str, options: argparse.Namespace) -> list[dict[str, Any]]:
                 [source.randrange(3, 30_000) for _ in range(options.prompt_tokens)]
                 for _ in range(streams)
             ]
+            torch.set_num_threads(chosen)
             ours = _speed(_of(llm), prompts, options.tokens)
             parts.append(_parts(llm, watch, prompts, options.tokens))
-            rounds.append((ours, _speed(theirs, prompts, options.tokens)))
+            torch.set_num_threads(threads)
+            rounds.append((ours, theirs(prompts, options.tokens)))
         del rounds[0], parts[0]  # the first warms up
         lines.append(_line(name, streams, how, rounds, parts))
         print(lines[-1], flush=True)
@@ -138,20 +147,29 @@ def _of(llm: LLM) -> Generate:
     return generate
 
 
-def _transformers(folder: str, dtype: str) -> tuple[Generate, str]:
+def _transformers(folder: str, dtype: str) -> tuple[Timed, str]:
     """transformers' way, and its name."""
     model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
 
-    def config(tokens: int) -> Any:
-        return GenerationConfig(
-            max_new_tokens=tokens, do_sample=False, eos_token_id=-1, pad_token_id=0
+    def continuous(prompts: list[list[int]], tokens: int) -> Speed:
+        config = GenerationConfig(
+            max_new_tokens=1 + tokens, do_sample=False, eos_token_id=-1, pad_token_id=0
         )
-
-    def continuous(prompts: list[list[int]], tokens: int) -> None:
-        found = model.generate_batch(prompts, generation_config=config(tokens), progress_bar=False)
-        short = [each for each in found.values() if len(each.generated_tokens) != tokens]
+        found = list(
+            model.generate_batch(
+                prompts, generation_config=config, record_timestamps=True, progress_bar=False
+            ).values()
+        )
+        short = [each for each in found if len(each.generated_tokens) != 1 + tokens]
         if len(found) != len(prompts) or short:
             raise RuntimeError("continuous batching did not answer all prompts")
+        read_s = max(each.timestamps[0] for each in found)
+        begun_s = min(each.lifespan[0] for each in found)
+        ended_s = max(each.timestamps[-1] for each in found)
+        return Speed(
+            prompt=sum(map(len, prompts)) / (read_s - begun_s),
+            decoding=len(prompts) * tokens / (ended_s - read_s),
+        )
 
     @torch.inference_mode()
     def batch(prompts: list[list[int]], tokens: int) -> None:
@@ -171,7 +189,7 @@ def _transformers(folder: str, dtype: str) -> tuple[Generate, str]:
         continuous([[5, 6, 7]], 2)
     except Exception as error:
         print(f"continuous batching refuses this model ({type(error).__name__}): generate instead")
-        return batch, f"generate, {dtype}"
+        return partial(_speed, batch), f"generate, {dtype}"
     return continuous, f"continuous batching, {dtype}"
 
 

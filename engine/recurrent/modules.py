@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ...kvcache.state_store import StateKey, StateShape, StateStore
 from .bound import Bound, children_read
-from .parts import Part, StepStates
+from .parts import KeysElsewhere, Part, StepStates
 
 AttentionStep = Callable[..., Tensor]
 
@@ -50,8 +50,8 @@ class Stateful:
         return attend
 
 
-@dataclass(slots=True)
-class _Finder:
+@dataclass
+class _Finder(KeysElsewhere):
     """Stands in for a cache: notes which module asks for states, and what it leaves.
 
     `entered`: the modules whose forward passes have begun and not ended, by name.
@@ -60,9 +60,6 @@ class _Finder:
     entered: list[str] = field(default_factory=list[str])
     modules: dict[str, None] = field(default_factory=dict[str, None])
     shapes: dict[StateKey, StateShape] = field(default_factory=dict[StateKey, StateShape])
-
-    def update(self, key: Tensor, value: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        return key, value
 
     def get_conv_state(self, layer_idx: int, state_idx: int = 0) -> None:
         self._note()
@@ -88,20 +85,8 @@ class _Finder:
         self._keep(StateKey(layer_idx, "recurrent", state_idx), shape, recurrent_states.dtype)
         return recurrent_states
 
-    def has_previous_state(self, *_: Any, **__: Any) -> bool:
-        return False
-
     def is_recording_past(self, layer_idx: int) -> bool:
         return False
-
-    def get_seq_length(self, layer_idx: int = 0) -> int:
-        return 0
-
-    def get_query_offset(self, layer_idx: int = 0) -> int:
-        return 0
-
-    def get_mask_sizes(self, query_length: int, layer_idx: int = 0) -> tuple[int, int]:
-        return query_length, 0
 
     def _note(self) -> None:
         self.modules[self.entered[-1]] = None

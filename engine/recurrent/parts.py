@@ -115,7 +115,32 @@ class PartStates:
         return otherwise if tensor is None else tensor.shape[-1]
 
 
-class StepStates:
+class KeysElsewhere:
+    """What attention layers and the model itself ask of a cache, where keys and values are not in
+    it."""
+
+    def update(self, key: Tensor, value: Tensor, layer_idx: int, *_: Any, **__: Any) -> Any:
+        """Keys and values go to attention as they are."""
+        return key, value
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """How many tokens came before: said by the positions, not here."""
+        return 0
+
+    def get_query_offset(self, layer_idx: int = 0) -> int:
+        """See `get_seq_length`."""
+        return 0
+
+    def get_mask_sizes(self, query_length: int, layer_idx: int = 0) -> tuple[int, int]:
+        """Sizes of a mask, which is not made."""
+        return query_length, 0
+
+    def has_previous_state(self, *_: Any, **__: Any) -> bool:
+        """Whether there is padding in front: never."""
+        return False
+
+
+class StepStates(KeysElsewhere):
     """The states of all sequences of a step; given to a model as its cache.
 
     `rows`: of the step.
@@ -145,8 +170,6 @@ class StepStates:
             results.append((part, _call(self, part, bound, args, kwargs)))
         return _joined(results, self.rows)
 
-    # What attention layers and the model itself ask of a cache; keys and values are elsewhere.
-
     def update(self, key: Tensor, value: Tensor, layer_idx: int, *_: Any, **__: Any) -> Any:
         """Note the layer, since layers may share an attention module, which reports one of them.
 
@@ -154,24 +177,6 @@ class StepStates:
         """
         self._layer = layer_idx
         return key, value
-
-    def get_seq_length(self, layer_idx: int = 0) -> int:
-        """How many tokens came before: said by the positions, not here."""
-        return 0
-
-    def get_query_offset(self, layer_idx: int = 0) -> int:
-        """See `get_seq_length`."""
-        return 0
-
-    def get_mask_sizes(self, query_length: int, layer_idx: int = 0) -> tuple[int, int]:
-        """Sizes of a mask, which is not made."""
-        return query_length, 0
-
-    def has_previous_state(
-        self, layer_idx: int | None = None, state_idx: int | None = None
-    ) -> bool:
-        """Whether there is padding in front: never."""
-        return False
 
 
 def read_kept(store: StateStore, state: RecurrentState, kept: int) -> None:

@@ -127,13 +127,8 @@ def _state_space_update(
     """One token; what Mamba 2 has for a head, the arguments repeat for its elements."""
     found = _compiled(state, hidden_states, dt, A, B, C)
     if found is None or z is not None or A.ndim != 3:
-        return original(
-            *(state, hidden_states, dt, A, B, C, D),
-            dt_bias=dt_bias,
-            dt_softplus=dt_softplus,
-            z=z,
-            **how,
-        )
+        how |= {"dt_bias": dt_bias, "dt_softplus": dt_softplus, "z": z}
+        return original(state, hidden_states, dt, A, B, C, D, **how)
     bias = None if dt_bias is None else dt_bias[:, 0]
     out = native.state_space(
         found,
@@ -242,13 +237,8 @@ def _scan_update(
     """One token."""
     found = _compiled(state, hidden_states, dt, A, B, C)
     if found is None:
-        return original(
-            *(state, hidden_states, dt, A, B, C, D),
-            dt_bias=dt_bias,
-            dt_softplus=dt_softplus,
-            z=z,
-            **how,
-        )
+        how |= {"dt_bias": dt_bias, "dt_softplus": dt_softplus, "z": z}
+        return original(state, hidden_states, dt, A, B, C, D, **how)
     steps = _time_steps(dt, dt_bias, softplus=dt_softplus)
     x_BTC, dt_BTC = hidden_states[:, None], steps[:, None]
     y = native.selective_scan(
