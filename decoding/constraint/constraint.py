@@ -70,24 +70,30 @@ def children_of(draft: Draft) -> dict[int, list[int]]:
 
 
 class GrammarConstraint(Constraint):
-    """One choice's place in a grammar. `vocab_size`: of the compiled vocabulary. `unnamed_ends`:
-    tokens beyond it that end an answer.
+    """One choice's place in a grammar. `vocab_size`: of the compiled vocabulary. `ends`: tokens
+    that end an answer; `unnamed_ends`: those of them that are beyond the vocabulary.
 
     A matcher never raises: once it has failed, `failure` says why and nothing is allowed.
     """
 
     def __init__(
-        self, matcher: LLMatcher, vocab_size: int, unnamed_ends: frozenset[int] = frozenset()
+        self,
+        matcher: LLMatcher,
+        vocab_size: int,
+        ends: frozenset[int],
+        unnamed_ends: frozenset[int] = frozenset(),
     ) -> None:
         self._matcher = matcher
         self._vocab_size = vocab_size
+        self._ends = ends
         self._unnamed_ends = unnamed_ends
         self._forced: list[int] | None = None
         self._ended = False
 
     def fork(self) -> GrammarConstraint:
         """See `Constraint`."""
-        return GrammarConstraint(self._matcher.deep_copy(), self._vocab_size, self._unnamed_ends)
+        matcher = self._matcher.deep_copy()
+        return GrammarConstraint(matcher, self._vocab_size, self._ends, self._unnamed_ends)
 
     @property
     def failure(self) -> str | None:
@@ -148,6 +154,8 @@ class GrammarConstraint(Constraint):
         ahead = children.get(-1, [])[::-1]
         while ahead:
             index = ahead.pop()
+            if draft.tokens[index] in self._ends:
+                continue  # a matcher that has read an end stays there, whatever is rolled back
             before = draft.depths[index] - 1
             if read > before:
                 matcher.rollback(read - before)

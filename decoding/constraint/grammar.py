@@ -106,7 +106,8 @@ class Grammars:
         matcher = LLMatcher(tokenizer, text, log_level=0, limits=_LIMITS)
         if matcher.is_error():
             raise GrammarError(matcher.get_error())
-        beginning = GrammarConstraint(matcher, tokenizer.vocab_size, self._unnamed_ends)
+        ends = self._unnamed_ends.union(tokenizer.eos_tokens)
+        beginning = GrammarConstraint(matcher, tokenizer.vocab_size, ends, self._unnamed_ends)
         # The first mask takes longest, and does its work for all that begin here.
         if not beginning.masks().any():
             raise GrammarError(beginning.failure or "no answer satisfies it")

@@ -100,8 +100,9 @@ class PictureEncoder:
         parameter = next(self.tower.parameters())
         tower: Any = self.tower
         taken = inspect.signature(tower.get_image_features).parameters
+        copies = 2 if picture.rows == 1 else 1  # of a single row some towers drop the axis
         arrays = {
-            name: torch.from_numpy(np.array(array.numpy())).to(parameter.device)
+            name: torch.from_numpy(np.concatenate([array.numpy()] * copies)).to(parameter.device)
             for name, array in picture.arrays.items()
             if name in taken
         }
@@ -110,11 +111,11 @@ class PictureEncoder:
         layers = [_in_line(found.pooler_output)]
         layers += [_in_line(each) for each in getattr(found, "deepstack_features", None) or ()]
         features = torch.stack(layers)
-        if features.shape[1] != picture.rows:
+        if features.shape[1] != picture.rows * copies:
             raise RuntimeError(
-                f"a picture has {features.shape[1]} rows, and {picture.rows} placeholders"
+                f"a picture has {features.shape[1] // copies} rows, and {picture.rows} placeholders"
             )
-        return features
+        return features[:, : picture.rows]
 
 
 def positions_of(

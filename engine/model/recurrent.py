@@ -52,7 +52,7 @@ class RecurrentRunner:
                 self._take_copy(chunk, state, slot)
                 single.rows.append(row)
                 single.slots.append(slot)
-            elif chunk.draft is not None:
+            elif chunk.drafted:
                 rows = slice(row, row + chunk.count)
                 parts.append(_part(rows, state, slot, fresh=not state.length, draft=True))
             else:
@@ -73,7 +73,7 @@ class RecurrentRunner:
         for source, target in self._copies:
             self.pool.store.copy(source, target)
         for chunk in chunks:
-            if chunk.draft is None:
+            if not chunk.drafted:  # a form may leave nothing of a draft
                 _state(chunk).length += chunk.count
 
     def read_drafts(self, chunks: Sequence[Chunk]) -> None:

@@ -166,6 +166,9 @@ class Room:
 
     def _preempt(self, step: Step, victim: Sequence) -> None:
         step.chunks = [chunk for chunk in step.chunks if chunk.sequence is not victim]
+        # It may have been admitted in this very step, for another flow to take its pages.
+        gone = set(map(id, victim.contexts))
+        step.restored = [context for context in step.restored if id(context) not in gone]
         step.preempted.append(victim)
         self.preempted(victim)
         self.running.remove(victim)

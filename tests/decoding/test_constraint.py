@@ -70,6 +70,23 @@ def test_every_row_of_a_tree_has_the_mask_of_its_path(
         assert allowed(masks[0]) == allowed(after(grammars, begun).masks()[0])
 
 
+def test_an_end_in_a_draft_does_not_end_the_answer(
+    grammars: Grammars, tokenizer: Tokenizer
+) -> None:
+    """A matcher that has read an end would allow nothing else, even when it is taken back."""
+    constraint = grammars.compile('start: ("ab" | "c")+').start()
+    constraint.read(ids(tokenizer, "ab"))
+    (before,) = constraint.masks()
+    assert EOS in allowed(before)
+    draft = Draft([*ids(tokenizer, "cc"), EOS, *ids(tokenizer, "c")])
+    for _ in range(2):
+        assert constraint.allowed(draft) == [0, 1]
+        assert np.array_equal(constraint.masks(draft)[0], before)
+    assert np.array_equal(constraint.masks()[0], before)
+    constraint.read(ids(tokenizer, "c"))
+    assert allowed(constraint.masks()[0]) == allowed(before)
+
+
 def test_an_end_token_without_a_name_is_allowed_where_the_answer_may_end(
     grammars: Grammars, tokenizer: Tokenizer
 ) -> None:

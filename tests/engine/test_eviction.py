@@ -1,5 +1,6 @@
 """Evicting cache policies in the engine: h2o and window, alone and in every company."""
 
+import random
 from dataclasses import replace
 from typing import Any
 
@@ -130,6 +131,36 @@ def test_what_was_evicted_survives_preemption(dtype: str, tiny_model: TinyModel)
     answers = run(small, mixed, change=change)
     assert tokens(answers) == expected
     assert swapped > 0
+    assert small.engine.pool.in_use == 0
+
+
+def test_restored_and_preempted_in_one_step(tiny_model: TinyModel) -> None:
+    """Of two owners, one may take the pages of what the other has just been given back."""
+    folder = tiny_model("llama")
+    chooser = random.Random(2)
+    policies = [h2o(heavy=8, recent=8, interval=4), h2o(heavy=4, recent=12, interval=4), None]
+    params = SamplingParams(max_tokens=40, temperature=0, ignore_eos=True)
+    asked = [
+        Job(
+            prompt=[chooser.randrange(256) for _ in range(chooser.choice([33, 64, 100]))],
+            params=params,
+        )
+        for _ in range(60)
+    ]
+    choices = [chooser.choice(policies) for _ in asked]
+    roomy = build(folder)
+    memory = roomy.engine.bytes_per_token * 400
+    small = build(folder, page_size=4, kv_cache_memory=memory, max_model_len=160)
+    order = iter(range(len(asked)))
+
+    def change(request: Request) -> Request:
+        number = next(order)
+        return replace(_chosen(choices[number])(request), owner="ab"[number % 2])
+
+    found = tokens(run(small, asked, change=change))
+    for job, choice, answer in zip(asked, choices, found, strict=True):
+        assert run(roomy, [job], change=_chosen(choice))[0].tokens == answer
+    assert small.engine.stats().preemptions > 0
     assert small.engine.pool.in_use == 0
 
 

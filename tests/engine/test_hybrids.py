@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from penstock import LLM, SamplingParams
+from penstock.decoding.constraint.fields import StructuredOutputs
 from penstock.decoding.constraint.thinking import Thinking
 from penstock.engine.build import Built
 from penstock.engine.state.request import Request
@@ -97,6 +98,17 @@ def test_seeded_and_together(kind: str, decoding: Spec, hybrid: Any) -> None:
     assert together == alone(build(hybrid(kind)), jobs(three, decoding))
     if decoding is not None and "cfg" not in decoding:
         assert together == tokens(built, jobs(three))
+
+
+@pytest.mark.parametrize("drafter", ["jacobi", "ngram", "lookahead"])
+@pytest.mark.parametrize("kind", ["qwen3_5_text", "lfm2"])
+def test_forms_leave_nothing_of_a_draft(kind: str, drafter: str, hybrid: Any) -> None:
+    """A grammar may forbid all of a draft; the one row that is left is read like any other."""
+    built = build(hybrid(kind))
+    form = StructuredOutputs(regex="(ab|cd[0-9]{1,3}|xyz){4,12}")
+    params = SamplingParams(max_tokens=40, temperature=0, structured_outputs=form)
+    for _ in range(2):
+        assert tokens(built, jobs(params, drafter)) == tokens(built, jobs(params))
 
 
 @pytest.mark.parametrize("kind", FEW)
