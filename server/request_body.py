@@ -72,8 +72,8 @@ class BodyReader:
     def _too_large(self, size: str) -> HttpError:
         return HttpError(
             413,
-            f"the body has {size}, but this server takes at most {self._max_bytes} bytes; "
-            "send a shorter prompt or fewer prompts",
+            f"the body has {size}, but this server takes at most {self._max_bytes} bytes "
+            "(--max-body-bytes); send a shorter prompt, fewer prompts or smaller pictures",
             code="body_too_large",
             headers={"Connection": "close"},
         )
