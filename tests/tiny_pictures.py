@@ -8,6 +8,7 @@ import base64
 import json
 import warnings
 from collections.abc import Sequence
+from copy import deepcopy
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -185,7 +186,7 @@ def save_pictured(kind: str, folder: Path) -> Path:
     """Save a random model of `kind` that takes pictures; returns its folder."""
     made, tokenizer = _ALL[kind], picture_tokenizer(kind)
     token = made.get("image_token") or made["tokens"]["image_token"]
-    fields = {**COMPOSITES[kind], **made.get("fields", {})}
+    fields = {**deepcopy(COMPOSITES[kind]), **made.get("fields", {})}
     fields["text_config"] = {**fields["text_config"], **made.get("text", {})}
     fields["vision_config"] = {**fields["vision_config"], **made.get("vision", {})}
     fields["image_token_id"] = tokenizer.convert_tokens_to_ids(token)

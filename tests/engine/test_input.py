@@ -114,6 +114,16 @@ BROKEN: list[tuple[dict[str, Any], dict[str, Any], tuple[str, str, str]]] = [
         ),
     ),
     (
+        {"kv_cache": DROPS},
+        {"has_states": True},
+        (
+            "kv_cache.drop_thinking",
+            "unsupported_parameter",
+            "kv_cache.drop_thinking cannot be had with this model: its layers keep states beside "
+            "keys and values, which cannot forget what they have read; leave it out",
+        ),
+    ),
+    (
         {"decoding": "best_of", "logprobs": 2},
         {},
         (

@@ -32,8 +32,7 @@ BYPASSING: dict[str, dict[str, Any]] = {
     "bloom": {"hidden_size": 32, "n_layer": 2, "n_head": 2},
     "mpt": {"d_model": 32, "n_layers": 2, "n_heads": 2, "max_seq_len": 64},
     "codegen": {"n_embd": 32, "n_layer": 2, "n_head": 4, "rotary_dim": 4, "n_positions": 64},
-    "mamba": {"hidden_size": 32, "num_hidden_layers": 2, "state_size": 4},
-    "falcon_h1": {"hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 32},
+    "rwkv": {"hidden_size": 32, "num_hidden_layers": 2, "context_length": 64},
     "bert": {**SMALL, "is_decoder": False},
     "diffllama": SMALL,
 }
@@ -44,10 +43,9 @@ REASONS = {
     "bloom": "0 of its 2 layers",
     "mpt": "its forward pass failed",
     "codegen": "0 of its 2 layers",
-    "mamba": "0 of its 2 layers",
+    "rwkv": "0 of its 2 layers",
     "bert": "its logits differ",
     "diffllama": "its logits differ",
-    "falcon_h1": "see each other outside attention",
 }
 
 
