@@ -86,8 +86,12 @@ class RecurrentState:
             self.slot = None
 
     def swap_out(self) -> None:
-        """Copy the states to the host and give back the slot, until `hold` is called."""
-        assert self.slot is not None
+        """Copy the states to the host and give back the slot, until `hold` is called.
+
+        Nothing where they are on the host: the context has had no row since.
+        """
+        if self.slot is None:
+            return
         assert not self.drafted
         states = self._pool.store.read(self.slot)
         length = self.length
