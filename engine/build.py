@@ -15,8 +15,6 @@ from ..decoding.search.base import SearchLimits
 from ..errors import ConfigurationError, RequestError
 from ..kernels.backend import BackendChoice, Kernels, choose, load
 from ..kvcache.base import CachePolicy
-from ..kvcache.state_pool import StatePool
-from ..kvcache.state_store import StateStore, slot_bytes
 from ..kvcache.store import KVStore
 from ..registry import Choice, Registry
 from .adapters.settings import AdapterSettings
@@ -31,11 +29,11 @@ from .model.adapting import take_adapters
 from .model.cache_dtype import cache_dtype
 from .model.cuda_graphs import decode_graphs
 from .model.fused.compiled import CompiledDecoder
-from .model.memory import free_bytes, give_back, pool_pages, state_slots
+from .model.memory import free_bytes, give_back, pool_pages
 from .model.numerics import AS_THEY_ARE, deterministic
 from .model.picture_encoder import PictureEncoder
 from .model.profile import CudaMeter, longest_prompt, step_bytes
-from .model.recurrent import RecurrentRunner
+from .model.recurrent import recurrent_runner
 from .model.runner import ModelRunner
 from .model.threads import multiplies_little, torch_gets_one
 from .model.warmup import warm_up
@@ -79,6 +77,11 @@ def build_engine(config: EngineConfig, clock: Callable[[], float]) -> Built:
     dtype = cache_dtype(config.kv_cache_dtype, loaded.dtype, loaded.device)
     backend = _backend(config, loaded)
     numerics = AS_THEY_ARE
+    if config.deterministic and loaded.stateful is not None:
+        raise ConfigurationError(
+            "--deterministic is not to be had with this model: states of its layers are torch's "
+            "sums, which add up in another order where there are more rows; leave it out"
+        )
     if config.deterministic:
         model, numerics = deterministic(loaded.model, backend, loaded.weights)
         loaded = replace(loaded, model=model)
@@ -87,7 +90,9 @@ def build_engine(config: EngineConfig, clock: Callable[[], float]) -> Built:
     )
     kernels = load(backend, splits_keys=not config.deterministic)
     taken = _step_bytes(loaded, kernels, dtype, config.page_size, batch_tokens)
-    recurrent, max_running = _recurrent(config, loaded, step_bytes=taken)
+    recurrent, max_running = recurrent_runner(
+        config, loaded.stateful, loaded.device, max_running=config.max_running, step_bytes=taken
+    )
     pages = pool_pages(
         config,
         loaded.layers,
@@ -158,42 +163,6 @@ def build_engine(config: EngineConfig, clock: Callable[[], float]) -> Built:
         )
     _log_capacity(info, engine, store, tokens=pages * config.page_size)
     return Built(engine=engine, input_processor=input_processor, info=info, loaded=loaded)
-
-
-def _recurrent(
-    config: EngineConfig, loaded: LoadedModel, *, step_bytes: int
-) -> tuple[RecurrentRunner | None, int]:
-    """The states beside keys and values, and how many sequences can run at once.
-
-    Raises:
-        ConfigurationError: there is no memory for them, or another setting does not go with them.
-    """
-    stateful = loaded.stateful
-    if stateful is None:
-        return None, config.max_running
-    if config.deterministic:
-        raise ConfigurationError(
-            "--deterministic is not to be had with this model: states of its layers are torch's "
-            "sums, which add up in another order where there are more rows; leave it out"
-        )
-    running, slots = state_slots(
-        config,
-        slot_bytes(stateful.shapes),
-        device=loaded.device,
-        max_running=config.max_running,
-        step_bytes=step_bytes,
-    )
-    if running < config.max_running:
-        logger.warning(
-            "%d sequences run at once, not %d: the states of each take %d bytes (raise "
-            "--kv-cache-memory for more)",
-            running,
-            config.max_running,
-            slot_bytes(stateful.shapes),
-        )
-    store = StateStore(stateful.shapes, slots=slots, device=loaded.device)
-    page_size = config.page_size if config.prefix_cache else None
-    return RecurrentRunner(stateful, StatePool(store, running=running), page_size), running
 
 
 def _backend(config: EngineConfig, loaded: LoadedModel) -> BackendChoice:

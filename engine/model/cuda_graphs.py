@@ -15,6 +15,7 @@ same memory."""
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -27,6 +28,7 @@ from ...kernels.paged_attention.ragged import SPLIT_TOKENS, Ragged
 from ...kernels.transfer import Staging, together
 from ...kvcache.store import KVStore
 from ..attention.interface import PagedStep
+from .rows import Rows
 
 logger = logging.getLogger(__name__)
 
@@ -189,6 +191,20 @@ class DecodeGraphs:
         if isinstance(ids, Tensor):
             graph.staging.device[0][:rows].copy_(ids)
         return graph.replay()[:rows]
+
+    def run_rows(self, rows: Rows) -> Tensor | None:
+        """Run a step in a graph, as contexts of one row each; None: no graph can."""
+        counts = [stop - start for start, stop in pairwise(rows.starts)]
+        again = sum(n * (count - 1) for n, count in zip(rows.lengths, counts, strict=True))
+        if not self.fits(len(rows.ids), again):
+            return None
+        lengths = [
+            n - count + 1 + row
+            for n, count in zip(rows.lengths, counts, strict=True)
+            for row in range(count)
+        ]
+        tables = [t for t, count in zip(rows.tables, counts, strict=True) for _ in range(count)]
+        return self.run(rows.ids, rows.positions, rows.slots, lengths, tables)
 
     def _pages_for(self, pages: int) -> int:
         """Pages in the tables of the graph that serves contexts of `pages` pages."""

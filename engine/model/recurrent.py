@@ -1,14 +1,22 @@
 """States in a step: which rows are read together, from which slots, where snapshots are taken."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+import torch
+
 from ...kvcache.recurrent_state import RecurrentState
 from ...kvcache.state_pool import StatePool
+from ...kvcache.state_store import StateStore, slot_bytes
 from ..recurrent.modules import AttentionStep, Stateful
 from ..recurrent.parts import Part, StepStates, read_kept
 from ..state.step import Chunk
+from .memory import state_slots
+from .settings import CacheSettings
+
+logger = logging.getLogger(__name__)
 
 EVERY_PAGES: Final = 4
 """Pages of an answer between its snapshots, of which the last one stays: a later prompt that goes
@@ -116,6 +124,40 @@ class RecurrentRunner:
             slots=single.slots,
             fresh=False,
         )
+
+
+def recurrent_runner(
+    settings: CacheSettings,
+    stateful: Stateful | None,
+    device: torch.device,
+    *,
+    max_running: int,
+    step_bytes: int,
+) -> tuple[RecurrentRunner | None, int]:
+    """The states of a model, and how many sequences can run at once; None: it has no states.
+
+    `step_bytes`: memory of a step besides weights and cache, if measured; else 0.
+
+    Raises:
+        ConfigurationError: there is no memory for the states of one sequence.
+    """
+    if stateful is None:
+        return None, max_running
+    size = slot_bytes(stateful.shapes)
+    running, slots = state_slots(
+        settings, size, device=device, max_running=max_running, step_bytes=step_bytes
+    )
+    if running < max_running:
+        logger.warning(
+            "%d sequences run at once, not %d: the states of each take %d bytes (raise "
+            "--kv-cache-memory for more)",
+            running,
+            max_running,
+            size,
+        )
+    store = StateStore(stateful.shapes, slots=slots, device=device)
+    page_size = settings.page_size if settings.prefix_cache else None
+    return RecurrentRunner(stateful, StatePool(store, running=running), page_size), running
 
 
 def _part(

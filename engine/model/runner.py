@@ -1,7 +1,6 @@
 """The model runner: a step's rows in, logits of the requested rows out."""
 
 from functools import partial
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -85,7 +84,7 @@ class ModelRunner:
         for chunk in step.chunks:
             rows.add(chunk)
         if self.graphs is not None and step.in_lines and not any(rows.adapters):
-            logits = self._in_graph(self.graphs, rows)
+            logits = self.graphs.run_rows(rows)
             if logits is not None:
                 return logits
         batch = PagedBatch(
@@ -137,20 +136,6 @@ class ModelRunner:
         for chunk in found:
             chunk.finite = all(finite[first : first + chunk.count])
             first += chunk.count
-
-    def _in_graph(self, graphs: DecodeGraphs, rows: Rows) -> Tensor | None:
-        """Run the step in a graph, as contexts of one row each; None: no graph can."""
-        counts = [stop - start for start, stop in pairwise(rows.starts)]
-        again = sum(n * (count - 1) for n, count in zip(rows.lengths, counts, strict=True))
-        if not graphs.fits(len(rows.ids), again):
-            return None
-        lengths = [
-            n - count + 1 + row
-            for n, count in zip(rows.lengths, counts, strict=True)
-            for row in range(count)
-        ]
-        tables = [t for t, count in zip(rows.tables, counts, strict=True) for _ in range(count)]
-        return graphs.run(rows.ids, rows.positions, rows.slots, lengths, tables)
 
     def _sent(
         self, rows: Rows, batch: PagedBatch, wanted: list[int]
